@@ -1,0 +1,31 @@
+"""The contract between exported models, servers and clients: names that both sides spell the same way.
+
+Two signatures (design of the SavedModel: README, "The served model"):
+
+* ``serving_default``: ``image_bytes`` string [N], encoded pictures as they come;
+* ``pixels``: ``pixels`` float32 [N, size, size, 3] in 0…255.
+
+Both answer ``label`` string [N], ``probability`` float32 [N], ``probabilities`` float32 [N, K], ``classes``
+string [N, K] in the order of ``probabilities``, and ``valid`` bool [N]. An element that is no picture has
+``valid`` false, an empty ``label`` and zeros; it is never an error.
+"""
+
+SIGNATURE_BYTES = "serving_default"
+SIGNATURE_PIXELS = "pixels"
+
+INPUT_BYTES = "image_bytes"
+INPUT_PIXELS = "pixels"
+
+OUTPUT_LABEL = "label"
+OUTPUT_PROBABILITY = "probability"
+OUTPUT_PROBABILITIES = "probabilities"
+OUTPUT_CLASSES = "classes"
+OUTPUT_VALID = "valid"
+OUTPUTS = (OUTPUT_LABEL, OUTPUT_PROBABILITY, OUTPUT_PROBABILITIES, OUTPUT_CLASSES, OUTPUT_VALID)
+
+DEFAULT_MODEL_NAME = "whisker"
+STABLE_LABEL = "stable"
+MODELS_CONFIG = "models.config"
+SAVED_MODEL_FILE = "saved_model.pb"
+
+DEFAULT_SERVER = "localhost:8500"

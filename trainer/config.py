@@ -1,0 +1,105 @@
+"""The settings of one run: every name, default, bound and meaning, once; the flags are made from these fields."""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.contract import DEFAULT_MODEL_NAME
+from trainer.errors import ConfigError
+
+
+def _setting(
+    default: Any,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    return field(
+        default=default,
+        metadata={"help": meaning, "choices": choices, "minimum": minimum, "above": above},
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run's settings, checked when made.
+
+    Raises:
+        ConfigError: a value is out of its range; the text names the flag, the value and what is expected.
+    """
+
+    data: str = _setting(
+        "sample",
+        "pictures to train on: sample (drawn by the program), cats_and_dogs (downloaded once), a folder of class "
+        "folders, or gs://bucket/folder",
+    )
+    image_size: int = _setting(160, "side in pixels of the square that pictures are resized to", minimum=32)
+    batch_size: int = _setting(32, "pictures per step over all replicas", minimum=1)
+    split: str = _setting(
+        "given",
+        "given: one fifth of a given validation folder becomes the test set; hold_out: all of it is the test set, and "
+        "a fifth of train selects",
+        choices=("given", "hold_out"),
+    )
+    on_bad_image: str = _setting(
+        "skip", "skip: leave out and list pictures that cannot be decoded; fail: stop", choices=("skip", "fail")
+    )
+    variant: str = _setting(
+        "preprocessed", "model to train", choices=("plain", "augmented", "preprocessed", "transfer")
+    )
+    base_weights: str = _setting(
+        "imagenet",
+        "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file, or gs://…",
+    )
+    epochs: int = _setting(20, "passes over the training pictures", minimum=1)
+    learning_rate: float = _setting(1e-3, "step size of Adam", above=0.0)
+    seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0)
+    deterministic: bool = _setting(False, "the same bits at every run on the same machine, at some cost in speed")
+    strategy: str = _setting(
+        "auto",
+        "auto: mirrored where there are several devices, else none; none: one device; mirrored: MirroredStrategy",
+        choices=("auto", "none", "mirrored"),
+    )
+    gpus: str = _setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
+    require_gpu: bool = _setting(False, "stop where TensorFlow sees no GPU")
+    logical_replicas: int = _setting(
+        1, "split one device into this many logical ones, to see several replicas work anywhere", minimum=1
+    )
+    run_dir: str = _setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
+    model_dir: str = _setting("", "model store to publish to, local or gs://; empty: do not publish")
+    model_name: str = _setting(DEFAULT_MODEL_NAME, "name of the model in the store and on the server")
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            _check(setting, getattr(self, setting.name))
+        if self.logical_replicas > 1 and self.strategy == "none":
+            raise ConfigError(
+                f"--logical_replicas={self.logical_replicas} with --strategy=none: several replicas need "
+                "--strategy=auto or mirrored"
+            )
+        if self.gpus and not all(number.isdigit() for number in self.gpus.split(",")):
+            raise ConfigError(f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1")
+        if not self.model_name or "/" in self.model_name or self.model_name.startswith("."):
+            raise ConfigError(f"--model_name={self.model_name}: expected a plain name without '/', such as whisker")
+
+
+def _check(setting: Any, value: Any) -> None:
+    kind = type(setting.default)
+    meta = setting.metadata
+    flag = f"--{setting.name}={value}"
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{flag}: expected a value of type {kind.__name__}, received {type(value).__name__}")
+    if meta["choices"] and value not in meta["choices"]:
+        near = difflib.get_close_matches(value, meta["choices"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{flag}: expected one of {', '.join(meta['choices'])}{hint}")
+    if meta["minimum"] is not None and value < meta["minimum"]:
+        raise ConfigError(f"{flag}: expected at least {meta['minimum']}")
+    if meta["above"] is not None and not (value > meta["above"] and math.isfinite(value)):
+        raise ConfigError(f"{flag}: expected a finite number above {meta['above']:g}")

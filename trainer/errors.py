@@ -1,0 +1,23 @@
+"""What can go wrong in training for a reason that the user can mend; each text is one line."""
+
+from serving.errors import WhiskerError
+
+
+class ConfigError(WhiskerError):
+    """A setting has a value that cannot work."""
+
+
+class DataError(WhiskerError):
+    """The pictures, their folder, or where they should come from cannot be used."""
+
+
+class WeightsError(WhiskerError):
+    """Backbone weights are missing, or belong to another architecture."""
+
+
+class DeviceError(WhiskerError):
+    """The devices asked for are not there."""
+
+
+class RunError(WhiskerError):
+    """The run folder cannot be written, or belongs to another run."""

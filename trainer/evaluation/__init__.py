@@ -1,0 +1,1 @@
+"""Evaluation: numbers from predictions, with their intervals."""

@@ -1,0 +1,1 @@
+"""Export: the SavedModel that takes picture bytes and answers labels."""

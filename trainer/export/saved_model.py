@@ -1,0 +1,91 @@
+"""The SavedModel: bytes in, label out, with everything between them inside the graph."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from serving import contract
+from trainer.variants.head import Head
+from trainer.variants.preprocessing import decode_batch
+
+
+class _Served(tf.Module):
+    """A model with the two signatures of `serving.contract`."""
+
+    def __init__(self, model: keras.Model, head: Head, classes: Sequence[str], image_size: int) -> None:
+        super().__init__(name="whisker")
+        # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to be loaded.
+        self.model_variables = [variable.value for variable in model.variables]
+
+        def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
+            probabilities = head.probabilities(model(pixels, training=False))
+            probabilities = tf.where(valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities))
+            names = tf.constant(list(classes))
+            best = tf.argmax(probabilities, axis=1)
+            return {
+                contract.OUTPUT_LABEL: tf.where(valid, tf.gather(names, best), ""),
+                contract.OUTPUT_PROBABILITY: tf.reduce_max(probabilities, axis=1),
+                contract.OUTPUT_PROBABILITIES: probabilities,
+                contract.OUTPUT_CLASSES: tf.tile(names[tf.newaxis], [tf.shape(pixels)[0], 1]),
+                contract.OUTPUT_VALID: valid,
+            }
+
+        def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            pixels, valid = decode_batch(image_bytes, image_size)
+            return answer(tf.cast(pixels, tf.float32), valid)
+
+        def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            return answer(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool))
+
+        self.from_bytes = tf.function(
+            from_bytes, input_signature=[tf.TensorSpec([None], tf.string, name=contract.INPUT_BYTES)]
+        )
+        self.from_pixels = tf.function(
+            from_pixels,
+            input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name=contract.INPUT_PIXELS)],
+        )
+
+
+def save_keras(model: keras.Model, path: Path) -> keras.Model:
+    """Writes `model.keras` and reads it back, which leaves the strategy and its mirrored variables behind.
+
+    Returns:
+        The same model on one device.
+    """
+    model.save(path)
+    return keras.models.load_model(path, compile=False)
+
+
+def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path) -> None:
+    """Writes the SavedModel; the folder appears when it is whole.
+
+    Args:
+        model: on one device, pixels float32 [N, image_size, image_size, 3] in 0…255 to logits.
+        head: turns logits into probabilities.
+        classes: names in the order of the logits.
+        image_size: side in pixels.
+        folder: what to write; a folder of that name is replaced.
+    """
+    served = _Served(model, head, classes, image_size)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        tf.saved_model.save(
+            served,
+            os.fspath(staging),
+            signatures={
+                contract.SIGNATURE_BYTES: served.from_bytes,
+                contract.SIGNATURE_PIXELS: served.from_pixels,
+            },
+        )
+        staging.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

@@ -1,0 +1,204 @@
+"""One run from pictures to a published model, top to bottom; the notebook user's API.
+
+from trainer.config import Config
+from trainer.pipeline import run
+
+result = run(Config(data="my_pictures", variant="transfer"))
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from serving.store import open_store
+from trainer.config import Config
+from trainer.data import input as data_input
+from trainer.data import ledger as data_ledger
+from trainer.data import sources
+from trainer.evaluation.metrics import evaluate
+from trainer.export import saved_model
+from trainer.illustrations import illustrate_data, illustrate_result
+from trainer.reporting.report import write_report
+from trainer.run_folder import RunFolder, open_run
+from trainer.training.devices import Devices, prepare
+from trainer.training.loop import Loop, train
+from trainer.variants.head import Head
+from trainer.variants.models import build, describe_layers, trainable_parameters
+
+DOWNLOADS = Path.home() / ".cache" / "whisker"
+
+_LEFT_OUT_SHOWN = 10
+
+
+def run(
+    config: Config,
+    *,
+    downloads: Path = DOWNLOADS,
+    say: Callable[[str], None] = print,
+    now: Callable[[], datetime] = datetime.now,
+) -> dict[str, Any]:
+    """Trains, evaluates, reports, exports and (with `model_dir`) publishes.
+
+    Args:
+        config: what to do.
+        downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
+        say: prints one line of progress.
+        now: tells the time, which names the run folder.
+
+    Returns:
+        What `result.json` holds; `run_dir` in addition.
+
+    Raises:
+        WhiskerError: something that the user can mend; the run folder says so too.
+    """
+    devices = prepare(config)
+    _say_devices(config, devices, say)
+    with open_run(config, devices.names, now()) as folder:
+        say(f"run folder {folder.address}")
+        result = _run(config, devices, folder, downloads, say)
+    return {**result, "run_dir": folder.address}
+
+
+def _run(
+    config: Config, devices: Devices, folder: RunFolder, downloads: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    clock = _Clock()
+    # What can fail for want of permission or network fails before the training, not after it.
+    store = open_store(config.model_dir, config.model_name) if config.model_dir else None
+    if store is not None:
+        store.live_version()
+    weights = None
+    if config.variant == "transfer":
+        weights = sources.weights_file(config.base_weights, config.image_size, downloads)
+
+    # 1. Pictures: found, read once, and assigned to splits before anything is trained.
+    root = sources.pictures_folder(config.data, downloads)
+    found = data_ledger.find(root)
+    scan = data_input.scan(
+        root,
+        found,
+        config.image_size,
+        on_bad_image=config.on_bad_image,
+        free_bytes=data_input.free_memory_bytes(),
+    )
+    ledger = data_ledger.freeze(found, scan.sha256, scan.left_out, protocol=config.split)
+    ledger.write(folder.file("ledger.json"))
+    examples = data_input.Examples(root, ledger, found, scan.pixels, config.image_size)
+    _say_data(ledger, say)
+
+    # 2. The model, under the strategy.
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    head = Head(len(ledger.classes))
+    with devices.strategy.scope():
+        model = build(config.variant, config.image_size, head, seed=config.seed, weights=weights)
+        optimizer = keras.optimizers.Adam(config.learning_rate)
+    illustrate_data(examples, ledger, config, folder.file("pictures"))
+    clock.stop("data")
+
+    # 3. Training.
+    loop = Loop(model, head, optimizer, devices.strategy)
+    history = train(
+        loop,
+        examples,
+        head,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        metrics_file=folder.file("metrics.jsonl"),
+        say=say,
+    )
+    clock.stop("train")
+
+    # 4. One look at the test set.
+    judged, rows, probabilities = {}, [], {}
+    for split in ("validation", "test"):
+        indices = examples.indices(split)
+        logits = loop.logits(examples.evaluation_batches(split, config.batch_size))
+        judged[split] = evaluate(head, ledger.classes, examples.labels(indices), logits)
+        probabilities[split] = head.probabilities(tf.constant(logits)).numpy()
+        for index, row in zip(indices, logits, strict=True):
+            picture = ledger.pictures[index]
+            rows.append({"sha256": picture.sha256, "split": split, "label": picture.label, "logits": row.tolist()})
+    folder.write_predictions(rows)
+    clock.stop("evaluate")
+
+    # 5. The SavedModel, and its place in the store.
+    single = saved_model.save_keras(model, folder.file("model.keras"))
+    saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
+    published = None
+    if store is not None:
+        published = store.publish(folder.file("export"))
+        store.promote(published.number)
+    clock.stop("export")
+
+    # 6. The record and the report.
+    result = {
+        "variant": config.variant,
+        "recipe": "notebook",
+        "classes": list(ledger.classes),
+        "parameters": {"total": model.count_params(), "trainable": trainable_parameters(model)},
+        "epochs": config.epochs,
+        "history": asdict(history),
+        "baseline_accuracy": ledger.baseline_accuracy(),
+        **judged,
+        "seconds": clock.seconds(),
+        "images_per_second": len(examples.indices("train")) * config.epochs / sum(history.seconds),
+        "model_version": published.number if published else None,
+        "model_path": published.path if published else None,
+        "data": {
+            "name": config.data,
+            "digest": ledger.digest,
+            "counts": ledger.counts(),
+            "left_out": [vars(file) for file in ledger.left_out],
+        },
+        "layers": describe_layers(model),
+        "config": asdict(config),
+    }
+    folder.write_json("result.json", result)
+    illustrate_result(examples, ledger, result, probabilities, folder.file("pictures"))
+    write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
+    return result
+
+
+class _Clock:
+    """Seconds between its stops, by the name of what has ended."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def stop(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] = now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._seconds, "total": time.perf_counter() - self._start}
+
+
+def _say_devices(config: Config, devices: Devices, say: Callable[[str], None]) -> None:
+    per_replica = -(-config.batch_size // devices.replicas)
+    say(
+        f"devices {', '.join(devices.names)}; {devices.replicas} replica{'s' * (devices.replicas > 1)} "
+        f"({devices.strategy_name}); batch {config.batch_size} in all, "
+        f"{'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica"
+    )
+
+
+def _say_data(ledger: data_ledger.Ledger, say: Callable[[str], None]) -> None:
+    sizes = ", ".join(f"{split} {sum(counts.values())}" for split, counts in ledger.counts().items())
+    say(f"{len(ledger.pictures)} pictures of {len(ledger.classes)} classes: {sizes}")
+    if ledger.left_out:
+        say(f"{len(ledger.left_out)} files left out:")
+        for file in ledger.left_out[:_LEFT_OUT_SHOWN]:
+            say(f"  {file.path}: {file.reason}")
+        if len(ledger.left_out) > _LEFT_OUT_SHOWN:
+            say(f"  and {len(ledger.left_out) - _LEFT_OUT_SHOWN} more, all in ledger.json")

@@ -1,0 +1,87 @@
+"""The whole way in one command: train on the built-in sample, publish, serve, and ask the server.
+
+python -m trainer.quickstart
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from serving import command_line, contract
+from serving.client.local_server import local_server
+from serving.errors import WhiskerError
+from trainer.config import Config
+
+_UNSEEN_PER_CLASS = 3
+_PREDICT_TIMEOUT_S = 120.0
+
+
+def main() -> None:
+    """Entry point of `make run`."""
+    here = sys.argv[0]
+    flags.DEFINE_string("model_dir", "models", "model store to publish to", module_name=here)
+    flags.DEFINE_integer("epochs", Config.epochs, "passes over the training pictures", module_name=here)
+    command_line.run(_quickstart)
+
+
+def _quickstart(_: Sequence[str]) -> None:
+    start = time.perf_counter()
+    config = Config(data="sample", epochs=flags.FLAGS.epochs, model_dir=flags.FLAGS.model_dir)
+    command_line.import_tensorflow()
+    from trainer.data.sample import unseen_pictures
+    from trainer.pipeline import run
+
+    result = run(config)
+    print("starting the local server, and asking it about pictures that it has never seen ...")
+    answers = _ask(Path(config.model_dir), unseen_pictures(result["model_version"], _UNSEEN_PER_CLASS))
+
+    test = result["test"]
+    low, high = test["interval_95"]
+    print()
+    print(f"accuracy  {test['accuracy']:.3f} of {test['n']} test pictures (95 % interval {low:.3f} to {high:.3f});")
+    print(f"          always naming the most frequent class gets {result['baseline_accuracy']:.3f}")
+    print(f"version   {result['model_version']}, published to {result['model_path']}")
+    print(f"report    {result['run_dir']}/report.html")
+    print("answers   of the server:")
+    for true, answer in answers:
+        verdict = "right" if answer["label"] == true else "wrong"
+        print(f"          drawn as {true:5s} answered {answer['label']:5s} {answer['probability']:.2f}  {verdict}")
+    print(f"seconds   {time.perf_counter() - start:.0f} in all")
+
+
+def _ask(model_dir: Path, pictures: Sequence[tuple[str, bytes]]) -> list[tuple[str, dict[str, Any]]]:
+    """Serves what is live in the store for a moment; gives each picture's true label and the server's answer."""
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / f"{label}.{number}.jpg" for number, (label, _) in enumerate(pictures)]
+        for path, (_, encoded) in zip(paths, pictures, strict=True):
+            path.write_bytes(encoded)
+        with local_server(model_config_file=model_dir / contract.MODELS_CONFIG) as server:
+            asked = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "serving.predict",
+                    f"--server=localhost:{server.port}",
+                    f"--label={contract.STABLE_LABEL}",
+                    "--format=json",
+                    *map(str, paths),
+                ],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=_PREDICT_TIMEOUT_S,
+            )
+    if asked.returncode:
+        raise WhiskerError(f"serving.predict ended with exit code {asked.returncode}: {asked.stderr.strip()}")
+    return [(label, json.loads(line)) for (label, _), line in zip(pictures, asked.stdout.splitlines(), strict=True)]
+
+
+if __name__ == "__main__":
+    main()

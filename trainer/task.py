@@ -1,0 +1,39 @@
+"""Trains one model on a folder of pictures, judges it, reports, exports and publishes it.
+
+python -m trainer.task --data=my_pictures --variant=transfer --model_dir=models
+"""
+
+from collections.abc import Sequence
+
+from serving import command_line
+from trainer import flags
+from trainer.errors import ConfigError
+
+
+def main() -> None:
+    """Entry point of `python -m trainer.task` and `whisker-train`."""
+    flags.define()
+    command_line.run(_train)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    if len(arguments) > 1:
+        raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
+    config = flags.config()
+    command_line.import_tensorflow()
+    from trainer.pipeline import run
+
+    result = run(config)
+    test = result["test"]
+    low, high = test["interval_95"]
+    print(
+        f"test accuracy {test['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}, n={test['n']}; "
+        f"majority-class baseline {result['baseline_accuracy']:.3f})"
+    )
+    if result["model_version"] is not None:
+        print(f"published version {result['model_version']}: {result['model_path']}")
+    print(f"report {result['run_dir'].rstrip('/')}/report.html")
+
+
+if __name__ == "__main__":
+    main()

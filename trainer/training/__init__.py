@@ -1,0 +1,1 @@
+"""Training: devices and strategy, and the loop that drives a model through its epochs."""

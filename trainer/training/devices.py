@@ -1,0 +1,127 @@
+"""Which devices a run uses, and the strategy that spreads a batch over them."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from trainer.config import Config
+from trainer.errors import DeviceError
+
+# nvidia-smi answers at once or hangs on a broken driver.
+_NVIDIA_SMI_TIMEOUT_S = 10.0
+
+# A split GPU must be told how much memory each part gets. Splitting is for looking at replicas, not for speed.
+_LOGICAL_GPU_MEMORY_MB = 1024
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a run.
+
+    Attributes:
+        strategy: spreads a batch over them; TensorFlow's default strategy where there is one device only, because
+            MirroredStrategy on one costs speed and gains nothing.
+        names: one per replica, such as ``CPU:0``.
+    """
+
+    strategy: tf.distribute.Strategy
+    names: tuple[str, ...]
+
+    @property
+    def replicas(self) -> int:
+        """How many copies of the model work at a time."""
+        return len(self.names)
+
+    @property
+    def strategy_name(self) -> str:
+        """Class of the strategy, or ``no strategy``."""
+        is_default = self.strategy is tf.distribute.get_strategy()
+        return "no strategy" if is_default else type(self.strategy).__name__
+
+
+def prepare(config: Config) -> Devices:
+    """Sets up the devices that the config asks for; to be called before anything else touches TensorFlow.
+
+    Raises:
+        DeviceError: a device that is asked for is not there, there are fewer pictures per batch than replicas, or
+            TensorFlow was set up otherwise before in this process.
+    """
+    gpus = _choose_gpus(config)
+    kind = "GPU" if gpus else "CPU"
+    physical = gpus or tf.config.list_physical_devices("CPU")
+    try:
+        for gpu in gpus:
+            # Without it, the first process takes the whole memory of every GPU.
+            if config.logical_replicas == 1:
+                tf.config.experimental.set_memory_growth(gpu, True)
+        if gpus:
+            tf.config.set_visible_devices(gpus, "GPU")
+        if config.logical_replicas > 1:
+            _split(physical[0], config.logical_replicas)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set up otherwise in "
+            f"this process already ({error}); start a new one"
+        ) from error
+    available = tf.config.list_logical_devices(kind)
+    wanted = config.logical_replicas if config.logical_replicas > 1 else len(gpus)
+    names = tuple(device.name.removeprefix("/device:") for device in available[: max(wanted, 1)])
+    if config.strategy == "none" or (config.strategy == "auto" and len(names) == 1):
+        names = names[:1]
+        strategy = tf.distribute.get_strategy()
+    else:
+        # NCCL is for GPUs. On CPUs the sum is taken on the first replica: collective operations would also tie
+        # every later strategy of the process to the shapes of the first.
+        reduction = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
+        strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
+    if config.batch_size < len(names):
+        raise DeviceError(
+            f"--batch_size={config.batch_size}: expected at least one picture for each of {len(names)} replicas"
+        )
+    return Devices(strategy, names)
+
+
+def _split(device: tf.config.PhysicalDevice, count: int) -> None:
+    if len(tf.config.get_logical_device_configuration(device) or ()) >= count:
+        return
+    memory_mb = _LOGICAL_GPU_MEMORY_MB if device.device_type == "GPU" else None
+    tf.config.set_logical_device_configuration(
+        device, [tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb) for _ in range(count)]
+    )
+
+
+def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus and (listed := _driver_gpus()):
+        hint = (
+            f"the driver lists {listed} GPU(s) but TensorFlow sees none: install its GPU libraries with "
+            '`make install GPU=1` (pip install ".[gpu]"), and put site-packages/nvidia/*/lib on LD_LIBRARY_PATH if '
+            "they are there already"
+        )
+        if config.require_gpu or config.gpus:
+            raise DeviceError(hint)
+        print(f"warning: {hint}")
+    if config.require_gpu and not gpus:
+        raise DeviceError("--require_gpu: TensorFlow sees no GPU on this machine, and nvidia-smi lists none")
+    if not config.gpus:
+        return gpus
+    numbers = [int(number) for number in config.gpus.split(",")]
+    if missing := [number for number in numbers if number >= len(gpus)]:
+        raise DeviceError(f"--gpus={config.gpus}: there is no GPU {missing[0]}; TensorFlow sees {len(gpus)}")
+    return [gpus[number] for number in numbers]
+
+
+def _driver_gpus() -> int:
+    """How many GPUs the driver lists; 0 where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return 0
+    try:
+        listed = subprocess.run(
+            [program, "-L"], check=False, capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -1,0 +1,1 @@
+"""The four model variants, with the only preprocessing, augmentation, head and backbone there are."""
