@@ -1,0 +1,1 @@
+"""Configuration files of TensorFlow Serving: read, written and checked through its own messages."""

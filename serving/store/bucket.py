@@ -1,0 +1,264 @@
+"""Cloud Storage: the only place that makes a storage client. Everything takes a gs:// address.
+
+Credentials are Google's application default ones; where STORAGE_EMULATOR_HOST names an emulator, google-cloud-storage
+talks to that one without any.
+"""
+
+import base64
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+from google.api_core import exceptions as api
+from google.cloud import storage
+from google.cloud.storage import transfer_manager
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from serving.store import errors
+from serving.store.address import SCHEME, parse_address
+from serving.store.bucket_errors import mapped_errors
+
+# Of every call. What is retried (429, 5xx, broken connections), and the growing pauses between, are
+# google-cloud-storage's; that is safe for each call here, as it reads, deletes, carries a precondition, or writes the
+# same content again.
+CALL: dict[str, Any] = {
+    # Of one attempt: to connect, and for each piece of an answer.
+    "timeout": (10.0, 60.0),
+    # Of all attempts together, 60 s.
+    "retry": DEFAULT_RETRY.with_timeout(60.0),
+}
+
+THREADS = 8
+
+# Files handed to the transfer manager at once: it finishes all of them, whatever happens to the first.
+_BATCH = 4 * THREADS
+
+
+def client() -> storage.Client:
+    """Makes a storage client; use it in a `with`.
+
+    Raises:
+        CredentialsError: there are no credentials.
+    """
+    with mapped_errors("Cloud Storage"):
+        # A project is only needed to make buckets, which nothing here does.
+        return storage.Client(project=None)
+
+
+def list_names(address: str) -> list[str]:
+    """Lists the objects below an address, at any depth.
+
+    Returns:
+        Sorted names relative to the address; one with a slash at the end marks a folder.
+
+    Raises:
+        StoreError: as `serving.store.bucket_errors` says.
+    """
+    with _bucket(address) as (bucket, prefix):
+        return sorted(_blobs(bucket, prefix))
+
+
+def read(address: str) -> tuple[bytes, int]:
+    """Reads one object.
+
+    Returns:
+        Its content and its generation; empty and 0 where it does not exist.
+    """
+    with _bucket(address) as (bucket, name):
+        blob = bucket.blob(name)
+        try:
+            # The answer's headers carry the generation of just this content.
+            return blob.download_as_bytes(checksum="crc32c", **CALL), blob.generation
+        except api.NotFound:
+            # So says a missing bucket too: listing raises then.
+            list(bucket.list_blobs(prefix=name, max_results=1, **CALL))
+            return b"", 0
+
+
+def write(address: str, content: bytes, generation: int) -> bool:
+    """Writes one object if it is still the one that was read.
+
+    Args:
+        address: of the object.
+        content: its new content.
+        generation: of the object that is to be replaced; 0 where there must be none.
+
+    Returns:
+        Whether it was written; false where the generation is another one by now.
+    """
+    with _bucket(address) as (bucket, name):
+        blob = bucket.blob(name)
+        try:
+            blob.upload_from_string(content, if_generation_match=generation, checksum="crc32c", **CALL)
+        except api.PreconditionFailed:
+            return False
+        return True
+
+
+def upload_folder(folder: Path, address: str) -> int:
+    """Makes every file of a folder an object below an address; what is there with the same content stays.
+
+    Returns:
+        How many files were sent.
+
+    Raises:
+        StoreError: as `serving.store.bucket_errors` says.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    with _bucket(address) as (bucket, prefix):
+        there = _blobs(bucket, prefix)
+        pairs = [
+            (str(path), bucket.blob(_join(prefix, name)))
+            for name, path in files.items()
+            if name not in there or not _same(path, there[name])
+        ]
+        for outcome in _upload(pairs):
+            if outcome is not None:
+                raise outcome
+        return len(pairs)
+
+
+def upload_new(files: Mapping[str, Path], address: str) -> None:
+    """Makes files objects below an address that has none of these names yet.
+
+    Args:
+        files: names relative to the address, and where each file lies.
+        address: where to.
+
+    Raises:
+        ConflictError: an object of that name and of other content is there.
+        StoreError: as `serving.store.bucket_errors` says.
+    """
+    with _bucket(address) as (bucket, prefix):
+        pairs = [(str(path), bucket.blob(_join(prefix, name))) for name, path in files.items()]
+        for (path, blob), outcome in zip(pairs, _upload(pairs, if_generation_match=0), strict=True):
+            if isinstance(outcome, api.PreconditionFailed):
+                # An attempt whose answer was lost, and that was made again, meets its own object.
+                blob.reload(**CALL)
+                if not _same(Path(path), blob):
+                    taken = f"{SCHEME}{bucket.name}/{blob.name}"
+                    raise errors.ConflictError(f"{taken} is there already, with other content: nothing was replaced")
+            elif outcome is not None:
+                raise outcome
+
+
+def delete_same(files: Mapping[str, Path], address: str) -> None:
+    """Deletes the objects below an address that have the name and the content of one of these files."""
+    with _bucket(address) as (bucket, prefix):
+        there = _blobs(bucket, prefix)
+        ours = [there[name] for name, path in files.items() if name in there and _same(path, there[name])]
+        bucket.delete_blobs(ours, on_error=lambda _: None, **CALL)
+
+
+def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | None = None) -> int:
+    """Makes every object below an address a file in a folder; one that is there with the same content stays.
+
+    A file appears under its name only when it is whole, so that an interrupted download goes on where it stopped.
+
+    Args:
+        address: where from.
+        folder: where to; made if missing.
+        suffixes: lower-case endings, such as ``.jpg``, of the names that are wanted; None for all.
+
+    Returns:
+        How many of the objects the folder now has.
+
+    Raises:
+        UnsafeNameError: an object's name leads out of the folder; nothing is downloaded.
+        StoreError: as `serving.store.bucket_errors` says.
+    """
+    with _bucket(address) as (bucket, prefix):
+        wanted = {
+            _target(folder, name): blob
+            for name, blob in _blobs(bucket, prefix).items()
+            # Names with a slash at the end mark empty folders.
+            if not name.endswith("/") and (suffixes is None or name.lower().endswith(tuple(suffixes)))
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as partial,
+            ThreadPoolExecutor(THREADS) as pool,
+        ):
+            partials = (Path(partial, str(number)) for number in range(len(wanted)))
+            # The first failure cancels what has not begun.
+            for _ in pool.map(_fetch, wanted.values(), wanted, partials):
+                pass
+        return len(wanted)
+
+
+def download_file(address: str, path: Path) -> None:
+    """Downloads one object; the file appears, or is replaced, only when it is whole.
+
+    Raises:
+        ObjectMissingError: there is no such object, or no such bucket.
+        StoreError: as `serving.store.bucket_errors` says.
+    """
+    with _bucket(address, missing=errors.ObjectMissingError) as (bucket, name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as partial:
+            _fetch(bucket.blob(name), path, Path(partial, "file"))
+
+
+@contextmanager
+def _bucket(
+    address: str, missing: type[errors.StoreError] = errors.BucketMissingError
+) -> Iterator[tuple[storage.Bucket, str]]:
+    """Opens the bucket of an address; gives it and the prefix, and maps what goes wrong meanwhile."""
+    name, prefix = parse_address(address)
+    with mapped_errors(address, missing), client() as connection:
+        yield connection.bucket(name), prefix
+
+
+def _blobs(bucket: storage.Bucket, prefix: str) -> dict[str, storage.Blob]:
+    """Lists the objects below a prefix, by their relative names."""
+    start = _join(prefix, "")
+    listed = bucket.list_blobs(prefix=start, fields="items(name,size,crc32c),nextPageToken", **CALL)
+    return {blob.name.removeprefix(start): blob for blob in listed}
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _upload(pairs: list[tuple[str, storage.Blob]], **precondition: int) -> Iterator[Exception | None]:
+    """Sends files; gives for each, in order, what went wrong. Stops sending when nobody asks for more."""
+    for start in range(0, len(pairs), _BATCH):
+        yield from transfer_manager.upload_many(
+            pairs[start : start + _BATCH],
+            upload_kwargs={**CALL, **precondition, "checksum": "crc32c"},
+            # Processes would fork, which a process with TensorFlow's threads does not survive.
+            worker_type=transfer_manager.THREAD,
+            max_workers=THREADS,
+        )
+
+
+def _target(folder: Path, name: str) -> Path:
+    target = folder / name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise errors.UnsafeNameError(
+            f"the object {name!r} would be written outside of {folder}: rename it in the bucket"
+        )
+    return target
+
+
+def _fetch(blob: storage.Blob, target: Path, partial: Path) -> None:
+    if blob.crc32c is not None and _same(target, blob):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    blob.download_to_filename(str(partial), checksum="crc32c", **CALL)
+    partial.replace(target)
+
+
+def _same(path: Path, blob: storage.Blob) -> bool:
+    """Tells whether a file exists and has the content of an object whose size and CRC32C are known."""
+    if not path.is_file() or path.stat().st_size != blob.size:
+        return False
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        for _ in checksum.consume(file, 1 << 20):
+            pass
+    return base64.b64encode(checksum.digest()).decode() == blob.crc32c

@@ -1,0 +1,125 @@
+"""The store in a bucket, when uploads fail on the wire."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from serving.store import bucket as bucket_module
+from serving.store import open_store
+from serving.store.bucket import list_names, read, write
+from serving.store.bucket_store import BucketStore
+from serving.store.errors import (
+    AddressError,
+    BucketMissingError,
+    ConflictError,
+    PermissionMissingError,
+    UnreachableError,
+)
+
+FILES = 4
+CLAIM = 1
+
+
+def versions_in(names: list[str]) -> list[str]:
+    return [name for name in names if not name.startswith(".claims/")]
+
+
+@pytest.mark.parametrize("good", range(FILES))
+def test_an_upload_that_is_refused_between_any_two_writes_leaves_nothing_loadable(
+    good: int, bucket: str, gateway: Any, saved_model: Path
+) -> None:
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    gateway.refuse_uploads(start=CLAIM + good + 1, status=403)
+    with pytest.raises(
+        PermissionMissingError, match=rf"^gs://{bucket}/models/whisker/1: the credentials in use may not"
+    ):
+        store.publish(saved_model)
+    assert len(gateway.names) >= CLAIM + good + 1
+    assert store.versions() == []
+    assert versions_in(list_names(f"gs://{bucket}/models/whisker")) == []
+    gateway.accept_uploads()
+    assert store.publish(saved_model).number == 2
+
+
+def test_saved_model_pb_is_the_last_object_to_be_uploaded(bucket: str, gateway: Any, saved_model: Path) -> None:
+    open_store(f"gs://{bucket}/models", "whisker").publish(saved_model)
+    assert gateway.names[0].endswith(".claims/1")
+    assert gateway.names[-1].endswith("whisker/1/saved_model.pb")
+    assert len(gateway.names) == CLAIM + FILES
+
+
+def test_an_upload_whose_answer_is_lost_is_made_again_and_meets_its_own_object(
+    bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20))
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    gateway.refuse_uploads(start=CLAIM + FILES, status=503, after_storing=True, count=1)
+    assert store.publish(saved_model).number == 1
+    assert gateway.names.count("models/whisker/1/saved_model.pb") == 2
+    assert store.versions() == [1]
+
+
+def test_a_service_that_stays_down_at_the_last_write_leaves_nothing_loadable(
+    bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1))
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    # Stored at every attempt, yet never confirmed: what stays in the end must still be removed.
+    gateway.refuse_uploads(start=CLAIM + FILES, status=503, after_storing=True)
+    with pytest.raises(UnreachableError, match=rf"^gs://{bucket}/models/whisker/1: Cloud Storage does not answer"):
+        store.publish(saved_model)
+    assert versions_in(list_names(f"gs://{bucket}/models/whisker")) == []
+
+
+def test_remains_that_cannot_be_removed_are_named(
+    bucket: str, gateway: Any, saved_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    gateway.refuse_uploads(start=CLAIM + FILES, status=403, deletions_too=True)
+    with pytest.raises(PermissionMissingError):
+        store.publish(saved_model)
+    assert f"gs://{bucket}/models/whisker/1 is incomplete and could not be removed: " in caplog.text
+    assert store.versions() == []
+
+
+def test_a_bucket_that_does_not_exist_is_named(bucket: str, saved_model: Path) -> None:
+    missing = f"gs://no-{bucket}/models"
+    store = open_store(missing, "whisker")
+    for use in (lambda: store.publish(saved_model), store.versions, store.live_version):
+        with pytest.raises(BucketMissingError, match=rf"^{missing}/\S+: there is no such bucket; check the address$"):
+            use()
+
+
+def test_a_folder_marker_with_a_number_is_a_number_taken_and_no_version(bucket: str, saved_model: Path) -> None:
+    # What TensorFlow writes first when it exports straight into a bucket.
+    with storage.Client(project="test") as client:
+        client.bucket(bucket).blob("models/whisker/30/").upload_from_string(b"")
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    assert store.versions() == []
+    assert store.publish(saved_model).number == 31
+
+
+def test_a_model_dir_with_an_impossible_bucket_name_is_refused() -> None:
+    with pytest.raises(AddressError, match=r"^gs://NO/models is no address in a bucket"):
+        open_store("gs://NO/models", "whisker")
+
+
+def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
+    bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    address = f"gs://{bucket}/models/whisker/1"
+    real = BucketStore._claim
+
+    def claimed_and_then_overtaken(self: BucketStore, number: int) -> bool:
+        write(f"{address}/saved_model.pb", b"a stranger's", 0)
+        return real(self, number)
+
+    monkeypatch.setattr(BucketStore, "_claim", claimed_and_then_overtaken)
+    with pytest.raises(ConflictError, match=rf"^{address}/saved_model\.pb is there already, with other content"):
+        store.publish(saved_model)
+    assert list_names(address) == ["saved_model.pb"]
+    assert read(f"{address}/saved_model.pb")[0] == b"a stranger's"

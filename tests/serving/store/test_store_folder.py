@@ -1,0 +1,128 @@
+"""The store in a folder: disks that fail, and writers that die."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.store import open_store
+from serving.store.errors import DiskError, disk_errors
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def visible(base: Path) -> list[str]:
+    """What TensorFlow Serving would take for versions."""
+    return [path.name for path in base.iterdir() if path.name.isdigit()]
+
+
+@pytest.mark.parametrize(
+    ("operation", "good"),
+    [*(("shutil.copyfile", good) for good in range(4)), *(("os.fsync", good) for good in range(4)), ("os.rename", 0)],
+)
+def test_a_disk_that_fills_up_between_any_two_writes_leaves_nothing_loadable(
+    operation: str, good: int, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, function = operation.partition(".")
+    real, calls = getattr(sys.modules[module], function), []
+
+    def failing(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) > good:
+            raise FULL
+        return real(*arguments, **options)
+
+    base = tmp_path / "models" / "whisker"
+    store = open_store(str(base.parent), "whisker")
+    with monkeypatch.context() as patched:
+        patched.setattr(operation, failing)
+        with pytest.raises(DiskError, match=r"/1: No space left on device: free some space there and try again$"):
+            store.publish(saved_model)
+    assert store.versions() == []
+    assert visible(base) == []
+    assert list((base / ".staging").iterdir()) == []
+    assert store.publish(saved_model).number == 2
+
+
+def test_a_publisher_killed_before_its_rename_leaves_nothing_loadable(saved_model: Path, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, pathlib\n"
+        "from serving.store import open_store\n"
+        "pathlib.Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "open_store(sys.argv[1], 'whisker').publish(pathlib.Path(sys.argv[2]))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program, tmp_path / "m", saved_model], timeout=30, check=False)
+    assert process.returncode == -signal.SIGKILL
+    store = open_store(str(tmp_path / "m"), "whisker")
+    assert store.versions() == []
+    assert visible(tmp_path / "m" / "whisker") == []
+    assert store.publish(saved_model).number == 2
+
+
+def test_a_full_disk_at_promotion_leaves_models_config_as_it_was(
+    saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path), "whisker")
+    for _ in range(2):
+        store.publish(saved_model)
+    store.promote(1)
+    before = (tmp_path / "models.config").read_bytes()
+
+    def full(*_: object) -> None:
+        raise FULL
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(DiskError, match=r"models\.config: No space left on device"):
+            store.promote(2)
+    assert (tmp_path / "models.config").read_bytes() == before
+    assert not (tmp_path / ".models.config.new").exists()
+
+
+def test_a_model_dir_below_a_file_is_one_clear_line(saved_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DiskError, match=rf"^{tmp_path}/file/whisker\S*: Not a directory: choose another folder$"):
+        open_store(str(tmp_path / "file"), "whisker").publish(saved_model)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_model_dir_without_write_permission_is_one_clear_line(saved_model: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(DiskError, match=r"Permission denied: choose a folder that you may write to$"):
+            open_store(str(tmp_path / "models"), "whisker").publish(saved_model)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_is_one_clear_line(number: int) -> None:
+    reason = os.strerror(number)
+    with pytest.raises(DiskError, match=rf"^/m/1: {reason}: choose a folder that you may write to$"), disk_errors("/m"):
+        raise OSError(number, reason, "/m/1")
+
+
+def test_a_relative_model_dir_becomes_an_absolute_base_path(
+    saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("models", "whisker")
+    store.promote(store.publish(saved_model).number)
+    assert f'base_path: "{tmp_path}/models/whisker"' in (tmp_path / "models" / "models.config").read_text()
+
+
+def test_a_store_in_a_folder_loads_neither_google_cloud_storage_nor_tensorflow(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from serving.store import open_store\n"
+        "open_store(sys.argv[1], 'whisker').live_version()\n"
+        "print([name for name in sys.modules if name.startswith(('google.cloud.storage', 'tensorflow'))])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], timeout=30, check=True, capture_output=True, text=True
+    )
+    assert answer.stdout == "[]\n"

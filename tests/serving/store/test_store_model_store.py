@@ -1,0 +1,167 @@
+"""What a store promises, on a folder and on a bucket alike."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from serving.config.models_config import ModelsConfigError, parse
+from serving.store import ModelStore, open_store
+from serving.store.address import is_address
+from serving.store.bucket import download_folder, list_names, upload_folder
+from serving.store.errors import NotASavedModelError, StoreError, VersionMissingError
+
+
+def names(address: str) -> list[str]:
+    if is_address(address):
+        return list_names(address)
+    return sorted(path.relative_to(address).as_posix() for path in Path(address).rglob("*") if path.is_file())
+
+
+def put(address: str, files: dict[str, bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "put" if is_address(address) else Path(address)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    if is_address(address):
+        upload_folder(folder, address)
+
+
+def content(address: str, tmp_path: Path) -> dict[str, bytes]:
+    folder = tmp_path / "got" if is_address(address) else Path(address)
+    if is_address(address):
+        download_folder(address, folder)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_publish_gives_the_next_number_and_a_copy_of_every_file(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    store = open_store(model_dir, "whisker")
+    assert store.versions() == []
+    first, second = store.publish(saved_model), store.publish(saved_model)
+    assert (first.number, second.number) == (1, 2)
+    assert second.path == f"{model_dir}/whisker/2"
+    assert store.versions() == [1, 2]
+    assert content(second.path, tmp_path) == content(str(saved_model), tmp_path)
+    assert store.live_version() is None
+
+
+def test_promote_makes_a_version_live_and_a_second_promote_replaces_it(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    store = open_store(model_dir, "whisker")
+    for _ in range(2):
+        store.promote(store.publish(saved_model).number)
+    assert store.live_version() == 2
+    (model,) = parse(content(model_dir, tmp_path)["models.config"], "").model_config_list.config
+    assert (model.name, model.base_path, model.model_platform) == ("whisker", f"{model_dir}/whisker", "tensorflow")
+    assert list(model.model_version_policy.specific.versions) == [2]
+    store.promote(1)
+    assert store.live_version() == 1
+
+
+def test_promote_keeps_what_others_wrote_into_models_config(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+    stranger = 'model_config_list { config { name: "digits" base_path: "/d" model_platform: "tensorflow" } }'
+    put(model_dir, {"models.config": stranger.encode()}, tmp_path)
+    store = open_store(model_dir, "whisker")
+    store.promote(store.publish(saved_model).number)
+    models = parse(content(model_dir, tmp_path)["models.config"], "").model_config_list.config
+    assert [(model.name, model.base_path) for model in models] == [
+        ("digits", "/d"),
+        ("whisker", f"{model_dir}/whisker"),
+    ]
+
+
+def test_promote_of_a_version_that_is_not_there_names_those_that_are(model_dir: str, saved_model: Path) -> None:
+    store = open_store(model_dir, "whisker")
+    with pytest.raises(VersionMissingError, match=r"/whisker has no version 1: its versions are none$"):
+        store.promote(1)
+    store.publish(saved_model)
+    with pytest.raises(VersionMissingError, match=r"/whisker has no version 7: its versions are 1$"):
+        store.promote(7)
+    assert "models.config" not in names(model_dir)
+
+
+def test_a_broken_models_config_is_named_and_left_alone(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+    put(model_dir, {"models.config": b"model_config_list {"}, tmp_path)
+    store = open_store(model_dir, "whisker")
+    store.publish(saved_model)
+    for use in (store.live_version, lambda: store.promote(1)):
+        with pytest.raises(ModelsConfigError, match=re.escape(f"{model_dir}/models.config is no models.config")):
+            use()
+    assert content(model_dir, tmp_path)["models.config"] == b"model_config_list {"
+
+
+def test_publish_respects_what_other_tools_put_there(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+    strangers = {
+        "0007/saved_model.pb": b"leading zeros",
+        "12/variables/variables.index": b"no graph: nothing to load",
+        "40": b"a file",
+        "notes.txt": b"",
+        "v50/saved_model.pb": b"no number",
+        "99999999999999999999/saved_model.pb": b"no int64",
+    }
+    put(f"{model_dir}/whisker", strangers, tmp_path)
+    store = open_store(model_dir, "whisker")
+    assert store.versions() == [7]
+    assert store.publish(saved_model).number == 41
+    assert store.versions() == [7, 41]
+    assert strangers.items() <= content(f"{model_dir}/whisker", tmp_path).items()
+
+
+def test_a_number_claimed_once_is_never_given_again_nor_one_below_it(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    put(f"{model_dir}/whisker", {"1/saved_model.pb": b"graph", ".claims/41": b""}, tmp_path)
+    assert open_store(model_dir, "whisker").publish(saved_model).number == 42
+
+
+def test_eight_publishers_at_once_get_eight_whole_versions(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_have_looked = Barrier(8, timeout=30)
+    real = ModelStore._taken
+
+    def looked_together(self: ModelStore) -> set[int]:
+        taken = real(self)
+        all_have_looked.wait()
+        return taken
+
+    monkeypatch.setattr(ModelStore, "_taken", looked_together)
+    with ThreadPoolExecutor(8) as pool:
+        stores = [open_store(model_dir, "whisker") for _ in range(8)]
+        published = list(pool.map(lambda store: store.publish(saved_model), stores))
+    assert sorted(version.number for version in published) == list(range(1, 9))
+    assert stores[0].versions() == list(range(1, 9))
+    for version in published:
+        assert names(version.path) == names(str(saved_model))
+
+
+def test_models_promoted_at_once_are_all_in_models_config(model_dir: str, saved_model: Path) -> None:
+    stores = [open_store(model_dir, f"model{number}") for number in range(8)]
+    for store in stores:
+        store.publish(saved_model)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda store: store.promote(1), stores))
+    assert [store.live_version() for store in stores] == [1] * 8
+
+
+def test_publish_of_a_folder_without_saved_model_pb_is_refused_and_claims_nothing(
+    model_dir: str, saved_model: Path
+) -> None:
+    (saved_model / "saved_model.pb").unlink()
+    with pytest.raises(NotASavedModelError, match=rf"^{saved_model} is no SavedModel: it has no saved_model\.pb"):
+        open_store(model_dir, "whisker").publish(saved_model)
+    if is_address(model_dir):
+        assert names(model_dir) == []
+    else:
+        assert not Path(model_dir).exists()
+
+
+@pytest.mark.parametrize("model_name", ["", "a/b", "..", ".hidden"])
+def test_a_model_name_that_is_no_folder_name_is_refused(model_name: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot name a folder"):
+        open_store(str(tmp_path), model_name)
