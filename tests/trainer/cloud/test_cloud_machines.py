@@ -1,0 +1,63 @@
+import pytest
+from google.cloud.aiplatform_v1.types import AcceleratorType
+
+from trainer.cloud import machines
+from trainer.errors import ConfigError
+
+
+def test_default_pair_is_possible_and_fully_checked():
+    machines.require_possible(machines.DEFAULT_MACHINE, machines.DEFAULT_ACCELERATOR, 1)
+    assert machines.unchecked(machines.DEFAULT_MACHINE, machines.DEFAULT_ACCELERATOR) == ""
+
+
+def test_every_accelerator_of_the_table_is_one_that_the_service_knows():
+    kinds = {kind for kind, _ in machines._BUILT_IN.values()}
+    assert kinds <= {member.name for member in AcceleratorType}
+
+
+@pytest.mark.parametrize(
+    ("machine", "accelerator", "count"),
+    [
+        ("g2-standard-96", "NVIDIA_L4", 8),
+        ("g4-standard-384", "NVIDIA_RTX_PRO_6000", 8),
+        ("a2-megagpu-16g", "NVIDIA_TESLA_A100", 16),
+    ],
+)
+def test_pair_of_the_table_passes(machine, accelerator, count):
+    machines.require_possible(machine, accelerator, count)
+
+
+@pytest.mark.parametrize(
+    ("machine", "accelerator", "count", "message"),
+    [
+        (
+            "g2-standard-8",
+            "NVIDIA_L4",
+            2,
+            "g2-standard-8 is built with 1 NVIDIA_L4; give --accelerator=NVIDIA_L4 --accelerator_count=1",
+        ),
+        ("g2-standard-8", "NVIDIA_TESLA_T4", 1, "g2-standard-8 is built with 1 NVIDIA_L4"),
+        ("a2-highgpu-4g", "", 1, "a2-highgpu-4g is built with 4 NVIDIA_TESLA_A100"),
+        ("n1-standard-8", "NVIDIA_B200", 8, "NVIDIA_B200 is built into a4-highgpu-8g only"),
+        ("g2-standard-9", "NVIDIA_L4", 1, "give one of these machines"),
+        ("n1-standard-8", "NVIDIA_TESLA_T4", 0, "--accelerator_count=0: expected at least 1"),
+        ("", "", 1, "--machine is empty"),
+    ],
+)
+def test_impossible_pair_is_refused_with_what_fits(machine, accelerator, count, message):
+    with pytest.raises(ConfigError) as refusal:
+        machines.require_possible(machine, accelerator, count)
+    assert message in str(refusal.value)
+
+
+def test_n1_machine_passes_and_is_named_as_unchecked():
+    machines.require_possible("n1-standard-8", "NVIDIA_TESLA_T4", 4)
+    assert (
+        machines.unchecked("n1-standard-8", "NVIDIA_TESLA_T4")
+        == "that n1-standard-8 exists and takes NVIDIA_TESLA_T4 in this number"
+    )
+
+
+def test_machine_without_accelerator_passes_and_its_name_is_unchecked():
+    machines.require_possible("e2-standard-8", "", 1)
+    assert machines.unchecked("e2-standard-8", "") == "that e2-standard-8 exists"

@@ -1,0 +1,129 @@
+import dataclasses
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import yaml
+from google.cloud.aiplatform_v1.types import CustomJobSpec
+from google.protobuf import json_format
+
+from trainer.config import Config
+
+IMAGE = "--image_uri=example.dev/p/r/trainer@sha256:0a"
+
+# Runs the console script in a process that any look-up or connection ends at once, without the packages `missing`.
+OFFLINE = """
+import os, sys
+sys.addaudithook(lambda event, _: os._exit(99) if event in ("socket.connect", "socket.getaddrinfo") else None)
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv[0] = "whisker-submit"
+from trainer.submit import main
+main()
+"""
+
+
+def submit(*arguments, missing=(), home="/nonexistent"):
+    return subprocess.run(
+        [sys.executable, "-c", OFFLINE.format(missing=missing), *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def another_value(setting):
+    """A value of a setting that is not its default and that a job in the cloud can have."""
+    if setting.name in ("data", "base_weights", "run_dir", "model_dir"):
+        return "gs://bucket/x"
+    if setting.name == "gpus":
+        return "0"
+    if setting.metadata["choices"]:
+        return next(choice for choice in reversed(setting.metadata["choices"]) if choice != setting.default)
+    if isinstance(setting.default, bool):
+        return not setting.default
+    return setting.default + ("x" if isinstance(setting.default, str) else 1)
+
+
+@pytest.fixture(scope="module")
+def dry_run_with_every_flag():
+    values = {setting.name: another_value(setting) for setting in dataclasses.fields(Config)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    finished = submit("--dry_run", IMAGE, *(f"--{name}={value}" for name, value in values.items()))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return values, finished, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_dry_run_without_credentials_and_network_prints_a_spec_that_the_service_message_takes(dry_run_with_every_flag):
+    _, finished, _ = dry_run_with_every_flag
+    assert (finished.returncode, finished.stderr) == (0, "")
+    message = CustomJobSpec()
+    json_format.ParseDict(yaml.safe_load(finished.stdout), CustomJobSpec.pb(message))
+    assert message.worker_pool_specs[0].machine_spec.machine_type == "g2-standard-8"
+
+
+def test_dry_run_forwards_every_flag_of_the_trainer_unchanged(dry_run_with_every_flag):
+    values, finished, _ = dry_run_with_every_flag
+    arguments = yaml.safe_load(finished.stdout)["workerPoolSpecs"][0]["containerSpec"]["args"]
+    forwarded = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+    expected = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    assert forwarded == expected
+
+
+def test_dry_run_needs_less_than_three_seconds_of_processor(dry_run_with_every_flag):
+    # Time of the processor, not of the clock: other tests may be running beside this one.
+    assert dry_run_with_every_flag[2] < 3.0
+
+
+def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
+    finished = submit("--dry_run", IMAGE, "--display_name=first try")
+    first, *_ = finished.stdout.splitlines()
+    assert first.startswith("# Saved as job.yaml, sent by: gcloud ai custom-jobs create ")
+    assert "--display-name='first try'" in first
+    assert yaml.safe_load(finished.stdout)["workerPoolSpecs"][0]["containerSpec"]["args"] == ["--require_gpu=true"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [IMAGE],
+            "sending is not built yet: run the same with --dry_run, save the output as job.yaml and send it",
+        ),
+        (["--dry_run"], "--image_uri=: expected the image that holds the trainer"),
+        (
+            ["--dry_run", IMAGE, "--data=pictures"],
+            "--data=pictures: a job in the cloud cannot reach this machine's files",
+        ),
+        (["--dry_run", IMAGE, "--epochs=0"], "--epochs=0: expected at least 1"),
+        (["--dry_run", IMAGE, "pictures"], "pictures is no flag"),
+        (["--dry_run", IMAGE, "--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(arguments, message):
+    finished = submit(*arguments)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.count("\n") == 1
+    assert f"error: {message}" in finished.stderr
+
+
+@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1"])
+def test_missing_extra_is_named_in_one_line(missing):
+    finished = submit("--dry_run", IMAGE, missing=[missing])
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.count("\n") == 1
+    assert f"the package {missing} is not installed: this command needs the extra 'cloud'" in finished.stderr
+
+
+def test_help_lists_the_flags_without_the_extra():
+    finished = submit("--help", missing=["yaml", "google"])
+    assert finished.returncode == 0
+    for flag in ("--[no]dry_run", "--image_uri", "--machine", "--accelerator", "--accelerator_count", "--variant"):
+        assert f"  {flag}:" in finished.stdout

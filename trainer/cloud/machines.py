@@ -1,0 +1,61 @@
+"""Which GPUs sit in which of the cloud's machines: refuses pairs that cannot exist before anybody pays for finding out.
+
+Read on 2026-11-22 from the GPU table of
+docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/training/configure-compute (an undated page).
+Left out: the n1 rows, whose columns could not be told apart; such pairs pass unchecked, and `unchecked` says so.
+"""
+
+from trainer.errors import ConfigError
+
+DEFAULT_MACHINE = "g2-standard-8"
+DEFAULT_ACCELERATOR = "NVIDIA_L4"
+
+# Machine to the one accelerator and number that it is built with.
+_BUILT_IN = {
+    **{f"g2-standard-{cpus}": ("NVIDIA_L4", 1) for cpus in (4, 8, 12, 16, 32)},
+    **{f"g2-standard-{cpus}": ("NVIDIA_L4", gpus) for cpus, gpus in ((24, 2), (48, 4), (96, 8))},
+    **{f"g4-standard-{48 * gpus}": ("NVIDIA_RTX_PRO_6000", gpus) for gpus in (1, 2, 4, 8)},
+    **{f"a2-highgpu-{gpus}g": ("NVIDIA_TESLA_A100", gpus) for gpus in (1, 2, 4, 8)},
+    "a2-megagpu-16g": ("NVIDIA_TESLA_A100", 16),
+    **{f"a2-ultragpu-{gpus}g": ("NVIDIA_A100_80GB", gpus) for gpus in (1, 2, 4, 8)},
+    **{f"a3-highgpu-{gpus}g": ("NVIDIA_H100_80GB", gpus) for gpus in (1, 2, 4, 8)},
+    "a3-megagpu-8g": ("NVIDIA_H100_MEGA_80GB", 8),
+    "a3-ultragpu-8g": ("NVIDIA_H200_141GB", 8),
+    "a4-highgpu-8g": ("NVIDIA_B200", 8),
+    "a4x-highgpu-4g": ("NVIDIA_GB200", 4),
+}
+
+
+def require_possible(machine: str, accelerator: str, count: int) -> None:
+    """Refuses a machine and accelerators that do not exist together.
+
+    Args:
+        machine: machine type, such as ``g2-standard-8``.
+        accelerator: accelerator type, such as ``NVIDIA_L4``; empty for none.
+        count: accelerators in the machine; looked at only where there is an `accelerator`.
+
+    Raises:
+        ConfigError: the pair is impossible; the text names the values that fit.
+    """
+    asked = f"--machine={machine} --accelerator={accelerator}"
+    if not machine:
+        raise ConfigError(f"--machine is empty: expected a machine type, such as {DEFAULT_MACHINE}")
+    if accelerator and count < 1:
+        raise ConfigError(f"--accelerator_count={count}: expected at least 1 with --accelerator={accelerator}")
+    if machine in _BUILT_IN:
+        kind, built_in = _BUILT_IN[machine]
+        if (accelerator, count) != (kind, built_in):
+            raise ConfigError(
+                f"{asked} --accelerator_count={count}: {machine} is built with {built_in} {kind}; "
+                f"give --accelerator={kind} --accelerator_count={built_in}, or another machine"
+            )
+    elif accelerator in {kind for kind, _ in _BUILT_IN.values()}:
+        fitting = [name for name, (kind, _) in _BUILT_IN.items() if kind == accelerator]
+        raise ConfigError(f"{asked}: {accelerator} is built into {', '.join(fitting)} only; give one of these machines")
+
+
+def unchecked(machine: str, accelerator: str) -> str:
+    """Says what `require_possible` could not judge about a pair that it let through; empty where it judged it all."""
+    if machine in _BUILT_IN:
+        return ""
+    return f"that {machine} exists" + (f" and takes {accelerator} in this number" if accelerator else "")
