@@ -1,0 +1,89 @@
+"""Pictures and one trained, published model that many tests share; loaded by tests/conftest.py as a plugin."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+LOGICAL_CPUS = 4
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Splits the CPU before anything uses TensorFlow, which allows it no more afterwards."""
+    if any("tests/trainer" in str(item.path) or "tests/integration" in str(item.path) for item in session.items):
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        if tf.config.get_logical_device_configuration(cpu) is None:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(LOGICAL_CPUS)]
+            )
+
+
+def encode(pixels: np.ndarray, form: str = "JPEG", **options: Any) -> bytes:
+    """An encoded picture of uint8 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def draw(label: str, number: int) -> bytes:
+    """A picture that says its class by its main colour, as a JPEG."""
+    generator = np.random.default_rng([number, *label.encode()])
+    colour = {"cats": (200, 90, 40), "dogs": (40, 90, 200)}.get(label, (90, 200, 40))
+    size = (int(generator.integers(30, 60)), int(generator.integers(30, 60)), 3)
+    return encode(np.clip(generator.normal(colour, 40, size), 0, 255).astype(np.uint8), quality=90)
+
+
+def write_pictures(folder: Path, labels: tuple[str, ...] = ("cats", "dogs"), per_class: int = 40) -> Path:
+    """A folder of class folders."""
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for number in range(per_class):
+            (folder / label / f"{number}.jpg").write_bytes(draw(label, number))
+    return folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended.
+
+    Attributes:
+        run: its run folder.
+        store: the model store that it published version 1 to.
+        pictures: the data folder.
+        result: what `trainer.pipeline.run` gave back.
+        lines: what it said.
+    """
+
+    run: Path
+    store: Path
+    pictures: Path
+    result: dict[str, Any]
+    lines: list[str]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One real run of the variant `preprocessed` at 32 pixels, published; read-only for tests."""
+    from trainer.config import Config
+    from trainer.pipeline import run
+
+    base = tmp_path_factory.mktemp("trained")
+    pictures = write_pictures(base / "pictures")
+    (pictures / "cats" / "broken.jpg").write_bytes(draw("cats", 0)[:300])
+    lines: list[str] = []
+    config = Config(
+        data=str(pictures),
+        image_size=32,
+        epochs=3,
+        run_dir=str(base / "run"),
+        model_dir=str(base / "store"),
+        logical_replicas=2,
+    )
+    result = run(config, downloads=base / "downloads", say=lines.append)
+    return Trained(base / "run", base / "store", pictures, result, lines)

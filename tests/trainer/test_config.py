@@ -1,0 +1,30 @@
+import pytest
+
+from trainer.config import Config
+from trainer.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": -1}, "--epochs=-1: expected at least 1"),
+        ({"epochs": True}, "--epochs=True: expected a value of type int, received bool"),
+        ({"learning_rate": 0.0}, "--learning_rate=0.0: expected a finite number above 0"),
+        ({"learning_rate": float("nan")}, "--learning_rate=nan: expected a finite number above 0"),
+        ({"image_size": 8}, "--image_size=8: expected at least 32"),
+        ({"variant": "transfre"}, "did you mean transfer?"),
+        ({"split": "random"}, "--split=random: expected one of given, hold_out"),
+        ({"gpus": "first"}, "--gpus=first: expected numbers with commas between, such as 0,1"),
+        ({"model_name": "a/b"}, "--model_name=a/b: expected a plain name without '/'"),
+        ({"logical_replicas": 2, "strategy": "none"}, "several replicas need --strategy=auto or mirrored"),
+    ],
+)
+def test_value_out_of_range_is_refused_with_what_is_expected(values, message):
+    with pytest.raises(ConfigError) as error:
+        Config(**values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_whole_number_is_accepted_as_learning_rate():
+    assert Config(learning_rate=1).learning_rate == 1

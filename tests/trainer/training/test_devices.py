@@ -1,0 +1,65 @@
+import pytest
+import tensorflow as tf
+
+from trainer.config import Config
+from trainer.errors import DeviceError
+from trainer.training.devices import prepare
+
+no_gpu = pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
+
+
+@no_gpu
+def test_one_device_gets_no_strategy():
+    devices = prepare(Config())
+    assert (devices.names, devices.strategy_name) == (("CPU:0",), "no strategy")
+
+
+@no_gpu
+def test_split_device_gets_a_mirrored_strategy_of_as_many_replicas():
+    devices = prepare(Config(logical_replicas=3))
+    assert (devices.names, devices.strategy_name) == (("CPU:0", "CPU:1", "CPU:2"), "MirroredStrategy")
+    assert devices.strategy.num_replicas_in_sync == 3
+
+
+@no_gpu
+def test_mirrored_strategy_can_be_had_on_one_device():
+    assert prepare(Config(strategy="mirrored")).strategy_name == "MirroredStrategy"
+
+
+def test_batch_smaller_than_the_replicas_is_refused():
+    with pytest.raises(DeviceError, match="--batch_size=3: expected at least one picture for each of 4 replicas"):
+        prepare(Config(logical_replicas=4, batch_size=3))
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(require_gpu=True), "--require_gpu: TensorFlow sees no GPU on this machine"),
+        (Config(gpus="1"), "--gpus=1: there is no GPU 1; TensorFlow sees 0"),
+    ],
+)
+def test_gpu_that_is_not_there_is_named(config, message, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DeviceError) as error:
+        prepare(config)
+    assert message in str(error.value)
+
+
+@no_gpu
+def test_gpu_that_only_the_driver_sees_is_told_with_the_cure(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA L4 (UUID: GPU-0)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        DeviceError, match="the driver lists 1 GPU.s. but TensorFlow sees none: install its GPU libraries"
+    ):
+        prepare(Config(require_gpu=True))
+
+
+@no_gpu
+def test_more_replicas_than_an_initialised_process_allows_are_refused():
+    tf.config.list_logical_devices()
+    with pytest.raises(DeviceError, match="TensorFlow is set up otherwise in this process already .*; start a new one"):
+        prepare(Config(logical_replicas=9))

@@ -1,0 +1,102 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.errors import WeightsError
+from trainer.variants.head import Head
+from trainer.variants.models import build, describe_layers, trainable_parameters
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(0)
+    return {
+        variant: build(variant, 160, Head(2), seed=0) for variant in ("plain", "augmented", "preprocessed", "transfer")
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "total", "trainable"),
+    [
+        ("plain", 1_346_753, 1_346_753),
+        ("augmented", 1_346_753, 1_346_753),
+        ("preprocessed", 1_346_753, 1_346_753),
+        ("transfer", 2_422_081, 164_097),
+    ],
+)
+def test_variant_has_the_parameters_of_the_notebook(models, variant, total, trainable):
+    assert (models[variant].count_params(), trainable_parameters(models[variant])) == (total, trainable)
+    assert sum(layer["parameters"] for layer in describe_layers(models[variant])) == total
+
+
+def test_relu_after_the_pool_is_the_same_function_as_before_it(models):
+    pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, 160, 160, 3)), tf.float32)
+    by_name = {layer.name: layer for layer in models["plain"].layers}
+    x = pixels
+    for number in (1, 2, 3):
+        x = keras.layers.MaxPooling2D(2)(tf.nn.relu(by_name[f"conv_{number}"](x)))
+    x = by_name["logits"](by_name["dense"](by_name["flatten"](x)))
+    np.testing.assert_allclose(models["plain"](pixels), x, rtol=1e-5)
+
+
+def test_untrained_model_on_scaled_inputs_knows_nothing(models):
+    # A sigmoid under a from-logits loss, as in the notebook, begins at 0.724: the mean of -ln s(0.5) and -ln(1 - s(0.5)).
+    pixels = np.random.default_rng(0).uniform(0, 255, (64, 160, 160, 3)).astype(np.float32)
+    labels = tf.constant(np.arange(64) % 2, tf.int32)
+    loss = tf.reduce_mean(Head(2).loss(labels, models["preprocessed"](pixels, training=False)))
+    assert float(loss) == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_loss_of_a_sure_and_right_model_is_zero():
+    assert float(tf.reduce_max(Head(2).loss(tf.constant([0, 1]), tf.constant([[-30.0], [30.0]])))) < 1e-9
+
+
+def test_augmentation_changes_training_pictures_only(models):
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 160, 160, 3)).astype(np.float32)
+    model = models["augmented"]
+    np.testing.assert_array_equal(model(pixels, training=False), model(pixels, training=False))
+    assert np.abs(np.subtract(model(pixels, training=True), model(pixels, training=True))).max() > 0
+
+
+def test_backbone_statistics_stay_as_they_are_in_training(models):
+    model = models["transfer"]
+    backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    before = [variable.value.numpy().copy() for variable in backbone.variables]
+    model(np.full((2, 160, 160, 3), 200, np.float32), training=True)
+    for old, variable in zip(before, backbone.variables, strict=True):
+        np.testing.assert_array_equal(old, variable.value)
+
+
+def test_more_classes_get_one_logit_each():
+    assert build("plain", 32, Head(5), seed=0).output_shape == (None, 5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    backbone = keras.applications.MobileNetV2((32, 32, 3), include_top=False, weights=None)
+    backbone.save_weights(folder / "right.weights.h5")
+    small = keras.applications.MobileNetV2((32, 32, 3), include_top=False, weights=None, alpha=0.35)
+    small.save_weights(folder / "other.weights.h5")
+    (folder / "text.h5").write_text("not weights")
+    (folder / "cut.weights.h5").write_bytes((folder / "right.weights.h5").read_bytes()[:10_000])
+    return folder, backbone
+
+
+def test_weights_file_is_loaded_into_the_backbone(weights):
+    folder, expected = weights
+    model = build("transfer", 32, Head(2), seed=0, weights=folder / "right.weights.h5")
+    backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    for one, other in zip(expected.variables, backbone.variables, strict=True):
+        np.testing.assert_array_equal(one.value, other.value)
+
+
+@pytest.mark.parametrize("name", ["other.weights.h5", "text.h5", "cut.weights.h5"])
+def test_weights_file_of_something_else_is_refused_with_one_line(weights, name):
+    with pytest.raises(WeightsError) as error:
+        build("transfer", 32, Head(2), seed=0, weights=weights[0] / name)
+    assert "cannot be loaded as MobileNetV2 1.0 without top" in str(error.value)
+    assert "\n" not in str(error.value)
