@@ -18,7 +18,7 @@ def serve(*, break_after=None, resumable=True, status=200):
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             asked.append(self.headers.get("Range"))
             if status != 200:
                 self.send_error(status)

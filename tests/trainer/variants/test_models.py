@@ -43,7 +43,7 @@ def test_relu_after_the_pool_is_the_same_function_as_before_it(models):
 
 
 def test_untrained_model_on_scaled_inputs_knows_nothing(models):
-    # A sigmoid under a from-logits loss, as in the notebook, begins at 0.724: the mean of -ln s(0.5) and -ln(1 - s(0.5)).
+    # A sigmoid under a from-logits loss, as in the notebook, begins at 0.724: (-ln s(0.5) - ln(1 - s(0.5))) / 2.
     pixels = np.random.default_rng(0).uniform(0, 255, (64, 160, 160, 3)).astype(np.float32)
     labels = tf.constant(np.arange(64) % 2, tf.int32)
     loss = tf.reduce_mean(Head(2).loss(labels, models["preprocessed"](pixels, training=False)))

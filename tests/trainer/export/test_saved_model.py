@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import contract
+from tests.trained_model import draw
+from trainer.export.saved_model import export, save_keras
+from trainer.variants.head import Head
+from trainer.variants.models import build
+from trainer.variants.preprocessing import decode_and_resize
+
+CLASSES, SIZE = ["ape", "bär", "c<at>"], 32
+
+# Runs where the project cannot be imported: None in sys.modules makes every attempt an ImportError.
+ELSEWHERE = """
+import json, sys
+sys.modules["trainer"] = sys.modules["serving"] = None
+import tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+answers = []
+for count in (1, 3):
+    pictures = [open(path, "rb").read() for path in sys.argv[2:]] * count
+    given = loaded.signatures["serving_default"](image_bytes=tf.constant(pictures))
+    answers.append({name: tensor.numpy().tolist() for name, tensor in given.items() if tensor.dtype != tf.string})
+    answers[-1]["label"] = [label.decode() for label in given["label"].numpy()]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    keras.utils.set_random_seed(0)
+    model = build("preprocessed", SIZE, Head(len(CLASSES)), seed=0)
+    single = save_keras(model, folder / "model.keras")
+    export(single, Head(len(CLASSES)), CLASSES, SIZE, folder / "export")
+    return folder / "export", model
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    return tf.saved_model.load(str(exported[0])).signatures
+
+
+def test_signatures_are_those_of_the_contract(signatures):
+    assert set(signatures) == {contract.SIGNATURE_BYTES, contract.SIGNATURE_PIXELS}
+    for name, key, dtype in (
+        (contract.SIGNATURE_BYTES, contract.INPUT_BYTES, tf.string),
+        (contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, tf.float32),
+    ):
+        signature = signatures[name]
+        (given,) = signature.structured_input_signature[1].items()
+        assert (given[0], given[1].dtype) == (key, dtype)
+        assert {name: (tensor.dtype, tensor.shape.rank) for name, tensor in signature.structured_outputs.items()} == {
+            contract.OUTPUT_LABEL: (tf.string, 1),
+            contract.OUTPUT_PROBABILITY: (tf.float32, 1),
+            contract.OUTPUT_PROBABILITIES: (tf.float32, 2),
+            contract.OUTPUT_CLASSES: (tf.string, 2),
+            contract.OUTPUT_VALID: (tf.bool, 1),
+        }
+
+
+def test_answers_are_those_of_the_trained_model(exported, signatures):
+    pictures = [draw(label, number) for label in CLASSES for number in range(3)]
+    given = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant(pictures))
+    pixels = np.stack([decode_and_resize(tf.constant(picture), SIZE) for picture in pictures]).astype(np.float32)
+    expected = tf.nn.softmax(exported[1](pixels, training=False)).numpy()
+    np.testing.assert_allclose(given[contract.OUTPUT_PROBABILITIES], expected, atol=1e-6)
+    labels = [label.decode() for label in given[contract.OUTPUT_LABEL].numpy()]
+    assert labels == [CLASSES[best] for best in expected.argmax(axis=1)]
+    np.testing.assert_allclose(given[contract.OUTPUT_PROBABILITY], expected.max(axis=1), atol=1e-6)
+    assert [name.decode() for name in given[contract.OUTPUT_CLASSES].numpy()[4]] == CLASSES
+    by_pixels = signatures[contract.SIGNATURE_PIXELS](pixels=tf.constant(pixels))
+    np.testing.assert_allclose(by_pixels[contract.OUTPUT_PROBABILITIES], expected, atol=1e-6)
+
+
+def test_bytes_that_are_no_picture_get_an_empty_answer_beside_good_ones(signatures):
+    given = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant([b"rubbish", draw("ape", 1)]))
+    assert given[contract.OUTPUT_VALID].numpy().tolist() == [False, True]
+    assert given[contract.OUTPUT_LABEL].numpy()[0] == b""
+    assert given[contract.OUTPUT_PROBABILITY].numpy()[0] == 0
+    assert not given[contract.OUTPUT_PROBABILITIES].numpy()[0].any()
+    assert given[contract.OUTPUT_PROBABILITIES].numpy()[1].sum() == pytest.approx(1)
+
+
+def test_model_answers_in_a_process_that_cannot_import_the_project(exported, signatures, tmp_path):
+    paths = [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    for number, path in enumerate(paths):
+        path.write_bytes(draw("ape", number))
+    ended = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(exported[0]), *map(str, paths)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    two, six = json.loads(ended.stdout)
+    here = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant([path.read_bytes() for path in paths]))
+    np.testing.assert_allclose(two["probabilities"], here["probabilities"], atol=1e-6)
+    np.testing.assert_allclose(six["probabilities"], two["probabilities"] * 3, atol=1e-6)
+    assert six["label"] == two["label"] * 3
+
+
+def test_failed_export_leaves_the_old_one(exported, tmp_path, monkeypatch):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        export(exported[1], Head(3), CLASSES, SIZE, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert (folder / "old").exists()

@@ -1,0 +1,137 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.store import bucket as storage
+from serving.store import open_store
+from tests.trained_model import draw, write_pictures
+from trainer.config import Config
+from trainer.errors import DataError
+from trainer.pipeline import run
+
+
+def json_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_first_lines_say_devices_replicas_and_batches(trained):
+    assert trained.lines[0] == (
+        "devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica"
+    )
+    assert "1 files left out:" in trained.lines
+    assert "  cats/broken.jpg: truncated or damaged picture, or one of a kind that TensorFlow does not decode" in trained.lines
+
+
+def test_run_folder_holds_everything(trained):
+    names = {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
+    assert names >= {
+        "config.json",
+        "environment.json",
+        "state.json",
+        "ledger.json",
+        "metrics.jsonl",
+        "predictions.jsonl",
+        "model.keras",
+        "result.json",
+        "report.html",
+        "export/saved_model.pb",
+        "pictures/class_rows.png",
+        "pictures/label_counts.png",
+        "pictures/augmentation.png",
+        "pictures/training_curves.png",
+        "pictures/prediction_grid.png",
+    }
+    assert json.loads((trained.run / "state.json").read_text())["state"] == "done"
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_result_agrees_with_the_predictions_it_was_made_from(trained):
+    result = json.loads((trained.run / "result.json").read_text())
+    rows = json_lines(trained.run / "predictions.jsonl")
+    for split in ("validation", "test"):
+        of_split = [row for row in rows if row["split"] == split]
+        right = [("dogs" if row["logits"][0] > 0 else "cats") == row["label"] for row in of_split]
+        assert result[split]["n"] == len(of_split)
+        assert result[split]["accuracy"] == pytest.approx(np.mean(right))
+        assert len({row["sha256"] for row in of_split}) == len(of_split), "a picture was judged twice"
+    assert result["epochs"] == len(result["history"]["loss"]) == len(json_lines(trained.run / "metrics.jsonl")) == 3
+    assert result["images_per_second"] > 0
+    assert set(result["seconds"]) == {"data", "train", "evaluate", "export", "total"}
+    assert result["model_version"] == 1
+
+
+def test_test_pictures_are_in_no_other_split(trained):
+    ledger = json.loads((trained.run / "ledger.json").read_text())
+    by_split = {split: {row["sha256"] for row in ledger["pictures"] if row["split"] == split} for split in ("train", "validation", "test")}
+    assert by_split["test"]
+    assert not by_split["test"] & (by_split["train"] | by_split["validation"])
+    for row in ledger["pictures"]:
+        assert hashlib.sha256((trained.pictures / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+
+
+def test_separable_pictures_are_learnt(trained):
+    assert trained.result["test"]["accuracy"] > 0.9
+
+
+def test_published_version_is_the_export_and_is_live(trained):
+    store = open_store(str(trained.store), "whisker")
+    assert (store.versions(), store.live_version()) == ([1], 1)
+    published = trained.store / "whisker" / "1"
+    for file in (trained.run / "export").rglob("*"):
+        if file.is_file():
+            assert (published / file.relative_to(trained.run / "export")).read_bytes() == file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("three") / "pictures", ("cats", "dogs", "other <b>&"), per_class=25)
+
+
+def test_whole_way_works_in_a_bucket_with_three_classes(bucket, three_classes, tmp_path):
+    storage.upload_folder(three_classes, f"gs://{bucket}/pictures")
+    config = Config(
+        data=f"gs://{bucket}/pictures",
+        variant="transfer",
+        base_weights="none",
+        image_size=32,
+        epochs=1,
+        run_dir=f"gs://{bucket}/run",
+        model_dir=f"gs://{bucket}/models",
+    )
+    result = run(config, downloads=tmp_path, say=lambda _: None)
+    assert result["classes"] == ["cats", "dogs", "other <b>&"]
+    assert result["model_path"] == f"gs://{bucket}/models/whisker/1"
+    assert "state.json" in storage.list_names(config.run_dir)
+    storage.download_folder(result["model_path"], tmp_path / "served")
+    loaded = tf.saved_model.load(str(tmp_path / "served"))
+    given = loaded.signatures["serving_default"](image_bytes=tf.constant([draw("cats", 1)]))
+    assert given["probabilities"].shape == (1, 3)
+    assert open_store(config.model_dir, "whisker").live_version() == 1
+
+
+def test_same_seed_gives_the_same_model(three_classes, tmp_path):
+    losses = [
+        run(
+            Config(data=str(three_classes), image_size=32, epochs=2, deterministic=True, run_dir=str(tmp_path / name)),
+            downloads=tmp_path,
+            say=lambda _: None,
+        )["history"]["validation_loss"]
+        for name in ("one", "two")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_run_that_fails_keeps_its_folder_and_publishes_nothing(tmp_path):
+    write_pictures(tmp_path / "pictures", per_class=25)
+    (tmp_path / "pictures" / "llamas").mkdir()
+    (tmp_path / "pictures" / "llamas" / "1.jpg").write_bytes(draw("llamas", 1))
+    config = Config(
+        data=str(tmp_path / "pictures"), image_size=32, run_dir=str(tmp_path / "run"), model_dir=str(tmp_path / "store")
+    )
+    with pytest.raises(DataError, match="class llamas: none of its 1 usable pictures"):
+        run(config, downloads=tmp_path, say=lambda _: None)
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "failed"
+    assert open_store(str(tmp_path / "store"), "whisker").versions() == []

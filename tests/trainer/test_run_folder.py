@@ -1,0 +1,70 @@
+import json
+import os
+from datetime import datetime
+
+import pytest
+
+from serving.store import bucket as storage
+from trainer.config import Config
+from trainer.errors import DataError, RunError
+from trainer.run_folder import open_run
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001
+
+
+def state(folder):
+    return json.loads((folder / "state.json").read_text())
+
+
+def test_run_is_incomplete_until_it_is_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_run(Config(variant="plain"), ["CPU:0"], NOW) as run:
+        assert run.address == "runs/20260102-030405-plain"
+        assert state(run.path)["state"] == "incomplete"
+        assert json.loads((run.path / "config.json").read_text())["variant"] == "plain"
+        assert json.loads((run.path / "environment.json").read_text())["devices"] == "CPU:0"
+    assert state(run.path) == {"state": "done", "started": "2026-01-02T03:04:05"}
+
+
+@pytest.mark.parametrize("error", [DataError("one class only"), KeyboardInterrupt(), ZeroDivisionError("a defect")])
+def test_run_that_ends_early_says_why(tmp_path, error):
+    with pytest.raises(type(error)), open_run(Config(run_dir=str(tmp_path)), [], NOW):
+        raise error
+    assert state(tmp_path)["state"] == "failed"
+    assert state(tmp_path)["reason"] == (str(error) or type(error).__name__)
+
+
+def test_folder_of_another_run_is_left_alone(tmp_path):
+    with open_run(Config(run_dir=str(tmp_path)), [], NOW):
+        pass
+    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+    with pytest.raises(RunError, match="holds a run already; give another folder, or remove this one"):
+        open_run(Config(run_dir=str(tmp_path)), [], NOW).__enter__()
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="--run_dir=.*file/run: cannot be written .Not a directory.; give a folder"):
+        open_run(Config(run_dir=str(tmp_path / "file" / "run")), [], NOW).__enter__()
+
+
+def test_disk_that_fills_up_ends_the_run_with_one_line(tmp_path):
+    with pytest.raises(RunError) as error, open_run(Config(run_dir=str(tmp_path)), [], NOW):
+        raise OSError(28, os.strerror(28), str(tmp_path / "model.keras"))
+    assert str(error.value) == (
+        f"{tmp_path}: No space left on device ({tmp_path}/model.keras); free space or give permission"
+    )
+    assert state(tmp_path)["state"] == "failed"
+
+
+def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
+    address = f"gs://{bucket}/runs/1"
+    with pytest.raises(DataError), open_run(Config(run_dir=address), [], NOW) as run:
+        run.write_predictions([{"sha256": "0"}])
+        raise DataError("one class only")
+    assert storage.list_names(address) == ["config.json", "environment.json", "predictions.jsonl", "state.json"]
+    storage.download_file(f"{address}/state.json", tmp_path / "state.json")
+    assert state(tmp_path)["state"] == "failed"
+    with pytest.raises(RunError, match="holds a run already"):
+        open_run(Config(run_dir=address), [], NOW).__enter__()
