@@ -1,0 +1,1 @@
+"""The client: pictures out, predictions in, over gRPC; needs grpcio and protobuf, never TensorFlow."""

@@ -1,0 +1,49 @@
+import grpc
+import pytest
+
+from serving.client import errors
+from serving.errors import WhiskerError
+
+
+class Refusal(grpc.RpcError):
+    def __init__(self, code, details):
+        self._code, self._details = code, details
+
+    def code(self):
+        return self._code
+
+    def details(self):
+        return self._details
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, errors.ServerUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (grpc.StatusCode.NOT_FOUND, errors.ModelNotFound),
+        (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidRequest),
+        (grpc.StatusCode.FAILED_PRECONDITION, errors.InvalidRequest),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.MessageTooLarge),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.ServerError),
+        (grpc.StatusCode.INTERNAL, errors.ServerError),
+    ],
+)
+def test_status_becomes_its_type_and_keeps_code_and_details(code, kind):
+    error = errors.from_rpc_error(Refusal(code, "why"), "host:1")
+    assert type(error) is kind
+    assert isinstance(error, WhiskerError)
+    assert (error.code, error.details) == (code, "why")
+    assert str(error).startswith(f"host:1: {code.name}: why; ")
+
+
+def test_text_is_one_line_though_details_span_several():
+    error = errors.from_rpc_error(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Matrix size\n\t [[{{node}}]]"), "host:1")
+    assert "Matrix size [[{{node}}]]" in str(error)
+    assert error.details == "Matrix size\n\t [[{{node}}]]"
+
+
+def test_status_without_details_still_has_a_text():
+    error = errors.from_rpc_error(Refusal(grpc.StatusCode.UNKNOWN, None), "host:1")
+    assert error.details == ""
+    assert "see the server's log" in str(error)

@@ -1,0 +1,61 @@
+import os
+
+import pytest
+
+from serving.client.errors import UnreadablePicture
+from serving.client.folders import find_pictures
+
+
+def test_folder_gives_its_pictures_recursively_in_order(tmp_path):
+    for name in ("b.PNG", "a.jpg", "notes.txt", "sub/c.webp", "more/d.jpeg", "more/deep/e.bmp", "more/f.gif", "jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = [(os.path.relpath(path, tmp_path), error) for path, error in find_pictures([str(tmp_path)])]
+    names = ["a.jpg", "b.PNG", "more/d.jpeg", "more/f.gif", "more/deep/e.bmp", "sub/c.webp"]
+    assert found == [(name, None) for name in names]
+
+
+def test_files_are_taken_as_they_are_named_in_the_order_given(tmp_path):
+    paths = [str(tmp_path / "missing.jpg"), "./b.txt"]
+    assert list(find_pictures(paths)) == [(path, None) for path in paths]
+
+
+def test_folder_without_pictures_is_an_error_of_its_own(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    ((path, error),) = find_pictures([str(tmp_path)])
+    assert path == str(tmp_path)
+    assert isinstance(error, UnreadablePicture)
+    assert "no picture in this folder: expected files ending in .jpg" in str(error)
+
+
+def test_folder_that_cannot_be_read_is_an_error_and_the_rest_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.jpg").touch()
+    scan = os.scandir
+
+    # Permissions do not stop root, under whom containers run tests.
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    picture, (path, error) = find_pictures([str(tmp_path)])
+    assert picture == (str(tmp_path / "a.jpg"), None)
+    assert path == str(tmp_path / "locked")
+    assert str(error) == "the folder cannot be read: Permission denied"
+
+
+def test_pictures_are_found_one_at_a_time(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    found = find_pictures(str(tmp_path) for _ in iter(int, 1))
+    assert next(found) == next(found) == (str(tmp_path / "a.jpg"), None)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "pictures.jpg/a.jpg"])
+def test_suffix_of_a_folder_does_not_make_it_a_picture(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert [path for path, _ in find_pictures([str(tmp_path)])] == [str(path)]
