@@ -1,0 +1,1 @@
+"""Measurements that README quotes; results/ holds what they printed."""
