@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving.command_line import import_tensorflow
+
 LOGICAL_CPUS = 4
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Splits the CPU before anything uses TensorFlow, which allows it no more afterwards."""
     if any("tests/trainer" in str(item.path) or "tests/integration" in str(item.path) for item in session.items):
+        import_tensorflow()
         import tensorflow as tf
 
         cpu = tf.config.list_physical_devices("CPU")[0]
