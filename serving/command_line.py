@@ -15,6 +15,8 @@ from absl import logging as absl_logging
 
 from serving.errors import EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, MissingExtra, WhiskerError
 
+_SILENT = "3"
+
 # Package to extra, for commands that are started without what they need.
 _EXTRAS = {
     "tensorflow": "train",
@@ -46,16 +48,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL asks for it.
+    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL (0 to 2) asks for it.
 
     Its first lines go to standard error before any log level is looked at; they are kept back, and shown only where
     the import fails. For entry points alone.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _SILENT) != _SILENT:
         return
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as chatter:

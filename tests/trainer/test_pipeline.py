@@ -18,11 +18,12 @@ def json_lines(path):
 
 
 def test_first_lines_say_devices_replicas_and_batches(trained):
-    assert trained.lines[0] == (
-        "devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica"
-    )
+    assert trained.lines[0] == ("devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica")
     assert "1 files left out:" in trained.lines
-    assert "  cats/broken.jpg: truncated or damaged picture, or one of a kind that TensorFlow does not decode" in trained.lines
+    assert (
+        "  cats/broken.jpg: truncated or damaged picture, or one of a kind that TensorFlow does not decode"
+        in trained.lines
+    )
 
 
 def test_run_folder_holds_everything(trained):
@@ -65,7 +66,10 @@ def test_result_agrees_with_the_predictions_it_was_made_from(trained):
 
 def test_test_pictures_are_in_no_other_split(trained):
     ledger = json.loads((trained.run / "ledger.json").read_text())
-    by_split = {split: {row["sha256"] for row in ledger["pictures"] if row["split"] == split} for split in ("train", "validation", "test")}
+    by_split = {
+        split: {row["sha256"] for row in ledger["pictures"] if row["split"] == split}
+        for split in ("train", "validation", "test")
+    }
     assert by_split["test"]
     assert not by_split["test"] & (by_split["train"] | by_split["validation"])
     for row in ledger["pictures"]:

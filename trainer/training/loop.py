@@ -64,9 +64,11 @@ class Loop:
         self._strategy = strategy
         with strategy.scope():
             optimizer.build(model.trainable_variables)
-        self._train_steps = tf.function(self._steps, reduce_retracing=True)
+        self._train_steps = tf.function(self._steps)
+        # A signature of its own: batches of any size share one graph.
         self._infer = tf.function(
-            lambda pixels: model(tf.cast(pixels, tf.float32), training=False), reduce_retracing=True
+            lambda pixels: model(tf.cast(pixels, tf.float32), training=False),
+            input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)],
         )
 
     @property

@@ -67,6 +67,21 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_second_writer_at_the_same_time_accepts_what_the_first_one_drew(tmp_path, monkeypatch):
+    encoded = sample._encoded
+
+    def overtaken(*arguments):
+        if not (tmp_path / "sample").is_dir():
+            monkeypatch.setattr(sample, "_encoded", encoded)
+            write_sample(tmp_path / "sample", **COUNTS)
+        return encoded(*arguments)
+
+    monkeypatch.setattr(sample, "_encoded", overtaken)
+    write_sample(tmp_path / "sample", **COUNTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+    assert len(contents(tmp_path / "sample")) == 12
+
+
 def test_sizes_and_shapes_vary(written):
     sizes = {Image.open(io.BytesIO(encoded)).size for encoded in contents(written).values()}
     assert len(sizes) > 6

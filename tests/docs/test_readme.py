@@ -1,0 +1,152 @@
+"""README is executed: every block runs here, or says what runs it."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import pytest
+
+from tests.trained_model import write_pictures
+from trainer.config import Config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+READY_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Block:
+    marker: str  # what runs it, or why nothing does; empty: it runs here
+    language: str
+    text: str
+
+
+BLOCKS = [
+    Block(*found)
+    for found in re.findall(r"(?:<!-- (.+?) -->\n)?^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    if found[1]
+]
+
+
+def block(start):
+    return next(block for block in BLOCKS if start in block.text)
+
+
+def test_every_marker_names_something_that_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    for marked in (block for block in BLOCKS if block.marker):
+        kind, _, runner = marked.marker.partition(": ")
+        if kind == "runs in" and runner.startswith("make "):
+            assert re.search(rf"^{runner.removeprefix('make ')}:", makefile, re.MULTILINE), marked
+            assert marked.text.strip() == runner
+        elif kind == "runs in":
+            assert (ROOT / runner).is_file(), marked
+        else:
+            assert kind == "not run", marked
+
+
+def test_flags_are_those_of_the_trainer():
+    table = re.findall(r"^\| `--(\w+)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert [name for name, _, _ in table] == [setting.name for setting in dataclasses.fields(Config)]
+    for (_, default, meaning), setting in zip(table, dataclasses.fields(Config), strict=True):
+        expected = str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
+        assert default == (f"`{expected}`" if expected else ""), setting.name
+        assert meaning == setting.metadata["help"]
+
+
+def test_measured_numbers_are_those_of_the_benchmark():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "real_pictures.json").read_text())
+    for variant, run in measured["runs"].items():
+        test, validation = run["test"], run["validation"]
+        low, high = test["interval_95"]
+        row = (
+            f"| `{variant}` | {run['epochs']} | {validation['accuracy']:.3f} | {test['accuracy']:.3f} | "
+            f"{low:.3f} to {high:.3f} | {run['images_per_second']:.0f} |"
+        )
+        assert row in README
+    assert measured["environment"]["commit"][:7] in README
+    assert measured["date"] in README
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / ".venv").symlink_to(sys.prefix)
+    write_pictures(folder / "my_pictures", per_class=25)
+    cache = folder / ".cache" / "whisker"
+    cache.mkdir(parents=True)
+    backbone = keras.applications.MobileNetV2((160, 160, 3), include_top=False, weights=None)
+    weights = cache / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5"
+    backbone.save_weights(weights.with_name("new.weights.h5"))
+    weights.with_name("new.weights.h5").rename(weights)
+    return folder
+
+
+def environment(folder):
+    return {**os.environ, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+
+
+def execute(folder, language, text):
+    command = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else [sys.executable, "-c", text]
+    ended = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def outputs(checkout):
+    """What the blocks without a marker print, run in their order."""
+    return {block.text: execute(checkout, block.language, block.text) for block in BLOCKS if not block.marker}
+
+
+def output(outputs, start):
+    return outputs[block(start).text]
+
+
+def test_training_on_own_pictures_publishes_a_version(outputs, checkout):
+    assert f"published version 1: {checkout}/models/whisker/1" in output(outputs, "--variant=transfer --model_dir")
+
+
+def test_python_lines_print_an_accuracy(outputs):
+    assert re.search(r"\n[01]\.\d+ \[[\d.]+, [\d.]+\]\n$", output(outputs, "from trainer.pipeline import run"))
+
+
+def test_asking_the_store_answers_every_picture(outputs):
+    answers = output(outputs, "serving.predict --model_dir")
+    assert len(re.findall(r"my_pictures/cats/\d+\.jpg", answers)) == 25
+
+
+def test_logical_replicas_work(outputs):
+    assert "2 replicas (MirroredStrategy)" in output(outputs, "--logical_replicas=2")
+
+
+def test_dry_run_prints_a_job(outputs):
+    assert "workerPoolSpecs:" in output(outputs, "trainer.submit --dry_run")
+
+
+@pytest.mark.usefixtures("outputs")
+def test_server_and_client_lines_work_together(checkout):
+    command = block("serving.server --port").text.replace("--port=8500 --rest_api_port=8501", "--ports_file=ports.json")
+    server = subprocess.Popen(["bash", "-c", "exec " + command], cwd=checkout, env=environment(checkout))
+    try:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not (checkout / "ports.json").exists():
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        port = json.loads((checkout / "ports.json").read_text())["port"]
+        client = block("from serving.client").text.replace("localhost:8500", f"localhost:{port}")
+        assert re.fullmatch(r"(cats|dogs) [01]\.\d+\n", execute(checkout, "python", client))
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0

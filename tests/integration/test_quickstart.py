@@ -1,0 +1,34 @@
+"""What `make run` starts: the whole way in processes of its own, from an empty folder."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_whole_way_from_nothing_ends_with_answers_of_the_server(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer.quickstart", "--epochs=1"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"^accuracy  0\.\d{3} of 200 test pictures \(95 % interval", ended.stdout, re.MULTILINE)
+    assert f"version   1, published to {tmp_path}/models/whisker/1\n" in ended.stdout
+    (report,) = re.findall(r"^report    (.+)$", ended.stdout, re.MULTILINE)
+    assert (tmp_path / report).is_file()
+    answers = re.findall(r"drawn as (cats|dogs)\s+answered (cats|dogs)\s+[01]\.\d\d  (right|wrong)$", ended.stdout, re.M)
+    assert [true for true, _, _ in answers] == ["cats"] * 3 + ["dogs"] * 3
+    assert all((true == said) == (verdict == "right") for true, said, verdict in answers)
+    # Nothing of TensorFlow's chatter reaches someone who tries Whisker for the first time.
+    assert ended.stderr == ""
+    state = json.loads((tmp_path / report).with_name("state.json").read_text())
+    assert state["state"] == "done"

@@ -1,0 +1,88 @@
+"""How the tests start a server and ask it."""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
+
+# Another server is tested by naming its command here, with numbered ports instead of --ports_file.
+COMMAND = [sys.executable, "-m", "serving.server"]
+START_DEADLINE_S = 90.0
+CALL_DEADLINE_S = 30.0
+ROOT = Path(__file__).parents[3]
+
+
+class Client:
+    """Speaks gRPC and REST to a server, with the messages of tensorflow_serving.apis."""
+
+    def __init__(self, port, rest_api_port):
+        self.channel = grpc.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        )
+        self.rest = f"http://127.0.0.1:{rest_api_port}"
+        self._predict = self.channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            predict_pb2.PredictRequest.SerializeToString,
+            predict_pb2.PredictResponse.FromString,
+        )
+        self._status = self.channel.unary_unary(
+            "/tensorflow.serving.ModelService/GetModelStatus",
+            get_model_status_pb2.GetModelStatusRequest.SerializeToString,
+            get_model_status_pb2.GetModelStatusResponse.FromString,
+        )
+
+    def predict(self, request, timeout_s=CALL_DEADLINE_S):
+        return self._predict(request, timeout=timeout_s)
+
+    def predict_soon(self, request):
+        return self._predict.future(request, timeout=CALL_DEADLINE_S)
+
+    def status(self, request):
+        return self._status(request, timeout=CALL_DEADLINE_S)
+
+    def states(self, model):
+        response = self.status(get_model_status_pb2.GetModelStatusRequest(model_spec={"name": model}))
+        names = get_model_status_pb2.ModelVersionStatus.State.Name
+        return {one.version: names(one.state) for one in response.model_version_status}
+
+    def http(self, path, body=None, method=None):
+        """Gives the status code and the parsed JSON."""
+        request = urllib.request.Request(self.rest + path, data=body, method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=CALL_DEADLINE_S) as response:  # noqa: S310
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+
+def wait_until(condition, deadline_s=CALL_DEADLINE_S):
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+def request(model, inputs, signature="", **spec):
+    """A PredictRequest; `inputs` is name to a value that make_tensor_proto takes."""
+    message = predict_pb2.PredictRequest(model_spec={"name": model, "signature_name": signature, **spec})
+    for name, value in inputs.items():
+        message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+def write_config(root, more_labels=""):
+    (root / "models.config").write_text(
+        f"""model_config_list {{
+          config {{
+            name: "half" base_path: "{root}/half" model_platform: "tensorflow" model_version_policy {{ all {{}} }}
+            version_labels {{ key: "stable" value: 1 }} {more_labels}
+          }}
+          config {{ name: "probe" base_path: "{root}/probe" model_platform: "tensorflow" }}
+        }}"""
+    )

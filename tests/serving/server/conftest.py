@@ -1,0 +1,120 @@
+"""Two small SavedModels, and a real server process that serves them."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from tests.serving.server.asking import COMMAND, ROOT, START_DEADLINE_S, Client, wait_until, write_config
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A folder with `half/1` (y = x / 2 + 2), `half/2` (y = x / 2 + 3) and `probe/1` (a signature for each need)."""
+    import tensorflow as tf
+
+    class Half(tf.Module):
+        def __init__(self, offset):
+            super().__init__()
+            self.offset = tf.Variable(offset)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, name="x")])
+        def __call__(self, x):
+            return {"y": x / 2 + self.offset}
+
+    class Probe(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.started = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="s")])
+        def describe(self, s):
+            rows = tf.fill(tf.shape(s), tf.shape(s)[0])
+            return {"length": tf.strings.length(s), "hash": tf.strings.to_hash_bucket_fast(s, 2**31), "rows": rows}
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.float32, name="f"),
+                tf.TensorSpec([None], tf.int64, name="i"),
+                tf.TensorSpec([None], tf.bool, name="b"),
+                tf.TensorSpec([None], tf.string, name="s"),
+            ]
+        )
+        def echo(self, f, i, b, s):
+            same = tf.identity
+            return {"f": same(f), "i": same(i), "b": same(b), "s": same(s), "s_bytes": same(s)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)])
+        def add(self, left, right):
+            return {"sum": left + right}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="seconds")])
+        def spin(self, seconds):
+            self.started.assign_add(1.0)
+            end = tf.timestamp() + tf.cast(seconds[0], tf.float64)
+            turns = tf.while_loop(lambda _: tf.timestamp() < end, lambda n: [n + 1], [tf.constant(0)])
+            return {"spun": seconds + 0 * tf.cast(turns[0], tf.float32)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def times_started(self, x):
+            return {"times": x * 0 + self.started}
+
+    root = tmp_path_factory.mktemp("exported")
+    for version, offset in (("1", 2.0), ("2", 3.0)):
+        half = Half(offset)
+        tf.saved_model.save(half, str(root / "half" / version), signatures=half.__call__)
+    probe = Probe()
+    tf.saved_model.save(
+        probe,
+        str(root / "probe" / "1"),
+        signatures={
+            "serving_default": probe.describe,
+            "echo": probe.echo,
+            "add": probe.add,
+            "spin": probe.spin,
+            "times_started": probe.times_started,
+        },
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(exported, tmp_path_factory):
+    """A copy of the models that a module may add to, with a models.config."""
+    root = tmp_path_factory.mktemp("models")
+    shutil.copytree(exported, root, dirs_exist_ok=True)
+    write_config(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(models, tmp_path_factory):
+    """A running server; gives its process with a `client`."""
+    scratch = tmp_path_factory.mktemp("server")
+    ports_file, log = scratch / "ports.json", scratch / "log"
+    arguments = [
+        f"--model_config_file={models}/models.config",
+        "--model_config_file_poll_wait_seconds=1",
+        "--allow_version_labels_for_unavailable_models",
+        "--rest_api_timeout_in_ms=3000",
+        "--max_num_load_retries=0",
+        f"--ports_file={ports_file}",
+    ]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen([*COMMAND, *arguments], stdout=output, stderr=output, cwd=ROOT) as it,
+    ):
+        try:
+            wait_until(lambda: ports_file.exists() or it.poll() is not None, START_DEADLINE_S)
+            assert ports_file.exists(), log.read_text()
+            it.client = Client(**json.loads(ports_file.read_text()))
+            it.log = log
+            yield it
+        finally:
+            it.kill()
+
+
+@pytest.fixture
+def client(server):
+    return server.client

@@ -1,0 +1,65 @@
+import io
+
+import pytest
+
+from serving.server.flags import Flags, parse
+
+
+def read(*arguments):
+    output = io.StringIO()
+    return parse(arguments, output), output.getvalue()
+
+
+def test_no_arguments_give_the_defaults_of_the_real_server_and_print_nothing():
+    flags, printed = read()
+    assert printed == ""
+    assert (flags.port, flags.rest_api_port, flags.model_name) == (8500, 0, "default")
+    assert (flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds) == (1, 0)
+    assert (flags.max_num_load_retries, flags.load_retry_interval_micros) == (5, 60_000_000)
+    assert (flags.rest_api_timeout_in_ms, flags.enable_batching) == (30000, False)
+
+
+def test_values_of_every_type_are_read_and_the_last_one_wins():
+    flags, printed = read("--port=1", "--port=-2", "--model_name=a=b", "--enable_batching", "--bind_all=true")
+    assert printed == ""
+    assert flags == Flags(port=-2, model_name="a=b", enable_batching=True, bind_all=True)
+    assert read("--enable_batching", "--enable_batching=false")[0] == Flags()
+
+
+def test_unknown_arguments_are_printed_with_usage_and_left_out():
+    flags, printed = read("--colour=red", "--port", "9000", "-port=1", "--rest_api_port=8501")
+    assert flags == Flags(rest_api_port=8501)
+    unknown = [line for line in printed.splitlines() if line.startswith("unknown argument: ")]
+    assert unknown == [f"unknown argument: {name}" for name in ("--colour=red", "--port", "9000", "-port=1")]
+    assert "\t--model_base_path=" in printed
+
+
+@pytest.mark.parametrize("argument", ["--port=x", "--port=", "--port=1.5", "--enable_batching=1", "--bind_all=yes"])
+def test_value_that_cannot_be_read_ends_with_usage_and_255(argument):
+    output = io.StringIO()
+    with pytest.raises(SystemExit) as end:
+        parse([argument], output)
+    assert end.value.code == 255
+    name, _, value = argument.removeprefix("--").partition("=")
+    assert output.getvalue().startswith(f"Couldn't interpret value {value} for flag {name}: expected ")
+    assert "usage: " in output.getvalue()
+
+
+def test_help_prints_usage_and_ends_with_255():
+    output = io.StringIO()
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"], output)
+    assert end.value.code == 255
+    assert output.getvalue().startswith("usage: ")
+    assert '--model_name="default"' in output.getvalue()
+    assert "--enable_batching=false" in output.getvalue()
+
+
+def test_version_prints_two_lines_and_ends_with_0():
+    output = io.StringIO()
+    with pytest.raises(SystemExit) as end:
+        parse(["--port=1", "--version"], output)
+    assert end.value.code == 0
+    first, second = output.getvalue().splitlines()
+    assert first.startswith("TensorFlow ModelServer: ")
+    assert second.startswith("TensorFlow Library: 2.")

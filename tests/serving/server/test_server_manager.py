@@ -1,0 +1,285 @@
+"""The lifecycle, driven tick by tick with a clock of the test's own and loads that succeed, fail or are counted."""
+
+import grpc
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from serving.server.manager import Manager, Options
+from serving.server.status import StatusError
+from serving.server.version import State
+
+
+class Loaded:
+    def __init__(self, version):
+        self.version = version
+        self.closed = False
+
+    def close(self):
+        self.closed = True
+
+
+class World:
+    """A manager over a folder of versions; `broken` versions fail to load."""
+
+    def __init__(self, folder, **options):
+        self.folder = folder
+        self.now = 0.0
+        self.broken = set()
+        self.loads = []
+        self.servables = {}
+        self.config = None
+        self.manager = Manager(self.load, lambda: self.config, Options(**options), clock=lambda: self.now)
+
+    def load(self, number, path):
+        self.loads.append(number)
+        if number in self.broken:
+            raise StatusError(grpc.StatusCode.NOT_FOUND, f"nothing in {path}")
+        self.servables[number] = Loaded(number)
+        return self.servables[number]
+
+    def add(self, *numbers):
+        for number in numbers:
+            (self.folder / str(number)).mkdir()
+
+    def remove(self, number):
+        (self.folder / str(number)).rmdir()
+
+    def configure(self, policy="", labels=None, model="m"):
+        pairs = "".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in (labels or {}).items())
+        self.config = text_format.Parse(
+            f'model_config_list {{ config {{ name: "{model}" base_path: "{self.folder}" model_platform: "tensorflow" '
+            f"model_version_policy {{ {policy} }} {pairs} }} }}",
+            ModelServerConfig(),
+        )
+        self.manager.apply(self.config)
+
+    def tick(self, seconds=1.0):
+        self.now += seconds
+        self.manager.tick()
+
+    def states(self):
+        return {number: state.name for number, state, _ in self.manager.states("m")}
+
+    def used(self, *request):
+        with self.manager.use("m", *request) as servable:
+            return servable.version
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_new_version_is_available_before_the_old_one_goes(world):
+    world.add(1)
+    world.configure()
+    world.tick()
+    assert world.states() == {1: "AVAILABLE"}
+    world.add(2)
+    before = []
+    world.servables[1].close = lambda: before.append(world.states()[2])
+    world.tick()
+    assert before == ["AVAILABLE"]
+    assert world.states() == {2: "AVAILABLE", 1: "END"}
+    assert list(world.states()) == [2, 1]
+
+
+def test_new_version_that_fails_leaves_the_old_one(tmp_path):
+    world = World(tmp_path, max_load_retries=0)
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.broken = {2}
+    world.add(2)
+    world.tick()
+    assert world.states() == {2: "END", 1: "AVAILABLE"}
+    assert world.used() == 1
+    _, state, error = world.manager.states("m", 2)[0]
+    assert (state, str(error)) == (State.END, f"NOT_FOUND: nothing in {tmp_path}/2")
+
+
+def test_failed_load_is_tried_again_after_the_interval_so_often_and_never_after(tmp_path):
+    world = World(tmp_path, max_load_retries=2, load_retry_interval_s=60)
+    world.broken = {1}
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.tick(59)
+    assert world.loads == [1]
+    assert world.states() == {1: "LOADING"}
+    assert not world.manager.ready()
+    world.tick(60)
+    world.tick(60)
+    world.tick(600)
+    assert world.loads == [1, 1, 1]
+    assert world.states() == {1: "END"}
+    with pytest.raises(StatusError) as error:
+        world.manager.ready()
+    assert str(error.value) == (
+        "UNKNOWN: 1 servable(s) did not become available: "
+        f"{{{{{{name: m version: 1}} due to error: NOT_FOUND: nothing in {tmp_path}/1}}, }}"
+    )
+
+
+def test_failed_version_that_went_and_came_back_is_loaded_afresh(tmp_path):
+    world = World(tmp_path, max_load_retries=0)
+    world.broken = {1}
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.broken = set()
+    world.tick()
+    assert world.states() == {1: "END"}
+    world.remove(1)
+    world.tick()
+    world.add(1)
+    world.tick()
+    assert world.states() == {1: "AVAILABLE"}
+    assert world.manager.ready()
+
+
+def test_version_given_up_while_it_waits_for_its_next_attempt_ends(world):
+    world.broken = {1}
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.remove(1)
+    world.tick()
+    assert world.states() == {1: "END"}
+    world.tick(600)
+    assert world.loads == [1]
+
+
+def test_folder_without_versions_unloads_all_but_a_folder_that_is_gone_nothing(world, caplog):
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.remove(1)
+    world.folder.rmdir()
+    world.tick()
+    world.tick()
+    assert world.used() == 1
+    assert caplog.text.count("what is loaded stays") == 1
+    world.folder.mkdir()
+    world.tick()
+    with pytest.raises(StatusError, match=r"^NOT_FOUND: Servable not found for request: Latest\(m\)$"):
+        world.used()
+
+
+def test_version_in_use_is_closed_when_it_is_given_back(world):
+    world.add(1)
+    world.configure()
+    world.tick()
+    with world.manager.use("m") as servable:
+        world.add(2)
+        world.tick()
+        assert world.states() == {2: "AVAILABLE", 1: "UNLOADING"}
+        assert not servable.closed
+        with pytest.raises(StatusError, match=r"Servable not found for request: Specific\(m, 1\)"):
+            world.used(1)
+    assert servable.closed
+    assert world.states() == {2: "AVAILABLE", 1: "END"}
+
+
+def test_policies_and_a_model_left_out_of_the_next_config(world):
+    world.add(1, 2, 3)
+    world.configure("all {}")
+    world.tick()
+    assert world.loads == [3, 2, 1]
+    world.configure("specific { versions: 2 }")
+    world.tick()
+    assert world.states() == {3: "END", 2: "AVAILABLE", 1: "END"}
+    world.configure(model="other")
+    world.tick()
+    assert world.states() == {3: "END", 2: "END", 1: "END"}
+
+
+@pytest.mark.parametrize(("poll_wait_s", "expected"), [(1, [1, 2]), (0, [1]), (-1, [])])
+def test_polling_again_once_or_never(tmp_path, poll_wait_s, expected):
+    world = World(tmp_path, poll_wait_s=poll_wait_s)
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.add(2)
+    world.tick()
+    assert world.loads == expected
+
+
+def test_label_of_a_version_that_is_not_loaded_is_refused(world):
+    world.add(1, 2)
+    message = (
+        "FAILED_PRECONDITION: Request to assign label to version 1 of model m, "
+        "which is not currently available for inference"
+    )
+    with pytest.raises(StatusError) as error:
+        world.configure("all {}", {"stable": 1})
+    assert str(error.value) == message
+    world.configure("all {}")
+    world.tick()
+    world.configure("all {}", {"stable": 1})
+    assert world.used(None, "stable") == 1
+    assert world.used() == 2
+
+
+def test_new_label_may_come_before_its_version_if_allowed_but_an_old_one_does_not_move_to_one(tmp_path):
+    world = World(tmp_path, labels_for_unavailable=True)
+    world.add(1, 2)
+    world.configure("specific { versions: 1 }", {"stable": 1})
+    with pytest.raises(StatusError, match="Servable not found for request: Specific"):
+        world.used(None, "stable")
+    world.tick()
+    assert world.used(None, "stable") == 1
+    with pytest.raises(StatusError, match="^FAILED_PRECONDITION: Request to assign label to version 2"):
+        world.configure("specific { versions: 2 }", {"stable": 2})
+    world.tick()
+    assert world.states() == {1: "AVAILABLE"}
+    world.configure("all {}", {"stable": 1})
+    world.tick()
+    world.configure("specific { versions: 2 }", {"stable": 2})
+    assert world.used(None, "stable") == 2
+
+
+def test_labels_are_replaced_whole_and_unknown_ones_refused(world):
+    world.add(1)
+    world.configure()
+    world.tick()
+    world.configure("", {"old": 1})
+    world.configure("", {"new": 1})
+    assert world.used(None, "new") == 1
+    with pytest.raises(StatusError, match="^INVALID_ARGUMENT: Unrecognized servable version label: old$"):
+        world.used(None, "old")
+
+
+def test_polled_config_is_taken_over_and_a_bad_one_logged_once(tmp_path, caplog):
+    world = World(tmp_path, config_poll_wait_s=10)
+    world.add(1, 2)
+    world.configure("specific { versions: 1 }")
+    world.tick()
+    world.config = text_format.Parse(str(world.config).replace("versions: 1", "versions: 2"), ModelServerConfig())
+    world.tick(5)
+    assert world.used() == 1
+    world.tick(5)
+    assert world.used() == 2
+    world.config.model_config_list.config[0].model_platform = ""
+    world.tick(10)
+    world.tick(10)
+    assert world.used() == 2
+    assert caplog.text.count("the new configuration is not taken over: INVALID_ARGUMENT: Illegal setting neither") == 1
+
+
+def test_states_of_what_was_never_there_are_not_found(world):
+    with pytest.raises(StatusError, match="^NOT_FOUND: Could not find any versions of model m$"):
+        world.manager.states("m")
+    world.add(1)
+    world.configure()
+    world.tick()
+    with pytest.raises(StatusError, match="^NOT_FOUND: Could not find version 2 of model m$"):
+        world.manager.states("m", 2)
+
+
+def test_empty_config_serves_nothing_and_is_ready(world, caplog):
+    caplog.set_level("INFO")
+    world.manager.apply(ModelServerConfig())
+    assert world.manager.ready()
+    assert "Taking no action for empty config." in caplog.text

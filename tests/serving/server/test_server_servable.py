@@ -1,0 +1,88 @@
+import shutil
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+from serving.server import tensors
+from serving.server.servable import load
+from serving.server.status import StatusError
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    return shutil.copytree(exported / "half" / "1", tmp_path / "1")
+
+
+def refusal(path):
+    with pytest.raises(StatusError) as error:
+        load(1, str(path))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folder_without_saved_model_is_not_found(copy):
+    (copy / "saved_model.pb").unlink()
+    assert refusal(copy) == (
+        f"NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path: {copy}"
+    )
+
+
+def test_version_without_variables_index_is_refused_as_incomplete(copy):
+    (copy / "variables" / "variables.index").unlink()
+    assert refusal(copy).startswith(
+        f"FAILED_PRECONDITION: {copy} is incomplete: variables/variables.index is missing. Copy the whole version"
+    )
+
+
+def test_version_without_variables_data_is_refused(copy):
+    (copy / "variables" / "variables.data-00000-of-00001").unlink()
+    assert "variables.data-00000-of-00001; No such file or directory" in refusal(copy)
+
+
+def test_saved_model_that_is_rubbish_is_refused(copy):
+    (copy / "saved_model.pb").write_bytes(b"rubbish")
+    assert refusal(copy).startswith(f"UNKNOWN: {copy} cannot be loaded: Cannot parse file")
+
+
+def test_run_that_takes_too_long_ends_with_deadline_exceeded(exported):
+    probe = load(1, f"{exported}/probe/1")
+    spin = probe.signatures["spin"]
+    feeds = {spin.inputs["seconds"].name: np.array([20.0], np.float32)}
+    with pytest.raises(StatusError, match="^DEADLINE_EXCEEDED: "):
+        probe.run(feeds, [spin.outputs["spun"].name], timeout_s=0.1)
+    probe.close()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "complex64"])
+def test_every_number_survives_the_way_out_and_back_in_typed_fields(dtype):
+    array = np.array([[0, 1.5, 7]]).astype(dtype)
+    proto = tensors.encode(array)
+    assert proto.tensor_content == b""
+    back = tensors.decode("x", proto)
+    assert (back.dtype, back.tolist()) == (array.dtype, array.tolist())
+
+
+def test_strings_and_bools_use_their_fields():
+    proto = tensors.encode(np.array([b"a\x00", b""], dtype=object))
+    assert list(proto.string_val) == [b"a\x00", b""]
+    assert tensors.decode("x", proto).tolist() == [b"a\x00", b""]
+    assert list(tensors.encode(np.array([True, False])).bool_val) == [True, False]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'dtype: DT_FLOAT tensor_shape { dim { size: -1 } } tensor_content: "abcd"',
+        "dtype: DT_FLOAT tensor_shape { unknown_rank: true } float_val: 1",
+        'dtype: DT_FLOAT tensor_shape { dim { size: 2 } } tensor_content: "abcd"',
+        "dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 1 float_val: 2",
+        "dtype: DT_UINT8 tensor_shape { dim { size: 1 } } int_val: 256",
+        "dtype: DT_FLOAT tensor_shape { dim { size: 1125899906842624 } } float_val: 1",
+        "tensor_shape { dim { size: 1 } } float_val: 1",
+    ],
+)
+def test_tensor_that_does_not_fit_together_is_refused(text):
+    with pytest.raises(StatusError, match="^INVALID_ARGUMENT: tensor parsing error: x$"):
+        tensors.decode("x", text_format.Parse(text, TensorProto()))

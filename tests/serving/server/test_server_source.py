@@ -1,0 +1,101 @@
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+from serving.server import source
+from serving.server.status import StatusError
+
+
+def config(*models):
+    listed = "".join(f"config {{ {model} }} " for model in models)
+    return text_format.Parse(f"model_config_list {{ {listed} }}", ModelServerConfig())
+
+
+def test_versions_are_children_that_are_whole_numbers_whatever_they_are(tmp_path):
+    for name in ("1", "00000123", "9223372036854775807"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "7").touch()
+    for name in ("9223372036854775808", "-1", "1a", "tmp-5", "1.5", ".3"):
+        (tmp_path / name).mkdir()
+    assert source.scan(f"{tmp_path}/") == {
+        1: f"{tmp_path}/1",
+        7: f"{tmp_path}/7",
+        123: f"{tmp_path}/00000123",
+        9223372036854775807: f"{tmp_path}/9223372036854775807",
+    }
+
+
+def test_of_two_names_for_one_number_the_later_one_wins_with_a_warning(tmp_path, caplog):
+    (tmp_path / "05").mkdir()
+    (tmp_path / "5").mkdir()
+    assert source.scan(str(tmp_path)) == {5: f"{tmp_path}/5"}
+    assert "same version" in caplog.text
+
+
+def test_missing_base_path_is_not_found(tmp_path):
+    with pytest.raises(StatusError, match=f"^NOT_FOUND: Could not find base path {tmp_path}/gone"):
+        source.scan(f"{tmp_path}/gone")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("", [9]),
+        ("latest {}", [9]),
+        ("latest { num_versions: 2 }", [5, 9]),
+        ("latest { num_versions: 7 }", [1, 5, 9]),
+        ("all {}", [1, 5, 9]),
+        ("specific { versions: 1 versions: 5 versions: 6 }", [1, 5]),
+    ],
+)
+def test_policy_chooses_versions(policy, expected):
+    model = text_format.Parse(f"model_version_policy {{ {policy} }}" if policy else "", ModelConfig())
+    assert sorted(source.aspired(model, {1: "a/1", 5: "a/5", 9: "a/9"})) == expected
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            ['name: "a" base_path: "/a" model_platform: "tensorflow"'] * 2,
+            "Illegal to list model a multiple times in config list",
+        ),
+        (
+            ['name: "a" base_path: "./a" model_platform: "tensorflow"'],
+            "Expected model a to have an absolute path or URI; got base_path()=./a",
+        ),
+        (
+            ['name: "a" base_path: "/a"'],
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform, model name is a",
+        ),
+        (
+            ['name: "a" base_path: "/a" model_platform: "onnx"'],
+            "Model a requests unsupported platform onnx",
+        ),
+    ],
+)
+def test_config_that_the_real_server_refuses_is_refused_with_its_text(models, message):
+    with pytest.raises(StatusError) as error:
+        source.check(config(*models))
+    assert str(error.value) == f"INVALID_ARGUMENT: {message}"
+
+
+def test_config_of_one_model_by_flags_and_uris_and_the_old_model_type_are_accepted():
+    source.check(source.single_model("a", "/a"))
+    source.check(config('name: "a" base_path: "gs://b/a" model_type: TENSORFLOW'))
+
+
+def test_config_file_that_is_no_config_names_the_place_and_the_file(tmp_path, caplog):
+    path = tmp_path / "models.config"
+    path.write_text("model_config_list {\n  confog {} }")
+    with pytest.raises(StatusError) as error:
+        source.read_config(str(path))
+    assert str(error.value) == f"INVALID_ARGUMENT: Invalid protobuf file: '{path}'"
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 2:3 : " in caplog.text
+
+
+def test_config_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StatusError) as error:
+        source.read_config(f"{tmp_path}/none")
+    assert str(error.value) == f"NOT_FOUND: {tmp_path}/none: No such file or directory"
