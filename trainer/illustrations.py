@@ -16,7 +16,7 @@ from trainer.variants.augmentation import augmentation_layers
 _PER_CLASS = 3
 _CLASSES_SHOWN = 10
 _AUGMENTED = 9
-_PREDICTIONS_SHOWN = 16
+_PREDICTIONS_SHOWN = 12
 
 
 def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:

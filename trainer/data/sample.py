@@ -55,10 +55,13 @@ def write_sample(
                     (target / name).write_bytes(_encoded(species, seed, stream, number))
             first += count
         staging.chmod(0o755)
-        staging.rename(folder)
-    except BaseException:
+        try:
+            staging.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, and drew the same
+                raise
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def unseen_pictures(seed: int, count_per_class: int) -> list[tuple[str, bytes]]:

@@ -23,11 +23,10 @@ def exported(tmp_path_factory):
         def __call__(self, x):
             return {"y": x / 2 + self.offset}
 
-    class Probe(tf.Module):
-        def __init__(self):
-            super().__init__()
-            self.started = tf.Variable(0.0)
+    def shared(name):
+        return tf.raw_ops.FIFOQueueV2(component_types=[tf.float32], shared_name=name)
 
+    class Probe(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="s")])
         def describe(self, s):
             rows = tf.fill(tf.shape(s), tf.shape(s)[0])
@@ -49,16 +48,25 @@ def exported(tmp_path_factory):
         def add(self, left, right):
             return {"sum": left + right}
 
+        # `wait` takes no thread while it waits. It ends when `release` has run, which takes its time.
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def wait(self, x):
+            tf.raw_ops.QueueEnqueueV2(handle=shared("arrived"), components=[0.0])
+            (released,) = tf.raw_ops.QueueDequeueV2(handle=shared("released"), component_types=[tf.float32])
+            return {"x": x + released}
+
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="seconds")])
-        def spin(self, seconds):
-            self.started.assign_add(1.0)
+        def release(self, seconds):
+            tf.raw_ops.QueueEnqueueV2(handle=shared("arrived"), components=[0.0])
             end = tf.timestamp() + tf.cast(seconds[0], tf.float64)
             turns = tf.while_loop(lambda _: tf.timestamp() < end, lambda n: [n + 1], [tf.constant(0)])
-            return {"spun": seconds + 0 * tf.cast(turns[0], tf.float32)}
+            for _ in range(2):
+                tf.raw_ops.QueueEnqueueV2(handle=shared("released"), components=[0.0])
+            return {"seconds": seconds + 0 * tf.cast(turns[0], tf.float32)}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-        def times_started(self, x):
-            return {"times": x * 0 + self.started}
+        def arrived(self, x):
+            return {"count": 0 * x + tf.cast(tf.raw_ops.QueueSizeV2(handle=shared("arrived")), tf.float32)}
 
     root = tmp_path_factory.mktemp("exported")
     for version, offset in (("1", 2.0), ("2", 3.0)):
@@ -72,8 +80,9 @@ def exported(tmp_path_factory):
             "serving_default": probe.describe,
             "echo": probe.echo,
             "add": probe.add,
-            "spin": probe.spin,
-            "times_started": probe.times_started,
+            "wait": probe.wait,
+            "release": probe.release,
+            "arrived": probe.arrived,
         },
     )
     return root
@@ -97,7 +106,7 @@ def server(models, tmp_path_factory):
         f"--model_config_file={models}/models.config",
         "--model_config_file_poll_wait_seconds=1",
         "--allow_version_labels_for_unavailable_models",
-        "--rest_api_timeout_in_ms=3000",
+        "--rest_api_timeout_in_ms=5000",
         "--max_num_load_retries=0",
         f"--ports_file={ports_file}",
     ]

@@ -134,7 +134,7 @@ def test_long_message_is_cut(client):
 
 
 def test_deadline_of_the_client_ends_the_run(client):
-    code, _ = refusal(client.predict, request("probe", {"seconds": np.array([20], np.float32)}, "spin"), timeout_s=0.3)
+    code, _ = refusal(client.predict, request("probe", {"x": np.zeros(1, np.float32)}, "wait"), timeout_s=0.3)
     assert code == "DEADLINE_EXCEEDED"
 
 
@@ -242,7 +242,7 @@ def test_rest_outside_of_v1_is_an_html_404(server):
 
 
 def test_rest_run_that_takes_too_long_is_a_504(client):
-    body = b'{"signature_name": "spin", "instances": [20]}'
+    body = b'{"signature_name": "wait", "instances": [1]}'
     code, answer = client.http("/v1/models/probe:predict", body)
     assert code == 504
     assert list(answer) == ["error"]
@@ -286,20 +286,23 @@ def test_config_file_is_watched(client, models):
 
 
 def test_sigterm_lets_the_requests_under_way_finish_and_ends_with_0(server, client):
-    ask = request("probe", {"x": np.zeros(1, np.float32)}, "times_started")
+    one = np.ones(1, np.float32)
 
-    def times_started():
-        return client.predict(ask).outputs["times"].float_val[0]
+    def arrived():
+        return client.predict(request("probe", {"x": one}, "arrived")).outputs["count"].float_val[0]
 
-    before = times_started()
+    before = arrived()
     with ThreadPoolExecutor(1) as thread:
-        body = b'{"signature_name": "spin", "instances": [1.5]}'
+        body = b'{"signature_name": "wait", "instances": [1]}'
         over_rest = thread.submit(client.http, "/v1/models/probe:predict", body)
-        over_grpc = client.predict_soon(request("probe", {"seconds": np.array([1.5], np.float32)}, "spin"))
-        wait_until(lambda: times_started() == before + 2)
+        over_grpc = client.predict_soon(request("probe", {"x": one}, "wait"))
+        wait_until(lambda: arrived() == before + 2)
+        release = client.predict_soon(request("probe", {"seconds": 2 * one}, "release"))
+        wait_until(lambda: arrived() == before + 3)
         server.send_signal(signal.SIGTERM)
-        assert list(over_grpc.result(20).outputs["spun"].float_val) == [1.5]
-        assert over_rest.result(20) == (200, {"predictions": [1.5]})
+        assert list(over_grpc.result(20).outputs["x"].float_val) == [1.0]
+        assert list(release.result(20).outputs["seconds"].float_val) == [2.0]
+        assert over_rest.result(20) == (200, {"predictions": [1.0]})
     assert server.wait(20) == 0
     log = server.log.read_text()
     assert "Running gRPC ModelServer at 127.0.0.1:" in log

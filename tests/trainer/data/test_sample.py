@@ -86,6 +86,8 @@ def test_sizes_and_shapes_vary(written):
     sizes = {Image.open(io.BytesIO(encoded)).size for encoded in contents(written).values()}
     assert len(sizes) > 6
     assert all(100 <= side <= 320 for size in sizes for side in size)
+    assert any(width > 1.1 * height for width, height in sizes)
+    assert any(height > 1.1 * width for width, height in sizes)
 
 
 def test_mean_colour_does_not_tell_the_classes_apart():

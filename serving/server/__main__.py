@@ -1,0 +1,44 @@
+"""Starts the local server: ``python -m serving.server --model_base_path=/models/whisker --rest_api_port=8501``."""
+
+import logging
+import os
+import queue
+import signal
+import sys
+
+from serving.errors import EXIT_USAGE, MissingExtra
+from serving.server.flags import EXIT_START_FAILED, parse
+
+
+def main() -> None:
+    """Reads the command line, serves until SIGTERM or SIGINT, and exits: 0, or 255 if the server could not start."""
+    flags = parse(sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # TensorFlow's C++ part reads it when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A queue's put is safe in a signal handler; an event's set is not.
+    stop: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: stop.put(received))
+    try:
+        from serving.server.model_server import serve
+        from serving.server.status import StatusError
+    except ModuleNotFoundError as error:
+        print(f"error: {MissingExtra(error.name or 'tensorflow', 'server')}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # The loader's deprecation notice, at every load.
+    try:
+        clean = serve(flags, stop)
+    except StatusError as error:
+        print(f"Failed to start server. Error: {error}")
+        sys.exit(EXIT_START_FAILED)
+    if not clean:
+        # A thread is still inside TensorFlow: the interpreter would wait for it, or tear the runtime down under it.
+        logging.warning("exiting although a request or a load has not ended")
+        logging.shutdown()
+        os._exit(0)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""The lifecycle of models: which versions are loaded, in which state, under which labels.
+
+One thread (`start`) does all the work: it looks at files, loads and unloads, one version after the other. Requests come
+from many threads and only look up and count.
+
+Locking rule of the whole server: `Manager._lock` guards everything that requests and that thread share (models,
+versions with their states and counts, labels); it is held for look-ups alone, never while a file is read, a model is
+loaded, run or closed, and no other lock is taken under it. `batching.Scheduler` has a lock of its own for its queues,
+with the same restraint.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+from serving.server.servable import Servable
+from serving.server.source import aspired, check, scan
+from serving.server.status import StatusError
+from serving.server.version import State, Version, aspire, next_action
+
+# AspiredVersionsManager's manage_state_interval_micros.
+_TICK_S = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the flags say about lifecycle; times in seconds."""
+
+    poll_wait_s: float = 1  # Between looks for versions; 0: one look per configuration; negative: never.
+    config_poll_wait_s: float = 0  # Between looks at the configuration; 0: never.
+    max_load_retries: int = 5  # After the first attempt.
+    load_retry_interval_s: float = 60
+    labels_for_unavailable: bool = False  # A new label may name a version that is not loaded.
+
+
+class Manager:
+    """Keeps what is loaded in step with the configuration and the file system."""
+
+    def __init__(
+        self,
+        load: Callable[[int, str], Servable],
+        read_config: Callable[[], ModelServerConfig],
+        options: Options,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Serves nothing until `apply`.
+
+        Args:
+            load: loads a version from a number and a path, or raises a StatusError.
+            read_config: reads the configuration anew, for `Options.config_poll_wait_s`.
+            options: see there.
+            clock: seconds, monotonic.
+        """
+        self._load = load
+        self._read_config = read_config
+        self._options = options
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._models: dict[str, ModelConfig] = {}
+        self._versions: dict[str, dict[int, Version]] = {}
+        self._labels: dict[str, dict[str, int]] = {}
+        self._next_poll: float | None = None
+        # Touched by the working thread alone.
+        self._complaints: dict[str, str] = {}
+        self._next_config_poll = clock() + options.config_poll_wait_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="model-manager", daemon=True)
+
+    def apply(self, config: ModelServerConfig) -> None:
+        """Replaces the configuration; loading and unloading follow in the working thread.
+
+        Labels come first, as in the real server: one that names a version which is not loaded refuses the whole.
+
+        Raises:
+            StatusError: the configuration is refused; the old one stays.
+        """
+        if config.WhichOneof("config") is None:
+            _log.info("Taking no action for empty config.")
+            return
+        check(config)
+        models = {model.name: model for model in config.model_config_list.config}
+        with self._lock:
+            self._labels = {name: self._checked_labels(model) for name, model in models.items()}
+            self._models = models
+            for version in self._all_versions():
+                version.aspired = version.aspired and version.model in models
+            if self._options.poll_wait_s >= 0:
+                self._next_poll = self._clock()
+
+    def start(self) -> None:
+        """Starts the working thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ends the working thread, and tells whether nothing is at work any more: no load, no request."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+        with self._lock:
+            return not self._thread.is_alive() and all(version.handles == 0 for version in self._all_versions())
+
+    def ready(self) -> bool:
+        """Tells whether every configured model has an available version.
+
+        Raises:
+            StatusError: UNKNOWN, one of them has failed for good; the text is the real server's.
+        """
+        failed = []
+        with self._lock:
+            for name in self._models:
+                versions = [version for version in self._versions.get(name, {}).values() if version.aspired]
+                if any(version.state == State.AVAILABLE for version in versions):
+                    continue
+                if not versions or any(version.state != State.END for version in versions):
+                    return False
+                newest = max(versions, key=lambda version: version.number)
+                failed.append(f"{{{newest} due to error: {newest.error}}}, ")
+        if failed:
+            text = f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}"
+            raise StatusError(grpc.StatusCode.UNKNOWN, text)
+        return True
+
+    @contextmanager
+    def use(self, model: str, number: int | None = None, label: str = "") -> Iterator[Servable]:
+        """Lends a loaded version; it is not unloaded before it is given back.
+
+        Args:
+            model: name of the model.
+            number: a version; None for the newest available one.
+            label: a label instead of `number`; empty for none.
+
+        Raises:
+            StatusError: nothing loaded fits.
+        """
+        with self._lock:
+            version = self._find(model, number, label)
+            version.handles += 1
+            servable = version.servable
+        assert servable is not None  # noqa: S101 - _find returns available versions only
+        try:
+            yield servable
+        finally:
+            with self._lock:
+                version.handles -= 1
+            self._close_if_idle(version)
+
+    def states(self, model: str, number: int | None = None) -> list[tuple[int, State, StatusError | None]]:
+        """Lists versions with state and error, the highest first, those unloaded included.
+
+        Raises:
+            StatusError: NOT_FOUND, there has never been such a version.
+        """
+        with self._lock:
+            versions = self._versions.get(model, {})
+            if number is not None and number not in versions:
+                raise StatusError(grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {model}")
+            if not versions:
+                raise StatusError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {model}")
+            chosen = sorted(versions, reverse=True) if number is None else [number]
+            return [(one, versions[one].state, versions[one].error) for one in chosen]
+
+    def tick(self) -> None:
+        """Does what is due now; the working thread calls it again and again."""
+        now = self._clock()
+        if self._options.config_poll_wait_s > 0 and now >= self._next_config_poll:
+            self._next_config_poll = now + self._options.config_poll_wait_s
+            self._poll_config()
+        with self._lock:
+            due = self._next_poll is not None and now >= self._next_poll
+            if due:
+                self._next_poll = now + self._options.poll_wait_s if self._options.poll_wait_s > 0 else None
+            models = list(self._models.values()) if due else []
+        for model in models:
+            self._poll_versions(model)
+        while not self._stopping.is_set() and self._act():
+            pass
+
+    def _work(self) -> None:
+        while not self._stopping.wait(_TICK_S):
+            try:
+                self.tick()
+            except Exception:
+                # A defect of ours must not freeze what is served in its present state without a word.
+                _log.exception("the model manager failed; it goes on")
+
+    def _checked_labels(self, model: ModelConfig) -> dict[str, int]:
+        for label, number in model.version_labels.items():
+            version = self._versions.get(model.name, {}).get(number)
+            if version is not None and version.state == State.AVAILABLE:
+                continue
+            # Even where unavailable versions are allowed, an existing label does not move to one.
+            if (
+                self._labels.get(model.name, {}).get(label, number) != number
+                or not self._options.labels_for_unavailable
+            ):
+                raise StatusError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Request to assign label to version {number} of model {model.name}, "
+                    "which is not currently available for inference",
+                )
+        return dict(model.version_labels)
+
+    def _poll_config(self) -> None:
+        try:
+            self.apply(self._read_config())
+            self._complain("configuration", "")
+        except StatusError as error:
+            self._complain("configuration", f"the new configuration is not taken over: {error}")
+
+    def _poll_versions(self, model: ModelConfig) -> None:
+        name: str = model.name
+        try:
+            versions = scan(model.base_path)
+        except StatusError as error:
+            self._complain(f"model {name}", f"{error}; what is loaded stays")
+            return
+        chosen = aspired(model, versions)
+        missing = sorted(set(model.model_version_policy.specific.versions) - set(chosen))
+        complaint = "" if chosen and not missing else f"no version {missing or ''} under {model.base_path}"
+        self._complain(f"model {name}", complaint)
+        with self._lock:
+            # Unless a new configuration came while the files were looked at.
+            if self._models.get(name) is model:
+                aspire(self._versions.setdefault(name, {}), name, chosen)
+
+    def _complain(self, about: str, text: str) -> None:
+        """Logs a warning when it is new, not at every look; an empty text ends it."""
+        if text and self._complaints.get(about) != text:
+            _log.warning("%s: %s", about, text)
+        self._complaints[about] = text
+
+    def _act(self) -> bool:
+        """Unloads or loads one version, if one is to be; returns whether."""
+        with self._lock:
+            # A version that is given up while it waits for its next attempt has ended.
+            for version in self._all_versions():
+                if not version.aspired and version.state in (State.START, State.LOADING):
+                    version.state = State.END
+            by_model = [next_action(list(versions.values()), self._clock()) for versions in self._versions.values()]
+            # Unloading frees memory, so it comes before loading.
+            due = sorted((one for one in by_model if one is not None), key=lambda one: one.aspired)
+            if not due:
+                return False
+            due[0].state = State.LOADING if due[0].aspired else State.UNLOADING
+        if due[0].state == State.UNLOADING:
+            self._close_if_idle(due[0])
+        else:
+            self._attempt(due[0])
+        return True
+
+    def _attempt(self, version: Version) -> None:
+        version.attempts += 1
+        _log.info("Loading servable version %s", version)
+        try:
+            servable = self._load(version.number, version.path)
+        except StatusError as error:
+            last = version.attempts > self._options.max_load_retries
+            with self._lock:
+                version.error = error
+                version.retry_at = self._clock() + self._options.load_retry_interval_s
+                version.state = State.END if last else State.LOADING
+            _log.error("Servable %s cannot be loaded: %s%s", version, error, "" if last else "; trying again later")
+            return
+        with self._lock:
+            version.error, version.servable, version.state = None, servable, State.AVAILABLE
+        _log.info("Successfully loaded servable version %s", version)
+
+    def _close_if_idle(self, version: Version) -> None:
+        """Closes a version that is being unloaded, once the last request has given it back."""
+        with self._lock:
+            if version.state != State.UNLOADING or version.handles or version.servable is None:
+                return
+            servable, version.servable = version.servable, None
+        servable.close()
+        with self._lock:
+            version.state = State.END
+        _log.info("Done unloading servable version %s", version)
+
+    def _find(self, model: str, number: int | None, label: str) -> Version:
+        if label:
+            if label not in self._labels.get(model, {}):
+                raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+            number = self._labels[model][label]
+        versions = self._versions.get(model, {}).values()
+        loaded = [one for one in versions if one.state == State.AVAILABLE and number in (None, one.number)]
+        if not loaded:
+            wanted = f"Latest({model})" if number is None else f"Specific({model}, {number})"
+            raise StatusError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
+        return max(loaded, key=lambda one: one.number)
+
+    def _all_versions(self) -> list[Version]:
+        return [version for versions in self._versions.values() for version in versions.values()]

@@ -1,0 +1,141 @@
+"""Starts the parts of the server in order, and stops them in order."""
+
+import json
+import logging
+import os
+import queue
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from serving.server import grpc_service, servable, source
+from serving.server.batching import Scheduler, read_parameters
+from serving.server.flags import Flags
+from serving.server.handlers import Handlers
+from serving.server.manager import Manager, Options
+from serving.server.rest import RestApi, RestServer
+from serving.server.status import StatusError, invalid_argument
+
+# How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is configured.
+_DRAIN_S = 20.0
+# How long a load that is under way at the end is waited for.
+_MANAGER_STOP_S = 2.0
+_READY_POLL_S = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
+    """Serves until something is put into `stop`.
+
+    Args:
+        flags: the command line.
+        stop: a queue rather than an event, as a signal handler may put into it at any moment.
+
+    Returns:
+        Whether every request and load has ended; False if a thread is still inside TensorFlow.
+
+    Raises:
+        StatusError: the server cannot start.
+    """
+    read_config = _config_reader(flags)
+    scheduler = _scheduler(flags)
+    manager = Manager(
+        servable.load,
+        read_config,
+        Options(
+            poll_wait_s=flags.file_system_poll_wait_seconds,
+            config_poll_wait_s=flags.model_config_file_poll_wait_seconds if flags.model_config_file else 0,
+            max_load_retries=flags.max_num_load_retries,
+            load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
+            labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+        ),
+    )
+    manager.apply(read_config())
+    manager.start()
+    try:
+        if _wait_until_ready(manager, stop):
+            _listen(flags, Handlers(manager, scheduler), scheduler, stop)
+    finally:
+        clean = manager.stop(_MANAGER_STOP_S)
+    return clean
+
+
+def _config_reader(flags: Flags) -> Callable[[], ModelServerConfig]:
+    if flags.port == 0 and not flags.ports_file:
+        raise invalid_argument("server_options.grpc_port is not set.")
+    if flags.model_config_file:
+        return lambda: source.read_config(flags.model_config_file)
+    if not flags.model_base_path:
+        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    return lambda: source.single_model(flags.model_name, flags.model_base_path)
+
+
+def _scheduler(flags: Flags) -> Scheduler | None:
+    if flags.enable_batching:
+        return Scheduler(read_parameters(flags.batching_parameters_file))
+    if flags.batching_parameters_file:
+        raise invalid_argument(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+        )
+    return None
+
+
+def _wait_until_ready(manager: Manager, stop: "queue.SimpleQueue[int]") -> bool:
+    """Waits, for ever if need be, as the real server does; False if told to stop meanwhile."""
+    while not manager.ready():
+        try:
+            stop.get(timeout=_READY_POLL_S)
+        except queue.Empty:
+            continue
+        return False
+    return True
+
+
+def _listen(flags: Flags, handlers: Handlers, scheduler: Scheduler | None, stop: "queue.SimpleQueue[int]") -> None:
+    host = "0.0.0.0" if flags.bind_all else "127.0.0.1"  # noqa: S104 - asked for by flag
+    grpc_server, port = grpc_service.bind(handlers, host, 0 if flags.ports_file else flags.port)
+    rest = _bind_rest(flags, handlers, host)
+    grpc_server.start()
+    _log.info("Running gRPC ModelServer at %s:%d ...", host, port)
+    if rest:
+        rest.start()
+        _log.info("Exporting HTTP/REST API at:%s:%d ...", host, rest.port)
+    if flags.ports_file and rest:
+        _write_ports(Path(flags.ports_file), port, rest.port)
+    stop.get()
+    _log.info("Stopping: requests under way have %g s to finish", _DRAIN_S)
+    if scheduler:
+        scheduler.drain()
+    stopped = grpc_server.stop(_DRAIN_S)
+    if rest:
+        rest.stop(_DRAIN_S)
+    stopped.wait()
+
+
+def _bind_rest(flags: Flags, handlers: Handlers, host: str) -> RestServer | None:
+    if not flags.ports_file and flags.rest_api_port == 0:
+        return None
+    if not flags.ports_file and flags.rest_api_port == flags.port:
+        _log.error(
+            "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API. "
+            "Skipped exporting HTTP/REST API."
+        )
+        return None
+    timeout_s = flags.rest_api_timeout_in_ms / 1000 if flags.rest_api_timeout_in_ms > 0 else None
+    # The default of --rest_api_num_threads.
+    threads = 4 * (os.cpu_count() or 1)
+    return RestServer(RestApi(handlers, timeout_s), host, 0 if flags.ports_file else flags.rest_api_port, threads)
+
+
+def _write_ports(path: Path, port: int, rest_api_port: int) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps({"port": port, "rest_api_port": rest_api_port}), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION, f"--ports_file={path} cannot be written: {error.strerror}"
+        ) from error
