@@ -71,7 +71,7 @@ def _train(variant: str, run_dir: Path, store: Path) -> dict[str, Any]:
 
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:
-    names = ("variant", "epochs", "parameters", "baseline_accuracy", "validation", "test", "images_per_second", "seconds")
+    names = ("epochs", "parameters", "baseline_accuracy", "validation", "test", "images_per_second", "seconds")
     return {name: result[name] for name in names} | {"last_training_accuracy": result["history"]["accuracy"][-1]}
 
 

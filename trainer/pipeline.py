@@ -36,11 +36,16 @@ DOWNLOADS = Path.home() / ".cache" / "whisker"
 _LEFT_OUT_SHOWN = 10
 
 
+def _say(line: str) -> None:
+    # A log file shows a line as soon as it is known, as a terminal does.
+    print(line, flush=True)
+
+
 def run(
     config: Config,
     *,
     downloads: Path = DOWNLOADS,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
     now: Callable[[], datetime] = datetime.now,
 ) -> dict[str, Any]:
     """Trains, evaluates, reports, exports and (with `model_dir`) publishes.

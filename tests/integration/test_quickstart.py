@@ -25,7 +25,8 @@ def test_whole_way_from_nothing_ends_with_answers_of_the_server(tmp_path):
     assert f"version   1, published to {tmp_path}/models/whisker/1\n" in ended.stdout
     (report,) = re.findall(r"^report    (.+)$", ended.stdout, re.MULTILINE)
     assert (tmp_path / report).is_file()
-    answers = re.findall(r"drawn as (cats|dogs)\s+answered (cats|dogs)\s+[01]\.\d\d  (right|wrong)$", ended.stdout, re.M)
+    line = re.compile(r"drawn as (cats|dogs)\s+answered (cats|dogs)\s+[01]\.\d\d  (right|wrong)$", re.MULTILINE)
+    answers = line.findall(ended.stdout)
     assert [true for true, _, _ in answers] == ["cats"] * 3 + ["dogs"] * 3
     assert all((true == said) == (verdict == "right") for true, said, verdict in answers)
     # Nothing of TensorFlow's chatter reaches someone who tries Whisker for the first time.

@@ -9,7 +9,7 @@ from trainer.config import Config
 from trainer.errors import DataError, RunError
 from trainer.run_folder import open_run
 
-NOW = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001
+NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 
 def state(folder):
