@@ -77,7 +77,7 @@ def _run(
     # What can fail for want of permission or network fails before the training, not after it.
     store = open_store(config.model_dir, config.model_name) if config.model_dir else None
     if store is not None:
-        store.live_version()
+        store.check()
     weights = None
     if config.variant == "transfer":
         weights = sources.weights_file(config.base_weights, config.image_size, downloads)

@@ -6,6 +6,7 @@ import queue
 import signal
 import sys
 
+from serving.command_line import import_tensorflow
 from serving.errors import EXIT_USAGE, MissingExtra
 from serving.server.flags import EXIT_START_FAILED, parse
 
@@ -14,13 +15,12 @@ def main() -> None:
     """Reads the command line, serves until SIGTERM or SIGINT, and exits: 0, or 255 if the server could not start."""
     flags = parse(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # TensorFlow's C++ part reads it when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A queue's put is safe in a signal handler; an event's set is not.
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stop.put(received))
     try:
+        import_tensorflow()
         from serving.server.model_server import serve
         from serving.server.status import StatusError
     except ModuleNotFoundError as error:

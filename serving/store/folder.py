@@ -1,5 +1,6 @@
 """The model store in a local folder, or on any file system that is mounted like one."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -24,6 +25,14 @@ class LocalStore(ModelStore):
         super().__init__(os.path.abspath(model_dir), model_name)  # noqa: PTH100 Path.absolute() keeps ".."
         self._base = Path(self.base_path)
         self._config = Path(self.config_path)
+
+    def check(self) -> None:
+        """As every store's, and makes the model's folder: one that cannot be made or written shows at once."""
+        with disk_errors(self._base):
+            self._base.mkdir(parents=True, exist_ok=True)
+            if not os.access(self._base, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        super().check()
 
     def _names(self) -> Iterable[str]:
         for pattern in ("*", f"{CLAIMS}/*", f"*/{SAVED_MODEL_FILE}"):

@@ -57,6 +57,15 @@ class ModelStore(ABC):
         self.base_path = f"{model_dir.rstrip('/')}/{model_name}"
         self.config_path = f"{model_dir.rstrip('/')}/{MODELS_CONFIG}"
 
+    def check(self) -> None:
+        """Finds out, before there is anything to lose, what would keep a version from being published.
+
+        Raises:
+            ModelsConfigError: models.config cannot be read.
+            StoreError: the store cannot be reached, or not written as far as that shows without writing.
+        """
+        self.live_version()
+
     def publish(self, folder: Path) -> PublishedVersion:
         """Adds a SavedModel as the next version. It is not live before it is promoted.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.config.models_config import ModelsConfigError
 from serving.store import open_store
 from serving.store.errors import DiskError, disk_errors
 
@@ -90,6 +91,20 @@ def test_a_model_dir_below_a_file_is_one_clear_line(saved_model: Path, tmp_path:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_check_finds_a_model_dir_that_cannot_be_made_before_anything_is_published(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=f"^{tmp_path}/file/models/whisker: Not a directory: choose another folder$"):
+        open_store(str(tmp_path / "file" / "models"), "whisker").check()
+    open_store(str(tmp_path / "models"), "whisker").check()
+    assert (tmp_path / "models" / "whisker").is_dir()
+
+
+def test_a_check_finds_a_models_config_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "models.config").write_text("no config")
+    with pytest.raises(ModelsConfigError, match="models.config is no models.config"):
+        open_store(str(tmp_path), "whisker").check()
+
+
 def test_a_model_dir_without_write_permission_is_one_clear_line(saved_model: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
