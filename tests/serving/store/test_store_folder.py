@@ -90,7 +90,6 @@ def test_a_model_dir_below_a_file_is_one_clear_line(saved_model: Path, tmp_path:
         open_store(str(tmp_path / "file"), "whisker").publish(saved_model)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_check_finds_a_model_dir_that_cannot_be_made_before_anything_is_published(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DiskError, match=f"^{tmp_path}/file/models/whisker: Not a directory: choose another folder$"):
@@ -105,6 +104,7 @@ def test_a_check_finds_a_models_config_that_cannot_be_read(tmp_path: Path) -> No
         open_store(str(tmp_path), "whisker").check()
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_model_dir_without_write_permission_is_one_clear_line(saved_model: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
