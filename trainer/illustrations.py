@@ -13,11 +13,6 @@ from trainer.data.ledger import Ledger
 from trainer.reporting import files, plots
 from trainer.variants.augmentation import augmentation_layers
 
-_PER_CLASS = 3
-_CLASSES_SHOWN = 10
-_AUGMENTED = 9
-_PREDICTIONS_SHOWN = 12
-
 
 def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:
     """Draws what training starts from: pictures of each class, label counts, and one picture augmented nine times.
@@ -32,14 +27,14 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
     train = examples.indices("train")
     labels = examples.labels(train)
     shown = {}
-    for number, name in enumerate(ledger.classes[:_CLASSES_SHOWN]):
+    for number, name in enumerate(ledger.classes):
         of_class = train[labels == number]
-        shown[name] = list(examples.pictures(generator.permutation(of_class)[:_PER_CLASS]))
+        shown[name] = list(examples.pictures(generator.permutation(of_class)[: plots.PICTURES_PER_CLASS]))
     plots.class_rows(shown, folder / files.CLASS_ROWS)
     plots.label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / files.LABEL_COUNTS)
     if config.variant != "plain":
         original = examples.pictures(generator.choice(train, 1))
-        batch = tf.cast(tf.repeat(original, _AUGMENTED, axis=0), tf.float32)
+        batch = tf.cast(tf.repeat(original, plots.AUGMENTED_COPIES, axis=0), tf.float32)
         for layer in augmentation_layers(config.seed):
             batch = layer(batch, training=True)
         augmented = tf.cast(tf.clip_by_value(tf.round(batch), 0, 255), tf.uint8).numpy()
@@ -64,7 +59,7 @@ def illustrate_result(
     """
     plots.training_curves(result["history"], result["baseline_accuracy"], folder / files.TRAINING_CURVES)
     test = examples.indices("test")
-    rows = np.sort(np.random.default_rng(result["config"]["seed"]).permutation(len(test))[:_PREDICTIONS_SHOWN])
+    rows = np.sort(np.random.default_rng(result["config"]["seed"]).permutation(len(test))[: plots.MOST_PREDICTIONS])
     chosen = probabilities["test"][rows]
     plots.prediction_grid(
         list(examples.pictures(test[rows])),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +12,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from trainer.reporting import style
 from trainer.reporting.style import Grid, and_more, shorten
 
-_PER_CLASS = 3
-_COPIES = 9
-_PREDICTIONS = 12
+PICTURES_PER_CLASS = 3
+AUGMENTED_COPIES = 9
+MOST_PREDICTIONS = 12
 
 
 def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
@@ -25,10 +26,10 @@ def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None
     """
     shown = list(pictures)[: style.MOST_CLASSES]
     footer = and_more(len(pictures) - len(shown), "classes")
-    grid = Grid(len(shown), _PER_CLASS, above_in=0.34, footer=footer)
+    grid = Grid(len(shown), PICTURES_PER_CLASS, above_in=0.34, footer=footer)
     for row, label in enumerate(shown):
         grid.tag(row, 0, shorten(label, 40) + ("" if len(pictures[label]) else ": no pictures"))
-        for column, picture in enumerate(pictures[label][:_PER_CLASS]):
+        for column, picture in enumerate(pictures[label][:PICTURES_PER_CLASS]):
             grid.picture(row, column, picture)
     grid.save(path)
 
@@ -59,7 +60,7 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
         axes.barh(range(len(shown)), numbers, 0.66, ends, color=color, hatch=hatch, edgecolor="white", label=name)
         ends += numbers
     for row, label in enumerate(shown):
-        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"{totals[label]:,}", (ends[row], row), **beside, **style.text())
     axes.set_yticks(range(len(shown)), [shorten(label, 18) for label in shown], **style.text())
     axes.invert_yaxis()
@@ -70,7 +71,7 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     if rest:
         below.insert(0, f"{and_more(len(rest), 'classes')}, of {min(rest):,} to {max(rest):,} pictures")
     figure.supxlabel("\n".join(below), x=0.01, ha="left", **style.text(9, style.GREY))
-    look = {"loc": "outside upper left", "ncols": len(counts), "frameon": False, "handlelength": 1.2}
+    look: dict[str, Any] = {"loc": "outside upper left", "ncols": len(counts), "frameon": False, "handlelength": 1.2}
     figure.legend(**look, fontsize=9.5, labelcolor=style.INK)
     style.save(figure, path)
 
@@ -86,7 +87,7 @@ def augmentation_grid(original: np.ndarray, augmented: Sequence[np.ndarray], pat
     grid = Grid(3, 4)
     grid.picture(1, 0, original)
     grid.tag(1, 0, "original →")
-    for index, picture in enumerate(augmented[:_COPIES]):
+    for index, picture in enumerate(augmented[:AUGMENTED_COPIES]):
         grid.picture(index // 3, 1 + index % 3, picture)
     grid.save(path)
 
@@ -104,7 +105,7 @@ def training_curves(history: Mapping[str, Sequence[float]], baseline: float, pat
     lower = _axes(figure, 212, upper)
     for axes, name in ((upper, "accuracy"), (lower, "loss")):
         epochs = range(1, len(history[name]) + 1)
-        look = {"markersize": 4, "clip_on": False}
+        look: dict[str, Any] = {"markersize": 4, "clip_on": False}
         axes.plot(epochs, history[name], "o--", color=style.VERMILION, label="training", **look)
         axes.plot(epochs, history[f"validation_{name}"], "s-", color=style.BLUE, label="validation", **look)
         axes.set_title(name, loc="left", **style.text(11))
@@ -134,7 +135,7 @@ def prediction_grid(
         probabilities: probability in [0, 1] of each predicted label.
         path: the PNG file to write.
     """
-    shown = list(zip(pictures, true, predicted, probabilities, strict=True))[:_PREDICTIONS]
+    shown = list(zip(pictures, true, predicted, probabilities, strict=True))[:MOST_PREDICTIONS]
     footer = and_more(len(pictures) - len(shown), "pictures")
     grid = Grid(-(-len(shown) // 3), 3, below_in=0.44, footer=footer)
     for index, (picture, label, answer, probability) in enumerate(shown):

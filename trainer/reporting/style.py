@@ -1,4 +1,4 @@
-"""What the pictures share: colours, type, how long labels are shortened, a bound on bytes, and a grid of photographs."""
+"""What the pictures share: colours, type, shortened labels, a bound on bytes, and a grid of photographs."""
 
 from functools import cache
 from io import BytesIO

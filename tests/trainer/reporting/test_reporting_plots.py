@@ -1,0 +1,100 @@
+"""The pictures of a run: PNG files of sane size, whatever the classes are called and however many there are."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.errors import RunError
+from trainer.reporting import plots, style
+
+HARD = ["a_{b$", "$x^$", "<b>&\"'", "猫 \N{CAT FACE}", "\\frac{", "n02085620-Chihuahua with a very long name indeed"]
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """Twenty pictures that compress as badly as any photograph, uint8 [20, 40, 40, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (20, 40, 40, 3), np.uint8)
+
+
+def read(path):
+    """Pixels of a PNG file as RGBA, once its format and its bytes are seen to be sane."""
+    assert 1_000 < path.stat().st_size < 1_500_000
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert 350 <= image.width <= 1000
+        assert image.height <= 4000
+        return np.asarray(image.convert("RGBA"))
+
+
+def history(epochs):
+    falling = np.linspace(0.9, 0.1, epochs).tolist()
+    return dict.fromkeys(("accuracy", "loss", "validation_accuracy", "validation_loss"), falling)
+
+
+def test_class_rows_with_hard_names_and_an_empty_class_are_drawn(noise, tmp_path):
+    plots.class_rows({**dict.fromkeys(HARD, noise[:3]), "empty": []}, tmp_path / "rows.png")
+    pixels = read(tmp_path / "rows.png")
+    assert pixels.shape[0] > 2 * pixels.shape[1]
+
+
+def test_grid_ground_is_transparent_so_that_any_paper_shows(noise, tmp_path):
+    plots.augmentation_grid(noise[0], noise[1:10], tmp_path / "augmentation.png")
+    pixels = read(tmp_path / "augmentation.png")
+    assert pixels[5, 5, 3] == 0
+    assert pixels[5, -20, 3] == 255
+
+
+def test_class_rows_of_two_hundred_classes_stop_at_ten(noise, tmp_path):
+    plots.class_rows({f"class {number}": noise[:3] for number in range(200)}, tmp_path / "many.png")
+    plots.class_rows({f"class {number}": noise[:3] for number in range(10)}, tmp_path / "ten.png")
+    many, ten = read(tmp_path / "many.png"), read(tmp_path / "ten.png")
+    assert many.shape[0] / many.shape[1] == pytest.approx(ten.shape[0] / ten.shape[1], rel=0.05)
+
+
+@pytest.mark.parametrize("names", [HARD, [f"class {number}" for number in range(200)]], ids=["hard", "many"])
+def test_label_counts_are_drawn_whatever_the_classes(names, tmp_path):
+    counts = {split: {name: number for number, name in enumerate(names)} for split in ("train", "validation", "test")}
+    plots.label_counts(counts, 0.5, tmp_path / "counts.png")
+    pixels = read(tmp_path / "counts.png")
+    assert (pixels[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("epochs", [1, 20])
+def test_training_curves_show_both_series(epochs, tmp_path):
+    plots.training_curves(history(epochs), 0.5, tmp_path / "curves.png")
+    pixels = read(tmp_path / "curves.png")
+    for color in (style.BLUE, style.VERMILION):
+        rgb = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (pixels[..., :3] == rgb).all(axis=-1).sum() > 50
+
+
+def test_prediction_grid_tells_right_from_wrong_by_colour(noise, tmp_path):
+    true = [HARD[number % 6] for number in range(6)]
+    plots.prediction_grid(noise[:6], true, true, [0.9] * 6, tmp_path / "right.png")
+    plots.prediction_grid(noise[:6], true, true[::-1], [0.9] * 6, tmp_path / "wrong.png")
+    blue = [reads_as(read(tmp_path / name), style.BLUE) for name in ("right.png", "wrong.png")]
+    assert blue[0] > 10 * max(blue[1], 1)
+
+
+def reads_as(pixels, color):
+    """Pixels near a colour: photographs are saved with a palette."""
+    rgb = np.array([int(color[at : at + 2], 16) for at in (1, 3, 5)])
+    return int((np.abs(pixels[..., :3].astype(int) - rgb).max(axis=-1) < 12).sum())
+
+
+def test_prediction_grid_of_one_picture_is_drawn(noise, tmp_path):
+    plots.prediction_grid(noise[:1], ["cats"], ["cats"], [1.0], tmp_path / "one.png")
+    read(tmp_path / "one.png")
+
+
+def test_long_labels_keep_both_ends_and_undrawable_characters_become_boxes():
+    assert style.shorten("n02085620-Chihuahua", 9) == "n020…ahua"
+    assert style.shorten("猫", 9) == "□"
+    assert style.shorten("a_$b", 9) == "a_$b"
+
+
+def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "pictures").write_text("mine")
+    with pytest.raises(RunError, match=r"^cannot write .*curves\.png: .*; free the place or give another run folder$"):
+        plots.training_curves(history(2), 0.5, tmp_path / "pictures" / "curves.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
