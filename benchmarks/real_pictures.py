@@ -49,10 +49,15 @@ def _measure(_: Sequence[str]) -> None:
             "processor": _processor(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "environment": json.loads((work / "transfer" / "environment.json").read_text()),
+        "environment": {
+            name: value
+            for name, value in json.loads((work / "transfer" / "environment.json").read_text()).items()
+            if name in ("python", "tensorflow", "keras", "numpy", "devices", "commit")
+        },
         "runs": {variant: _summary(result) for variant, result in runs.items()},
         "served": _serve(work / "transfer", store, pictures),
     }
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(measured, indent=1) + "\n")
     print(json.dumps(measured, indent=1))
 
