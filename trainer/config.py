@@ -25,6 +25,14 @@ def _setting(
 
 
 @dataclass(frozen=True)
+class LearningRate:
+    """A schedule (constant, cosine or plateau) and its highest rate."""
+
+    schedule: str
+    peak: float
+
+
+@dataclass(frozen=True)
 class Config:
     """One run's settings, checked when made.
 
@@ -56,7 +64,17 @@ class Config:
         "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file, or gs://…",
     )
     epochs: int = _setting(20, "passes over the training pictures", minimum=1)
-    learning_rate: float = _setting(1e-3, "step size of Adam", above=0.0)
+    learning_rate: str = _setting(
+        "0.001",
+        "step size of Adam; cosine:RATE warms up over a tenth of the steps and then falls to 0, plateau:RATE halves it "
+        "after 3 epochs without a lower validation loss",
+    )
+    early_stopping: int = _setting(
+        0,
+        "epochs without a lower validation loss after which training ends and the best epoch is kept; 0: train all "
+        "epochs and keep the last",
+        minimum=0,
+    )
     seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0)
     deterministic: bool = _setting(False, "the same bits at every run on the same machine, at some cost in speed")
     strategy: str = _setting(
@@ -70,10 +88,19 @@ class Config:
         1, "split one device into this many logical ones, to see several replicas work anywhere", minimum=1
     )
     run_dir: str = _setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
+    resume: str = _setting(
+        "auto",
+        "auto: the same command goes on where it was stopped or killed; never: begin anew",
+        choices=("auto", "never"),
+    )
+    profile_steps: str = _setting("", "first and last step to profile for TensorBoard, as 20,40; empty: none")
     model_dir: str = _setting("", "model store to publish to, local or gs://; empty: do not publish")
     model_name: str = _setting(DEFAULT_MODEL_NAME, "name of the model in the store and on the server")
 
     def __post_init__(self) -> None:
+        if isinstance(self.learning_rate, float):
+            # From Python a plain number is the natural thing to give.
+            object.__setattr__(self, "learning_rate", f"{self.learning_rate:g}")
         for setting in dataclasses.fields(self):
             _check(setting, getattr(self, setting.name))
         if self.logical_replicas > 1 and self.strategy == "none":
@@ -83,8 +110,34 @@ class Config:
             )
         if self.gpus and not all(number.isdigit() for number in self.gpus.split(",")):
             raise ConfigError(f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1")
+        _ = self.rate, self.profile_window
         if not self.model_name or "/" in self.model_name or self.model_name.startswith("."):
             raise ConfigError(f"--model_name={self.model_name}: expected a plain name without '/', such as whisker")
+
+    @property
+    def rate(self) -> LearningRate:
+        """What `learning_rate` says."""
+        schedule, _, number = self.learning_rate.rpartition(":")
+        try:
+            peak = float(number)
+        except ValueError:
+            peak = math.nan
+        if schedule not in ("", "cosine", "plateau") or not (peak > 0 and math.isfinite(peak)):
+            raise ConfigError(
+                f"--learning_rate={self.learning_rate}: expected a number above 0, such as 0.001, cosine:0.001 or "
+                "plateau:0.001"
+            )
+        return LearningRate(schedule or "constant", peak)
+
+    @property
+    def profile_window(self) -> tuple[int, int] | None:
+        """What `profile_steps` says."""
+        if not self.profile_steps:
+            return None
+        first, _, last = self.profile_steps.partition(",")
+        if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
+            raise ConfigError(f"--profile_steps={self.profile_steps}: expected two growing numbers, such as 20,40")
+        return int(first), int(last)
 
 
 def _check(setting: Any, value: Any) -> None:

@@ -1,6 +1,6 @@
 """What can go wrong in training for a reason that the user can mend; each text is one line."""
 
-from serving.errors import WhiskerError
+from serving.errors import EXIT_STOPPED, WhiskerError
 
 
 class ConfigError(WhiskerError):
@@ -21,3 +21,13 @@ class DeviceError(WhiskerError):
 
 class RunError(WhiskerError):
     """The run folder cannot be written, or belongs to another run."""
+
+
+class TrainingError(WhiskerError):
+    """Training cannot go on: its numbers make no sense."""
+
+
+class RunStopped(WhiskerError):
+    """The run was asked to stop, and has written a checkpoint to go on from."""
+
+    exit_code = EXIT_STOPPED

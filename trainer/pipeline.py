@@ -26,8 +26,14 @@ from trainer.export import saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
 from trainer.reporting.report import write_report
 from trainer.run_folder import RunFolder, open_run
+from trainer.stop import Stop
+from trainer.training.checkpoints import Checkpoints
 from trainer.training.devices import Devices, prepare
-from trainer.training.loop import Loop, train
+from trainer.training.fit import Plan, train
+from trainer.training.loop import Loop
+from trainer.training.observers import Observers
+from trainer.training.sanity import check_start
+from trainer.training.schedule import make_optimizer
 from trainer.variants.head import Head
 from trainer.variants.models import build, describe_layers, trainable_parameters
 
@@ -46,6 +52,7 @@ def run(
     *,
     downloads: Path = DOWNLOADS,
     say: Callable[[str], None] = _say,
+    stop: Stop | None = None,
     now: Callable[[], datetime] = datetime.now,
 ) -> dict[str, Any]:
     """Trains, evaluates, reports, exports and (with `model_dir`) publishes.
@@ -54,6 +61,7 @@ def run(
         config: what to do.
         downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
         say: prints one line of progress.
+        stop: knows whether the run is to stop; None: nobody asks.
         now: tells the time, which names the run folder.
 
     Returns:
@@ -65,13 +73,18 @@ def run(
     devices = prepare(config)
     _say_devices(config, devices, say)
     with open_run(config, devices.names, now()) as folder:
-        say(f"run folder {folder.address}")
-        result = _run(config, devices, folder, downloads, say)
+        say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
+        result = _run(config, devices, folder, downloads, say, stop or Stop())
     return {**result, "run_dir": folder.address}
 
 
 def _run(
-    config: Config, devices: Devices, folder: RunFolder, downloads: Path, say: Callable[[str], None]
+    config: Config,
+    devices: Devices,
+    folder: RunFolder,
+    downloads: Path,
+    say: Callable[[str], None],
+    stop: Stop,
 ) -> dict[str, Any]:
     clock = _Clock()
     # What can fail for want of permission or network fails before the training, not after it.
@@ -93,7 +106,7 @@ def _run(
         free_bytes=data_input.free_memory_bytes(),
     )
     ledger = data_ledger.freeze(found, scan.sha256, scan.left_out, protocol=config.split)
-    ledger.write(folder.file("ledger.json"))
+    folder.freeze_ledger(ledger)
     examples = data_input.Examples(root, ledger, found, scan.pixels, config.image_size)
     _say_data(ledger, say)
 
@@ -104,22 +117,33 @@ def _run(
     head = Head(len(ledger.classes))
     with devices.strategy.scope():
         model = build(config.variant, config.image_size, head, seed=config.seed, weights=weights)
-        optimizer = keras.optimizers.Adam(config.learning_rate)
+        steps = config.epochs * -(-len(examples.indices("train")) // config.batch_size)
+        optimizer, plateau = make_optimizer(config.rate, steps)
     illustrate_data(examples, ledger, config, folder.file("pictures"))
     clock.stop("data")
 
     # 3. Training.
     loop = Loop(model, head, optimizer, devices.strategy)
-    history = train(
-        loop,
-        examples,
-        head,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        metrics_file=folder.file("metrics.jsonl"),
-        say=say,
-    )
+    if not folder.resumed:
+        check_start(model, head, examples, config)
+    with stop.deferred():
+        history = train(
+            loop,
+            examples,
+            head,
+            Plan(config.epochs, config.batch_size, config.seed, config.early_stopping),
+            checkpoints=Checkpoints(folder.path / "checkpoints", model, optimizer, saved=folder.synchronise),
+            plateau=plateau,
+            observers=Observers(
+                epochs=config.epochs,
+                pictures=len(examples.indices("train")),
+                metrics_file=folder.file("metrics.jsonl"),
+                tensorboard=folder.path / "tensorboard",
+                say=say,
+                profile=config.profile_window,
+            ),
+            stop=stop.asked,
+        )
     clock.stop("train")
 
     # 4. One look at the test set.
@@ -150,12 +174,13 @@ def _run(
         "recipe": "notebook",
         "classes": list(ledger.classes),
         "parameters": {"total": model.count_params(), "trainable": trainable_parameters(model)},
-        "epochs": config.epochs,
+        "epochs": len(history.loss),
+        "chosen_epoch": history.best_epoch if config.early_stopping else len(history.loss),
         "history": asdict(history),
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
         "seconds": clock.seconds(),
-        "images_per_second": len(examples.indices("train")) * config.epochs / sum(history.seconds),
+        "images_per_second": len(examples.indices("train")) * len(history.loss) / sum(history.seconds),
         "model_version": published.number if published else None,
         "model_path": published.path if published else None,
         "data": {

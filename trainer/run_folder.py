@@ -17,7 +17,8 @@ from serving.errors import WhiskerError
 from serving.store import bucket
 from serving.store.address import is_address
 from trainer.config import Config
-from trainer.errors import RunError
+from trainer.data.ledger import Ledger
+from trainer.errors import RunError, RunStopped
 
 _COMMIT_TIMEOUT_S = 10.0
 
@@ -29,12 +30,30 @@ class RunFolder:
         path: the folder on this machine.
         address: what the user calls it: the same, or ``gs://…``, to which it is copied when the run ends.
         environment: what `environment.json` holds: versions, devices, commit.
+        resumed: whether there is an earlier part of the same run to go on from.
     """
 
     def __init__(self, path: Path, address: str, environment: Mapping[str, str]) -> None:
         self.path = path
         self.address = address
         self.environment = environment
+        self.resumed = False
+
+    def state(self) -> str | None:
+        """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is none."""
+        file = self.path / "state.json"
+        return json.loads(file.read_text(encoding="utf-8"))["state"] if file.exists() else None
+
+    def synchronise(self) -> None:
+        """Copies what is new to the bucket, where the run folder is in one; a machine may vanish without a word."""
+        if is_address(self.address):
+            bucket.upload_folder(self.path, self.address)
+            gone = [
+                name
+                for name in bucket.list_names(f"{self.address}/checkpoints")
+                if not (self.path / "checkpoints" / name).exists()
+            ]
+            bucket.delete(gone, f"{self.address}/checkpoints")
 
     def file(self, *names: str) -> Path:
         """Path of a file of the run; the folders on the way are made."""
@@ -48,6 +67,22 @@ class RunFolder:
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(self.file(name))
 
+    def freeze_ledger(self, ledger: Ledger) -> None:
+        """Writes `ledger.json`, or makes sure that a run that goes on does so on the same pictures.
+
+        Raises:
+            RunError: the pictures have changed since the run began.
+        """
+        file = self.file("ledger.json")
+        if self.resumed and file.exists():
+            digest = json.loads(file.read_text(encoding="utf-8"))["digest"]
+            if digest != ledger.digest:
+                raise RunError(
+                    f"{self.address}: the pictures have changed since this run began (ledger {digest[:12]}, now "
+                    f"{ledger.digest[:12]}); put them back, or begin anew in another folder"
+                )
+        ledger.write(file)
+
     def write_predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes `predictions.jsonl`: `sha256`, `split`, `label` and `logits` of a picture a line."""
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -56,14 +91,17 @@ class RunFolder:
 
 @contextmanager
 def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[RunFolder]:
-    """Begins a run folder, and marks in `state.json` how the run ended: ``done``, or ``failed`` with the reason.
+    """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the run ended.
+
+    ``done``; ``incomplete`` while it runs, and where it was stopped or killed; or ``failed`` with the reason.
 
     Raises:
-        RunError: the folder cannot be written, or holds a run already.
+        RunError: the folder cannot be written, holds a run that is done, or one with other settings.
     """
-    address = config.run_dir or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
+    address = config.run_dir or _unfinished(config) or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
     with _local_folder(address) as path:
         run = RunFolder(path, address, _environment(devices))
+        run.resumed = _resumable(run, config)
         try:
             run.write_json("state.json", {"state": "incomplete", "started": now.isoformat(timespec="seconds")})
             run.write_json("config.json", asdict(config))
@@ -77,35 +115,68 @@ def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[
             raise RunError(
                 f"{run.address}: {error.strerror} ({error.filename}); free space or give permission"
             ) from error
+        except RunStopped as error:
+            _mark(run, "incomplete", str(error))
+            raise
         except BaseException as error:
             _mark(run, "failed", str(error) or type(error).__name__)
             raise
         _mark(run, "done", None)
 
 
+def _unfinished(config: Config) -> str | None:
+    """The newest run folder of this very command that is neither done nor still at work."""
+    if config.resume == "never":
+        return None
+    for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
+        run = RunFolder(path, str(path), {})
+        if run.state() == "incomplete" and not _differences(run, config):
+            return run.address
+    return None
+
+
+def _resumable(run: RunFolder, config: Config) -> bool:
+    state = run.state()
+    if state is None:
+        return False
+    if state == "done" or config.resume == "never":
+        raise RunError(
+            f"--run_dir={run.address}: holds a run already ({state}); give another folder, or remove this one"
+        )
+    if differences := _differences(run, config):
+        raise RunError(
+            f"--run_dir={run.address}: holds a run with other settings ({'; '.join(differences)}); give the same "
+            "settings to go on with it, or another folder"
+        )
+    return True
+
+
+def _differences(run: RunFolder, config: Config) -> list[str]:
+    before = json.loads(run.file("config.json").read_text(encoding="utf-8"))
+    return [
+        f"{name} was {before[name]}, is {value}"
+        for name, value in asdict(config).items()
+        # Where and whether to go on, and what is only looked at, do not change what is computed.
+        if name not in ("run_dir", "resume", "profile_steps", "require_gpu") and before.get(name, value) != value
+    ]
+
+
 @contextmanager
 def _local_folder(address: str) -> Iterator[Path]:
     if is_address(address):
-        if bucket.list_names(address):
-            raise RunError(_taken(address))
         with tempfile.TemporaryDirectory(prefix="whisker-run-") as folder:
+            bucket.download_folder(address, Path(folder))
             try:
                 yield Path(folder)
             finally:
                 bucket.upload_folder(Path(folder), address)
         return
     path = Path(address).expanduser()
-    if (path / "state.json").exists():
-        raise RunError(_taken(address))
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(_unwritable(address, error)) from error
     yield path
-
-
-def _taken(address: str) -> str:
-    return f"--run_dir={address}: holds a run already; give another folder, or remove this one"
 
 
 def _unwritable(address: str, error: OSError) -> str:

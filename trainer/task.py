@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from serving import command_line
 from trainer import flags
 from trainer.errors import ConfigError
+from trainer.stop import Stop
 
 
 def main() -> None:
@@ -23,7 +24,9 @@ def _train(arguments: Sequence[str]) -> None:
     command_line.import_tensorflow()
     from trainer.pipeline import run
 
-    result = run(config)
+    stop = Stop()
+    stop.install()
+    result = run(config, stop=stop)
     test = result["test"]
     low, high = test["interval_95"]
     print(

@@ -154,6 +154,22 @@ def delete_same(files: Mapping[str, Path], address: str) -> None:
         bucket.delete_blobs(ours, on_error=lambda _: None, **CALL)
 
 
+def delete(names: Collection[str], address: str) -> None:
+    """Deletes objects; those that are gone already do not matter.
+
+    Args:
+        names: relative to the address.
+        address: where they are.
+
+    Raises:
+        StoreError: as this module's table of errors says.
+    """
+    if names:
+        with _bucket(address) as (bucket, prefix):
+            blobs = [bucket.blob(_join(prefix, name)) for name in names]
+            bucket.delete_blobs(blobs, on_error=lambda _: None, **CALL)
+
+
 def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | None = None) -> int:
     """Makes every object below an address a file in a folder; one that is there with the same content stays.
 

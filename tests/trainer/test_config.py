@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.config import Config
+from trainer.config import Config, LearningRate
 from trainer.errors import ConfigError
 
 
@@ -9,8 +9,13 @@ from trainer.errors import ConfigError
     [
         ({"epochs": -1}, "--epochs=-1: expected at least 1"),
         ({"epochs": True}, "--epochs=True: expected a value of type int, received bool"),
-        ({"learning_rate": 0.0}, "--learning_rate=0.0: expected a finite number above 0"),
-        ({"learning_rate": float("nan")}, "--learning_rate=nan: expected a finite number above 0"),
+        ({"learning_rate": 0.0}, "--learning_rate=0: expected a number above 0, such as 0.001, cosine:0.001"),
+        ({"learning_rate": float("nan")}, "--learning_rate=nan: expected a number above 0"),
+        (
+            {"learning_rate": "cosinus:0.1"},
+            "--learning_rate=cosinus:0.1: expected a number above 0, such as 0.001, cosine",
+        ),
+        ({"profile_steps": "9,3"}, "--profile_steps=9,3: expected two growing numbers, such as 20,40"),
         ({"image_size": 8}, "--image_size=8: expected at least 32"),
         ({"variant": "transfre"}, "did you mean transfer?"),
         ({"split": "random"}, "--split=random: expected one of given, hold_out"),
@@ -26,5 +31,14 @@ def test_value_out_of_range_is_refused_with_what_is_expected(values, message):
     assert "\n" not in str(error.value)
 
 
-def test_whole_number_is_accepted_as_learning_rate():
-    assert Config(learning_rate=1).learning_rate == 1
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        (1e-3, LearningRate("constant", 1e-3)),
+        ("0.01", LearningRate("constant", 0.01)),
+        ("cosine:0.1", LearningRate("cosine", 0.1)),
+        ("plateau:1e-4", LearningRate("plateau", 1e-4)),
+    ],
+)
+def test_learning_rate_names_a_schedule_or_none(given, rate):
+    assert Config(learning_rate=given).rate == rate

@@ -6,6 +6,7 @@ import pytest
 
 from serving.store import bucket as storage
 from trainer.config import Config
+from trainer.data.ledger import Ledger, Picture
 from trainer.errors import DataError, RunError
 from trainer.run_folder import open_run
 
@@ -38,7 +39,7 @@ def test_folder_of_another_run_is_left_alone(tmp_path):
     with open_run(Config(run_dir=str(tmp_path)), [], NOW):
         pass
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-    with pytest.raises(RunError, match="holds a run already; give another folder, or remove this one"):
+    with pytest.raises(RunError, match="holds a run already .done.; give another folder, or remove this one"):
         open_run(Config(run_dir=str(tmp_path)), [], NOW).__enter__()
     assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
 
@@ -66,5 +67,50 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
     assert storage.list_names(address) == ["config.json", "environment.json", "predictions.jsonl", "state.json"]
     storage.download_file(f"{address}/state.json", tmp_path / "state.json")
     assert state(tmp_path)["state"] == "failed"
-    with pytest.raises(RunError, match="holds a run already"):
+    with open_run(Config(run_dir=address), [], NOW) as run:
+        assert run.resumed
+        assert (run.path / "predictions.jsonl").is_file(), "what the run had written is there again"
+        (run.path / "checkpoints").mkdir()
+        (run.path / "checkpoints" / "step-1.index").touch()
+        run.synchronise()
+        assert "checkpoints/step-1.index" in storage.list_names(address)
+        (run.path / "checkpoints" / "step-1.index").rename(run.path / "checkpoints" / "step-2.index")
+        run.synchronise()
+        assert [name for name in storage.list_names(address) if "step" in name] == ["checkpoints/step-2.index"]
+    with pytest.raises(RunError, match="holds a run already .done."):
         open_run(Config(run_dir=address), [], NOW).__enter__()
+
+
+def test_run_of_the_same_command_that_was_killed_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    killed = open_run(Config(seed=3), [], NOW)
+    address = killed.__enter__().address
+    later = NOW.replace(hour=5)
+    with open_run(Config(seed=4), [], later) as other:
+        assert other.address != address, "other settings are another run"
+    with open_run(Config(seed=3, resume="never"), [], later.replace(minute=30)) as other:
+        assert other.address != address
+    with open_run(Config(seed=3), [], later) as run:
+        assert (run.address, run.resumed) == (address, True)
+    with open_run(Config(seed=3), [], later.replace(minute=40)) as run:
+        assert run.address != address, "a run that is done is not gone on with"
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt), open_run(Config(run_dir=str(tmp_path)), [], NOW):
+        raise KeyboardInterrupt
+    with pytest.raises(RunError) as error:
+        open_run(Config(run_dir=str(tmp_path), epochs=7, seed=1), [], NOW).__enter__()
+    assert "holds a run with other settings (epochs was 20, is 7; seed was 0, is 1)" in str(error.value)
+
+
+def test_changed_pictures_are_refused(tmp_path):
+    def ledger(sha256):
+        return Ledger(("cats", "dogs"), (Picture("1.jpg", "cats", "train", sha256),), ())
+
+    with pytest.raises(KeyboardInterrupt), open_run(Config(run_dir=str(tmp_path)), [], NOW) as run:
+        run.freeze_ledger(ledger("0"))
+        raise KeyboardInterrupt
+    again = open_run(Config(run_dir=str(tmp_path)), [], NOW)
+    with pytest.raises(RunError, match="the pictures have changed since this run began"), again as run:
+        run.freeze_ledger(ledger("1"))

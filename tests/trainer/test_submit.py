@@ -43,8 +43,9 @@ def another_value(setting):
     """A value of a setting that is not its default and that a job in the cloud can have."""
     if setting.name in ("data", "base_weights", "run_dir", "model_dir"):
         return "gs://bucket/x"
-    if setting.name == "gpus":
-        return "0"
+    special = {"gpus": "0", "learning_rate": "cosine:0.01", "profile_steps": "3,5"}
+    if setting.name in special:
+        return special[setting.name]
     if setting.metadata["choices"]:
         return next(choice for choice in reversed(setting.metadata["choices"]) if choice != setting.default)
     if isinstance(setting.default, bool):

@@ -131,7 +131,9 @@ class Examples:
             [decode_and_resize(tf.io.read_file(self._paths[index]), self._image_size).numpy() for index in indices]
         )
 
-    def training_batches(self, batch_size: int, *, seed: int, epoch: int, full: bool) -> tf.data.Dataset:
+    def training_batches(
+        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0
+    ) -> tf.data.Dataset:
         """Batches of one epoch in an order that depends on seed and epoch alone.
 
         Args:
@@ -140,6 +142,7 @@ class Examples:
             epoch: number of the pass, from 0.
             full: fills the last batch up with pictures of weight 0. Several replicas need it: one without a picture
                 would compute on empty tensors, which some kernels get wrong.
+            start: number of the first batch that is given, to go on in the middle of an epoch.
 
         Returns:
             A data set of (uint8 [n, image_size, image_size, 3], int32 [n], float32 weights [n]).
@@ -150,6 +153,7 @@ class Examples:
             length = -(-len(order) // batch_size) * batch_size
             order = np.resize(order, length)
             weights = np.pad(weights, (0, length - len(weights)))
+        order, weights = order[start * batch_size :], weights[start * batch_size :]
         return tf.data.Dataset.zip(
             self._batches(order, batch_size), tf.data.Dataset.from_tensor_slices(weights).batch(batch_size)
         ).map(lambda pictures, weights: (*pictures, weights))

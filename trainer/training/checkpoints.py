@@ -1,0 +1,127 @@
+"""Checkpoints: all that training needs to go on at the very batch, written so that a kill at any moment costs nothing.
+
+A checkpoint holds every variable of the model (the states of its random streams among them, which neither Keras'
+weights nor `tf.train.Checkpoint(model)` would save), every variable of the optimizer, and the loop's own progress. Its
+index is the last file to appear, so that one without an index is none.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.errors import RunError
+
+_KEPT = 3
+
+# How TensorFlow's checkpoint reader says that a file is cut short, damaged, or of something else.
+_UNREADABLE = (tf.errors.OpError, AssertionError, IndexError, KeyError, RuntimeError, ValueError)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they are; made if missing.
+        model: whose variables are saved.
+        optimizer: likewise; built.
+        saved: called when a checkpoint is whole, for instance to copy it elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder = folder
+        self._saved = saved
+        self._progress = tf.Variable("", trainable=False, name="progress")
+        model_variables = [variable.value for variable in model.variables]
+        self._best = tf.train.Checkpoint(model=model_variables)
+        self._content = tf.train.Checkpoint(
+            model=model_variables,
+            optimizer=[variable.value for variable in optimizer.variables],
+            progress=self._progress,
+        )
+
+    def save(self, step: int, progress: dict[str, Any]) -> None:
+        """Writes a checkpoint, and removes all but the newest three.
+
+        Args:
+            step: training steps done; names the checkpoint.
+            progress: what else is needed to go on; JSON values.
+
+        Raises:
+            RunError: it cannot be written; the one before it is still there.
+        """
+        self._progress.assign(json.dumps(progress))
+        with self._errors(f"of step {step}"):
+            self._content.write(str(self._folder / f"step-{step:09d}"))
+        self._prune()
+        self._saved()
+
+    def restore(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """Takes the newest checkpoint that is whole.
+
+        Args:
+            say: prints one line; told of checkpoints that are damaged.
+
+        Returns:
+            Its progress, or None where there is no checkpoint.
+
+        Raises:
+            RunError: there are checkpoints, and none can be read.
+        """
+        paths = self._paths()
+        for path in reversed(paths):
+            try:
+                self._content.read(str(path)).assert_consumed()
+                return json.loads(self._progress.numpy())
+            except _UNREADABLE as error:
+                reason = str(getattr(error, "message", error)).splitlines()[0]
+                say(f"checkpoint {path.name} is damaged ({reason}); trying the one before")
+        if paths:
+            raise RunError(
+                f"{self._folder}: none of the {len(paths)} checkpoints can be read; remove the run folder to begin anew"
+            )
+        return None
+
+    def save_best(self, epoch: int) -> None:
+        """Keeps the model's variables as those of the best epoch so far."""
+        with self._errors(f"of the best epoch, {epoch},"):
+            self._best.write(str(self._folder / f"best-{epoch:05d}"))
+        for file in self._folder.glob("best-*"):
+            if not file.name.startswith(f"best-{epoch:05d}."):
+                file.unlink()
+
+    def restore_best(self) -> None:
+        """Gives the model the variables of the best epoch back."""
+        path = max(self._folder.glob("best-*.index")).with_suffix("")
+        self._best.read(str(path)).assert_consumed()
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except (tf.errors.OpError, OSError) as error:
+            reason = str(getattr(error, "message", error)).splitlines()[0]
+            raise RunError(
+                f"{self._folder}: the checkpoint {what} cannot be written ({reason}); the one before it is kept: free "
+                "space and give the same command again"
+            ) from error
+
+    def _paths(self) -> list[Path]:
+        return sorted(index.with_suffix("") for index in self._folder.glob("step-*.index"))
+
+    def _prune(self) -> None:
+        kept = {path.name for path in self._paths()[-_KEPT:]}
+        for file in self._folder.glob("step-*"):
+            if file.is_file() and file.name.split(".")[0] not in kept:
+                file.unlink()

@@ -1,0 +1,215 @@
+"""Epochs: training passes, judging each on the validation pictures, stopping early, and going on after a stop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import RunStopped, TrainingError
+from trainer.training.checkpoints import Checkpoints
+from trainer.training.loop import Loop
+from trainer.training.observers import Observers
+from trainer.training.schedule import Plateau
+from trainer.variants.head import Head
+
+# What a machine that goes away without a word may cost at most, besides the step that it was in.
+_CHECKPOINT_EVERY_S = 60.0
+
+
+class Batches(Protocol):
+    """Where batches come from: `trainer.data.input.Examples`, or features of the same pictures."""
+
+    def indices(self, split: str) -> np.ndarray:
+        """Positions of a split's pictures in the ledger."""
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Class numbers of pictures."""
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0
+    ) -> tf.data.Dataset:
+        """Batches of one epoch, from number `start` on."""
+
+    def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
+        """Batches of a split in the order of the ledger."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in what order to train.
+
+    Attributes:
+        epochs: passes over the training pictures at most.
+        batch_size: pictures per step over all replicas.
+        seed: of the order of pictures.
+        patience: epochs without a lower validation loss after which training ends, with the best epoch's weights; 0:
+            train all epochs and keep the last one's.
+    """
+
+    epochs: int
+    batch_size: int
+    seed: int
+    patience: int = 0
+
+
+@dataclass
+class History:
+    """What training measured, one number an epoch.
+
+    Attributes:
+        accuracy: share of training pictures that were right, as they were seen: augmented, with dropout.
+        loss: mean cross-entropy of the same, in nats.
+        validation_accuracy: share of validation pictures that are right after the epoch.
+        validation_loss: mean cross-entropy of the same, in nats.
+        learning_rate: at the end of the epoch.
+        seconds: of the training pass alone.
+    """
+
+    accuracy: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The same by epoch: one mapping each."""
+        columns = asdict(self)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @property
+    def best_epoch(self) -> int:
+        """Number, from 1, of the epoch with the lowest validation loss."""
+        return int(np.argmin(self.validation_loss)) + 1
+
+
+@dataclass
+class _Progress:
+    """Where training stands; what a checkpoint keeps besides variables."""
+
+    epoch: int = 0  # whole epochs done
+    batch: int = 0  # batches done of the one after them
+    step: int = 0  # steps done in all
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # of the epoch so far, as `Loop.train` gives them
+    seconds: float = 0.0  # spent in it
+    history: dict[str, list[float]] = field(default_factory=lambda: asdict(History()))
+
+
+def train(
+    loop: Loop,
+    batches: Batches,
+    head: Head,
+    plan: Plan,
+    *,
+    checkpoints: Checkpoints,
+    plateau: Plateau | None,
+    observers: Observers,
+    stop: Callable[[], bool],
+) -> History:
+    """Trains, from the newest checkpoint on where there is one.
+
+    Args:
+        loop: the model and how to step it.
+        batches: where pictures come from.
+        head: loss and predictions of the model's logits.
+        plan: how long and in what order.
+        checkpoints: of this run.
+        plateau: lowers the learning rate when the validation loss no longer falls; None: the optimizer knows its own.
+        observers: are told of steps and epochs.
+        stop: asked between calls; true ends training with a checkpoint.
+
+    Returns:
+        The history; the model has the weights that the plan asks for.
+
+    Raises:
+        RunStopped: `stop` said so; a checkpoint is written.
+        TrainingError: a loss is no finite number; the text names epoch and step.
+        RunError: a checkpoint can be neither written nor read.
+    """
+    restored = checkpoints.restore(observers.say)
+    progress = _Progress(**restored) if restored else _Progress()
+    if restored:
+        observers.say(f"going on after epoch {progress.epoch}, batch {progress.batch} (step {progress.step})")
+    history = History(**progress.history)
+    saved_at = time.monotonic()
+    while progress.epoch < plan.epochs and not _waited_enough(history, plan):
+        for sums, seconds in _timed(loop, batches, plan, progress):
+            _require_finite(sums, progress)
+            progress.batch += len(sums)
+            progress.step += len(sums)
+            progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
+            progress.seconds += seconds
+            observers.steps(progress.epoch, progress.step, sums, progress.seconds)
+            if stop():
+                checkpoints.save(progress.step, asdict(progress))
+                raise RunStopped(
+                    f"stopped after step {progress.step} with a checkpoint; the same command goes on from there"
+                )
+            if time.monotonic() - saved_at > _CHECKPOINT_EVERY_S:
+                checkpoints.save(progress.step, asdict(progress))
+                saved_at = time.monotonic()
+        row = _judge(loop, batches, head, plan, progress)
+        for name, value in row.items():
+            getattr(history, name).append(value)
+        progress = _Progress(epoch=progress.epoch + 1, step=progress.step, history=asdict(history))
+        if plateau is not None:
+            plateau.adjust(loop.optimizer, history.validation_loss)
+        if plan.patience and history.best_epoch == progress.epoch:
+            checkpoints.save_best(progress.epoch)
+        observers.epoch(progress.epoch, history.rows())
+        checkpoints.save(progress.step, asdict(progress))
+        saved_at = time.monotonic()
+    if plan.patience and history.best_epoch != len(history.loss):
+        checkpoints.restore_best()
+        observers.say(f"keeping epoch {history.best_epoch}, which has the lowest validation loss")
+    return history
+
+
+def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Any:
+    dataset = batches.training_batches(
+        plan.batch_size, seed=plan.seed, epoch=progress.epoch, full=loop.replicas > 1, start=progress.batch
+    )
+    start = time.perf_counter()
+    for sums in loop.train(dataset):
+        now = time.perf_counter()
+        yield sums, now - start
+        start = time.perf_counter()
+
+
+def _waited_enough(history: History, plan: Plan) -> bool:
+    epochs = len(history.validation_loss)
+    return bool(plan.patience and epochs and epochs - history.best_epoch >= plan.patience)
+
+
+def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
+    for quantity, column in (("training loss", 0), ("gradient", 3)):
+        broken = np.flatnonzero(~np.isfinite(sums[:, column]))
+        if len(broken):
+            raise TrainingError(
+                f"the {quantity} is {sums[broken[0], column]} at step {progress.step + broken[0] + 1} (epoch "
+                f"{progress.epoch + 1}): lower --learning_rate; the checkpoint before it is kept"
+            )
+
+
+def _judge(loop: Loop, batches: Batches, head: Head, plan: Plan, progress: _Progress) -> dict[str, float]:
+    labels = tf.constant(batches.labels(batches.indices("validation")))
+    logits = tf.constant(loop.logits(batches.evaluation_batches("validation", plan.batch_size)))
+    loss, right, pictures, _ = progress.sums
+    row = {
+        "accuracy": right / pictures,
+        "loss": loss / pictures,
+        "validation_accuracy": float(tf.reduce_mean(tf.cast(head.predictions(logits) == labels, tf.float32))),
+        "validation_loss": float(tf.reduce_mean(head.loss(labels, logits))),
+        "learning_rate": loop.learning_rate,
+        "seconds": progress.seconds,
+    }
+    if not math.isfinite(row["validation_loss"]):
+        raise TrainingError(
+            f"the validation loss is {row['validation_loss']} after epoch {progress.epoch + 1}: lower --learning_rate; "
+            "the checkpoint before it is kept"
+        )
+    return row

@@ -1,0 +1,110 @@
+"""Who is told how training goes: the terminal, `metrics.jsonl`, and TensorBoard."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+
+class Observers:
+    """Tells of steps and epochs.
+
+    Args:
+        epochs: of the whole run.
+        pictures: training pictures in an epoch.
+        metrics_file: gets one JSON object a line and epoch.
+        tensorboard: folder of TensorBoard's event files.
+        say: prints one line.
+        profile: first and last step to profile for TensorBoard, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        pictures: int,
+        metrics_file: Path,
+        tensorboard: Path,
+        say: Callable[[str], None],
+        profile: tuple[int, int] | None,
+    ) -> None:
+        self._epochs = epochs
+        self._pictures = pictures
+        self._metrics_file = metrics_file
+        self._tensorboard = tensorboard
+        self._writer = tf.summary.create_file_writer(str(tensorboard))
+        self._say = say
+        self._profile = profile
+        self._profiling = False
+        self._bar: tqdm | None = None
+
+    def say(self, line: str) -> None:
+        """Prints one line."""
+        self._say(line)
+
+    def steps(self, epoch: int, step: int, sums: np.ndarray, seconds: float) -> None:
+        """Hears of some steps.
+
+        Args:
+            epoch: number of the epoch that they belong to, from 0.
+            step: number of the last of them, from 1.
+            sums: float32 [steps, 4], as `Loop.train` gives them.
+            seconds: spent in the epoch so far.
+        """
+        del seconds
+        with self._writer.as_default():
+            for number, (loss, _, pictures, _) in enumerate(sums, start=step - len(sums) + 1):
+                _scalar("step/loss", loss / pictures, number)
+        if sys.stderr.isatty():
+            if self._bar is None:
+                name = f"epoch {epoch + 1}/{self._epochs}"
+                self._bar = tqdm(desc=name, total=self._pictures, unit=" pictures", leave=False)
+            self._bar.update(int(sums[:, 2].sum()))
+        self._profile_window(step)
+
+    def epoch(self, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """Hears of the end of an epoch.
+
+        Args:
+            epoch: its number, from 1.
+            rows: what was measured, by name, in every epoch so far.
+        """
+        row = rows[-1]
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        # All of it: a resumed run does an epoch again whose line may be there already.
+        lines = "".join(json.dumps({"epoch": number, **each}) + "\n" for number, each in enumerate(rows, start=1))
+        self._metrics_file.write_text(lines, encoding="utf-8")
+        with self._writer.as_default():
+            for name, value in row.items():
+                _scalar(f"epoch/{name}", value, epoch)
+        self._writer.flush()
+        self._say(
+            f"epoch {epoch:{len(str(self._epochs))}d}/{self._epochs}  loss {row['loss']:.3f}  "
+            f"accuracy {row['accuracy']:.3f}  validation loss {row['validation_loss']:.3f}  "
+            f"accuracy {row['validation_accuracy']:.3f}  {self._pictures / row['seconds']:.0f} pictures/s"
+        )
+
+    def _profile_window(self, step: int) -> None:
+        if self._profile is None:
+            return
+        first, last = self._profile
+        if not self._profiling and first <= step < last:
+            tf.profiler.experimental.start(str(self._tensorboard))
+            self._profiling = True
+        elif self._profiling and step >= last:
+            tf.profiler.experimental.stop()
+            self._profiling = False
+            self._profile = None
+            self._say(f"profile of steps {first} to {step} written for TensorBoard")
+
+
+def _scalar(tag: str, value: float, step: int) -> None:
+    # tf.summary.scalar is TensorBoard's own, and a run does not need TensorBoard installed.
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
+    tf.summary.write(tag, tf.constant(value, tf.float32), step=step, metadata=metadata)

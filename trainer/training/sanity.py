@@ -1,0 +1,51 @@
+"""Before the first step: does the model see what it should, and does it know nothing yet?"""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import Config
+from trainer.data.input import Examples
+from trainer.errors import TrainingError
+from trainer.variants.head import Head
+
+# An untrained head on scaled inputs is wrong by chance alone. A sigmoid before a from-logits loss, labels that do not
+# fit the logits, or unscaled inputs are off by much more (KerasHub's guide printed 4.95 where ln 2 is 0.69).
+_MOST_ABOVE_CHANCE = 1.5
+_PICTURES = 16
+
+
+def check_start(model: keras.Model, head: Head, examples: Examples, config: Config) -> None:
+    """Looks at a model that is about to be trained, on a few validation pictures; its variables stay as they are.
+
+    Args:
+        model: pixels to logits.
+        head: the loss of its logits.
+        examples: the pictures.
+        config: says the variant.
+
+    Raises:
+        TrainingError: training would learn nothing, or something else than it should.
+    """
+    indices = examples.indices("validation")[:_PICTURES]
+    pixels = tf.cast(examples.pictures(indices), tf.float32)
+    logits = model(pixels, training=False)
+    if not np.array_equal(logits, model(pixels, training=False)):
+        raise TrainingError(f"{config.variant}: the same pictures give another answer each time, as if augmented")
+    if config.variant not in ("preprocessed", "transfer"):
+        return
+    loss = float(tf.reduce_mean(head.loss(tf.constant(examples.labels(indices)), logits)))
+    chance = math.log(head.class_count)
+    if not loss < chance + _MOST_ABOVE_CHANCE:
+        raise TrainingError(
+            f"{config.variant}: the loss before training is {loss:.2f}, expected about ln {head.class_count} = "
+            f"{chance:.2f}: head, loss and labels do not belong together, or inputs are not scaled"
+        )
+    scaled = model.get_layer("rescaling")(pixels).numpy()
+    if scaled.min() < -1.001 or scaled.max() > 1.001 or scaled.max() - scaled.min() < 0.1:
+        raise TrainingError(
+            f"{config.variant}: inputs are scaled to {scaled.min():.2f} … {scaled.max():.2f}, expected within -1 … 1 "
+            "and more than one grey"
+        )
