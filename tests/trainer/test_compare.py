@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,7 @@ from trainer.comparison import Run, compare, table
 from trainer.config import Config
 from trainer.errors import RunError
 
-TIMEOUT_S = 180
+TIMEOUT_S = 60
 
 
 def command(*arguments):
@@ -110,7 +112,7 @@ def test_runs_are_passed_the_flags_that_were_given(compared):
 
 def test_second_call_does_nothing_again(compared, copied):
     before = {path: path.stat().st_mtime_ns for path in (copied / "plain-seed3").rglob("*")}
-    ended = ask(*compared.arguments, "--variants=plain", f"--run_dir={copied}")
+    ended = ask(*compared.arguments, "--variants=plain,plain", f"--run_dir={copied}")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == "run 1 of 1: plain-seed3, done already"
     assert {path: path.stat().st_mtime_ns for path in (copied / "plain-seed3").rglob("*")} == before
@@ -149,10 +151,11 @@ def test_folder_that_holds_no_run_is_not_removed(compared, copied):
     assert (copied / "plain-seed3" / "result.json").exists()
 
 
-def test_runs_on_different_pictures_are_told(compared, copied):
+def test_runs_on_different_pictures_are_told_and_seeds_are_summed_up(compared, copied):
     other = shutil.copytree(copied / "plain-seed3", copied / "plain-seed4")
     result = json.loads((other / "result.json").read_text())
-    (other / "result.json").write_text(json.dumps(result | {"data": {"digest": "0123456789"}}))
+    judged = {"test": result["test"] | {"accuracy": 0.25}, "data": {"digest": "0123456789"}}
+    (other / "result.json").write_text(json.dumps(result | judged))
     config = settings(compared, copied, seed=4, run_dir=str(other))
     (other / "config.json").write_text(json.dumps(asdict(config)))
     runs = [Run(settings(compared, copied), []), Run(config, [])]
@@ -160,6 +163,10 @@ def test_runs_on_different_pictures_are_told(compared, copied):
     digest = result["data"]["digest"][:8]
     assert problem.startswith("the runs do not share one split, as the pictures changed between them ")
     assert f"({digest}: plain-seed3; 01234567: plain-seed4)" in problem
+    plain = json.loads((copied / "compare.json").read_text())["variants"]["plain"]
+    accuracy = result["test"]["accuracy"]
+    assert plain["seeds"] == [3, 4]
+    assert plain["test"] == {"mean": (accuracy + 0.25) / 2, "min": 0.25, "max": accuracy}
 
 
 def test_result_that_cannot_be_read_is_named_in_one_line(compared, copied):
@@ -171,12 +178,21 @@ def test_result_that_cannot_be_read_is_named_in_one_line(compared, copied):
 def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tmp_path):
     folder = tmp_path / "compare"
     arguments = [*compared.arguments, "--variants=plain", f"--run_dir={folder}", "--epochs=100000"]
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert any(line.startswith("epoch ") for line in process.stdout)
-        second = ask(*arguments)
-        process.send_signal(signal.SIGTERM)
-        # Both pipes end when the run has ended too.
-        _, errors = process.communicate(timeout=TIMEOUT_S)
+    # A session of its own: whatever goes wrong here, no run outlives the test.
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert any(line.startswith("epoch ") for line in process.stdout)
+            second = subprocess.run(
+                command(*arguments, "--epochs=1"), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+            process.send_signal(signal.SIGTERM)
+            # Both pipes end when the run has ended too.
+            _, errors = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert (second.returncode, second.stdout) == (2, "")
     assert "another comparison, or a run of one that was killed, is at work here" in second.stderr
     assert process.returncode == 128 + signal.SIGTERM
