@@ -209,7 +209,7 @@ class _Bench:
             "test_pictures": result["test"]["n"],
             "recipe": result["recipe"],
             "stages": result["seconds"],
-            "environment": json.loads((run / "environment.json").read_text()),
+            "environment": machine.environment(run),
         }
 
     def _stock(self, asked: Mapping[str, Any], scratch: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a measurement ran on."""
 
+import json
 import os
 import platform
 from pathlib import Path
@@ -16,3 +17,9 @@ def describe() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def environment(run: Path) -> dict[str, str]:
+    """Versions, devices and commit of a run folder; what says more of one machine than its kind is left out."""
+    recorded = json.loads((run / "environment.json").read_text())
+    return {name: recorded[name] for name in ("python", "tensorflow", "keras", "numpy", "devices", "commit")}
