@@ -50,6 +50,7 @@ setup(
     entry_points={
         "console_scripts": [
             "whisker-train=trainer.task:main",
+            "whisker-compare=trainer.compare:main",
             "whisker-submit=trainer.submit:main",
             "whisker-serve=serving.server.__main__:main",
             "whisker-predict=serving.predict:main",

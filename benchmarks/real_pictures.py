@@ -6,8 +6,6 @@ Each run is `python -m trainer.task` in a process of its own. A run that is done
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from benchmarks import machine
 from serving import command_line, contract
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
@@ -44,16 +43,8 @@ def _measure(_: Sequence[str]) -> None:
         "what": "four variants on cats_and_dogs_filtered, seed 0, --split=given",
         "command": "make bench",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": {
-            "processors": os.cpu_count(),
-            "processor": _processor(),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "environment": {
-            name: value
-            for name, value in json.loads((work / "transfer" / "environment.json").read_text()).items()
-            if name in ("python", "tensorflow", "keras", "numpy", "devices", "commit")
-        },
+        "machine": machine.describe(),
+        "environment": machine.environment(work / "transfer"),
         "runs": {variant: _summary(result) for variant, result in runs.items()},
         "served": _serve(work / "transfer", store, pictures),
     }
@@ -96,13 +87,6 @@ def _serve(run: Path, store: Path, pictures: Path) -> dict[str, Any]:
             largest = max(largest, abs(answer.probabilities[classes[1]] - trained))
             flips += answer.label != classes[int(row["logits"][0] > 0)]
     return {"pictures": len(rows), "largest_difference": largest, "label_flips": flips}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -32,13 +33,17 @@ def define() -> None:
         flags.DEFINE_flag(flag, module_name=sys.argv[0])
 
 
-def config() -> Config:
+def config(**instead: Any) -> Config:
     """Makes the config that the parsed flags ask for.
+
+    Args:
+        instead: values that take the place of the flags' own, by name of the setting.
 
     Raises:
         ConfigError: a value is out of its range.
     """
-    return Config(**{setting.name: flags.FLAGS[setting.name].value for setting in dataclasses.fields(Config)})
+    asked = {setting.name: flags.FLAGS[setting.name].value for setting in dataclasses.fields(Config)}
+    return Config(**(asked | instead))
 
 
 def arguments() -> list[str]:

@@ -1,0 +1,25 @@
+"""What a measurement ran on."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def describe() -> dict[str, Any]:
+    """Processor, how many of them this process sees, and the system."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processors": os.cpu_count(),
+        "processor": names[0] if names else platform.processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def environment(run: Path) -> dict[str, str]:
+    """Versions, devices and commit of a run folder; what says more of one machine than its kind is left out."""
+    recorded = json.loads((run / "environment.json").read_text())
+    return {name: recorded[name] for name in ("python", "tensorflow", "keras", "numpy", "devices", "commit")}

@@ -1,0 +1,77 @@
+"""Trains variants with several seeds on one split, each in a process of its own, and lists them in one table.
+
+python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2 --run_dir=runs/compare
+
+The same command goes on where it was stopped: what is done is not done again.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+import trainer.flags
+from serving import command_line
+from serving.errors import EXIT_USAGE
+from serving.store.address import is_address
+from trainer import comparison
+from trainer.errors import ConfigError
+
+_DEFAULT_RUN_DIR = "runs/compare"
+_DEFAULT_VARIANTS = "plain,augmented,preprocessed,transfer"
+_DEFAULT_SEEDS = "0,1,2"
+
+# Flags of one run that a comparison cannot pass on, and what to do instead.
+_NOT_OURS = {
+    "variant": "a comparison trains several; use --variants",
+    "seed": "a comparison takes several; use --seeds",
+    "model_dir": "a comparison publishes nothing; train what you choose with trainer.task and publish that",
+}
+
+
+def main() -> None:
+    """Entry point of `python -m trainer.compare` and `whisker-compare`."""
+    trainer.flags.define()
+    here = sys.argv[0]
+    text = flags.ArgumentParser()
+    flags.DEFINE(text, "variants", _DEFAULT_VARIANTS, "variants to train, with commas between", module_name=here)
+    flags.DEFINE(text, "seeds", _DEFAULT_SEEDS, "seeds to train each with, with commas between", module_name=here)
+    command_line.run(_compare)
+
+
+def _compare(arguments: Sequence[str]) -> int | None:
+    if len(arguments) > 1:
+        raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
+    asked = flags.FLAGS
+    for name, instead in _NOT_OURS.items():
+        if asked[name].present:
+            raise ConfigError(f"--{name}={asked[name].value}: {instead}")
+    folder = asked.run_dir or _DEFAULT_RUN_DIR
+    if is_address(folder):
+        raise ConfigError(f"--run_dir={folder}: a comparison keeps its runs on this machine; give a local folder")
+    passed_on = [argument for argument in trainer.flags.arguments() if not argument.startswith("--run_dir=")]
+
+    # Seed by seed, so that a comparison that is stopped early has seen every variant.
+    runs = []
+    for seed in dict.fromkeys(_numbers(asked.seeds)):
+        for variant in dict.fromkeys(asked.variants.split(",")):
+            config = trainer.flags.config(
+                variant=variant, seed=seed, run_dir=str(Path(folder).expanduser() / f"{variant}-seed{seed}")
+            )
+            runs.append(comparison.Run(config, passed_on))
+    problems = comparison.compare(runs, Path(folder).expanduser(), say=lambda line: print(line, flush=True))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return EXIT_USAGE if problems else None
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--seeds={seeds}: expected whole numbers with commas between, such as 0,1,2") from error
+
+
+if __name__ == "__main__":
+    main()

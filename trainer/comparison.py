@@ -1,0 +1,258 @@
+"""Several runs beside one another: each in a process of its own, and what they found in one file and one table."""
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from trainer.config import Config
+from trainer.errors import RunError
+
+# What a run keeps in compare.json of its result.json.
+_KEPT = ("recipe", "epochs", "parameters", "validation", "test", "images_per_second", "seconds")
+
+
+class StoppedError(RunError):
+    """The comparison was asked to end (SIGTERM)."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+        config: its settings; `run_dir` is its own folder.
+        arguments: flags of `trainer.task` as they were given; variant, seed and run_dir are added.
+    """
+
+    config: Config
+    arguments: Sequence[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.config.run_dir)
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.name
+
+    @property
+    def command(self) -> list[str]:
+        """What starts it."""
+        own = [f"--{name}={getattr(self.config, name)}" for name in ("variant", "seed", "run_dir")]
+        return [sys.executable, "-m", "trainer.task", *self.arguments, *own]
+
+
+def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) -> list[str]:
+    """Does the runs that are not done, one after the other, and writes ``compare.json`` after each.
+
+    Args:
+        runs: what to do.
+        folder: gets ``compare.json``.
+        say: prints one line.
+
+    Returns:
+        What makes the comparison incomplete or unsound, a line each: runs that failed, and more than one split.
+
+    Raises:
+        RunError: a run is done with other settings, or another comparison is at work in this folder.
+        StoppedError: SIGTERM came; the run that was at work has ended.
+    """
+    with _alone_in(folder) as lock:
+        # All are looked at before any is started: a mistake is told now and not after hours.
+        done = {run.name: _is_done(run) for run in runs}
+        failures: dict[str, str] = {}
+        for number, run in enumerate(runs, start=1):
+            say(f"run {number} of {len(runs)}: {run.name}{', done already' * done[run.name]}")
+            if not done[run.name]:
+                _make_room(run)
+                exit_code = _execute(run.command, lock)
+                if exit_code:
+                    failures[run.name] = f"exit code {exit_code}{_reason(run)}"
+                else:
+                    done[run.name] = True
+            rows = [_row(run, done[run.name], failures.get(run.name)) for run in runs]
+            variants = _by_variant(rows)
+            _write(folder / "compare.json", {"variants": variants, "runs": rows})
+    for line in table(variants):
+        say(line)
+    failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
+    return failed + _split_problem(rows)
+
+
+def table(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a table with one row per variant, aligned; no line where there is no variant."""
+    if not variants:
+        return []
+    cells = [["variant", "runs", "test accuracy", "(min to max)", "n", "parameters", "seconds"]]
+    for variant, found in variants.items():
+        test = found["test"]
+        cells.append(
+            [
+                variant,
+                str(len(found["seeds"])),
+                f"{test['mean']:.3f}",
+                f"({test['min']:.3f} to {test['max']:.3f})",
+                f"{found['n']:,}",
+                f"{found['parameters']['total']:,}",
+                f"{found['seconds']:.0f}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in cells
+    ]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[int]:
+    """Holds the folder's lock, whose descriptor the runs inherit: a run that outlives us still holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield lock.fileno()
+    except BlockingIOError as error:
+        raise RunError(
+            f"--run_dir={folder}: another comparison, or a run of one that was killed, is at work here; wait for it "
+            "to end or stop it"
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"--run_dir={folder}: cannot be written ({error.strerror}); give a folder that this user may write to"
+        ) from error
+
+
+def _is_done(run: Run) -> bool:
+    if _state(run).get("state") != "done":
+        return False
+    before, now = _read(run.folder / "config.json"), asdict(run.config)
+    different = [
+        f"--{name}={before.get(name)}, now {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if name != "run_dir" and before.get(name) != now.get(name)
+    ]
+    if different:
+        raise RunError(
+            f"{run.folder}: done with other settings ({'; '.join(different)}); give another --run_dir, or remove "
+            "this folder"
+        )
+    return True
+
+
+def _make_room(run: Run) -> None:
+    # A run that was stopped or failed begins anew. A folder without a state is no run: it is not ours to remove.
+    if _state(run):
+        shutil.rmtree(run.folder)
+
+
+def _execute(command: Sequence[str], lock: int) -> int:
+    """Runs a command to its end; a SIGTERM meanwhile is passed on, and ends the comparison after it."""
+    stopped = False
+    with subprocess.Popen(command, pass_fds=[lock]) as process:
+
+        def stop(*_: object) -> None:
+            nonlocal stopped
+            stopped = True
+            process.terminate()
+
+        previous = signal.signal(signal.SIGTERM, stop)
+        try:
+            exit_code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    if stopped:
+        raise StoppedError("stopped; the same command goes on from here")
+    return exit_code
+
+
+def _reason(run: Run) -> str:
+    reason = _state(run).get("reason")
+    return f": {reason}" if reason else ""
+
+
+def _state(run: Run) -> dict[str, Any]:
+    state = run.folder / "state.json"
+    return _read(state) if state.exists() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}); remove the folder {path.parent} to do this run again"
+        ) from error
+
+
+def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"variant": run.config.variant, "seed": run.config.seed, "run_dir": str(run.folder)}
+    if not done:
+        return row | ({"state": "failed", "reason": failure} if failure else {"state": "to do"})
+    result = _read(run.folder / "result.json")
+    return row | {"state": "done", "split": result["data"]["digest"]} | {name: result[name] for name in _KEPT}
+
+
+def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums the runs that are done up, by variant, in the order in which they were asked for.
+
+    Returns:
+        {variant: `seeds`, `n` test pictures, accuracies `test` and `validation` as {`mean`, `min`, `max`},
+        `parameters`, and means of `seconds` in all and `images_per_second`}.
+    """
+    by_variant: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["state"] == "done":
+            by_variant.setdefault(row["variant"], []).append(row)
+    return {
+        variant: {
+            "seeds": [row["seed"] for row in done],
+            "n": done[0]["test"]["n"],
+            "test": _spread([row["test"]["accuracy"] for row in done]),
+            "validation": _spread([row["validation"]["accuracy"] for row in done]),
+            "parameters": done[0]["parameters"],
+            "seconds": mean(row["seconds"]["total"] for row in done),
+            "images_per_second": mean(row["images_per_second"] for row in done),
+        }
+        for variant, done in by_variant.items()
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": mean(values), "min": min(values), "max": max(values)}
+
+
+def _split_problem(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    runs_of: dict[str, list[str]] = {}
+    for row in rows:
+        if row["state"] == "done":
+            runs_of.setdefault(row["split"], []).append(Path(row["run_dir"]).name)
+    if len(runs_of) < 2:
+        return []
+    listed = "; ".join(f"{digest[:8]}: {', '.join(names)}" for digest, names in runs_of.items())
+    return [
+        f"the runs do not share one split, as the pictures changed between them ({listed}): their accuracies cannot be "
+        "compared; remove the older runs and give the same command again"
+    ]
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file so that a reader finds all of it or none."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
