@@ -63,6 +63,15 @@ class Config:
         "imagenet",
         "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file, or gs://…",
     )
+    recipe: str = _setting(
+        "notebook",
+        "notebook: fresh augmentation at every epoch; fast, for --variant=transfer: the head is trained on features of "
+        "fixed augmented views, computed once and kept",
+        choices=("notebook", "fast"),
+    )
+    feature_views: int = _setting(
+        2, "views of each training picture under --recipe=fast, the untouched one among them", minimum=1
+    )
     epochs: int = _setting(20, "passes over the training pictures", minimum=1)
     learning_rate: str = _setting(
         "0.001",
@@ -111,6 +120,10 @@ class Config:
         if self.gpus and not all(number.isdigit() for number in self.gpus.split(",")):
             raise ConfigError(f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1")
         _ = self.rate, self.profile_window
+        if self.recipe == "fast" and self.variant != "transfer":
+            raise ConfigError(
+                f"--recipe=fast with --variant={self.variant}: only transfer has a frozen part to keep features of"
+            )
         if not self.model_name or "/" in self.model_name or self.model_name.startswith("."):
             raise ConfigError(f"--model_name={self.model_name}: expected a plain name without '/', such as whisker")
 

@@ -29,7 +29,9 @@ from trainer.run_folder import RunFolder, open_run
 from trainer.stop import Stop
 from trainer.training.checkpoints import Checkpoints
 from trainer.training.devices import Devices, prepare
-from trainer.training.fit import Plan, train
+from trainer.training.extractor import split
+from trainer.training.features import extract
+from trainer.training.fit import Batches, Plan, train
 from trainer.training.loop import Loop
 from trainer.training.observers import Observers
 from trainer.training.sanity import check_start
@@ -123,16 +125,32 @@ def _run(
     clock.stop("data")
 
     # 3. Training.
-    loop = Loop(model, head, optimizer, devices.strategy)
+    batches: Batches = examples
+    trained, dtype = model, tf.uint8
+    if config.recipe == "fast":
+        with devices.strategy.scope():
+            extractor, trained = split(model)
+        batches = extract(
+            examples,
+            ledger,
+            extractor,
+            views=config.feature_views,
+            seed=config.seed,
+            cache_folder=downloads / "features",
+            say=say,
+        )
+        dtype = tf.float32
+        clock.stop("features")
+    loop = Loop(trained, head, optimizer, devices.strategy, dtype)
     if not folder.resumed:
         check_start(model, head, examples, config)
     with stop.deferred():
         history = train(
             loop,
-            examples,
+            batches,
             head,
             Plan(config.epochs, config.batch_size, config.seed, config.early_stopping),
-            checkpoints=Checkpoints(folder.path / "checkpoints", model, optimizer, saved=folder.synchronise),
+            checkpoints=Checkpoints(folder.path / "checkpoints", trained, optimizer, saved=folder.synchronise),
             plateau=plateau,
             observers=Observers(
                 epochs=config.epochs,
@@ -148,14 +166,14 @@ def _run(
 
     # 4. One look at the test set.
     judged, rows, probabilities = {}, [], {}
-    for split in ("validation", "test"):
-        indices = examples.indices(split)
-        logits = loop.logits(examples.evaluation_batches(split, config.batch_size))
-        judged[split] = evaluate(head, ledger.classes, examples.labels(indices), logits)
-        probabilities[split] = head.probabilities(tf.constant(logits)).numpy()
+    for name in ("validation", "test"):
+        indices = examples.indices(name)
+        logits = loop.logits(batches.evaluation_batches(name, config.batch_size))
+        judged[name] = evaluate(head, ledger.classes, examples.labels(indices), logits)
+        probabilities[name] = head.probabilities(tf.constant(logits)).numpy()
         for index, row in zip(indices, logits, strict=True):
             picture = ledger.pictures[index]
-            rows.append({"sha256": picture.sha256, "split": split, "label": picture.label, "logits": row.tolist()})
+            rows.append({"sha256": picture.sha256, "split": name, "label": picture.label, "logits": row.tolist()})
     folder.write_predictions(rows)
     clock.stop("evaluate")
 
@@ -171,7 +189,7 @@ def _run(
     # 6. The record and the report.
     result = {
         "variant": config.variant,
-        "recipe": "notebook",
+        "recipe": config.recipe,
         "classes": list(ledger.classes),
         "parameters": {"total": model.count_params(), "trainable": trainable_parameters(model)},
         "epochs": len(history.loss),

@@ -61,7 +61,9 @@ class FeatureExamples:
         """Class numbers of pictures: int32 [n]."""
         return self._examples.labels(indices)
 
-    def training_batches(self, batch_size: int, *, seed: int, epoch: int, full: bool) -> tf.data.Dataset:
+    def training_batches(
+        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0
+    ) -> tf.data.Dataset:
         """Batches of one epoch, in an order and of views that depend on seed and epoch alone.
 
         Args:
@@ -69,6 +71,7 @@ class FeatureExamples:
             seed: of order and views.
             epoch: number of the pass, from 0.
             full: fills the last batch up with pictures of weight 0.
+            start: number of the first batch that is given, to go on in the middle of an epoch.
 
         Returns:
             A data set of (float32 [n, features], int32 [n], float32 weights [n]).
@@ -81,7 +84,8 @@ class FeatureExamples:
             length = -(-len(order) // batch_size) * batch_size
             order, views = np.resize(order, length), np.resize(views, length)
             weights = np.pad(weights, (0, length - len(weights)))
-        return self._batches(self._rows[order] + views, batch_size, self.labels(order), weights)
+        rest = slice(start * batch_size, None)
+        return self._batches((self._rows[order] + views)[rest], batch_size, self.labels(order)[rest], weights[rest])
 
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Batches of a split in the order of the ledger: every picture once, untouched.

@@ -21,13 +21,14 @@ _MOST_STEPS_PER_CALL = 64
 
 
 class Loop:
-    """Drives one model under one strategy.
+    """Drives one model (or the head of one, on features) under one strategy.
 
     Args:
         model: pixels to logits; made under `strategy.scope()`.
         head: loss and predictions of its logits.
         optimizer: made under `strategy.scope()`.
         strategy: spreads each batch over the replicas.
+        dtype: of the batches: uint8 for pixels, float32 for features.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Loop:
         head: Head,
         optimizer: keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy,
+        dtype: tf.DType = tf.uint8,
     ) -> None:
         self.model = model
         self._head = head
@@ -48,7 +50,7 @@ class Loop:
         # A signature of its own: batches of any size share one graph.
         self._infer = tf.function(
             lambda pixels: model(tf.cast(pixels, tf.float32), training=False),
-            input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)],
+            input_signature=[tf.TensorSpec(model.input_shape, dtype)],
         )
 
     @property
