@@ -37,7 +37,7 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return keras.Model(pixels, features, name="extractor"), keras.Model(pool.output, model.output, name="head")
 
 
-# Float32 pixels [n, H, W, 3] in 0…255, n at most `BATCH`, to float32 features [n, 1280].
+# Pixels, uint8 or float32 [n, H, W, 3] in 0…255, n at most `BATCH`, to float32 features [n, 1280].
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -52,7 +52,7 @@ def _tensorflow(extractor: keras.Model) -> Run:
         lambda pixels: tf.cast(extractor(pixels, training=False), tf.float32),
         input_signature=[tf.TensorSpec(extractor.input_shape, tf.float32)],
     )
-    return lambda pixels: function(tf.constant(pixels)).numpy()
+    return lambda pixels: function(tf.constant(pixels, tf.float32)).numpy()
 
 
 def _xnnpack(extractor: keras.Model) -> Run:

@@ -189,9 +189,9 @@ def _compute(examples: Examples, run: Run, views: int, seed: int) -> Iterator[np
     augmentations = [_augmentation(seed, view) for view in range(1, views)]
     for split in SPLITS:
         for pixels, _ in examples.evaluation_batches(split, BATCH):
-            shown = [tf.cast(pixels, tf.float32)]
+            shown = [pixels]
             if split == "train":
-                shown += [augment(shown[0]) for augment in augmentations]
+                shown += [augment(tf.cast(pixels, tf.float32)) for augment in augmentations]
             features = np.stack([run(view.numpy()) for view in shown], axis=1)
             yield features.reshape(-1, features.shape[-1])
 
