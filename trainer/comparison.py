@@ -156,8 +156,9 @@ def _is_done(run: Run) -> bool:
 
 
 def _make_room(run: Run) -> None:
-    # A run that was stopped or failed begins anew. A folder without a state is no run: it is not ours to remove.
-    if _state(run):
+    # A run that failed begins anew; one that was stopped goes on by itself. A folder without a state is no run: it is
+    # not ours to remove.
+    if _state(run).get("state") == "failed":
         shutil.rmtree(run.folder)
 
 

@@ -137,12 +137,12 @@ def failing(run):
     return Failing(run.config, run.arguments)
 
 
-def test_run_that_is_not_done_begins_with_an_empty_folder(compared, copied):
-    state = copied / "plain-seed3" / "state.json"
-    state.write_text('{"state": "incomplete"}')
+@pytest.mark.parametrize(("state", "kept"), [("failed", False), ("incomplete", True)])
+def test_failed_run_begins_with_an_empty_folder_and_a_stopped_one_goes_on(compared, copied, state, kept):
+    (copied / "plain-seed3" / "state.json").write_text(json.dumps({"state": state}))
     problems = compare([failing(Run(settings(compared, copied), []))], copied, say=lambda _: None)
     assert problems == ["plain-seed3 failed: exit code 7"]
-    assert not (copied / "plain-seed3").exists()
+    assert (copied / "plain-seed3").exists() == kept
 
 
 def test_folder_that_holds_no_run_is_not_removed(compared, copied):
