@@ -1,12 +1,13 @@
 """The run folder: one run's record, begun before the first step and marked with how it ended."""
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -131,8 +132,20 @@ def _unfinished(config: Config) -> str | None:
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
         run = RunFolder(path, str(path), {})
         if run.state() == "incomplete" and not _differences(run, config):
-            return run.address
+            try:
+                with _locked(path):
+                    return run.address
+            except BlockingIOError:
+                continue
     return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder; the lock ends with the process, however that ends."""
+    with (path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _resumable(run: RunFolder, config: Config) -> bool:
@@ -172,11 +185,16 @@ def _local_folder(address: str) -> Iterator[Path]:
                 bucket.upload_folder(Path(folder), address)
         return
     path = Path(address).expanduser()
+    lock = ExitStack()
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(_locked(path))
+    except BlockingIOError as error:
+        raise RunError(f"--run_dir={address}: a run is at work here; wait for it, or give another folder") from error
     except OSError as error:
         raise RunError(_unwritable(address, error)) from error
-    yield path
+    with lock:
+        yield path
 
 
 def _unwritable(address: str, error: OSError) -> str:

@@ -1,6 +1,8 @@
+import gc
 import json
 import os
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +87,16 @@ def test_run_of_the_same_command_that_was_killed_is_gone_on_with(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     killed = open_run(Config(seed=3), [], NOW)
     address = killed.__enter__().address
+    assert Path(address).is_dir()
     later = NOW.replace(hour=5)
+    with open_run(Config(seed=3), [], later.replace(minute=50)) as other:
+        assert other.address != address, "a run that is still at work is left alone"
+    with pytest.raises(RunError, match="a run is at work here; wait for it, or give another folder"):
+        open_run(Config(seed=3, run_dir=address), [], later).__enter__()
+    # The process is gone; so is its lock, and nothing was marked.
+    del killed
+    gc.collect()
+    (Path(address) / "state.json").write_text('{"state": "incomplete"}')
     with open_run(Config(seed=4), [], later) as other:
         assert other.address != address, "other settings are another run"
     with open_run(Config(seed=3, resume="never"), [], later.replace(minute=30)) as other:

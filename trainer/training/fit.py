@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -127,7 +127,8 @@ def train(
 
     Raises:
         RunStopped: `stop` said so; a checkpoint is written.
-        TrainingError: a loss is no finite number; the text names epoch and step.
+        TrainingError: a loss or gradient is no finite number (the text names epoch and step), or a device is out of
+            memory (it names the batch size to try).
         RunError: a checkpoint can be neither written nor read.
     """
     restored = checkpoints.restore(observers.say)
@@ -169,15 +170,22 @@ def train(
     return history
 
 
-def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Any:
+def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Iterator[tuple[np.ndarray, float]]:
     dataset = batches.training_batches(
         plan.batch_size, seed=plan.seed, epoch=progress.epoch, full=loop.replicas > 1, start=progress.batch
     )
     start = time.perf_counter()
-    for sums in loop.train(dataset):
-        now = time.perf_counter()
-        yield sums, now - start
-        start = time.perf_counter()
+    try:
+        for sums in loop.train(dataset):
+            now = time.perf_counter()
+            yield sums, now - start
+            start = time.perf_counter()
+    except tf.errors.ResourceExhaustedError as error:
+        smaller = max(plan.batch_size // 2, 1)
+        raise TrainingError(
+            f"--batch_size={plan.batch_size}: a device is out of memory ({error.message.splitlines()[0]}); try "
+            f"--batch_size={smaller}, or a smaller --image_size"
+        ) from error
 
 
 def _waited_enough(history: History, plan: Plan) -> bool:

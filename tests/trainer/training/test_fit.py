@@ -143,6 +143,18 @@ def test_number_that_is_none_stops_at_its_step(examples, tmp_path, layer, quanti
         run.train(examples)
 
 
+def test_device_out_of_memory_says_which_batch_size_to_try(examples, tmp_path):
+    run = Run(tmp_path)
+
+    def allocate(*_):
+        # What TensorFlow raises; a machine that is really brought there may take the tests with it.
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[32,160]")
+
+    run.loop._train_steps = allocate
+    with pytest.raises(TrainingError, match=r"--batch_size=7: a device is out of memory \(.*\); try --batch_size=3"):
+        run.train(examples)
+
+
 def test_early_stopping_keeps_the_best_epoch(examples, tmp_path):
     # A rate that destroys what the first epoch has learnt.
     run = Run(tmp_path, rate=3.0)
