@@ -198,7 +198,9 @@ def _run(
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
         "seconds": clock.seconds(),
-        "images_per_second": len(examples.indices("train")) * len(history.loss) / sum(history.seconds),
+        "images_per_second": len(examples.indices("train"))
+        * len(history.loss)
+        / (sum(history.seconds) + clock.seconds().get("features", 0.0)),
         "model_version": published.number if published else None,
         "model_path": published.path if published else None,
         "data": {

@@ -116,6 +116,35 @@ def test_whole_way_works_in_a_bucket_with_three_classes(bucket, three_classes, t
     assert open_store(config.model_dir, "whisker").live_version() == 1
 
 
+def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_path):
+    config = Config(
+        data=str(three_classes),
+        variant="transfer",
+        base_weights="none",
+        recipe="fast",
+        image_size=32,
+        epochs=3,
+        run_dir=str(tmp_path / "run"),
+    )
+    lines = []
+    result = run(config, downloads=tmp_path, say=lines.append)
+    assert result["recipe"] == "fast"
+    assert result["parameters"]["total"] - result["parameters"]["trainable"] == 2_257_984, (
+        "the backbone is in the model"
+    )
+    assert any(line.startswith("features of 75 pictures, 2 views of each training picture: computed") for line in lines)
+    paths = {
+        row["sha256"]: row["path"] for row in json.loads((tmp_path / "run" / "ledger.json").read_text())["pictures"]
+    }
+    rows = json_lines(tmp_path / "run" / "predictions.jsonl")
+    encoded = [(three_classes / paths[row["sha256"]]).read_bytes() for row in rows]
+    loaded = tf.saved_model.load(str(tmp_path / "run" / "export"))
+    given = loaded.signatures["serving_default"](image_bytes=tf.constant(encoded))
+    # The features came from another backend than the exported graph uses.
+    expected = tf.nn.softmax(tf.constant([row["logits"] for row in rows]))
+    np.testing.assert_allclose(given["probabilities"], expected, atol=1e-3)
+
+
 def test_same_seed_gives_the_same_model(three_classes, tmp_path):
     losses = [
         run(
