@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from trainer.data.ledger import Found, Ledger, LeftOut
 from trainer.errors import DataError
@@ -69,7 +70,9 @@ def scan(folder: Path, found: Sequence[Found], image_size: int, *, on_bad_image:
 
     # Decoding happens outside the interpreter lock, so that threads are enough.
     with tf.device("CPU:0"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(read, range(len(found))))
+        reading = pool.map(read, range(len(found)))
+        # disable=None: a bar on a terminal, nothing in a log.
+        results = list(tqdm(reading, "reading pictures", len(found), leave=False, disable=None))
     left_out = [result for result in results if isinstance(result, LeftOut)]
     if left_out and on_bad_image == "fail":
         raise DataError(

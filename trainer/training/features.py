@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from trainer.data.input import Examples
 from trainer.data.ledger import SPLITS, Ledger
@@ -187,13 +188,18 @@ def cache_name(ledger: Ledger, extractor: keras.Model, *, views: int, seed: int,
 def _compute(examples: Examples, run: Run, views: int, seed: int) -> Iterator[np.ndarray]:
     """Blocks of rows in the order of the file."""
     augmentations = [_augmentation(seed, view) for view in range(1, views)]
+    pictures = sum(len(examples.indices(split)) for split in SPLITS)
+    # disable=None: a bar on a terminal, nothing in a log.
+    bar = tqdm(desc="features", total=pictures, unit=" pictures", leave=False, disable=None)
     for split in SPLITS:
         for pixels, _ in examples.evaluation_batches(split, BATCH):
+            bar.update(len(pixels))
             shown = [pixels]
             if split == "train":
                 shown += [augment(tf.cast(pixels, tf.float32)) for augment in augmentations]
             features = np.stack([run(view.numpy()) for view in shown], axis=1)
             yield features.reshape(-1, features.shape[-1])
+    bar.close()
 
 
 def _augmentation(seed: int, view: int) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -144,7 +144,7 @@ def train(
             progress.step += len(sums)
             progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
             progress.seconds += seconds
-            observers.steps(progress.epoch, progress.step, sums, progress.seconds)
+            observers.steps(progress.epoch, progress.step, sums)
             if stop():
                 checkpoints.save(progress.step, asdict(progress))
                 raise RunStopped(

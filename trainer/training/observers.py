@@ -1,7 +1,6 @@
 """Who is told how training goes: the terminal, `metrics.jsonl`, and TensorBoard."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -46,24 +45,22 @@ class Observers:
         """Prints one line."""
         self._say(line)
 
-    def steps(self, epoch: int, step: int, sums: np.ndarray, seconds: float) -> None:
+    def steps(self, epoch: int, step: int, sums: np.ndarray) -> None:
         """Hears of some steps.
 
         Args:
             epoch: number of the epoch that they belong to, from 0.
             step: number of the last of them, from 1.
             sums: float32 [steps, 4], as `Loop.train` gives them.
-            seconds: spent in the epoch so far.
         """
-        del seconds
         with self._writer.as_default():
             for number, (loss, _, pictures, _) in enumerate(sums, start=step - len(sums) + 1):
                 _scalar("step/loss", loss / pictures, number)
-        if sys.stderr.isatty():
-            if self._bar is None:
-                name = f"epoch {epoch + 1}/{self._epochs}"
-                self._bar = tqdm(desc=name, total=self._pictures, unit=" pictures", leave=False)
-            self._bar.update(int(sums[:, 2].sum()))
+        if self._bar is None:
+            name = f"epoch {epoch + 1}/{self._epochs}"
+            # disable=None: a bar on a terminal, nothing in a log.
+            self._bar = tqdm(desc=name, total=self._pictures, unit=" pictures", leave=False, disable=None)
+        self._bar.update(int(sums[:, 2].sum()))
         self._profile_window(step)
 
     def epoch(self, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
