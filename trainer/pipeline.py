@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,9 @@ def _run(
             batches,
             head,
             Plan(config.epochs, config.batch_size, config.seed, config.early_stopping),
-            checkpoints=Checkpoints(folder.path / "checkpoints", trained, optimizer, saved=folder.synchronise),
+            checkpoints=Checkpoints(
+                folder.path / "checkpoints", trained, optimizer, saved=partial(folder.synchronise, say)
+            ),
             plateau=plateau,
             observers=Observers(
                 epochs=config.epochs,

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -17,6 +17,7 @@ from typing import Any
 from serving.errors import WhiskerError
 from serving.store import bucket
 from serving.store.address import is_address
+from serving.store.errors import StoreError
 from trainer.config import Config
 from trainer.data.ledger import Ledger
 from trainer.errors import RunError, RunStopped
@@ -45,9 +46,15 @@ class RunFolder:
         file = self.path / "state.json"
         return json.loads(file.read_text(encoding="utf-8"))["state"] if file.exists() else None
 
-    def synchronise(self) -> None:
-        """Copies what is new to the bucket, where the run folder is in one; a machine may vanish without a word."""
-        if is_address(self.address):
+    def synchronise(self, say: Callable[[str], None]) -> None:
+        """Copies what is new to the bucket, where the run folder is in one; a machine may vanish without a word.
+
+        Args:
+            say: prints one line; told where the bucket does not answer, which is no reason to give up training.
+        """
+        if not is_address(self.address):
+            return
+        try:
             bucket.upload_folder(self.path, self.address)
             gone = [
                 name
@@ -55,6 +62,8 @@ class RunFolder:
                 if not (self.path / "checkpoints" / name).exists()
             ]
             bucket.delete(gone, f"{self.address}/checkpoints")
+        except StoreError as error:
+            say(f"not copied to {self.address} this time: {error}")
 
     def file(self, *names: str) -> Path:
         """Path of a file of the run; the folders on the way are made."""

@@ -63,6 +63,7 @@ def test_disk_that_fills_up_ends_the_run_with_one_line(tmp_path):
 
 def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
     address = f"gs://{bucket}/runs/1"
+    said = []
     with pytest.raises(DataError), open_run(Config(run_dir=address), [], NOW) as run:
         run.write_predictions([{"sha256": "0"}])
         raise DataError("one class only")
@@ -74,11 +75,16 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
         assert (run.path / "predictions.jsonl").is_file(), "what the run had written is there again"
         (run.path / "checkpoints").mkdir()
         (run.path / "checkpoints" / "step-1.index").touch()
-        run.synchronise()
+        run.synchronise(said.append)
         assert "checkpoints/step-1.index" in storage.list_names(address)
         (run.path / "checkpoints" / "step-1.index").rename(run.path / "checkpoints" / "step-2.index")
-        run.synchronise()
+        run.synchronise(said.append)
         assert [name for name in storage.list_names(address) if "step" in name] == ["checkpoints/step-2.index"]
+        assert said == []
+        run.address = f"gs://{bucket}-gone/runs/1"
+        run.synchronise(said.append)
+        assert said[0].startswith(f"not copied to gs://{bucket}-gone/runs/1 this time: ")
+        run.address = address
     with pytest.raises(RunError, match="holds a run already .done."):
         open_run(Config(run_dir=address), [], NOW).__enter__()
 
