@@ -74,7 +74,7 @@ class Config:
         choices=("notebook", "fast"),
     )
     feature_views: int = _setting(
-        2, "views of each training picture under --recipe=fast, the untouched one among them", minimum=1
+        1, "views of each training picture under --recipe=fast: the untouched one, and augmented ones", minimum=1
     )
     epochs: int = _setting(20, "passes over the training pictures", minimum=1)
     learning_rate: str = _setting(

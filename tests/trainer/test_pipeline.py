@@ -122,6 +122,7 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
         variant="transfer",
         base_weights="none",
         recipe="fast",
+        feature_views=2,
         image_size=32,
         epochs=3,
         run_dir=str(tmp_path / "run"),
