@@ -29,6 +29,9 @@ from serving.errors import WhiskerError
 RESULTS = Path(__file__).parent / "results" / "training.json"
 SIDES = ("whisker", "stock")
 
+# What a row of the results leaves out: said once for all, or a path of the machine.
+_UNTOLD = ("environment", "data", "weights")
+
 
 def main() -> None:
     """Entry point."""
@@ -76,7 +79,7 @@ def _measure(_: Sequence[str]) -> None:
         "variants": {
             variant: summarize([row for row in rows if row["variant"] == variant]) for variant in asked.variants
         },
-        "runs": [{name: value for name, value in row.items() if name != "environment"} for row in rows],
+        "runs": [{name: value for name, value in row.items() if name not in _UNTOLD} for row in rows],
     }
     output = Path(asked.output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,17 @@ def test_measured_numbers_are_those_of_the_benchmark():
     assert measured["date"] in README
 
 
+def test_times_are_those_of_the_benchmark():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())
+    transfer = measured["variants"]["transfer"]
+    for side, seconds in ((side, transfer["seconds"][side]) for side in ("whisker", "stock")):
+        assert f"{seconds['median']:.1f} s" in README
+        assert f"({seconds['min']:.1f} to {seconds['max']:.1f})" in README
+        assert f"{transfer['test_accuracy'][side]['median']:.3f}" in README
+    assert f"{transfer['seconds']['ratio']:.1f} times less" in README
+    assert measured["environments"][0]["commit"][:7] in README
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""
