@@ -150,13 +150,10 @@ class Examples:
         Returns:
             A data set of (uint8 [n, image_size, image_size, 3], int32 [n], float32 weights [n]).
         """
-        order = np.random.default_rng([seed, epoch]).permutation(self.indices("train"))
-        weights = np.ones(len(order), np.float32)
-        if full:
-            length = -(-len(order) // batch_size) * batch_size
-            order = np.resize(order, length)
-            weights = np.pad(weights, (0, length - len(weights)))
-        order, weights = order[start * batch_size :], weights[start * batch_size :]
+        generator = np.random.default_rng([seed, epoch])
+        indices = self.indices("train")
+        positions, weights = epoch_order(len(indices), batch_size, generator, full=full, start=start)
+        order = indices[positions]
         return tf.data.Dataset.zip(
             self._batches(order, batch_size), tf.data.Dataset.from_tensor_slices(weights).batch(batch_size)
         ).map(lambda pictures, weights: (*pictures, weights))
@@ -187,6 +184,30 @@ class Examples:
                 )
                 dataset = dataset.batch(batch_size)
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def epoch_order(
+    count: int, batch_size: int, generator: np.random.Generator, *, full: bool, start: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order of an epoch, for pictures and features alike.
+
+    Args:
+        count: examples to train on.
+        batch_size: of them in a batch, over all replicas.
+        generator: decides the order.
+        full: fills the last batch up with examples of weight 0.
+        start: number of the first batch that is given.
+
+    Returns:
+        Positions, int64 [n], 0…count-1, and weights, float32 [n].
+    """
+    positions = generator.permutation(count)
+    weights = np.ones(count, np.float32)
+    if full:
+        length = -(-count // batch_size) * batch_size
+        positions = np.resize(positions, length)
+        weights = np.pad(weights, (0, length - count))
+    return positions[start * batch_size :], weights[start * batch_size :]
 
 
 def free_memory_bytes() -> int:

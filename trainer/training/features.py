@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from trainer.data.input import Examples
+from trainer.data.input import Examples, epoch_order
 from trainer.data.ledger import SPLITS, Ledger
 from trainer.errors import RunError
 from trainer.training.extractor import BACKENDS, BATCH, Run, fastest_backend
@@ -78,15 +78,12 @@ class FeatureExamples:
             A data set of (float32 [n, features], int32 [n], float32 weights [n]).
         """
         generator = np.random.default_rng([seed, epoch])
-        order = generator.permutation(self.indices("train"))
-        views = generator.integers(self._views, size=len(order))
-        weights = np.ones(len(order), np.float32)
-        if full:
-            length = -(-len(order) // batch_size) * batch_size
-            order, views = np.resize(order, length), np.resize(views, length)
-            weights = np.pad(weights, (0, length - len(weights)))
-        rest = slice(start * batch_size, None)
-        return self._batches((self._rows[order] + views)[rest], batch_size, self.labels(order)[rest], weights[rest])
+        indices = self.indices("train")
+        positions, weights = epoch_order(len(indices), batch_size, generator, full=full, start=start)
+        order = indices[positions]
+        # Drawn for every picture, whatever batch the epoch is gone on with from.
+        views = generator.integers(self._views, size=len(indices))[positions]
+        return self._batches(self._rows[order] + views, batch_size, self.labels(order), weights)
 
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Batches of a split in the order of the ledger: every picture once, untouched.
