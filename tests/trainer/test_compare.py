@@ -119,11 +119,11 @@ def test_second_call_does_nothing_again(compared, copied):
 
 
 def test_done_run_with_other_settings_is_refused_and_kept(compared, copied):
-    ended = ask(*compared.arguments, "--variants=plain", f"--run_dir={copied}", "--epochs=2", "--learning_rate=0.1")
+    ended = ask(*compared.arguments, "--variants=plain", f"--run_dir={copied}", "--epochs=2", "--batch_size=16")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
-        f"compare.py: error: {copied}/plain-seed3: done with other settings (--epochs=1, now 2; "
-        "--learning_rate=0.001, now 0.1); give another --run_dir, or remove this folder\n"
+        f"compare.py: error: {copied}/plain-seed3: done with other settings (--batch_size=32, now 16; "
+        "--epochs=1, now 2); give another --run_dir, or remove this folder\n"
     )
     assert (copied / "plain-seed3" / "result.json").exists()
 
