@@ -15,6 +15,7 @@ from typing import Any
 
 from trainer.config import Config
 from trainer.errors import RunError
+from trainer.run_folder import RunFolder
 
 # What a run keeps in compare.json of its result.json.
 _KEPT = ("recipe", "epochs", "parameters", "validation", "test", "images_per_second", "seconds")
@@ -85,7 +86,7 @@ def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) ->
                     done[run.name] = True
             rows = [_row(run, done[run.name], failures.get(run.name)) for run in runs]
             variants = _by_variant(rows)
-            _write(folder / "compare.json", {"variants": variants, "runs": rows})
+            RunFolder(folder, str(folder), {}).write_json("compare.json", {"variants": variants, "runs": rows})
     for line in table(variants):
         say(line)
     failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
@@ -250,10 +251,3 @@ def _split_problem(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"the runs do not share one split, as the pictures changed between them ({listed}): their accuracies cannot be "
         "compared; remove the older runs and give the same command again"
     ]
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file so that a reader finds all of it or none."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)

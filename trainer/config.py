@@ -19,12 +19,11 @@ def _setting(
     meaning: str,
     *,
     choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    above: float | None = None,
+    minimum: int | None = None,
 ) -> Any:
     return field(
         default=default,
-        metadata={"help": meaning, "choices": choices, "minimum": minimum, "above": above},
+        metadata={"help": meaning, "choices": choices, "minimum": minimum},
     )
 
 
@@ -161,8 +160,6 @@ def _check(setting: Any, value: Any) -> None:
     kind = type(setting.default)
     meta = setting.metadata
     flag = f"--{setting.name}={value}"
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if type(value) is not kind:
         raise ConfigError(f"{flag}: expected a value of type {kind.__name__}, received {type(value).__name__}")
     if meta["choices"] and value not in meta["choices"]:
@@ -171,5 +168,3 @@ def _check(setting: Any, value: Any) -> None:
         raise ConfigError(f"{flag}: expected one of {', '.join(meta['choices'])}{hint}")
     if meta["minimum"] is not None and value < meta["minimum"]:
         raise ConfigError(f"{flag}: expected at least {meta['minimum']}")
-    if meta["above"] is not None and not (value > meta["above"] and math.isfinite(value)):
-        raise ConfigError(f"{flag}: expected a finite number above {meta['above']:g}")

@@ -11,7 +11,6 @@ from trainer.config import Config
 _PARSERS = {
     bool: flags.BooleanParser,
     int: flags.IntegerParser,
-    float: flags.FloatParser,
     str: flags.ArgumentParser,
 }
 

@@ -162,7 +162,7 @@ def delete(names: Collection[str], address: str) -> None:
         address: where they are.
 
     Raises:
-        StoreError: as this module's table of errors says.
+        StoreError: as `serving.store.bucket_errors` says.
     """
     if names:
         with _bucket(address) as (bucket, prefix):
