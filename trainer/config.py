@@ -9,9 +9,24 @@ from typing import Any
 from serving.contract import DEFAULT_MODEL_NAME
 from trainer.errors import ConfigError
 
-# What a recipe means where --learning_rate says nothing. Fixed views are learnt by heart sooner than fresh ones: a rate
-# that falls to 0 keeps the last epochs from swinging.
-RECIPE_RATES = {"notebook": "0.001", "fast": "cosine:0.001"}
+VARIANTS = ("plain", "augmented", "preprocessed", "transfer")
+
+# What stands for "as the recipe says" in a setting that a recipe decides.
+_BY_RECIPE: dict[type, Any] = {int: -1, str: ""}
+
+_NOTEBOOK = {"epochs": 20, "learning_rate": "0.001", "early_stopping": 0, "feature_views": 0, "fine_tune_epochs": 0}
+
+# Settings of each recipe, by variant; where a variant is missing, the recipe is not for it. Fixed views are learnt by
+# heart sooner than fresh ones: a rate that falls to 0 keeps the last epochs from swinging. `best` is what
+# benchmarks/results/accuracy.json shows.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "notebook": dict.fromkeys(VARIANTS, _NOTEBOOK),
+    "fast": {"transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1}},
+    "best": dict.fromkeys(VARIANTS, _NOTEBOOK | {"epochs": 60, "learning_rate": "cosine:0.001"})
+    | {
+        "transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 4, "fine_tune_epochs": 4},
+    },
+}
 
 
 def _setting(
@@ -59,33 +74,42 @@ class Config:
     on_bad_image: str = _setting(
         "skip", "skip: leave out and list pictures that cannot be decoded; fail: stop", choices=("skip", "fail")
     )
-    variant: str = _setting(
-        "preprocessed", "model to train", choices=("plain", "augmented", "preprocessed", "transfer")
-    )
+    variant: str = _setting("preprocessed", "model to train", choices=VARIANTS)
     base_weights: str = _setting(
         "imagenet",
         "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file, or gs://…",
     )
     recipe: str = _setting(
         "notebook",
-        "notebook: fresh augmentation at every epoch; fast, for --variant=transfer: the head is trained on features of "
-        "fixed augmented views, computed once and kept",
-        choices=("notebook", "fast"),
+        "decides the settings that say so: notebook: 20 epochs, fresh augmentation at every epoch; fast, for "
+        "--variant=transfer: the head is trained on features of the pictures, computed once and kept; best: what gave "
+        "the best accuracy, for several times the work",
+        choices=("notebook", "fast", "best"),
     )
     feature_views: int = _setting(
-        1, "views of each training picture under --recipe=fast: the untouched one, and augmented ones", minimum=1
+        -1,
+        "for --variant=transfer: train the head on features, computed once and kept, of this many views of each "
+        "training picture: the untouched one, and augmented ones; 0: fresh augmentation at every epoch; -1: the "
+        "recipe's",
+        minimum=-1,
     )
-    epochs: int = _setting(20, "passes over the training pictures", minimum=1)
+    epochs: int = _setting(-1, "passes over the training pictures; -1: the recipe's", minimum=-1)
     learning_rate: str = _setting(
         "",
-        "step size of Adam; empty: the recipe's (notebook 0.001, fast cosine:0.001); cosine:RATE warms up over a tenth "
-        "of the steps and then falls to 0, plateau:RATE halves it after 3 epochs without a lower validation loss",
+        "step size of Adam; cosine:RATE warms up over a tenth of the steps and then falls to 0, plateau:RATE halves "
+        "it after 3 epochs without a lower validation loss; empty: the recipe's",
+    )
+    fine_tune_epochs: int = _setting(
+        -1,
+        "for --variant=transfer: passes after those, at a low rate, that change the top of the backbone too; kept "
+        "only where the validation loss falls; -1: the recipe's",
+        minimum=-1,
     )
     early_stopping: int = _setting(
-        0,
+        -1,
         "epochs without a lower validation loss after which training ends and the best epoch is kept; 0: train all "
-        "epochs and keep the last",
-        minimum=0,
+        "epochs and keep the last; -1: the recipe's",
+        minimum=-1,
     )
     seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0)
     deterministic: bool = _setting(False, "the same bits at every run on the same machine, at some cost in speed")
@@ -99,6 +123,13 @@ class Config:
     logical_replicas: int = _setting(
         1, "split one device into this many logical ones, to see several replicas work anywhere", minimum=1
     )
+    mixed_precision: str = _setting(
+        "auto",
+        "compute in bfloat16 what can be: auto: where a GPU (compute capability 8.0 on) or the CPU (AMX; not for "
+        "transfer) has units for it; none: float32; bfloat16: always",
+        choices=("auto", "none", "bfloat16"),
+    )
+    jit: bool = _setting(False, "compile the training step with XLA, on one device; on CPUs it is slower")
     run_dir: str = _setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
     resume: str = _setting(
         "auto",
@@ -122,18 +153,34 @@ class Config:
             )
         if self.gpus and not all(number.isdigit() for number in self.gpus.split(",")):
             raise ConfigError(f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1")
+        self._follow_recipe()
         _ = self.rate, self.profile_window
-        if self.recipe == "fast" and self.variant != "transfer":
-            raise ConfigError(
-                f"--recipe=fast with --variant={self.variant}: only transfer has a frozen part to keep features of"
-            )
         if not self.model_name or "/" in self.model_name or self.model_name.startswith("."):
             raise ConfigError(f"--model_name={self.model_name}: expected a plain name without '/', such as whisker")
+
+    def _follow_recipe(self) -> None:
+        """Fills in what the recipe decides, so that a config holds what is done."""
+        recipe = RECIPES[self.recipe].get(self.variant)
+        if recipe is None:
+            raise ConfigError(
+                f"--recipe={self.recipe} with --variant={self.variant}: only transfer has a frozen part to keep "
+                "features of"
+            )
+        for name, value in recipe.items():
+            if getattr(self, name) == _BY_RECIPE[type(value)]:
+                object.__setattr__(self, name, value)
+        if self.epochs == 0:
+            raise ConfigError("--epochs=0: expected at least 1")
+        for name in ("feature_views", "fine_tune_epochs"):
+            if getattr(self, name) and self.variant != "transfer":
+                raise ConfigError(
+                    f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer has a backbone"
+                )
 
     @property
     def rate(self) -> LearningRate:
         """What `learning_rate` says."""
-        schedule, _, number = (self.learning_rate or RECIPE_RATES[self.recipe]).rpartition(":")
+        schedule, _, number = self.learning_rate.rpartition(":")
         try:
             peak = float(number)
         except ValueError:

@@ -28,17 +28,15 @@ from trainer.illustrations import illustrate_data, illustrate_result
 from trainer.reporting.report import write_report
 from trainer.run_folder import RunFolder, open_run
 from trainer.stop import Stop
-from trainer.training.checkpoints import Checkpoints
 from trainer.training.devices import Devices, prepare
 from trainer.training.extractor import split
-from trainer.training.features import extract
-from trainer.training.fit import Batches, Plan, train
-from trainer.training.loop import Loop
+from trainer.training.fit import Batches
+from trainer.training.loop import inference
 from trainer.training.observers import Observers
 from trainer.training.sanity import check_start
-from trainer.training.schedule import make_optimizer
+from trainer.training.stages import Stages
 from trainer.variants.head import Head
-from trainer.variants.models import build, describe_layers, trainable_parameters
+from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
 
 DOWNLOADS = Path.home() / ".cache" / "whisker"
 
@@ -118,60 +116,58 @@ def _run(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     head = Head(len(ledger.classes))
+    make = partial(build, config.variant, config.image_size, head, seed=config.seed)
     with devices.strategy.scope():
-        model = build(config.variant, config.image_size, head, seed=config.seed, weights=weights)
-        steps = config.epochs * -(-len(examples.indices("train")) // config.batch_size)
-        optimizer, plateau = make_optimizer(config.rate, steps)
+        model = make(weights=weights, precision=devices.precision)
     illustrate_data(examples, ledger, config, folder.file("pictures"))
     clock.stop("data")
 
     # 3. Training.
-    batches: Batches = examples
-    trained, dtype = model, tf.uint8
-    if config.recipe == "fast":
-        with devices.strategy.scope():
-            extractor, trained = split(model)
-        batches = extract(
-            examples,
-            ledger,
-            extractor,
-            views=config.feature_views,
-            seed=config.seed,
-            cache_folder=downloads / "features",
+    stages = Stages(
+        config,
+        devices,
+        model,
+        head,
+        examples,
+        checkpoints=folder.path / "checkpoints",
+        saved=partial(folder.synchronise, say),
+        observers=Observers(
+            epochs=config.epochs + config.fine_tune_epochs,
+            pictures=len(examples.indices("train")),
+            metrics_file=folder.file("metrics.jsonl"),
+            tensorboard=folder.path / "tensorboard",
             say=say,
-        )
-        dtype = tf.float32
+            profile=config.profile_window,
+        ),
+        stop=stop.asked,
+    )
+    features: Batches | None = None
+    batches: Batches
+    if config.feature_views:
+        features = stages.features(ledger, downloads / "features")
         clock.stop("features")
-    loop = Loop(trained, head, optimizer, devices.strategy, dtype)
     if not folder.resumed:
         check_start(model, head, examples, config)
     with stop.deferred():
-        history = train(
-            loop,
-            batches,
-            head,
-            Plan(config.epochs, config.batch_size, config.seed, config.early_stopping),
-            checkpoints=Checkpoints(
-                folder.path / "checkpoints", trained, optimizer, saved=partial(folder.synchronise, say)
-            ),
-            plateau=plateau,
-            observers=Observers(
-                epochs=config.epochs,
-                pictures=len(examples.indices("train")),
-                metrics_file=folder.file("metrics.jsonl"),
-                tensorboard=folder.path / "tensorboard",
-                say=say,
-                profile=config.profile_window,
-            ),
-            stop=stop.asked,
-        )
-    clock.stop("train")
+        history = stages.train(features)
+        chosen = history.best_epoch() if config.early_stopping else len(history.loss)
+        clock.stop("train")
+        if config.fine_tune_epochs:
+            history = stages.fine_tune(history, chosen)
+            chosen = history.best_epoch(chosen)
+            clock.stop("fine_tune")
 
-    # 4. One look at the test set.
+    # 4. The model that is published: float32, on one device. One look at the test set.
+    single = make()
+    copy_variables(model, single)
+    if features is None or config.fine_tune_epochs:
+        batches, infer = examples, inference(single)
+    else:
+        batches, infer = features, inference(split(single)[1], tf.float32)
     judged, rows, probabilities = {}, [], {}
     for name in ("validation", "test"):
         indices = examples.indices(name)
-        logits = loop.logits(batches.evaluation_batches(name, config.batch_size))
+        logits = infer(batches.evaluation_batches(name, config.batch_size))
         judged[name] = evaluate(head, ledger.classes, examples.labels(indices), logits)
         probabilities[name] = head.probabilities(tf.constant(logits)).numpy()
         for index, row in zip(indices, logits, strict=True):
@@ -181,7 +177,7 @@ def _run(
     clock.stop("evaluate")
 
     # 5. The SavedModel, and its place in the store.
-    single = saved_model.save_keras(model, folder.file("model.keras"))
+    single.save(folder.file("model.keras"))
     saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
     published = None
     if store is not None:
@@ -193,10 +189,11 @@ def _run(
     result = {
         "variant": config.variant,
         "recipe": config.recipe,
+        "precision": devices.precision,
         "classes": list(ledger.classes),
         "parameters": {"total": model.count_params(), "trainable": trainable_parameters(model)},
         "epochs": len(history.loss),
-        "chosen_epoch": history.best_epoch if config.early_stopping else len(history.loss),
+        "chosen_epoch": chosen,
         "history": asdict(history),
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
@@ -242,7 +239,7 @@ def _say_devices(config: Config, devices: Devices, say: Callable[[str], None]) -
     say(
         f"devices {', '.join(devices.names)}; {devices.replicas} replica{'s' * (devices.replicas > 1)} "
         f"({devices.strategy_name}); batch {config.batch_size} in all, "
-        f"{'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica"
+        f"{'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica; {devices.precision}"
     )
 
 

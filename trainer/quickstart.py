@@ -27,7 +27,7 @@ def main() -> None:
     """Entry point of `make run`."""
     here = sys.argv[0]
     flags.DEFINE_string("model_dir", "models", "model store to publish to", module_name=here)
-    flags.DEFINE_integer("epochs", Config.epochs, "passes over the training pictures", module_name=here)
+    flags.DEFINE_integer("epochs", 20, "passes over the training pictures", module_name=here)
     command_line.run(_quickstart)
 
 

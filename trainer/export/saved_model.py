@@ -51,16 +51,6 @@ class _Served(tf.Module):
         )
 
 
-def save_keras(model: keras.Model, path: Path) -> keras.Model:
-    """Writes `model.keras` and reads it back, which leaves the strategy and its mirrored variables behind.
-
-    Returns:
-        The same model on one device.
-    """
-    model.save(path)
-    return keras.models.load_model(path, compile=False)
-
-
 def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path) -> None:
     """Writes the SavedModel; the folder appears when it is whole.
 

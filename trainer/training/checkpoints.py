@@ -29,6 +29,7 @@ class Checkpoints:
         folder: where they are; made if missing.
         model: whose variables are saved.
         optimizer: likewise; built.
+        prefix: of the names of files, which keeps the stages of a run apart.
         saved: called when a checkpoint is whole, for instance to copy it elsewhere.
     """
 
@@ -37,9 +38,12 @@ class Checkpoints:
         folder: Path,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
+        *,
+        prefix: str = "",
         saved: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
+        self._step_prefix, self._best_prefix = f"{prefix}step-", f"{prefix}best-"
         self._saved = saved
         self._progress = tf.Variable("", trainable=False, name="progress")
         model_variables = [variable.value for variable in model.variables]
@@ -62,7 +66,7 @@ class Checkpoints:
         """
         self._progress.assign(json.dumps(progress))
         with self._errors(f"of step {step}"):
-            self._content.write(str(self._folder / f"step-{step:09d}"))
+            self._content.write(str(self._folder / f"{self._step_prefix}{step:09d}"))
         self._prune()
         self._saved()
 
@@ -95,14 +99,14 @@ class Checkpoints:
     def save_best(self, epoch: int) -> None:
         """Keeps the model's variables as those of the best epoch so far."""
         with self._errors(f"of the best epoch, {epoch},"):
-            self._best.write(str(self._folder / f"best-{epoch:05d}"))
-        for file in self._folder.glob("best-*"):
-            if not file.name.startswith(f"best-{epoch:05d}."):
+            self._best.write(str(self._folder / f"{self._best_prefix}{epoch:05d}"))
+        for file in self._folder.glob(f"{self._best_prefix}*"):
+            if not file.name.startswith(f"{self._best_prefix}{epoch:05d}."):
                 file.unlink()
 
     def restore_best(self) -> None:
         """Gives the model the variables of the best epoch back."""
-        path = max(self._folder.glob("best-*.index")).with_suffix("")
+        path = max(self._folder.glob(f"{self._best_prefix}*.index")).with_suffix("")
         self._best.read(str(path)).assert_consumed()
 
     @contextmanager
@@ -118,10 +122,10 @@ class Checkpoints:
             ) from error
 
     def _paths(self) -> list[Path]:
-        return sorted(index.with_suffix("") for index in self._folder.glob("step-*.index"))
+        return sorted(index.with_suffix("") for index in self._folder.glob(f"{self._step_prefix}*.index"))
 
     def _prune(self) -> None:
         kept = {path.name for path in self._paths()[-_KEPT:]}
-        for file in self._folder.glob("step-*"):
+        for file in self._folder.glob(f"{self._step_prefix}*"):
             if file.is_file() and file.name.split(".")[0] not in kept:
                 file.unlink()

@@ -48,12 +48,18 @@ class Plan:
         seed: of the order of pictures.
         patience: epochs without a lower validation loss after which training ends, with the best epoch's weights; 0:
             train all epochs and keep the last one's.
+        since: number, from 1, of the first epoch that may be the best.
     """
 
     epochs: int
     batch_size: int
     seed: int
     patience: int = 0
+    since: int = 1
+
+    def steps(self, batches: Batches) -> int:
+        """Training steps in an epoch."""
+        return -(-len(batches.indices("train")) // self.batch_size)
 
 
 @dataclass
@@ -81,10 +87,9 @@ class History:
         columns = asdict(self)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    @property
-    def best_epoch(self) -> int:
-        """Number, from 1, of the epoch with the lowest validation loss."""
-        return int(np.argmin(self.validation_loss)) + 1
+    def best_epoch(self, since: int = 1) -> int:
+        """Number, from 1, of the epoch with the lowest validation loss, of those from `since` on."""
+        return int(np.argmin(self.validation_loss[since - 1 :])) + since
 
 
 @dataclass
@@ -109,6 +114,7 @@ def train(
     plateau: Plateau | None,
     observers: Observers,
     stop: Callable[[], bool],
+    before: History | None = None,
 ) -> History:
     """Trains, from the newest checkpoint on where there is one.
 
@@ -121,6 +127,7 @@ def train(
         plateau: lowers the learning rate when the validation loss no longer falls; None: the optimizer knows its own.
         observers: are told of steps and epochs.
         stop: asked between calls; true ends training with a checkpoint.
+        before: what an earlier stage measured; epochs are counted on from there.
 
     Returns:
         The history; the model has the weights that the plan asks for.
@@ -132,9 +139,16 @@ def train(
         RunError: a checkpoint can be neither written nor read.
     """
     restored = checkpoints.restore(observers.say)
-    progress = _Progress(**restored) if restored else _Progress()
     if restored:
+        progress = _Progress(**restored)
         observers.say(f"going on after epoch {progress.epoch}, batch {progress.batch} (step {progress.step})")
+    elif before is not None:
+        epochs = len(before.loss)
+        progress = _Progress(epoch=epochs, step=epochs * plan.steps(batches), history=asdict(before))
+        if plan.patience:
+            checkpoints.save_best(plan.since)
+    else:
+        progress = _Progress()
     history = History(**progress.history)
     saved_at = time.monotonic()
     while progress.epoch < plan.epochs and not _waited_enough(history, plan):
@@ -159,14 +173,14 @@ def train(
         progress = _Progress(epoch=progress.epoch + 1, step=progress.step, history=asdict(history))
         if plateau is not None:
             plateau.adjust(loop.optimizer, history.validation_loss)
-        if plan.patience and history.best_epoch == progress.epoch:
+        if plan.patience and history.best_epoch(plan.since) == progress.epoch:
             checkpoints.save_best(progress.epoch)
         observers.epoch(progress.epoch, history.rows())
         checkpoints.save(progress.step, asdict(progress))
         saved_at = time.monotonic()
-    if plan.patience and history.best_epoch != len(history.loss):
+    if plan.patience and (best := history.best_epoch(plan.since)) != len(history.loss):
         checkpoints.restore_best()
-        observers.say(f"keeping epoch {history.best_epoch}, which has the lowest validation loss")
+        observers.say(f"keeping epoch {best}, which has the lowest validation loss")
     return history
 
 
@@ -190,7 +204,7 @@ def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Ite
 
 def _waited_enough(history: History, plan: Plan) -> bool:
     epochs = len(history.validation_loss)
-    return bool(plan.patience and epochs and epochs - history.best_epoch >= plan.patience)
+    return bool(plan.patience and epochs and epochs - history.best_epoch(plan.since) >= plan.patience)
 
 
 def _require_finite(sums: np.ndarray, progress: _Progress) -> None:

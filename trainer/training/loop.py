@@ -6,7 +6,7 @@ up gives the same step on one device and on many.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -29,6 +29,7 @@ class Loop:
         optimizer: made under `strategy.scope()`.
         strategy: spreads each batch over the replicas.
         dtype: of the batches: uint8 for pixels, float32 for features.
+        jit: compiles the step with XLA; for one device.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Loop:
         optimizer: keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy,
         dtype: tf.DType = tf.uint8,
+        *,
+        jit: bool = False,
     ) -> None:
         self.model = model
         self._head = head
@@ -47,11 +50,9 @@ class Loop:
             optimizer.build(model.trainable_variables)
         self._steps_per_call = 1
         self._train_steps = tf.function(self._steps)
-        # A signature of its own: batches of any size share one graph.
-        self._infer = tf.function(
-            lambda pixels: model(tf.cast(pixels, tf.float32), training=False),
-            input_signature=[tf.TensorSpec(model.input_shape, dtype)],
-        )
+        # Of the step alone: XLA cannot compile the input that a loop of steps reads.
+        self._compiled_step = tf.function(self._step, jit_compile=jit) if jit else self._step
+        self._infer = inference(model, dtype)
 
     @property
     def replicas(self) -> int:
@@ -92,12 +93,12 @@ class Loop:
 
     def logits(self, batches: tf.data.Dataset) -> np.ndarray:
         """Logits of every picture once, in order, on one device: float32 [n, units]."""
-        return np.concatenate([self._infer(pixels).numpy() for pixels, _ in batches])
+        return self._infer(batches)
 
     def _steps(self, iterator: "tf.data.Iterator", count: tf.Tensor) -> tf.Tensor:
         sums = tf.TensorArray(tf.float32, count, element_shape=[4])
         for step in tf.range(count):
-            per_replica = self._strategy.run(self._step, args=next(iterator))
+            per_replica = self._strategy.run(self._compiled_step, args=next(iterator))
             sums = sums.write(step, self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None))
         return sums.stack()
 
@@ -116,3 +117,21 @@ class Loop:
         gradient = tf.add_n([tf.reduce_sum(tf.square(tf.cast(each, tf.float32))) for each in gradients])
         correct = tf.reduce_sum(tf.cast(self._head.predictions(logits) == labels, tf.float32) * weights)
         return tf.stack([loss, correct, tf.reduce_sum(weights), gradient])
+
+
+def inference(model: keras.Model, dtype: tf.DType = tf.uint8) -> Callable[[tf.data.Dataset], np.ndarray]:
+    """Makes what gives a model's logits of every example once, in order, on one device.
+
+    Args:
+        model: pixels or features to logits.
+        dtype: of the batches.
+
+    Returns:
+        A function from batches of (examples, labels) to float32 [n, units].
+    """
+    # A signature of its own: batches of any size share one graph.
+    infer = tf.function(
+        lambda examples: model(tf.cast(examples, tf.float32), training=False),
+        input_signature=[tf.TensorSpec(model.input_shape, dtype)],
+    )
+    return lambda batches: np.concatenate([infer(examples).numpy() for examples, _ in batches])

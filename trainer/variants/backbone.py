@@ -7,6 +7,9 @@ import keras
 
 from trainer.errors import WeightsError
 
+# Fine-tuning changes the last three inverted residual blocks and what follows them.
+_FIRST_TUNED = "block_14_expand"
+
 
 def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
     """Builds MobileNetV2 (width 1.0, no top), frozen.
@@ -36,3 +39,17 @@ def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
                 "file that keras.applications.MobileNetV2(include_top=False) downloads"
             ) from error
     return backbone
+
+
+def unfreeze_top(model: keras.Model) -> None:
+    """Makes the last blocks of a variant's backbone trainable; BatchNorm goes on using its fixed statistics.
+
+    Args:
+        model: the variant `transfer`.
+    """
+    backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    backbone.trainable = True
+    for layer in backbone.layers:
+        if layer.name == _FIRST_TUNED:
+            break
+        layer.trainable = False

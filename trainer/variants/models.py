@@ -13,7 +13,15 @@ from trainer.variants.head import Head
 _DROPOUT = 0.2
 
 
-def build(variant: str, image_size: int, head: Head, *, seed: int, weights: Path | None = None) -> keras.Model:
+def build(
+    variant: str,
+    image_size: int,
+    head: Head,
+    *,
+    seed: int,
+    weights: Path | None = None,
+    precision: str = "float32",
+) -> keras.Model:
     """Builds one variant.
 
     Args:
@@ -22,6 +30,7 @@ def build(variant: str, image_size: int, head: Head, *, seed: int, weights: Path
         head: says how many logits to end with.
         seed: of the augmentation's random streams.
         weights: a Keras weights file of the backbone, or None for random ones; `transfer` alone reads it.
+        precision: Keras' name of what layers compute in; variables and logits are float32 in any case.
 
     Returns:
         A model from float32 [N, image_size, image_size, 3] in 0…255 to float32 logits [N, head.units].
@@ -29,6 +38,21 @@ def build(variant: str, image_size: int, head: Head, *, seed: int, weights: Path
     Raises:
         WeightsError: the file does not hold this backbone's weights.
     """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return _build(variant, image_size, head, seed, weights)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def copy_variables(source: keras.Model, target: keras.Model) -> None:
+    """Gives a model the values of another's variables; either may be spread over replicas or have another precision."""
+    for value, variable in zip(source.variables, target.variables, strict=True):
+        variable.assign(value.value.numpy())
+
+
+def _build(variant: str, image_size: int, head: Head, seed: int, weights: Path | None) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     x = inputs
     if variant in ("preprocessed", "transfer"):
