@@ -51,6 +51,23 @@ def write_pictures(folder: Path, labels: tuple[str, ...] = ("cats", "dogs"), per
     return folder
 
 
+def give_statistics(backbone: Any, pixels: np.ndarray) -> None:
+    """Makes the features of random weights tell pictures apart: BatchNorm's statistics become those of the pictures.
+
+    Args:
+        backbone: a frozen Keras model.
+        pixels: float32 [n, size, size, 3], 0…255.
+    """
+    import keras
+
+    backbone.trainable = True
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    backbone(pixels / 127.5 - 1, training=True)
+    backbone.trainable = False
+
+
 @dataclass(frozen=True)
 class Trained:
     """A run that has ended.

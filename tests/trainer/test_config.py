@@ -1,13 +1,16 @@
+from dataclasses import asdict
+
 import pytest
 
-from trainer.config import Config, LearningRate
+from trainer.config import RECIPES, VARIANTS, Config, LearningRate
 from trainer.errors import ConfigError
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": -1}, "--epochs=-1: expected at least 1"),
+        ({"epochs": 0}, "--epochs=0: expected at least 1"),
+        ({"epochs": -2}, "--epochs=-2: expected at least -1"),
         ({"epochs": True}, "--epochs=True: expected a value of type int, received bool"),
         ({"learning_rate": 0.0}, "--learning_rate=0: expected a number above 0, such as 0.001, cosine:0.001"),
         ({"learning_rate": float("nan")}, "--learning_rate=nan: expected a number above 0"),
@@ -16,6 +19,9 @@ from trainer.errors import ConfigError
             "--learning_rate=cosinus:0.1: expected a number above 0, such as 0.001, cosine",
         ),
         ({"profile_steps": "9,3"}, "--profile_steps=9,3: expected two growing numbers, such as 20,40"),
+        ({"recipe": "fast", "variant": "plain"}, "--recipe=fast with --variant=plain: only transfer has a frozen part"),
+        ({"fine_tune_epochs": 2}, "--fine_tune_epochs=2 with --variant=preprocessed: only transfer has a backbone"),
+        ({"feature_views": 1}, "--feature_views=1 with --variant=preprocessed: only transfer has a backbone"),
         ({"image_size": 8}, "--image_size=8: expected at least 32"),
         ({"variant": "transfre"}, "did you mean transfer?"),
         ({"split": "random"}, "--split=random: expected one of given, hold_out"),
@@ -42,3 +48,28 @@ def test_value_out_of_range_is_refused_with_what_is_expected(values, message):
 )
 def test_learning_rate_names_a_schedule_or_none(given, rate):
     assert Config(learning_rate=given).rate == rate
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recipe_decides_what_no_flag_does(recipe, variant):
+    decided = RECIPES[recipe].get(variant)
+    if decided is None:
+        return
+    config = Config(recipe=recipe, variant=variant)
+    assert {name: getattr(config, name) for name in decided} == decided
+    assert Config(**asdict(config)) == config
+
+
+def test_flag_wins_over_the_recipe():
+    config = Config(
+        recipe="best",
+        variant="transfer",
+        epochs=3,
+        learning_rate="0.01",
+        early_stopping=0,
+        feature_views=0,
+        fine_tune_epochs=0,
+    )
+    assert (config.epochs, config.learning_rate, config.early_stopping) == (3, "0.01", 0)
+    assert (config.feature_views, config.fine_tune_epochs) == (0, 0)

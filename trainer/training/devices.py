@@ -21,6 +21,9 @@ _LOGICAL_GPU_MEMORY_MB = 1024
 # whose gradients need loss scaling.
 _BFLOAT16_CAPABILITY = (8, 0)
 
+# Where Linux lists what its processors can do.
+_PROCESSORS = Path("/proc/cpuinfo")
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -108,8 +111,7 @@ def _precision(config: Config, gpus: Sequence[tf.config.PhysicalDevice]) -> str:
 
 def _cpu_has_amx() -> bool:
     """Whether the processor multiplies bfloat16 matrices (Linux tells; elsewhere: no)."""
-    processors = Path("/proc/cpuinfo")
-    return processors.exists() and " amx_bf16" in processors.read_text(encoding="utf-8")
+    return _PROCESSORS.exists() and " amx_bf16" in _PROCESSORS.read_text(encoding="utf-8")
 
 
 def _split(device: tf.config.PhysicalDevice, count: int) -> None:

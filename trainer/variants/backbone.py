@@ -42,14 +42,17 @@ def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
 
 
 def unfreeze_top(model: keras.Model) -> None:
-    """Makes the last blocks of a variant's backbone trainable; BatchNorm goes on using its fixed statistics.
+    """Makes the last blocks of a variant's backbone trainable, all but BatchNorm.
+
+    A BatchNorm layer that may train takes the batch's statistics, however the backbone is called: the model's own
+    `training=True` goes through to every layer of it.
 
     Args:
         model: the variant `transfer`.
     """
     backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     backbone.trainable = True
+    frozen = True
     for layer in backbone.layers:
-        if layer.name == _FIRST_TUNED:
-            break
-        layer.trainable = False
+        frozen = frozen and layer.name != _FIRST_TUNED
+        layer.trainable = not (frozen or isinstance(layer, keras.layers.BatchNormalization))

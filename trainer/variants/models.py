@@ -61,9 +61,8 @@ def _build(variant: str, image_size: int, head: Head, seed: int, weights: Path |
         for layer in augmentation_layers(seed):
             x = layer(x)
     if variant == "transfer":
-        backbone = mobilenet_v2(image_size, weights)
-        # training=False: its BatchNorm statistics stay those that the weights were trained with.
-        x = backbone(x, training=False)
+        # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.
+        x = mobilenet_v2(image_size, weights)(x, training=False)
         x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
         x = keras.layers.Dropout(_DROPOUT, name="dropout_features")(x)
     else:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from serving import contract
 from tests.trained_model import draw
-from trainer.export.saved_model import export, save_keras
+from trainer.export.saved_model import export
 from trainer.variants.head import Head
 from trainer.variants.models import build
 from trainer.variants.preprocessing import decode_and_resize
@@ -37,8 +37,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     keras.utils.set_random_seed(0)
     model = build("preprocessed", SIZE, Head(len(CLASSES)), seed=0)
-    single = save_keras(model, folder / "model.keras")
-    export(single, Head(len(CLASSES)), CLASSES, SIZE, folder / "export")
+    export(model, Head(len(CLASSES)), CLASSES, SIZE, folder / "export")
     return folder / "export", model
 
 

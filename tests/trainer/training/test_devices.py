@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.errors import DeviceError
+from trainer.training import devices
 from trainer.training.devices import prepare
 
 no_gpu = pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
@@ -10,15 +11,15 @@ no_gpu = pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason
 
 @no_gpu
 def test_one_device_gets_no_strategy():
-    devices = prepare(Config())
-    assert (devices.names, devices.strategy_name) == (("CPU:0",), "no strategy")
+    found = prepare(Config())
+    assert (found.names, found.strategy_name) == (("CPU:0",), "no strategy")
 
 
 @no_gpu
 def test_split_device_gets_a_mirrored_strategy_of_as_many_replicas():
-    devices = prepare(Config(logical_replicas=3))
-    assert (devices.names, devices.strategy_name) == (("CPU:0", "CPU:1", "CPU:2"), "MirroredStrategy")
-    assert devices.strategy.num_replicas_in_sync == 3
+    found = prepare(Config(logical_replicas=3))
+    assert (found.names, found.strategy_name) == (("CPU:0", "CPU:1", "CPU:2"), "MirroredStrategy")
+    assert found.strategy.num_replicas_in_sync == 3
 
 
 @no_gpu
@@ -63,3 +64,26 @@ def test_more_replicas_than_an_initialised_process_allows_are_refused():
     tf.config.list_logical_devices()
     with pytest.raises(DeviceError, match="TensorFlow is set up otherwise in this process already .*; start a new one"):
         prepare(Config(logical_replicas=9))
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("asked", "variant", "processor", "precision"),
+    [
+        ("none", "plain", "avx512f amx_bf16 amx_tile", "float32"),
+        ("bfloat16", "transfer", "avx2", "mixed_bfloat16"),
+        ("auto", "plain", "avx512f amx_bf16 amx_tile", "mixed_bfloat16"),
+        ("auto", "transfer", "avx512f amx_bf16 amx_tile", "float32"),
+        ("auto", "plain", "avx512f avx512_bf16", "float32"),
+    ],
+)
+def test_precision_is_what_the_processor_is_made_for(asked, variant, processor, precision, monkeypatch, tmp_path):
+    processors = tmp_path / "cpuinfo"
+    processors.write_text(f"processor: 0\nflags : fpu {processor}\n")
+    monkeypatch.setattr(devices, "_PROCESSORS", processors)
+    assert prepare(Config(mixed_precision=asked, variant=variant)).precision == precision
+
+
+def test_xla_on_several_replicas_is_refused():
+    with pytest.raises(DeviceError, match="--jit with 2 replicas: XLA compiles for one device; give --strategy=none"):
+        prepare(Config(jit=True, logical_replicas=2))

@@ -160,13 +160,13 @@ def test_early_stopping_keeps_the_best_epoch(examples, tmp_path):
     run = Run(tmp_path, rate=3.0)
     history = run.train(examples, Plan(epochs=9, batch_size=7, seed=0, patience=2))
     assert len(history.loss) < 9
-    assert len(history.loss) - history.best_epoch == 2
+    assert len(history.loss) - history.best_epoch() == 2
     logits = run.loop.logits(examples.evaluation_batches("validation", 7))
     labels = tf.constant(examples.labels(examples.indices("validation")))
     assert float(tf.reduce_mean(Head(2).loss(labels, tf.constant(logits)))) == pytest.approx(
         min(history.validation_loss), rel=1e-5
     )
-    assert f"keeping epoch {history.best_epoch}, which has the lowest validation loss" in run.lines
+    assert f"keeping epoch {history.best_epoch()}, which has the lowest validation loss" in run.lines
 
 
 def test_plateau_halves_the_rate_after_three_epochs_without_a_lower_loss():
@@ -204,4 +204,5 @@ def test_tensorboard_gets_scalars_and_the_profile_of_the_steps_asked_for(example
 
 
 def test_history_knows_its_best_epoch():
-    assert History(validation_loss=[0.7, 0.5, 0.5, 0.6]).best_epoch == 2
+    assert History(validation_loss=[0.7, 0.5, 0.5, 0.6]).best_epoch() == 2
+    assert History(validation_loss=[0.1, 0.7, 0.5, 0.6]).best_epoch(since=2) == 3

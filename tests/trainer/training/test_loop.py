@@ -33,13 +33,13 @@ def sums(loop, full):
     return np.concatenate(list(loop.train(batches(full))))
 
 
-def loop_on(replicas, optimizer, variant="plain"):
+def loop_on(replicas, optimizer, variant="plain", **options):
     devices = prepare(Config(logical_replicas=replicas, batch_size=BATCH))
     assert devices.replicas == replicas
     keras.utils.set_random_seed(0)
     with devices.strategy.scope():
         model = models.build(variant, SIZE, Head(3), seed=0)
-        return Loop(model, Head(3), optimizer(), devices.strategy)
+        return Loop(model, Head(3), optimizer(), devices.strategy, **options)
 
 
 @pytest.mark.usefixtures("without_chance")
@@ -75,3 +75,12 @@ def test_logits_are_given_once_for_every_picture_in_order():
     pixels = np.concatenate([batch.numpy() for batch, _, _ in batches(full=False)])
     given = loop.logits(batches(full=False).map(lambda pixels, labels, _: (pixels, labels)))
     np.testing.assert_allclose(given, loop.model(pixels.astype(np.float32)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_chance")
+def test_step_compiled_by_xla_is_the_same_step():
+    loops = [loop_on(1, keras.optimizers.Adam, "preprocessed", jit=jit) for jit in (False, True)]
+    plain, compiled = (np.concatenate([sums(loop, full=True) for _ in range(3)]) for loop in loops)
+    np.testing.assert_allclose(compiled[:, 0], plain[:, 0], rtol=1e-3)
+    compiled_step = loops[1]._compiled_step
+    assert compiled_step.experimental_get_tracing_count() > 0, "the step is a compiled function"

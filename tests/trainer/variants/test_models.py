@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer.errors import WeightsError
 from trainer.variants.head import Head
-from trainer.variants.models import build, describe_layers, trainable_parameters
+from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,19 @@ def test_backbone_statistics_stay_as_they_are_in_training(models):
     model(np.full((2, 160, 160, 3), 200, np.float32), training=True)
     for old, variable in zip(before, backbone.variables, strict=True):
         np.testing.assert_array_equal(old, variable.value)
+
+
+def test_half_precision_keeps_variables_and_logits_whole(models):
+    model = build("preprocessed", 160, Head(2), seed=0, precision="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32", "the policy is put back"
+    assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("conv")} == {"bfloat16"}
+    assert {str(variable.dtype) for variable in model.trainable_variables} == {"float32"}
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 160, 160, 3)).astype(np.float32)
+    assert model(pixels).dtype == tf.float32
+    copy_variables(model, models["preprocessed"])
+    whole = models["preprocessed"](pixels)
+    np.testing.assert_allclose(model(pixels), whole, atol=0.02)
+    assert np.abs(model(pixels) - whole).max() > 0, "the test needs a difference in precision"
 
 
 def test_more_classes_get_one_logit_each():
