@@ -104,6 +104,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         run_dir=str(base / "run"),
         model_dir=str(base / "store"),
         logical_replicas=2,
+        mixed_precision="none",
     )
     result = run(config, downloads=base / "downloads", say=lines.append)
     return Trained(base / "run", base / "store", pictures, result, lines)

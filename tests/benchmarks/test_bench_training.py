@@ -25,7 +25,7 @@ def test_stock_model_is_the_notebooks_with_its_sigmoid(variant, parameters):
 
 def row(side, seconds, images_per_second, test_accuracy):
     return {
-        "side": side,
+        "contender": side,
         "epochs": 20,
         "flags": ["--recipe=fast"] if side == "whisker" else [],
         "seconds": seconds,
@@ -44,9 +44,9 @@ def test_summary_has_medians_spread_and_how_many_times_faster_whisker_is():
     assert summary["seconds"] == {
         "whisker": {"median": 20.0, "min": 10.0, "max": 90.0, "n": 3},
         "stock": {"median": 400.0, "min": 300.0, "max": 600.0, "n": 3},
-        "ratio": 20.0,
+        "ratio": {"whisker": 20.0},
     }
-    assert summary["images_per_second"]["ratio"] == 3.0
+    assert summary["images_per_second"]["ratio"] == {"whisker": 3.0}
     assert summary["validation_accuracy"]["stock"]["median"] == 0.96
     assert (summary["epochs"], summary["whisker_flags"]) == (20, ["--recipe=fast"])
 
@@ -84,11 +84,12 @@ def test_both_sides_are_measured_once_on_the_same_pictures(tmp_path):
     first = bench(*arguments)
     assert (first.returncode, first.stderr) == (0, "")
     measured = json.loads((tmp_path / "training.json").read_text())
-    whisker, stock = measured["runs"]
-    assert (whisker["side"], stock["side"]) == ("whisker", "stock")
+    whisker, stock, float32 = measured["runs"]
+    assert [run["contender"] for run in measured["runs"]] == ["whisker", "stock", "whisker_float32"]
+    assert float32["precision"] == "float32"
     for name in ("training_pictures", "test_pictures", "parameters"):
-        assert whisker[name] == stock[name]
-    for side in (whisker, stock):
+        assert whisker[name] == stock[name] == float32[name]
+    for side in measured["runs"]:
         assert len(side["epoch_seconds"]) == len(side["validation_accuracy"]) == 2
         assert side["images_per_second"] == pytest.approx(side["training_pictures"] / side["epoch_seconds"][1])
         assert side["seconds"] > sum(side["epoch_seconds"])
@@ -99,5 +100,5 @@ def test_both_sides_are_measured_once_on_the_same_pictures(tmp_path):
 
     second = bench(*arguments)
     assert (second.returncode, second.stderr) == (0, "")
-    assert "repeat" not in second.stdout.partition("{")[0]
+    assert "seed" not in second.stdout.partition("{")[0]
     assert json.loads((tmp_path / "training.json").read_text())["runs"] == measured["runs"]

@@ -18,7 +18,9 @@ def json_lines(path):
 
 
 def test_first_lines_say_devices_replicas_and_batches(trained):
-    assert trained.lines[0] == ("devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica")
+    assert trained.lines[0] == (
+        "devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica; float32"
+    )
     assert "1 files left out:" in trained.lines
     assert (
         "  cats/broken.jpg: truncated or damaged picture, or one of a kind that TensorFlow does not decode"
@@ -149,7 +151,14 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
 def test_same_seed_gives_the_same_model(three_classes, tmp_path):
     losses = [
         run(
-            Config(data=str(three_classes), image_size=32, epochs=2, deterministic=True, run_dir=str(tmp_path / name)),
+            Config(
+                data=str(three_classes),
+                image_size=32,
+                epochs=2,
+                deterministic=True,
+                mixed_precision="bfloat16",
+                run_dir=str(tmp_path / name),
+            ),
             downloads=tmp_path,
             say=lambda _: None,
         )["history"]["validation_loss"]

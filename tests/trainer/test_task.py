@@ -13,7 +13,7 @@ def task(*arguments):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--epochs=-1", "task.py: error: --epochs=-1: expected at least 1\n"),
+        ("--epochs=0", "task.py: error: --epochs=0: expected at least 1\n"),
         ("--epoch=3", "task.py: error: Unknown command line flag 'epoch'. Did you mean: epochs ?\n"),
         ("my_pictures", "task.py: error: my_pictures: expected flags only, such as --data=my_pictures\n"),
     ],

@@ -1,0 +1,129 @@
+"""How accurate the recipes are on the real cats and dogs: beside the stock Keras recipe, and part by part.
+
+  python -m benchmarks.accuracy --data=cats_and_dogs_filtered --weights=mobilenet_v2_..._160_no_top.h5
+
+Seed by seed, so that what is there after a part of the time is a table already; the same command goes on where it was
+stopped, in the middle of a run. No time is measured here: other work on the machine does no harm.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from absl import flags
+
+from benchmarks import machine
+from benchmarks.sides import Sides
+from serving import command_line
+from serving.errors import WhiskerError
+
+RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+_SCRATCH = ("plain", "augmented", "preprocessed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: something that is trained with several seeds.
+
+    Attributes:
+        name: of the row, unique.
+        side: ``whisker`` or ``stock``.
+        variant: of the model.
+        flags: of `trainer.task`.
+        seeds: how many; 0, 1, ….
+    """
+
+    name: str
+    side: str
+    variant: str
+    flags: tuple[str, ...]
+    seeds: int
+
+
+_BEST = ("--recipe=best",)
+RECIPES = (
+    *(Row(f"{variant} stock", "stock", variant, (), 3) for variant in _SCRATCH),
+    *(Row(f"{variant} notebook", "whisker", variant, (), 3) for variant in _SCRATCH),
+    Row("transfer stock", "stock", "transfer", (), 5),
+    Row("transfer notebook", "whisker", "transfer", (), 5),
+    Row("transfer fast", "whisker", "transfer", ("--recipe=fast",), 5),
+    Row("preprocessed best", "whisker", "preprocessed", _BEST, 3),
+    Row("transfer best", "whisker", "transfer", _BEST, 5),
+    Row("transfer best 224", "whisker", "transfer", (*_BEST, "--image_size=224"), 5),
+)
+ABLATION: tuple[Row, ...] = ()
+
+
+def main() -> None:
+    """Entry point."""
+    here = sys.argv[0]
+    flags.DEFINE_string("data", None, "folder of the real pictures", required=True, module_name=here)
+    flags.DEFINE_string("weights", None, "file of MobileNetV2 weights", required=True, module_name=here)
+    flags.DEFINE_list("rows", [], "names of the rows to measure; empty: all", module_name=here)
+    flags.DEFINE_string("work_dir", "runs/accuracy", "keeps what is measured already", module_name=here)
+    flags.DEFINE_string("output", str(RESULTS), "JSON file to write, after each run", module_name=here)
+    command_line.run(_measure)
+
+
+def _measure(_: Sequence[str]) -> None:
+    asked = flags.FLAGS
+    data = Path(asked.data).expanduser().resolve()
+    if not data.is_dir():
+        raise WhiskerError(f"--data={asked.data}: expected a folder of pictures")
+    sides = Sides(data, str(Path(asked.weights).expanduser().resolve()), Path(asked.work_dir).expanduser().resolve())
+    found: dict[str, list[dict[str, Any]]] = {}
+    # Whisker's first: its ledger says which pictures the stock recipe trains on.
+    rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
+    for seed in range(max(row.seeds for row in rows)):
+        for row in rows:
+            if seed < row.seeds and (not asked.rows or row.name in asked.rows):
+                found.setdefault(row.name, []).append(sides.measure(row.side, row.variant, seed, row.flags))
+                _write(Path(asked.output), sides, found)
+
+
+def _write(output: Path, sides: Sides, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    measured = {
+        "what": "test accuracy on cats_and_dogs_filtered, --split=hold_out: the given validation folder is the test "
+        "set, a fifth of train selects; one test picture in the wrong class is 0.001",
+        "command": "python -m benchmarks.accuracy",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine.describe(),
+        "commits": sorted({run["environment"]["commit"] for runs in found.values() for run in runs if _ours(run)}),
+        "pictures": sides.counts(),
+        "recipes": [_summarize(row, found[row.name]) for row in RECIPES if row.name in found],
+        "ablation": [_summarize(row, found[row.name]) for row in ABLATION if row.name in found],
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+
+
+def _ours(run: Mapping[str, Any]) -> bool:
+    return run["side"] == "whisker"
+
+
+def _summarize(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    accuracy = [run["test_accuracy"] for run in runs]
+    summary = asdict(row) | {
+        "seeds": [run["seed"] for run in runs],
+        "n": runs[0]["test_pictures"],
+        "test": {"mean": mean(accuracy), "min": min(accuracy), "max": max(accuracy)},
+    }
+    if _ours(runs[0]):
+        validation = [run["chosen"]["validation"] for run in runs]
+        summary |= {
+            "precision": runs[0]["precision"],
+            "interval_95": [run["chosen"]["test"]["interval_95"] for run in runs],
+            "test_loss": mean(run["chosen"]["test"]["loss"] for run in runs),
+            "validation_accuracy": mean(each["accuracy"] for each in validation),
+            "validation_loss": mean(each["loss"] for each in validation),
+        }
+    return summary
+
+
+if __name__ == "__main__":
+    main()
