@@ -31,6 +31,7 @@ _FORMAT = 1
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _READ_BYTES = 2**20
+_EVALUATED_AT_ONCE = 1024
 
 
 class FeatureExamples:
@@ -88,11 +89,15 @@ class FeatureExamples:
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Batches of a split in the order of the ledger: every picture once, untouched.
 
+        Args:
+            split: train, validation or test.
+            batch_size: at least; features are small, so that there are a thousand in a batch.
+
         Returns:
             A data set of (float32 [n, features], int32 [n]); the last batch may be smaller.
         """
         indices = self.indices(split)
-        return self._batches(self._rows[indices], batch_size, self.labels(indices))
+        return self._batches(self._rows[indices], max(batch_size, _EVALUATED_AT_ONCE), self.labels(indices))
 
     def _batches(self, rows: np.ndarray, batch_size: int, *others: np.ndarray) -> tf.data.Dataset:
         def read(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
