@@ -230,15 +230,15 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
         "processors": str(os.cpu_count()),
         **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
         "devices": ", ".join(devices),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """Commit of the checkout that this code runs from, with ``+`` where files differ from it; else ``unknown``."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit = subprocess.run(
+        head = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=_COMMIT_TIMEOUT_S, check=True
         ).stdout.strip()
         changed = subprocess.run(
@@ -250,4 +250,4 @@ def _commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return commit + ("+" if changed else "")
+    return head + ("+" if changed else "")

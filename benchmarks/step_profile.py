@@ -1,0 +1,154 @@
+"""Where the time of a training step goes, by operation, beside what the machine's matrix multiplication allows.
+
+  python -m benchmarks.step_profile
+
+Random pictures: what is in them makes no difference to how long they take.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks import machine
+from serving import command_line
+from trainer.run_folder import commit
+
+RESULTS = Path(__file__).parent / "results" / "step_profile.json"
+_SIZE, _BATCH, _STEPS, _SHOWN = 160, 32, 12, 12
+_MATRIX = 2048
+
+
+def main() -> None:
+    """Entry point."""
+    here = sys.argv[0]
+    flags.DEFINE_list("variants", "plain,preprocessed", "what to profile", module_name=here)
+    flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
+    command_line.run(_profile)
+
+
+def _profile(_: Sequence[str]) -> None:
+    command_line.import_tensorflow()
+    multiplications = {precision: _multiplications_per_s(precision) for precision in ("float32", "bfloat16")}
+    steps = [
+        _step(variant, precision, multiplications)
+        for variant in flags.FLAGS.variants
+        for precision in ("float32", "mixed_bfloat16")
+    ]
+    measured = {
+        "what": f"one training step on {_BATCH} pictures of {_SIZE} pixels: milliseconds, and those of the operations "
+        "that take longest (they overlap: several run at a time); limit: the step's convolutions and dense layers at "
+        f"the speed of a {_MATRIX} x {_MATRIX} matrix product",
+        "command": "python -m benchmarks.step_profile",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "machine": machine.describe(),
+        "matrix_product_gflops": {precision: rate / 1e9 for precision, rate in multiplications.items()},
+        "steps": steps,
+    }
+    Path(flags.FLAGS.output).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(measured, indent=1))
+
+
+def _multiplications_per_s(precision: str) -> float:
+    """Floating-point operations a second of a large matrix product; the best of several."""
+    import tensorflow as tf
+
+    matrix = tf.cast(tf.random.normal([_MATRIX, _MATRIX]), precision)
+    multiply = tf.function(lambda one: one @ one)
+    multiply(matrix)
+    return 2 * _MATRIX**3 / min(_seconds(lambda: multiply(matrix).numpy()) for _ in range(8))
+
+
+def _step(variant: str, precision: str, multiplications: dict[str, float]) -> dict[str, Any]:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from trainer.training.loop import Loop
+    from trainer.variants.head import Head
+    from trainer.variants.models import build
+
+    keras.utils.set_random_seed(0)
+    model = build(variant, _SIZE, Head(2), seed=0, precision=precision)
+    loop = Loop(model, Head(2), keras.optimizers.Adam(), tf.distribute.get_strategy())
+    generator = np.random.default_rng(0)
+    count = _BATCH * _STEPS
+    pictures = (
+        generator.integers(0, 256, (count, _SIZE, _SIZE, 3)).astype(np.uint8),
+        (np.arange(count) % 2).astype(np.int32),
+        np.ones(count, np.float32),
+    )
+    batches = tf.data.Dataset.from_tensor_slices(pictures).batch(_BATCH).cache().prefetch(2)
+    passes = [_seconds(lambda: list(loop.train(batches))) for _ in range(6)]
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        list(loop.train(batches))
+        tf.profiler.experimental.stop()
+        operations: dict[str, float] = defaultdict(float)
+        for name, milliseconds in _operations(Path(folder)):
+            operations[name] += milliseconds / _STEPS
+    slowest = sorted(operations.items(), key=lambda pair: -pair[1])[:_SHOWN]
+    best = min(passes)
+    limit = _operations_per_step(model) / multiplications[precision.removeprefix("mixed_")]
+    return {
+        "variant": variant,
+        "precision": precision,
+        "step_ms": best / _STEPS * 1e3,
+        "images_per_second": count / best,
+        "limit_ms": limit * 1e3,
+        "operations_ms": {name: round(milliseconds, 2) for name, milliseconds in slowest},
+    }
+
+
+def _operations(folder: Path) -> Iterator[tuple[str, float]]:
+    """Name (layer and kind) and milliseconds of every operation that a profile has seen."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    for file in folder.rglob("*.xplane.pb"):
+        space = xplane_pb2.XSpace.FromString(file.read_bytes())
+        for plane in space.planes:
+            for line in plane.lines:
+                for event in line.events:
+                    name = plane.event_metadata[event.metadata_id].name
+                    if name.startswith("while/body/"):
+                        path, _, kind = name.rpartition(":")
+                        backward = "gradient, " * ("gradient_tape" in path)
+                        yield (
+                            f"{backward}{'/'.join(path.split('/')[-3 if backward else -2 :])}: {kind}",
+                            event.duration_ps / 1e9,
+                        )
+
+
+def _operations_per_step(model: Any) -> float:
+    """Floating-point operations of a step's convolutions and dense layers, forwards and backwards."""
+    import keras
+
+    total, first = 0.0, True
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            positions = float(layer.output.shape[1] * layer.output.shape[2]) if len(layer.output.shape) == 4 else 1.0
+            kernel = 1.0
+            for side in layer.kernel.shape:
+                kernel *= side
+            # Forwards, by the kernel, and by the input, which for the first layer nobody asks.
+            total += 2 * _BATCH * positions * kernel * (2 if first else 3)
+            first = False
+    return total
+
+
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
