@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from serving.store import open_store
+from trainer.cluster import Cluster, meet
 from trainer.config import Config
 from trainer.data import input as data_input
 from trainer.data import ledger as data_ledger
@@ -26,7 +27,7 @@ from trainer.evaluation.metrics import evaluate
 from trainer.export import saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
 from trainer.reporting.report import write_report
-from trainer.run_folder import RunFolder, open_run
+from trainer.run_folder import RunFolder, open_run, scratch_run
 from trainer.stop import Stop
 from trainer.training.checkpoints import Checkpoints
 from trainer.training.devices import Devices, prepare
@@ -53,6 +54,7 @@ def _say(line: str) -> None:
 def run(
     config: Config,
     *,
+    cluster: Cluster = Cluster(),
     downloads: Path = DOWNLOADS,
     say: Callable[[str], None] = _say,
     stop: Stop | None = None,
@@ -62,23 +64,33 @@ def run(
 
     Args:
         config: what to do.
+        cluster: the processes that share the training, each of which calls this with the same config.
         downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
         say: prints one line of progress.
         stop: knows whether the run is to stop; None: nobody asks.
         now: tells the time, which names the run folder.
 
     Returns:
-        What `result.json` holds; `run_dir` in addition.
+        What `result.json` holds; `run_dir` in addition. Nothing in a worker that is not the chief.
 
     Raises:
         WhiskerError: something that the user can mend; the run folder says so too.
     """
-    devices = prepare(config)
+    stop = stop or Stop()
+    if cluster.count > 1:
+        say(f"worker {cluster.index} of {cluster.count} ({cluster.workers[cluster.index]}): waiting for the others")
+        meet(cluster, asdict(config))
+    devices = prepare(config, cluster)
+    stop.install_again()
     _say_devices(config, devices, say)
-    with open_run(config, devices.names, now()) as folder:
-        say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
-        result = _run(config, devices, folder, downloads, say, stop or Stop())
-    return {**result, "run_dir": folder.address}
+    with devices.workers.errors():
+        if not cluster.is_chief:
+            with scratch_run(devices.names) as folder:
+                return _run(config, devices, folder, downloads, lambda line: None, stop)  # noqa: ARG005
+        with open_run(config, devices.names, now()) as folder:
+            say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
+            result = _run(config, devices, folder, downloads, say, stop)
+        return {**result, "run_dir": folder.address}
 
 
 def _run(
@@ -90,6 +102,7 @@ def _run(
     stop: Stop,
 ) -> dict[str, Any]:
     clock = _Clock()
+    workers = devices.workers
     # What can fail for want of permission or network fails before the training, not after it.
     store = open_store(config.model_dir, config.model_name) if config.model_dir else None
     if store is not None:
@@ -109,6 +122,7 @@ def _run(
         free_bytes=data_input.free_memory_bytes(),
     )
     ledger = data_ledger.freeze(found, scan.sha256, scan.left_out, protocol=config.split)
+    workers.require_same("the pictures or their split", ledger.digest)
     folder.freeze_ledger(ledger)
     examples = data_input.Examples(root, ledger, found, scan.pixels, config.image_size)
     _say_data(ledger, say)
@@ -122,7 +136,8 @@ def _run(
         model = build(config.variant, config.image_size, head, seed=config.seed, weights=weights)
         steps = config.epochs * -(-len(examples.indices("train")) // config.batch_size)
         optimizer, plateau = make_optimizer(config.rate, steps)
-    illustrate_data(examples, ledger, config, folder.file("pictures"))
+    if workers.is_chief:
+        illustrate_data(examples, ledger, config, folder.file("pictures"))
     clock.stop("data")
 
     # 3. Training.
@@ -142,7 +157,7 @@ def _run(
         )
         dtype = tf.float32
         clock.stop("features")
-    loop = Loop(trained, head, optimizer, devices.strategy, dtype)
+    loop = Loop(trained, head, optimizer, devices.strategy, dtype, workers)
     if not folder.resumed:
         check_start(model, head, examples, config)
     with stop.deferred():
@@ -166,6 +181,8 @@ def _run(
             stop=stop.asked,
         )
     clock.stop("train")
+    if not workers.is_chief:
+        return {}
 
     # 4. One look at the test set.
     judged, rows, probabilities = {}, [], {}

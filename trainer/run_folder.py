@@ -134,6 +134,13 @@ def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[
         _mark(run, "done", None)
 
 
+@contextmanager
+def scratch_run(devices: Sequence[str]) -> Iterator[RunFolder]:
+    """A run folder that nobody keeps: for workers that are not the chief."""
+    with tempfile.TemporaryDirectory(prefix="whisker-worker-") as folder:
+        yield RunFolder(Path(folder), folder, _environment(devices))
+
+
 def _unfinished(config: Config) -> str | None:
     """The newest run folder of this very command that is neither done nor still at work."""
     if config.resume == "never":
