@@ -51,6 +51,10 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _say_nothing(line: str) -> None:
+    del line
+
+
 def run(
     config: Config,
     *,
@@ -71,7 +75,7 @@ def run(
         now: tells the time, which names the run folder.
 
     Returns:
-        What `result.json` holds; `run_dir` in addition. Nothing in a worker that is not the chief.
+        What `result.json` holds; `run_dir` in addition. Empty in a worker that is not the chief.
 
     Raises:
         WhiskerError: something that the user can mend; the run folder says so too.
@@ -83,14 +87,14 @@ def run(
     devices = prepare(config, cluster)
     stop.install_again()
     _say_devices(config, devices, say)
-    with devices.workers.errors():
-        if not cluster.is_chief:
-            with scratch_run(devices.names) as folder:
-                return _run(config, devices, folder, downloads, lambda line: None, stop)  # noqa: ARG005
-        with open_run(config, devices.names, now()) as folder:
-            say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
-            result = _run(config, devices, folder, downloads, say, stop)
-        return {**result, "run_dir": folder.address}
+    if cluster.is_chief:
+        opened = open_run(config, devices.names, now())
+    else:
+        opened, say = scratch_run(devices.names), _say_nothing
+    with opened as folder, devices.workers.errors():
+        say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
+        result = _run(config, devices, folder, downloads, say, stop)
+    return {**result, "run_dir": folder.address} if result else {}
 
 
 def _run(

@@ -168,9 +168,7 @@ class Examples:
         """
         generator = np.random.default_rng([seed, epoch])
         indices = self.indices("train")
-        positions, weights, size = epoch_order(
-            len(indices), batch_size, generator, full=full, start=start, part=part
-        )
+        positions, weights, size = epoch_order(len(indices), batch_size, generator, full=full, start=start, part=part)
         order = indices[positions]
         return tf.data.Dataset.zip(
             self._batches(order, size), tf.data.Dataset.from_tensor_slices(weights).batch(size)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.cluster import Cluster
 from trainer.config import Config
-from trainer.errors import DeviceError
+from trainer.errors import DeviceError, WorkersError
 from trainer.training.workers import Workers
 
 # nvidia-smi answers at once or hangs on a broken driver.
@@ -58,6 +58,7 @@ def prepare(config: Config, cluster: Cluster = Cluster()) -> Devices:
     Raises:
         DeviceError: a device that is asked for is not there, there are fewer pictures per batch than replicas, or
             TensorFlow was set up otherwise before in this process.
+        WorkersError: TensorFlow cannot join the other workers.
     """
     _check(config, cluster)
     gpus = _choose_gpus(config)
@@ -113,18 +114,23 @@ def _check(config: Config, cluster: Cluster) -> None:
 
 
 def _several_workers(config: Config, cluster: Cluster, gpus: int) -> Devices:
-    # Before anything asks for logical devices: with those TensorFlow sets itself up, for one process alone.
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(
-        # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls them.
-        cluster_resolver=tf.distribute.cluster_resolver.SimpleClusterResolver(
-            tf.train.ClusterSpec({"worker": cluster.workers}),
-            task_type="worker",
-            task_id=cluster.index,
-            num_accelerators={"GPU": gpus},
-            rpc_layer="grpc",
-        ),
-        communication_options=tf.distribute.experimental.CommunicationOptions(timeout_seconds=cluster.stall_s),
+    # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls them.
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": cluster.workers}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
     )
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=cluster.stall_s)
+    try:
+        # Before anything asks for logical devices: with those TensorFlow sets itself up, for one process alone.
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise WorkersError(
+            f"{cluster.workers[cluster.index]}: TensorFlow cannot begin as this worker ({str(error).splitlines()[0]}); "
+            "give a free port, and start a new process"
+        ) from error
     devices = [f"GPU:{number}" for number in range(gpus)] or ["CPU:0"]
     names = tuple(f"worker {index} {device}" for index in range(cluster.count) for device in devices)
     if config.batch_size % len(names):

@@ -80,9 +80,7 @@ class FeatureExamples:
         """
         generator = np.random.default_rng([seed, epoch])
         indices = self.indices("train")
-        positions, weights, size = epoch_order(
-            len(indices), batch_size, generator, full=full, start=start, part=part
-        )
+        positions, weights, size = epoch_order(len(indices), batch_size, generator, full=full, start=start, part=part)
         order = indices[positions]
         # Drawn for every picture, whatever batch the epoch is gone on with from.
         views = generator.integers(self._views, size=len(indices))[positions]

@@ -16,6 +16,10 @@ import pytest
 import tensorflow as tf
 
 from tests.trained_model import write_pictures
+from trainer.cluster import Cluster
+from trainer.config import Config
+from trainer.errors import WorkersError
+from trainer.pipeline import run
 
 ROOT = Path(__file__).parents[3]
 EPOCHS, STEPS = 6, 5
@@ -59,7 +63,7 @@ def free_addresses(count):
 class Processes:
     """Workers of one run, each in a folder of its own; ended when the block is left."""
 
-    def __init__(self, arguments, folder, count):
+    def __init__(self, arguments, folder, count, trainer=TRAINER):
         workers = free_addresses(count)
         self.folders = [folder / f"worker{index}" for index in range(count)]
         self.processes = []
@@ -69,7 +73,7 @@ class Processes:
             with (own / "log").open("w") as log:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", TRAINER, *arguments],
+                        [sys.executable, "-c", trainer, *arguments],
                         cwd=own,
                         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(task)},
                         stdout=log,
@@ -161,8 +165,16 @@ def test_only_the_chief_writes(together):
     assert [path.name for path in together.folders[1].iterdir()] == ["log"]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("victim", [0, 1])
+def test_run_whose_second_worker_never_comes_ends_and_begins_nothing(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    addresses = tuple(free_addresses(2))
+    with pytest.raises(WorkersError, match=rf"worker 1 \({addresses[1]}\) did not come within 0.2 s"):
+        run(Config(data=arguments[0].partition("=")[2]), cluster=Cluster(addresses, 0, start_s=0.2), say=lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
+# TensorFlow misses the second worker only after 10 s without a heartbeat.
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_worker_whose_company_dies_ends_in_one_line(arguments, tmp_path, victim):
     with Processes([*arguments, "--epochs=1000", "--early_stopping=0"], tmp_path, 2) as workers:
         workers.wait_for_epoch(1)
@@ -172,3 +184,44 @@ def test_worker_whose_company_dies_ends_in_one_line(arguments, tmp_path, victim)
     last = workers.log(1 - victim).splitlines()[-1]
     assert f"worker {victim} (127.0.0.1:" in last
     assert last.endswith("give the same command again everywhere to go on from the last checkpoint")
+    if victim:
+        assert json.loads((workers.folders[0] / "run" / "state.json").read_text())["state"] == "incomplete"
+
+
+# The second worker is alive, and does nothing from its first epoch's end on.
+HANGING = """
+import dataclasses, time
+import trainer.cluster
+from trainer.training.observers import Observers
+parse = trainer.cluster.parse
+def parse_with_a_short_deadline(text):
+    cluster = dataclasses.replace(parse(text), stall_s=5.0)
+    if not cluster.is_chief:
+        Observers.epoch = lambda *_: time.sleep(600)
+    return cluster
+trainer.cluster.parse = parse_with_a_short_deadline
+"""
+
+
+@pytest.mark.long
+def test_worker_that_hangs_ends_the_others_in_one_line(arguments, tmp_path):
+    with Processes(arguments, tmp_path, 2, HANGING + TRAINER) as workers:
+        assert workers.processes[0].wait(DEADLINE_S) == 2
+    assert "error: another worker has kept this one waiting for 5 s; its own log says why" in workers.log(0)
+
+
+@pytest.mark.long
+def test_random_streams_go_on_where_they_were_on_every_worker(arguments, tmp_path):
+    trainer = TRAINER.replace("models._DROPOUT", "_").replace("models.augmentation_layers", "_")
+    arguments = [*arguments, "--learning_rate=0.001", "--deterministic"]
+    for name, stops in (("untouched", 0), ("stopped", 1)):
+        (tmp_path / name).mkdir()
+        for _ in range(stops):
+            with Processes(arguments, tmp_path / name, 2, trainer) as workers:
+                workers.wait_for_epoch(2)
+                workers.processes[0].send_signal(signal.SIGTERM)
+                assert workers.exit_codes(10) == [143, 143]
+        with Processes(arguments, tmp_path / name, 2, trainer) as workers:
+            assert workers.exit_codes(DEADLINE_S) == [0, 0], workers.log(0) + workers.log(1)
+    one, other = (tmp_path / name / "worker0" / "run" for name in ("untouched", "stopped"))
+    assert (one / "predictions.jsonl").read_bytes() == (other / "predictions.jsonl").read_bytes()
