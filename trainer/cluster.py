@@ -54,6 +54,9 @@ class Cluster:
         return self.index == 0
 
 
+ALONE = Cluster()
+
+
 def parse(tf_config: str | None) -> Cluster:
     """Reads what the environment variable TF_CONFIG says; one task, or none, is a process alone.
 
@@ -61,7 +64,7 @@ def parse(tf_config: str | None) -> Cluster:
         ConfigError: it is no JSON, or does not say which of its workers this is.
     """
     if not tf_config:
-        return Cluster()
+        return ALONE
     expected = 'expected {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}'
     try:
         content = json.loads(tf_config)
@@ -70,7 +73,7 @@ def parse(tf_config: str | None) -> Cluster:
         tasks = [(job, number) for job, addresses in jobs.items() for number in range(len(addresses))]
         workers = tuple(str(address) for addresses in jobs.values() for address in addresses)
         if len(workers) < 2:
-            return Cluster()
+            return ALONE
         task = (content["task"]["type"], int(content["task"]["index"]))
         for address in workers:
             _host_and_port(address)

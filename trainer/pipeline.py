@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from serving.store import open_store
-from trainer.cluster import Cluster, meet
+from trainer.cluster import ALONE, Cluster, meet
 from trainer.config import Config
 from trainer.data import input as data_input
 from trainer.data import ledger as data_ledger
@@ -58,7 +58,7 @@ def _say_nothing(line: str) -> None:
 def run(
     config: Config,
     *,
-    cluster: Cluster = Cluster(),
+    cluster: Cluster = ALONE,
     downloads: Path = DOWNLOADS,
     say: Callable[[str], None] = _say,
     stop: Stop | None = None,

@@ -103,7 +103,8 @@ class RunFolder:
 def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[RunFolder]:
     """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the run ended.
 
-    ``done``; ``incomplete`` while it runs, and where it was stopped or killed or lost a worker; or ``failed`` with the reason.
+    ``done``; ``incomplete`` while it runs, and where it was stopped, killed, or left alone by another worker; or
+    ``failed`` with the reason.
 
     Raises:
         RunError: the folder cannot be written, holds a run that is done, or one with other settings.

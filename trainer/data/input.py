@@ -228,10 +228,8 @@ def epoch_order(
     if part is None:
         return positions, weights, batch_size
     size = batch_size // part.replicas
-    positions, weights = (
-        each.reshape(-1, part.replicas, size)[:, part.first : part.end].ravel() for each in (positions, weights)
-    )
-    return positions, weights, size
+    shape, own = (-1, part.replicas, size), slice(part.first, part.end)
+    return positions.reshape(shape)[:, own].ravel(), weights.reshape(shape)[:, own].ravel(), size
 
 
 def free_memory_bytes() -> int:

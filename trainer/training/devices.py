@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from trainer.cluster import Cluster
+from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError, WorkersError
 from trainer.training.workers import Workers
@@ -48,7 +48,7 @@ class Devices:
         return "MultiWorkerMirroredStrategy" if several else type(self.strategy).__name__
 
 
-def prepare(config: Config, cluster: Cluster = Cluster()) -> Devices:
+def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
     """Sets up the devices that the config asks for; to be called before anything else touches TensorFlow.
 
     Args:

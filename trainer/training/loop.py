@@ -76,8 +76,8 @@ class Loop:
         """Trains on every batch once, some steps at a time.
 
         Args:
-            batches: (uint8 [n, H, W, 3], int32 [n], float32 weights [n]) with the global batch size; of several workers,
-                what each replica of this one gets, in turn.
+            batches: (uint8 [n, H, W, 3], int32 [n], float32 weights [n]) with the global batch size; where there are
+                several workers, what each replica of this one gets, in turn.
 
         Yields:
             float32 [steps, 4] after each call: sum of losses in nats, pictures that were right, and pictures, all

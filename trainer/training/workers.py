@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.cluster import Cluster
+from trainer.cluster import ALONE, Cluster
 from trainer.data.input import Part
 from trainer.errors import WorkersError
 
@@ -27,9 +27,9 @@ class Workers:
         cluster: who they are.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None = None) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster = ALONE) -> None:
         self._strategy = strategy
-        self._cluster = cluster or Cluster()
+        self._cluster = cluster
         self._replicas = strategy.num_replicas_in_sync // self._cluster.count
         self._function = tf.function(self._add_up)
 
@@ -57,7 +57,7 @@ class Workers:
             return self._strategy.experimental_distribute_dataset(batches)
         return self._strategy.distribute_datasets_from_function(lambda _: batches)
 
-    def gather(self, values: Sequence[float]) -> np.ndarray:
+    def gather(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Shows everybody everybody's numbers: float64 [workers, n]. All workers must call it."""
         if self._cluster.count == 1:
             return np.array([values], np.float64)
@@ -65,7 +65,7 @@ class Workers:
         table[self._cluster.index] = values
         return self._sum(tf.constant(table)).numpy()
 
-    def chiefs(self, values: Sequence[float]) -> np.ndarray:
+    def chiefs(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Shows everybody the chief's numbers, as many as one's own: float64 [n]. All workers must call it."""
         return self.gather(values)[0]
 
