@@ -115,8 +115,9 @@ class Config:
     deterministic: bool = _setting(False, "the same bits at every run on the same machine, at some cost in speed")
     strategy: str = _setting(
         "auto",
-        "auto: mirrored where there are several devices, else none; none: one device; mirrored: MirroredStrategy",
-        choices=("auto", "none", "mirrored"),
+        "auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several devices, else "
+        "none; none: one device; mirrored: MirroredStrategy; multi_worker: MultiWorkerMirroredStrategy",
+        choices=("auto", "none", "mirrored", "multi_worker"),
     )
     gpus: str = _setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
     require_gpu: bool = _setting(False, "stop where TensorFlow sees no GPU")

@@ -31,3 +31,7 @@ class RunStopped(WhiskerError):
     """The run was asked to stop, and has written a checkpoint to go on from."""
 
     exit_code = EXIT_STOPPED
+
+
+class WorkersError(WhiskerError):
+    """Another process of the run has not come, has gone, or does something else."""

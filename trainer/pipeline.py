@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from serving.store import open_store
+from trainer.cluster import ALONE, Cluster, meet
 from trainer.config import Config
 from trainer.data import input as data_input
 from trainer.data import ledger as data_ledger
@@ -26,7 +27,7 @@ from trainer.evaluation.metrics import evaluate
 from trainer.export import saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
 from trainer.reporting.report import write_report
-from trainer.run_folder import RunFolder, open_run
+from trainer.run_folder import RunFolder, open_run, scratch_run
 from trainer.stop import Stop
 from trainer.training.devices import Devices, prepare
 from trainer.training.extractor import split
@@ -48,9 +49,14 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _say_nothing(line: str) -> None:
+    del line
+
+
 def run(
     config: Config,
     *,
+    cluster: Cluster = ALONE,
     downloads: Path = DOWNLOADS,
     say: Callable[[str], None] = _say,
     stop: Stop | None = None,
@@ -60,23 +66,33 @@ def run(
 
     Args:
         config: what to do.
+        cluster: the processes that share the training, each of which calls this with the same config.
         downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
         say: prints one line of progress.
         stop: knows whether the run is to stop; None: nobody asks.
         now: tells the time, which names the run folder.
 
     Returns:
-        What `result.json` holds; `run_dir` in addition.
+        What `result.json` holds; `run_dir` in addition. Empty in a worker that is not the chief.
 
     Raises:
         WhiskerError: something that the user can mend; the run folder says so too.
     """
-    devices = prepare(config)
+    stop = stop or Stop()
+    if cluster.count > 1:
+        say(f"worker {cluster.index} of {cluster.count} ({cluster.workers[cluster.index]}): waiting for the others")
+        meet(cluster, asdict(config))
+    devices = prepare(config, cluster)
+    stop.install_again()
     _say_devices(config, devices, say)
-    with open_run(config, devices.names, now()) as folder:
+    if cluster.is_chief:
+        opened = open_run(config, devices.names, now())
+    else:
+        opened, say = scratch_run(devices.names), _say_nothing
+    with opened as folder, devices.workers.errors():
         say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
-        result = _run(config, devices, folder, downloads, say, stop or Stop())
-    return {**result, "run_dir": folder.address}
+        result = _run(config, devices, folder, downloads, say, stop)
+    return {**result, "run_dir": folder.address} if result else {}
 
 
 def _run(
@@ -88,6 +104,7 @@ def _run(
     stop: Stop,
 ) -> dict[str, Any]:
     clock = _Clock()
+    workers = devices.workers
     # What can fail for want of permission or network fails before the training, not after it.
     store = open_store(config.model_dir, config.model_name) if config.model_dir else None
     if store is not None:
@@ -107,6 +124,8 @@ def _run(
         free_bytes=data_input.free_memory_bytes(),
     )
     ledger = data_ledger.freeze(found, scan.sha256, scan.left_out, protocol=config.split)
+    workers.require_same("the pictures or their split", ledger.digest)
+    workers.require_same("what they compute in (--mixed_precision)", devices.precision)
     folder.freeze_ledger(ledger)
     examples = data_input.Examples(root, ledger, found, scan.pixels, config.image_size)
     _say_data(ledger, say)
@@ -119,7 +138,8 @@ def _run(
     make = partial(build, config.variant, config.image_size, head, seed=config.seed)
     with devices.strategy.scope():
         model = make(weights=weights, precision=devices.precision)
-    illustrate_data(examples, ledger, config, folder.file("pictures"))
+    if workers.is_chief:
+        illustrate_data(examples, ledger, config, folder.file("pictures"))
     clock.stop("data")
 
     # 3. Training.
@@ -156,6 +176,8 @@ def _run(
             history = stages.fine_tune(history, chosen)
             chosen = history.best_epoch(chosen)
             clock.stop("fine_tune")
+    if not workers.is_chief:
+        return {}
 
     # 4. The model that is published: float32, on one device. One look at the test set.
     single = make()

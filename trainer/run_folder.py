@@ -20,7 +20,7 @@ from serving.store.address import is_address
 from serving.store.errors import StoreError
 from trainer.config import Config
 from trainer.data.ledger import Ledger
-from trainer.errors import RunError, RunStopped
+from trainer.errors import RunError, RunStopped, WorkersError
 
 _COMMIT_TIMEOUT_S = 10.0
 
@@ -103,7 +103,8 @@ class RunFolder:
 def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[RunFolder]:
     """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the run ended.
 
-    ``done``; ``incomplete`` while it runs, and where it was stopped or killed; or ``failed`` with the reason.
+    ``done``; ``incomplete`` while it runs, and where it was stopped, killed, or left alone by another worker; or
+    ``failed`` with the reason.
 
     Raises:
         RunError: the folder cannot be written, holds a run that is done, or one with other settings.
@@ -125,13 +126,20 @@ def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[
             raise RunError(
                 f"{run.address}: {error.strerror} ({error.filename}); free space or give permission"
             ) from error
-        except RunStopped as error:
+        except (RunStopped, WorkersError) as error:
             _mark(run, "incomplete", str(error))
             raise
         except BaseException as error:
             _mark(run, "failed", str(error) or type(error).__name__)
             raise
         _mark(run, "done", None)
+
+
+@contextmanager
+def scratch_run(devices: Sequence[str]) -> Iterator[RunFolder]:
+    """A run folder that nobody keeps: for workers that are not the chief."""
+    with tempfile.TemporaryDirectory(prefix="whisker-worker-") as folder:
+        yield RunFolder(Path(folder), folder, _environment(devices))
 
 
 def _unfinished(config: Config) -> str | None:

@@ -18,10 +18,17 @@ class Stop:
     def __init__(self) -> None:
         self._asked = False
         self._deferred = False
+        self._installed = False
 
     def install(self) -> None:
         """Makes SIGTERM a request to stop; for entry points, in the main thread."""
         signal.signal(signal.SIGTERM, self._handle)
+        self._installed = True
+
+    def install_again(self) -> None:
+        """Takes SIGTERM back, if it was ours, from TensorFlow, which takes it when it starts a cluster."""
+        if self._installed:
+            self.install()
 
     def asked(self) -> bool:
         """Tells whether the run is to stop."""

@@ -1,12 +1,15 @@
 """Trains one model on a folder of pictures, judges it, reports, exports and publishes it.
 
 python -m trainer.task --data=my_pictures --variant=transfer --model_dir=models
+
+The environment variable TF_CONFIG may name several workers, which are started with the same command.
 """
 
+import os
 from collections.abc import Sequence
 
 from serving import command_line
-from trainer import flags
+from trainer import cluster, flags
 from trainer.errors import ConfigError
 from trainer.stop import Stop
 
@@ -21,12 +24,15 @@ def _train(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
     config = flags.config()
+    workers = cluster.parse(os.environ.get("TF_CONFIG"))
     command_line.import_tensorflow()
     from trainer.pipeline import run
 
     stop = Stop()
     stop.install()
-    result = run(config, stop=stop)
+    result = run(config, cluster=workers, stop=stop)
+    if not result:  # the chief has it
+        return
     test = result["test"]
     low, high = test["interval_95"]
     print(

@@ -39,6 +39,21 @@ class Scan:
     pixels: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which part of every batch one of several workers trains on: that of its replicas.
+
+    Attributes:
+        first: number of its first replica.
+        end: number after its last.
+        replicas: of all workers; the batch size is a multiple of it.
+    """
+
+    first: int
+    end: int
+    replicas: int
+
+
 def scan(folder: Path, found: Sequence[Found], image_size: int, *, on_bad_image: str, free_bytes: int) -> Scan:
     """Reads, hashes and decodes every file once, in parallel.
 
@@ -135,7 +150,7 @@ class Examples:
         )
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0
+        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0, part: Part | None = None
     ) -> tf.data.Dataset:
         """Batches of one epoch in an order that depends on seed and epoch alone.
 
@@ -146,16 +161,17 @@ class Examples:
             full: fills the last batch up with pictures of weight 0. Several replicas need it: one without a picture
                 would compute on empty tensors, which some kernels get wrong.
             start: number of the first batch that is given, to go on in the middle of an epoch.
+            part: of every batch, which is then given replica by replica; None: all of it at once.
 
         Returns:
             A data set of (uint8 [n, image_size, image_size, 3], int32 [n], float32 weights [n]).
         """
         generator = np.random.default_rng([seed, epoch])
         indices = self.indices("train")
-        positions, weights = epoch_order(len(indices), batch_size, generator, full=full, start=start)
+        positions, weights, size = epoch_order(len(indices), batch_size, generator, full=full, start=start, part=part)
         order = indices[positions]
         return tf.data.Dataset.zip(
-            self._batches(order, batch_size), tf.data.Dataset.from_tensor_slices(weights).batch(batch_size)
+            self._batches(order, size), tf.data.Dataset.from_tensor_slices(weights).batch(size)
         ).map(lambda pictures, weights: (*pictures, weights))
 
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
@@ -187,8 +203,8 @@ class Examples:
 
 
 def epoch_order(
-    count: int, batch_size: int, generator: np.random.Generator, *, full: bool, start: int
-) -> tuple[np.ndarray, np.ndarray]:
+    count: int, batch_size: int, generator: np.random.Generator, *, full: bool, start: int, part: Part | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Order of an epoch, for pictures and features alike.
 
     Args:
@@ -197,9 +213,10 @@ def epoch_order(
         generator: decides the order.
         full: fills the last batch up with examples of weight 0.
         start: number of the first batch that is given.
+        part: of every batch, which has to be full; None: all of it.
 
     Returns:
-        Positions, int64 [n], 0…count-1, and weights, float32 [n].
+        Positions, int64 [n], 0…count-1; weights, float32 [n]; and how many of them are given at once.
     """
     positions = generator.permutation(count)
     weights = np.ones(count, np.float32)
@@ -207,7 +224,12 @@ def epoch_order(
         length = -(-count // batch_size) * batch_size
         positions = np.resize(positions, length)
         weights = np.pad(weights, (0, length - count))
-    return positions[start * batch_size :], weights[start * batch_size :]
+    positions, weights = positions[start * batch_size :], weights[start * batch_size :]
+    if part is None:
+        return positions, weights, batch_size
+    size = batch_size // part.replicas
+    shape, own = (-1, part.replicas, size), slice(part.first, part.end)
+    return positions.reshape(shape)[:, own].ravel(), weights.reshape(shape)[:, own].ravel(), size
 
 
 def free_memory_bytes() -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
-from trainer.errors import DeviceError
+from trainer.errors import DeviceError, WorkersError
+from trainer.training.workers import Workers
 
 # nvidia-smi answers at once or hangs on a broken driver.
 _NVIDIA_SMI_TIMEOUT_S = 10.0
@@ -32,13 +34,15 @@ class Devices:
     Attributes:
         strategy: spreads a batch over them; TensorFlow's default strategy where there is one device only, because
             MirroredStrategy on one costs speed and gains nothing.
-        names: one per replica, such as ``CPU:0``.
+        names: one per replica, such as ``CPU:0``, or ``worker 1 CPU:0`` where there are several workers.
         precision: Keras' name of what is computed in: ``float32`` or ``mixed_bfloat16``.
+        workers: the processes that share the work.
     """
 
     strategy: tf.distribute.Strategy
     names: tuple[str, ...]
     precision: str
+    workers: Workers
 
     @property
     def replicas(self) -> int:
@@ -48,17 +52,26 @@ class Devices:
     @property
     def strategy_name(self) -> str:
         """Class of the strategy, or ``no strategy``."""
-        is_default = self.strategy is tf.distribute.get_strategy()
-        return "no strategy" if is_default else type(self.strategy).__name__
+        if self.strategy is tf.distribute.get_strategy():
+            return "no strategy"
+        # Its class still has the name that it had first.
+        several = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return "MultiWorkerMirroredStrategy" if several else type(self.strategy).__name__
 
 
-def prepare(config: Config) -> Devices:
+def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
     """Sets up the devices that the config asks for; to be called before anything else touches TensorFlow.
+
+    Args:
+        config: what to do.
+        cluster: the processes that share the work; those of several have met.
 
     Raises:
         DeviceError: a device that is asked for is not there, there are fewer pictures per batch than replicas, or
             TensorFlow was set up otherwise before in this process.
+        WorkersError: TensorFlow cannot join the other workers.
     """
+    _check(config, cluster)
     gpus = _choose_gpus(config)
     kind = "GPU" if gpus else "CPU"
     physical = gpus or tf.config.list_physical_devices("CPU")
@@ -76,6 +89,8 @@ def prepare(config: Config) -> Devices:
             f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set up otherwise in "
             f"this process already ({error}); start a new one"
         ) from error
+    if cluster.count > 1:
+        return _several_workers(config, cluster, gpus)
     available = tf.config.list_logical_devices(kind)
     wanted = config.logical_replicas if config.logical_replicas > 1 else len(gpus)
     names = tuple(device.name.removeprefix("/device:") for device in available[: max(wanted, 1)])
@@ -91,9 +106,57 @@ def prepare(config: Config) -> Devices:
         raise DeviceError(
             f"--batch_size={config.batch_size}: expected at least one picture for each of {len(names)} replicas"
         )
+    _check_jit(config, names)
+    return Devices(strategy, names, _precision(config, gpus), Workers(strategy))
+
+
+def _check(config: Config, cluster: Cluster) -> None:
+    if cluster.count == 1:
+        if config.strategy == "multi_worker":
+            raise DeviceError(
+                "--strategy=multi_worker: TF_CONFIG names no second worker; set it to the same cluster, and each one's "
+                "own task, on every machine"
+            )
+    elif config.strategy not in ("auto", "multi_worker") or config.logical_replicas > 1:
+        raise DeviceError(
+            f"--strategy={config.strategy} --logical_replicas={config.logical_replicas}: TF_CONFIG names "
+            f"{cluster.count} workers, which need --strategy=multi_worker and devices that are not split; unset "
+            "TF_CONFIG to train on this machine alone"
+        )
+
+
+def _check_jit(config: Config, names: Sequence[str]) -> None:
     if config.jit and len(names) > 1:
         raise DeviceError(f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none")
-    return Devices(strategy, names, _precision(config, gpus))
+
+
+def _several_workers(config: Config, cluster: Cluster, gpus: Sequence[tf.config.PhysicalDevice]) -> Devices:
+    # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls them.
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": cluster.workers}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators={"GPU": len(gpus)},
+        rpc_layer="grpc",
+    )
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=cluster.stall_s)
+    try:
+        # Before anything asks for logical devices: with those TensorFlow sets itself up, for one process alone.
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise WorkersError(
+            f"{cluster.workers[cluster.index]}: TensorFlow cannot begin as this worker ({str(error).splitlines()[0]}); "
+            "give a free port, and start a new process"
+        ) from error
+    devices = [f"GPU:{number}" for number in range(len(gpus))] or ["CPU:0"]
+    names = tuple(f"worker {index} {device}" for index in range(cluster.count) for device in devices)
+    if config.batch_size % len(names):
+        raise DeviceError(
+            f"--batch_size={config.batch_size}: expected a multiple of {len(names)}, the replicas of "
+            f"{cluster.count} workers"
+        )
+    _check_jit(config, names)
+    return Devices(strategy, names, _precision(config, gpus), Workers(strategy, cluster))
 
 
 def _precision(config: Config, gpus: Sequence[tf.config.PhysicalDevice]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from trainer.data.input import Examples, epoch_order
+from trainer.data.input import Examples, Part, epoch_order
 from trainer.data.ledger import SPLITS, Ledger
 from trainer.errors import RunError
 from trainer.training.extractor import BACKENDS, BATCH, Run, fastest_backend
@@ -64,7 +64,7 @@ class FeatureExamples:
         return self._examples.labels(indices)
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0
+        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0, part: Part | None = None
     ) -> tf.data.Dataset:
         """Batches of one epoch, in an order and of views that depend on seed and epoch alone.
 
@@ -74,17 +74,18 @@ class FeatureExamples:
             epoch: number of the pass, from 0.
             full: fills the last batch up with pictures of weight 0.
             start: number of the first batch that is given, to go on in the middle of an epoch.
+            part: of every batch, which is then given replica by replica; None: all of it at once.
 
         Returns:
             A data set of (float32 [n, features], int32 [n], float32 weights [n]).
         """
         generator = np.random.default_rng([seed, epoch])
         indices = self.indices("train")
-        positions, weights = epoch_order(len(indices), batch_size, generator, full=full, start=start)
+        positions, weights, size = epoch_order(len(indices), batch_size, generator, full=full, start=start, part=part)
         order = indices[positions]
         # Drawn for every picture, whatever batch the epoch is gone on with from.
         views = generator.integers(self._views, size=len(indices))[positions]
-        return self._batches(self._rows[order] + views, batch_size, self.labels(order), weights)
+        return self._batches(self._rows[order] + views, size, self.labels(order), weights)
 
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Batches of a split in the order of the ledger: every picture once, untouched.

@@ -1,5 +1,6 @@
 """Epochs: training passes, judging each on the validation pictures, stopping early, and going on after a stop."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.input import Part
 from trainer.errors import RunStopped, TrainingError
 from trainer.training.checkpoints import Checkpoints
 from trainer.training.loop import Loop
@@ -30,9 +32,9 @@ class Batches(Protocol):
         """Class numbers of pictures."""
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0
+        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0, part: Part | None = None
     ) -> tf.data.Dataset:
-        """Batches of one epoch, from number `start` on."""
+        """Batches of one epoch, from number `start` on; or a worker's part of each."""
 
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Batches of a split in the order of the ledger."""
@@ -138,9 +140,13 @@ def train(
             memory (it names the batch size to try).
         RunError: a checkpoint can be neither written nor read.
     """
+    workers = loop.workers
     restored = checkpoints.restore(observers.say)
+    # Only the chief's checkpoints count, and only it needs to have them.
+    restored = json.loads(workers.chiefs_text(json.dumps(restored)))
     if restored:
         progress = _Progress(**restored)
+        workers.take_from_chief([*loop.model.variables, *loop.optimizer.variables])
         observers.say(f"going on after epoch {progress.epoch}, batch {progress.batch} (step {progress.step})")
     elif before is not None:
         epochs = len(before.loss)
@@ -159,12 +165,14 @@ def train(
             progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
             progress.seconds += seconds
             observers.steps(progress.epoch, progress.step, sums)
-            if stop():
+            # One worker that is asked to stop stops all; the chief's clock says when a checkpoint is due.
+            asked, due = workers.gather([stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]).T
+            if asked.any():
                 checkpoints.save(progress.step, asdict(progress))
                 raise RunStopped(
                     f"stopped after step {progress.step} with a checkpoint; the same command goes on from there"
                 )
-            if time.monotonic() - saved_at > _CHECKPOINT_EVERY_S:
+            if due[0]:
                 checkpoints.save(progress.step, asdict(progress))
                 saved_at = time.monotonic()
         row = _judge(loop, batches, head, plan, progress)
@@ -179,14 +187,22 @@ def train(
         checkpoints.save(progress.step, asdict(progress))
         saved_at = time.monotonic()
     if plan.patience and (best := history.best_epoch(plan.since)) != len(history.loss):
-        checkpoints.restore_best()
+        # The chief's, as above.
+        if workers.is_chief:
+            checkpoints.restore_best()
+        workers.take_from_chief(loop.model.variables)
         observers.say(f"keeping epoch {best}, which has the lowest validation loss")
     return history
 
 
 def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Iterator[tuple[np.ndarray, float]]:
     dataset = batches.training_batches(
-        plan.batch_size, seed=plan.seed, epoch=progress.epoch, full=loop.replicas > 1, start=progress.batch
+        plan.batch_size,
+        seed=plan.seed,
+        epoch=progress.epoch,
+        full=loop.replicas > 1,
+        start=progress.batch,
+        part=loop.workers.part,
     )
     start = time.perf_counter()
     try:
@@ -229,6 +245,8 @@ def _judge(loop: Loop, batches: Batches, head: Head, plan: Plan, progress: _Prog
         "learning_rate": loop.learning_rate,
         "seconds": progress.seconds,
     }
+    # Machines may differ in the last bit; what follows from these numbers has to be the same everywhere.
+    row = dict(zip(row, loop.workers.chiefs(list(row.values())).tolist(), strict=True))
     if not math.isfinite(row["validation_loss"]):
         raise TrainingError(
             f"the validation loss is {row['validation_loss']} after epoch {progress.epoch + 1}: lower --learning_rate; "

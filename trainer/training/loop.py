@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.training.workers import Workers
 from trainer.variants.head import Head
 
 # A call of the compiled function runs as many steps as take about this long: enough to make the call itself cheap, few
@@ -29,6 +30,7 @@ class Loop:
         optimizer: made under `strategy.scope()`.
         strategy: spreads each batch over the replicas.
         dtype: of the batches: uint8 for pixels, float32 for features.
+        workers: the processes that share a batch; None: this one alone.
         jit: compiles the step with XLA; for one device.
     """
 
@@ -39,10 +41,12 @@ class Loop:
         optimizer: keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy,
         dtype: tf.DType = tf.uint8,
+        workers: Workers | None = None,
         *,
         jit: bool = False,
     ) -> None:
         self.model = model
+        self.workers = workers or Workers(strategy)
         self._head = head
         self._optimizer = optimizer
         self._strategy = strategy
@@ -73,19 +77,21 @@ class Loop:
         """Trains on every batch once, some steps at a time.
 
         Args:
-            batches: (uint8 [n, H, W, 3], int32 [n], float32 weights [n]) with the global batch size.
+            batches: (uint8 [n, H, W, 3], int32 [n], float32 weights [n]) with the global batch size; where there are
+                several workers, what each replica of this one gets, in turn.
 
         Yields:
             float32 [steps, 4] after each call: sum of losses in nats, pictures that were right, and pictures, all
             weighted, of each step over all replicas; and the sum of the replicas' squared gradients.
         """
-        steps = int(batches.cardinality().numpy())
-        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        steps = int(batches.cardinality().numpy()) // self.workers.parts
+        iterator = iter(self.workers.distribute(batches))
         while steps:
             count = min(steps, self._steps_per_call)
             start = time.perf_counter()
             sums = self._train_steps(iterator, tf.constant(count)).numpy()
-            fitting = int(_CALL_S * count / (time.perf_counter() - start))
+            # The chief's time is everybody's: all workers must make the same calls.
+            fitting = int(self.workers.chiefs([_CALL_S * count / (time.perf_counter() - start)])[0])
             # The first call of all compiles: one step, and its time says nothing.
             self._steps_per_call = min(max(fitting, 1), _MOST_STEPS_PER_CALL, 4 * self._steps_per_call)
             steps -= count

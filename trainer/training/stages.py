@@ -132,7 +132,8 @@ class Stages:
         epochs = plan.epochs - len(before.loss if before else [])
         with self._devices.strategy.scope():
             optimizer, plateau = make_optimizer(rate, epochs * plan.steps(batches))
-        loop = Loop(model, self._head, optimizer, self._devices.strategy, dtype, jit=self._config.jit)
+        devices = self._devices
+        loop = Loop(model, self._head, optimizer, devices.strategy, dtype, devices.workers, jit=self._config.jit)
         return train(
             loop,
             batches,

@@ -3,7 +3,7 @@ import pytest
 
 from tests.trained_model import draw, write_pictures
 from trainer.data import ledger
-from trainer.data.input import Examples, scan
+from trainer.data.input import Examples, Part, scan
 from trainer.errors import DataError
 
 SIZE, BATCH = 32, 7
@@ -79,6 +79,19 @@ def test_full_last_batch_is_filled_with_pictures_of_weight_zero(cached):
     assert sum(weights.sum() for _, _, weights in batches) == count
     uneven = contents(cached[0].training_batches(BATCH, seed=0, epoch=0, full=False))
     assert sum(len(pixels) for pixels, _, _ in uneven) == count
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_parts_of_two_workers_make_up_every_batch_replica_by_replica(cached, start):
+    # Two replicas on each worker.
+    options = {"seed": 0, "epoch": 1, "full": True, "start": start}
+    whole = contents(cached[0].training_batches(8, **options))
+    parts = [contents(cached[0].training_batches(8, **options, part=Part(first, first + 2, 4))) for first in (0, 2)]
+    assert len(parts[0]) == len(parts[1]) == 2 * len(whole)
+    for step, batch in enumerate(whole):
+        shared = [part[2 * step + replica] for part in parts for replica in (0, 1)]
+        for column, expected in enumerate(batch):
+            np.testing.assert_array_equal(np.concatenate([each[column] for each in shared]), expected)
 
 
 def test_evaluation_gives_every_picture_once_in_the_order_of_the_ledger(cached):

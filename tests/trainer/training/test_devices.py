@@ -1,6 +1,7 @@
 import pytest
 import tensorflow as tf
 
+from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError
 from trainer.training import devices
@@ -25,6 +26,17 @@ def test_split_device_gets_a_mirrored_strategy_of_as_many_replicas():
 @no_gpu
 def test_mirrored_strategy_can_be_had_on_one_device():
     assert prepare(Config(strategy="mirrored")).strategy_name == "MirroredStrategy"
+
+
+def test_several_workers_are_refused_where_tf_config_names_none():
+    with pytest.raises(DeviceError, match="--strategy=multi_worker: TF_CONFIG names no second worker"):
+        prepare(Config(strategy="multi_worker"))
+
+
+@pytest.mark.parametrize("config", [Config(strategy="mirrored"), Config(logical_replicas=2)])
+def test_other_strategies_are_refused_where_tf_config_names_several_workers(config):
+    with pytest.raises(DeviceError, match="TF_CONFIG names 2 workers, which need --strategy=multi_worker"):
+        prepare(config, Cluster(("127.0.0.1:1", "127.0.0.1:2")))
 
 
 def test_batch_smaller_than_the_replicas_is_refused():
