@@ -179,6 +179,11 @@ class Config:
                 )
 
     @property
+    def strong_augmentation(self) -> bool:
+        """Whether pictures are changed more than the notebook does."""
+        return self.recipe == "best"
+
+    @property
     def rate(self) -> LearningRate:
         """What `learning_rate` says."""
         schedule, _, number = self.learning_rate.rpartition(":")

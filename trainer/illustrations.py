@@ -35,7 +35,7 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
     if config.variant != "plain":
         original = examples.pictures(generator.choice(train, 1))
         batch = tf.cast(tf.repeat(original, plots.AUGMENTED_COPIES, axis=0), tf.float32)
-        for layer in augmentation_layers(config.seed):
+        for layer in augmentation_layers(config.seed, strong=config.strong_augmentation, scaled=False):
             batch = layer(batch, training=True)
         augmented = tf.cast(tf.clip_by_value(tf.round(batch), 0, 255), tf.uint8).numpy()
         plots.augmentation_grid(original[0], list(augmented), folder / files.AUGMENTATION)

@@ -135,7 +135,14 @@ def _run(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     head = Head(len(ledger.classes))
-    make = partial(build, config.variant, config.image_size, head, seed=config.seed)
+    make = partial(
+        build,
+        config.variant,
+        config.image_size,
+        head,
+        seed=config.seed,
+        strong_augmentation=config.strong_augmentation,
+    )
     with devices.strategy.scope():
         model = make(weights=weights, precision=devices.precision)
     if workers.is_chief:

@@ -21,6 +21,7 @@ def build(
     seed: int,
     weights: Path | None = None,
     precision: str = "float32",
+    strong_augmentation: bool = False,
 ) -> keras.Model:
     """Builds one variant.
 
@@ -31,6 +32,7 @@ def build(
         seed: of the augmentation's random streams.
         weights: a Keras weights file of the backbone, or None for random ones; `transfer` alone reads it.
         precision: Keras' name of what layers compute in; variables and logits are float32 in any case.
+        strong_augmentation: as the recipe `best` does it, not as the notebook.
 
     Returns:
         A model from float32 [N, image_size, image_size, 3] in 0…255 to float32 logits [N, head.units].
@@ -41,7 +43,7 @@ def build(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return _build(variant, image_size, head, seed, weights)
+        return _build(variant, image_size, head, seed, weights, strong_augmentation)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -52,13 +54,16 @@ def copy_variables(source: keras.Model, target: keras.Model) -> None:
         variable.assign(value.value.numpy())
 
 
-def _build(variant: str, image_size: int, head: Head, seed: int, weights: Path | None) -> keras.Model:
+def _build(
+    variant: str, image_size: int, head: Head, seed: int, weights: Path | None, strong_augmentation: bool
+) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     x = inputs
-    if variant in ("preprocessed", "transfer"):
+    scaled = variant in ("preprocessed", "transfer")
+    if scaled:
         x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(x)
     if variant != "plain":
-        for layer in augmentation_layers(seed):
+        for layer in augmentation_layers(seed, strong=strong_augmentation, scaled=scaled):
             x = layer(x)
     if variant == "transfer":
         # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.

@@ -113,3 +113,16 @@ def test_weights_file_of_something_else_is_refused_with_one_line(weights, name):
         build("transfer", 32, Head(2), seed=0, weights=weights[0] / name)
     assert "cannot be loaded as MobileNetV2 1.0 without top" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("variant", "low", "high"), [("augmented", 0, 255), ("preprocessed", -1, 1)])
+def test_strong_augmentation_stays_in_the_range_of_its_pixels(variant, low, high):
+    model = build(variant, 32, Head(2), seed=0, strong_augmentation=True)
+    augment = keras.Model(model.input, model.get_layer("random_contrast").output)
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    once, again = (augment(pixels, training=True).numpy() for _ in range(2))
+    assert np.abs(once - again).max() > 0
+    assert once.min() >= low
+    assert once.max() <= high
+    scaled = pixels / 127.5 - 1 if variant == "preprocessed" else pixels
+    np.testing.assert_allclose(augment(pixels, training=False), scaled, atol=1e-4)
