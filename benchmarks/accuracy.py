@@ -63,7 +63,7 @@ def main() -> None:
     """Entry point."""
     here = sys.argv[0]
     flags.DEFINE_string("data", None, "folder of the real pictures", required=True, module_name=here)
-    flags.DEFINE_string("weights", None, "file of MobileNetV2 weights", required=True, module_name=here)
+    flags.DEFINE_string("weights", None, "file of MobileNetV2 weights, or none", required=True, module_name=here)
     flags.DEFINE_list("rows", [], "names of the rows to measure; empty: all", module_name=here)
     flags.DEFINE_string("work_dir", "runs/accuracy", "keeps what is measured already", module_name=here)
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write, after each run", module_name=here)
@@ -75,7 +75,8 @@ def _measure(_: Sequence[str]) -> None:
     data = Path(asked.data).expanduser().resolve()
     if not data.is_dir():
         raise WhiskerError(f"--data={asked.data}: expected a folder of pictures")
-    sides = Sides(data, str(Path(asked.weights).expanduser().resolve()), Path(asked.work_dir).expanduser().resolve())
+    weights = asked.weights if asked.weights == "none" else str(Path(asked.weights).expanduser().resolve())
+    sides = Sides(data, weights, Path(asked.work_dir).expanduser().resolve())
     found: dict[str, list[dict[str, Any]]] = {}
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
     rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
@@ -95,8 +96,8 @@ def _write(output: Path, sides: Sides, found: Mapping[str, Sequence[Mapping[str,
         "machine": machine.describe(),
         "commits": sorted({run["environment"]["commit"] for runs in found.values() for run in runs if _ours(run)}),
         "pictures": sides.counts(),
-        "recipes": [_summarize(row, found[row.name]) for row in RECIPES if row.name in found],
-        "ablation": [_summarize(row, found[row.name]) for row in ABLATION if row.name in found],
+        "recipes": [summarize(row, found[row.name]) for row in RECIPES if row.name in found],
+        "ablation": [summarize(row, found[row.name]) for row in ABLATION if row.name in found],
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
@@ -106,7 +107,18 @@ def _ours(run: Mapping[str, Any]) -> bool:
     return run["side"] == "whisker"
 
 
-def _summarize(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums the runs of a row up.
+
+    Args:
+        row: what was done.
+        runs: measurements, as `Sides.measure` gives them.
+
+    Returns:
+        The row's own fields; `seeds` that are there, `n` test pictures, `test` accuracy as {`mean`, `min`, `max`}; for
+        Whisker's also `precision`, each seed's `interval_95`, and means of `test_loss`, `validation_accuracy` and
+        `validation_loss`.
+    """
     accuracy = [run["test_accuracy"] for run in runs]
     summary = asdict(row) | {
         "seeds": [run["seed"] for run in runs],
