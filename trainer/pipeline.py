@@ -91,7 +91,8 @@ def run(
         opened, say = scratch_run(devices.names), _say_nothing
     with opened as folder, devices.workers.errors():
         say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
-        result = _run(config, devices, folder, downloads, say, stop)
+        with stop.told_plainly():
+            result = _run(config, devices, folder, downloads, say, stop)
     return {**result, "run_dir": folder.address} if result else {}
 
 

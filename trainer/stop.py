@@ -7,6 +7,8 @@ from types import FrameType
 
 from trainer.errors import RunStopped
 
+_OUTSIDE = "stopped outside of training; the same command goes on from there"
+
 
 class Stop:
     """Remembers that the run was asked to stop.
@@ -43,8 +45,19 @@ class Stop:
         finally:
             self._deferred = False
 
+    @contextmanager
+    def told_plainly(self) -> Iterator[None]:
+        """Inside, a request that surfaces from the depths of a library, wrapped as its error, is the request again."""
+        try:
+            yield
+        except Exception as error:
+            # AutoGraph raises the same type again, with the lines of its trace.
+            if not self._asked or (isinstance(error, RunStopped) and "\n" not in str(error)):
+                raise
+            raise RunStopped(_OUTSIDE) from error
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._asked = True
         if not self._deferred:
-            raise RunStopped("stopped outside of training; the same command goes on from there")
+            raise RunStopped(_OUTSIDE)

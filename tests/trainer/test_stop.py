@@ -1,0 +1,49 @@
+import os
+import signal
+
+import pytest
+import tensorflow as tf
+
+from trainer.errors import RunStopped
+from trainer.stop import Stop
+
+
+@pytest.fixture
+def stop():
+    before = signal.getsignal(signal.SIGTERM)
+    stop = Stop()
+    stop.install()
+    yield stop
+    signal.signal(signal.SIGTERM, before)
+
+
+def ask():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("stop")
+def test_request_outside_of_training_ends_the_run_at_once():
+    with pytest.raises(RunStopped, match="stopped outside of training; the same command goes on from there"):
+        ask()
+
+
+def test_request_in_training_is_remembered(stop):
+    with stop.deferred():
+        ask()
+        assert stop.asked()
+
+
+def test_request_that_a_library_wraps_is_one_line_all_the_same(stop):
+    @tf.function
+    def traced():
+        ask()
+        return tf.constant(0)
+
+    with pytest.raises(RunStopped) as error, stop.told_plainly():
+        traced()
+    assert str(error.value) == "stopped outside of training; the same command goes on from there"
+
+
+def test_error_that_nobody_asked_for_stays_what_it_is(stop):
+    with pytest.raises(ValueError, match="ours"), stop.told_plainly():
+        raise ValueError("ours")
