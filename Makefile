@@ -41,9 +41,10 @@ format: .venv-check/installed
 
 # Measures what README quotes; needs the real pictures and weights: make bench DATA=folder WEIGHTS=file
 bench: .venv/installed-dev
-	$(BIN)/python -m benchmarks.real_pictures --data=$(DATA) --weights=$(WEIGHTS)
+	$(BIN)/python -m benchmarks.step_profile
 	$(BIN)/python -m benchmarks.bench_training --data=$(DATA) --weights=$(WEIGHTS) \
 		--whisker_transfer_flags=--recipe=fast
+	$(BIN)/python -m benchmarks.accuracy --data=$(DATA) --weights=$(WEIGHTS)
 
 images:
 	docker build --file infra/docker/trainer.Dockerfile --tag $(IMAGE_REPOSITORY)/trainer:$(IMAGE_TAG) .

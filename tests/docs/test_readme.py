@@ -63,29 +63,44 @@ def test_flags_are_those_of_the_trainer():
         assert meaning == setting.metadata["help"]
 
 
-def test_measured_numbers_are_those_of_the_benchmark():
-    measured = json.loads((ROOT / "benchmarks" / "results" / "real_pictures.json").read_text())
-    for variant, run in measured["runs"].items():
-        test, validation = run["test"], run["validation"]
-        low, high = test["interval_95"]
-        row = (
-            f"| `{variant}` | {run['epochs']} | {validation['accuracy']:.3f} | {test['accuracy']:.3f} | "
-            f"{low:.3f} to {high:.3f} |"
-        )
-        assert row in README
-    assert measured["environment"]["commit"][:7] in README
+def results(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def test_accuracies_are_those_of_the_benchmark():
+    measured = results("accuracy")
+    for row in measured["recipes"] + measured["ablation"]:
+        test = row["test"]
+        numbers = f"{len(row['seeds'])} | {test['mean']:.3f} | {test['min']:.3f} to {test['max']:.3f}"
+        assert f"| {row['name']} | {numbers} |" in README
+    for commit in measured["commits"]:
+        assert commit[:7] in README
     assert measured["date"] in README
 
 
-def test_times_are_those_of_the_benchmark():
-    measured = json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())
+def test_speeds_are_those_of_the_benchmark():
+    measured = results("training")
+    for variant in ("plain", "augmented", "preprocessed"):
+        speed = measured["variants"][variant]["images_per_second"]
+        stock, whisker, float32 = (speed[name]["median"] for name in ("stock", "whisker", "whisker_float32"))
+        ratio = speed["ratio"]
+        numbers = (
+            f"{stock:.0f} | {whisker:.0f} | {ratio['whisker']:.2f} | {float32:.0f} | {ratio['whisker_float32']:.2f}"
+        )
+        assert f"| `{variant}` | {numbers} |" in README
     transfer = measured["variants"]["transfer"]
     for side, seconds in ((side, transfer["seconds"][side]) for side in ("whisker", "stock")):
         assert f"{seconds['median']:.1f} s" in README
         assert f"({seconds['min']:.1f} to {seconds['max']:.1f})" in README
         assert f"{transfer['test_accuracy'][side]['median']:.3f}" in README
-    assert f"{transfer['seconds']['ratio']:.1f} times less" in README
+    assert f"{transfer['seconds']['ratio']['whisker']:.1f} times less" in README
     assert measured["environments"][0]["commit"][:7] in README
+
+
+def test_step_times_are_those_of_the_profile():
+    for step in results("step_profile")["steps"]:
+        assert f"{step['step_ms']:.0f} ms" in README
+        assert f"{step['limit_ms']:.0f} ms" in README
 
 
 @pytest.fixture(scope="module")
