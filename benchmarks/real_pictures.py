@@ -76,6 +76,7 @@ def _serve(run: Path, store: Path, pictures: Path) -> dict[str, Any]:
     paths = {row["sha256"]: row["path"] for row in json.loads((run / "ledger.json").read_text())["pictures"]}
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     classes = json.loads((run / "ledger.json").read_text())["classes"]
+    temperature = json.loads((run / "result.json").read_text())["calibration"]["temperature"]
     largest, flips = 0.0, 0
     with (
         local_server(model_config_file=store / contract.MODELS_CONFIG) as server,
@@ -83,7 +84,7 @@ def _serve(run: Path, store: Path, pictures: Path) -> dict[str, Any]:
     ):
         for row in rows:
             answer = client.predict(pictures / paths[row["sha256"]])
-            trained = 1 / (1 + 2.718281828459045 ** -row["logits"][0])
+            trained = 1 / (1 + 2.718281828459045 ** (-row["logits"][0] / temperature))
             largest = max(largest, abs(answer.probabilities[classes[1]] - trained))
             flips += answer.label != classes[int(row["logits"][0] > 0)]
     return {"pictures": len(rows), "largest_difference": largest, "label_flips": flips}

@@ -8,7 +8,7 @@ result = run(Config(data="my_pictures", variant="transfer"))
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from trainer.config import Config
 from trainer.data import input as data_input
 from trainer.data import ledger as data_ledger
 from trainer.data import sources
-from trainer.evaluation.metrics import evaluate
-from trainer.export import saved_model
+from trainer.evaluation.judgement import judge
+from trainer.evaluation.reading import read_run
+from trainer.export import cost, saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
 from trainer.reporting.report import write_report
 from trainer.run_folder import RunFolder, open_run
@@ -34,7 +35,7 @@ from trainer.training.extractor import split
 from trainer.training.features import extract
 from trainer.training.fit import Batches, Plan, train
 from trainer.training.loop import Loop
-from trainer.training.observers import Observers
+from trainer.training.observers import Observers, show_pictures
 from trainer.training.sanity import check_start
 from trainer.training.schedule import make_optimizer
 from trainer.variants.head import Head
@@ -43,6 +44,7 @@ from trainer.variants.models import build, describe_layers, trainable_parameters
 DOWNLOADS = Path.home() / ".cache" / "whisker"
 
 _LEFT_OUT_SHOWN = 10
+_TIMED = 20
 
 
 def _say(line: str) -> None:
@@ -123,6 +125,7 @@ def _run(
         steps = config.epochs * -(-len(examples.indices("train")) // config.batch_size)
         optimizer, plateau = make_optimizer(config.rate, steps)
     illustrate_data(examples, ledger, config, folder.file("pictures"))
+    show_pictures(folder.file("pictures"), folder.path / "tensorboard", 0)
     clock.stop("data")
 
     # 3. Training.
@@ -168,21 +171,25 @@ def _run(
     clock.stop("train")
 
     # 4. One look at the test set.
-    judged, rows, probabilities = {}, [], {}
+    rows = []
     for name in ("validation", "test"):
-        indices = examples.indices(name)
         logits = loop.logits(batches.evaluation_batches(name, config.batch_size))
-        judged[name] = evaluate(head, ledger.classes, examples.labels(indices), logits)
-        probabilities[name] = head.probabilities(tf.constant(logits)).numpy()
-        for index, row in zip(indices, logits, strict=True):
+        answers = head.predictions(tf.constant(logits)).numpy()
+        for index, answer, row in zip(examples.indices(name), answers, logits, strict=True):
             picture = ledger.pictures[index]
-            rows.append({"sha256": picture.sha256, "split": name, "label": picture.label, "logits": row.tolist()})
+            said = {"predicted": ledger.classes[answer], "logits": row.tolist()}
+            rows.append({"sha256": picture.sha256, "split": name, "label": picture.label, **said})
     folder.write_predictions(rows)
+    paths = {picture.sha256: picture.path for picture in ledger.pictures}
+    judged = judge(head, ledger.classes, rows, paths, seed=config.seed)
+    head = replace(head, temperature=judged["calibration"]["temperature"])
     clock.stop("evaluate")
 
     # 5. The SavedModel, and its place in the store.
     single = saved_model.save_keras(model, folder.file("model.keras"))
-    saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
+    answer_bytes = saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
+    timed = [(root / picture.path).read_bytes() for picture in ledger.pictures if picture.split == "test"][:_TIMED]
+    exported = cost.measure(folder.file("export"), answer_bytes, timed)
     published = None
     if store is not None:
         published = store.publish(folder.file("export"))
@@ -200,12 +207,14 @@ def _run(
         "history": asdict(history),
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
+        "export": exported,
         "seconds": clock.seconds(),
         "images_per_second": len(examples.indices("train"))
         * len(history.loss)
         / (sum(history.seconds) + clock.seconds().get("features", 0.0)),
         "model_version": published.number if published else None,
         "model_path": published.path if published else None,
+        "throughput": [len(examples.indices("train")) / seconds for seconds in history.seconds],
         "data": {
             "name": config.data,
             "digest": ledger.digest,
@@ -215,8 +224,10 @@ def _run(
         "layers": describe_layers(model),
         "config": asdict(config),
     }
+    result["reading"] = read_run(result)
     folder.write_json("result.json", result)
-    illustrate_result(examples, ledger, result, probabilities, folder.file("pictures"))
+    illustrate_result(examples, ledger, result, folder.file("pictures"))
+    show_pictures(folder.file("pictures"), folder.path / "tensorboard", steps // config.epochs * len(history.loss))
     write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
     return result
 

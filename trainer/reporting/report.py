@@ -71,7 +71,7 @@ def _figures(result: Mapping[str, Any], pictures: Path) -> dict[str, dict[str, s
             f"{last['validation_loss']:.3f}.",
             "Accuracy and loss, epoch by epoch",
         ),
-        files.PREDICTION_GRID: (
+        "prediction_grid.png": (
             "Test pictures. Below each: a tick or a cross, the predicted class with its probability, the true class.",
             "Test pictures, taken at random, and what the model says of them",
         ),

@@ -14,7 +14,7 @@ from trainer.reporting.report import write_report
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-PICTURES = (files.CLASS_ROWS, files.LABEL_COUNTS, files.AUGMENTATION, files.TRAINING_CURVES, files.PREDICTION_GRID)
+PICTURES = (files.CLASS_ROWS, files.LABEL_COUNTS, files.AUGMENTATION, files.TRAINING_CURVES, "prediction_grid.png")
 ENVIRONMENT = {"python": "3.11.7", "devices": "GPU:0, GPU:1", "commit": "unknown"}
 RESULT = {
     "variant": "preprocessed",
