@@ -26,6 +26,7 @@ from trainer.evaluation.judgement import judge
 from trainer.evaluation.reading import read_run
 from trainer.export import cost, saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
+from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
 from trainer.run_folder import RunFolder, open_run
 from trainer.stop import Stop
@@ -228,6 +229,7 @@ def _run(
     folder.write_json("result.json", result)
     illustrate_result(examples, ledger, result, folder.file("pictures"))
     show_pictures(folder.file("pictures"), folder.path / "tensorboard", steps // config.epochs * len(history.loss))
+    write_model_card(result, folder.environment, folder.file("model_card.md"))
     write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
     return result
 

@@ -18,8 +18,9 @@ def paired_test(first: Runs, second: Runs) -> dict[str, Any] | None:
         second: at least one run of the other.
 
     Returns:
-        `n` pictures, `only_first` and `only_second` (pictures that favour one), `difference` of accuracies (second
-        minus first, -1…1) and the two-sided `p_value`; None where the two were not tested on the same pictures.
+        `runs` of each, `n` pictures, `only_first` and `only_second` (pictures that favour one), `difference` of
+        accuracies (second minus first, -1…1) and the two-sided `p_value`; None where the two were not tested on the
+        same pictures.
     """
     shares = [_right(first), _right(second)]
     if not shares[0] or shares[0].keys() != shares[1].keys():
@@ -27,6 +28,7 @@ def paired_test(first: Runs, second: Runs) -> dict[str, Any] | None:
     differences = [shares[1][picture] - shares[0][picture] for picture in shares[0]]
     only_first, only_second = sum(each < 0 for each in differences), sum(each > 0 for each in differences)
     return {
+        "runs": [len(first), len(second)],
         "n": len(differences),
         "only_first": only_first,
         "only_second": only_second,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.reporting.wording import percent
+
 # How a statement is meant: a strength, a weakness, or more pictures needed to tell.
 GOOD, BAD, UNCLEAR = "good", "bad", "unclear"
 
@@ -26,7 +28,7 @@ def read_comparison(
 
     Args:
         variants: by name, with `test` over seeds and `seeds`.
-        paired: `first` and `second`, names of variants, and what `paired_test` found of their runs.
+        paired: `first` and `second`, names of variants, and `test`, what `paired_test` found of their runs.
 
     Returns:
         Statements, as `read_run` gives them.
@@ -40,17 +42,13 @@ def read_comparison(
             continue
         points = 100 * test["difference"]
         apart = test["p_value"] < 0.05 and (points > 0) == (test["only_second"] > test["only_first"])
-        way = "more" if points > 0 else "fewer"
+        often = "is right more often on" if max(test["runs"]) > 1 else "alone is right on"
         counts = (
-            f"{second} alone is right on {test['only_second']:,} of {test['n']:,} test pictures, {first} alone on "
-            f"{test['only_first']:,} (exact paired test: {_p(test['p_value'])})"
+            f"{second} {often} {test['only_second']:,} of {test['n']:,} test pictures, {first} on "
+            f"{test['only_first']:,} (exact paired test over pictures: {_p(test['p_value'])})"
         )
-        seeds = len(pair["seeds"])
-        over = f", with {seeds} seeds: right more often" if seeds > 1 else ""
-        if apart:
-            text = f"{abs(points):.1f} points {way} are right: {counts}{over}."
-        else:
-            text = f"Not enough pictures to tell them apart: {counts}{over}."
+        way = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} are right"
+        text = f"{way if apart else 'Not enough pictures to tell them apart'}: {counts}."
         statements.append(_statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text))
     if any(len(found["seeds"]) == 1 for found in variants.values()):
         text = "A variant with one seed says nothing about how much another seed would change it."
@@ -62,8 +60,8 @@ def _baseline(result: Mapping[str, Any]) -> dict[str, str]:
     test, baseline = result["test"], result["baseline_accuracy"]
     low, high = test["interval_95"]
     found = (
-        f"{test['accuracy']:.1%} of {test['n']:,} test pictures are right (95 % interval {low:.1%} to {high:.1%}); "
-        f"always naming the commonest class gets {baseline:.1%}"
+        f"{percent(test['accuracy'])} of {test['n']:,} test pictures are right (95 % interval {percent(low)} to "
+        f"{percent(high)}); always naming the commonest class gets {percent(baseline)}"
     )
     if low > baseline:
         return _statement("baseline", GOOD, f"Better than guessing: {found}.")
@@ -83,8 +81,8 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
     gap = history["accuracy"][kept - 1] - accuracies[kept - 1]
     growth = gap - (history["accuracy"][best] - accuracies[best])
     gaps = (
-        f"in epoch {kept}, which was kept, training is {history['accuracy'][kept - 1]:.1%} right and validation "
-        f"{accuracies[kept - 1]:.1%}"
+        f"in epoch {kept}, which was kept, training is {percent(history['accuracy'][kept - 1])} right and validation "
+        f"{percent(accuracies[kept - 1])}"
     )
     if gap <= noise / 2:
         text = f"No overfitting that {n:,} validation pictures can show: {gaps}."
@@ -94,7 +92,7 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
             f" The lowest validation loss was in epoch {best + 1}; since then it rose from {losses[best]:.3f} to "
             f"{losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f} points: fewer epochs, or --early_stopping, "
             "would do."
-            if growth > 0 and best + 1 < kept
+            if growth > noise / 2
             else ""
         )
         overfitting = _statement("overfitting", BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}")
@@ -103,7 +101,9 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
     if len(late) < 2:
         return [overfitting]
     swing = max(late) - min(late)
-    span = f"validation accuracy is between {min(late):.1%} and {max(late):.1%} over the last {len(late)} epochs"
+    span = (
+        f"validation accuracy is between {percent(min(late))} and {percent(max(late))} over the last {len(late)} epochs"
+    )
     if swing <= noise:
         return [overfitting, _statement("stability", GOOD, f"Steady: {span}, which {n:,} pictures do not tell apart.")]
     text = f"It swings: {span}, more than the {100 * noise:.1f} points that {n:,} pictures leave open."
@@ -119,7 +119,9 @@ def _classes(test: Mapping[str, Any]) -> dict[str, str]:
         cell = test["confused"][0]
         times = f"{cell['n']:,} time{'s' * (cell['n'] > 1)}"
         often = f" The commonest mistake, {times}: {cell['true']} taken for {cell['predicted']}."
-    recalls = f"{worst} {seen[worst]['recall']:.1%} of {seen[worst]['n']:,}, {best} {seen[best]['recall']:.1%}"
+    recalls = (
+        f"{worst} {percent(seen[worst]['recall'])} of {seen[worst]['n']:,}, {best} {percent(seen[best]['recall'])}"
+    )
     if best == worst or seen[worst]["recall"] == seen[best]["recall"]:
         return _statement("classes", GOOD, f"Every class is recognised equally often.{often}")
     if seen[best]["recall"] - seen[worst]["recall"] > test["recall_spread_by_chance"]:
@@ -134,10 +136,10 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
     scaled = (
         f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
         if temperature == 1
-        else f"dividing logits by {temperature:.2f} took this from {calibration['before']['error']:.1%}"
+        else f"dividing logits by {temperature:.2f} took this from {percent(calibration['before']['error'])}"
     )
-    error = f"probabilities are off by {after['error']:.1%} on average ({scaled})"
-    limit = f"{after['error_by_chance']:.1%}, what chance alone makes of {result['test']['n']:,} pictures"
+    error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
+    limit = f"{percent(after['error_by_chance'])}, what chance alone makes of {result['test']['n']:,} pictures"
     if after["error"] <= after["error_by_chance"]:
         text = f"As sure as it should be: {error}, within {limit}."
         return [_statement("probabilities", GOOD, text)]
@@ -151,12 +153,15 @@ def _coverage(result: Mapping[str, Any]) -> list[dict[str, str]]:
     place = max((place for place, share in enumerate(curve["coverage"]) if share <= 0.9), default=None)
     if place is None or accuracy == 1:
         return []
+    low, high = percent(curve["low"][place]), percent(curve["high"][place])
     found = (
-        f"on the {curve['coverage'][place]:.0%} that it is surest of, {curve['accuracy'][place]:.1%} are right (95 % "
-        f"interval {curve['low'][place]:.1%} to {curve['high'][place]:.1%})"
+        f"on the {percent(curve['coverage'][place])} that it is surest of, {percent(curve['accuracy'][place])} are "
+        f"right (95 % interval {low} to {high})"
     )
     if curve["low"][place] > accuracy:
-        return [_statement("certainty", GOOD, f"It knows what it does not know: {found}, instead of {accuracy:.1%}.")]
+        return [
+            _statement("certainty", GOOD, f"It knows what it does not know: {found}, instead of {percent(accuracy)}.")
+        ]
     text = f"Not enough pictures to tell whether leaving the least certain tenth to a human helps: {found}."
     return [_statement("certainty", UNCLEAR, text)]
 

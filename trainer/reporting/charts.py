@@ -111,7 +111,7 @@ def threshold_curves(curves: Mapping[str, Any], path: Path) -> None:
     axes_names = (("roc", "false_positive_rate", "true_positive_rate"), ("precision_recall", "recall", "precision"))
     for axes, (name, x, y) in zip(both, axes_names, strict=True):
         curve = curves[name]
-        title = "ROC" if name == "roc" else "precision-recall"
+        title = "ROC" if name == "roc" else "PR"
         axes.plot(curve[x], curve[y], color=style.BLUE, linewidth=2, clip_on=False)
         axes.fill_between(curve[x], curve[y], color=style.BLUE, alpha=0.12, linewidth=0)
         axes.set_title(f"{title}, area {curve['area']:.3f}", loc="left", **style.text(10))
@@ -136,7 +136,10 @@ def reliability_diagram(calibration: Mapping[str, Any], path: Path) -> None:
         low, high = np.transpose([each["interval_95"] for each in bins])
         axes.plot([0, 1], [0, 1], ":", color=style.GREY)
         axes.vlines(sure, low, high, color=color, linewidth=1.5, alpha=0.6)
-        axes.plot(sure, right, "o-", color=color, markersize=5, clip_on=False)
+        axes.plot(sure, right, color=color, clip_on=False)
+        # Round marks as large as the share of pictures that they stand for.
+        areas = [20 + 180 * each["n"] / sum(every["n"] for every in bins) for each in bins]
+        axes.scatter(sure, right, areas, color=color, clip_on=False, zorder=3)
         axes.set_title(f"{moment}: error {calibration[moment]['error']:.1%}", loc="left", **style.text(10))
         axes.set_xlabel("how sure", **style.text(9, style.GREY))
         _unit_square(axes, bins[0]["low"] if bins[0]["low"] >= 0.5 else 0)
@@ -225,6 +228,7 @@ def _by_epoch(*axes: Axes) -> None:
 def _unit_square(axes: Axes, left: float = 0.0) -> None:
     axes.set_xlim(left, 1)
     axes.set_ylim(0, 1.01)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xticks([left, (left + 1) / 2, 1])
+    axes.tick_params(pad=7)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_PERCENT)

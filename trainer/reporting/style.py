@@ -63,7 +63,7 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
     """
     canvas = FigureCanvasAgg(figure)
     figure.set_facecolor("none" if photographs else "white")
-    for dots_per_inch in (200, 160, 130, 100, 70):
+    for dots_per_inch in (160, 130, 100, 70) if photographs else (200, 160, 130, 100, 70):
         figure.set_dpi(dots_per_inch)
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba()))

@@ -27,6 +27,7 @@ def test_p_value_of_many_pictures_is_computed():
 
 def test_pictures_that_both_get_right_tell_nothing():
     assert paired_test([run("1111110000")], [run("1111111110")]) == {
+        "runs": [1, 1],
         "n": 10,
         "only_first": 0,
         "only_second": 3,

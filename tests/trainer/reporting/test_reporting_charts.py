@@ -70,7 +70,7 @@ def test_curves_of_a_judgement_are_drawn(trained, tmp_path):
 
 def test_one_test_picture_is_drawn(tmp_path):
     charts.coverage({"coverage": [1.0], "accuracy": [0.0], "low": [0.0], "high": [0.79]}, tmp_path / "coverage.png")
-    bins = [{"low": 0.0, "confidence": 0.01, "accuracy": 0.0, "interval_95": [0, 0.79]}]
+    bins = [{"n": 1, "low": 0.0, "confidence": 0.01, "accuracy": 0.0, "interval_95": [0, 0.79]}]
     one = {"error": 0.01, "bins": bins}
     charts.reliability_diagram({"before": one, "after": one}, tmp_path / "reliability.png")
     read(tmp_path / "coverage.png")
