@@ -182,7 +182,7 @@ def compared_accuracies(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: P
         axes.hlines(places, low, high, color=look[0], linewidth=2)
         axes.plot([run["test"]["accuracy"] for run in runs[variant]], places, "o", color=look[0], markersize=6)
     axes.set_yticks(range(len(runs)), list(runs), **style.text(10))
-    axes.invert_yaxis()
+    axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(_PERCENT)
     axes.set_title("test accuracy, each run with its 95 % interval", loc="left", **style.text(10))
     style.save(figure, path)
