@@ -16,7 +16,8 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.25, 100.0
 _CHI_SQUARED_95 = 3.841
 _BINS = 10
 _DRAWS = 200
-_GOLDEN = (math.sqrt(5) - 1) / 2
+# Of the search for a temperature: they find it to 0.3 %.
+_PLACES, _ROUNDS = 21, 3
 
 
 def fit_temperature(head: Head, labels: np.ndarray, logits: np.ndarray) -> float:
@@ -36,19 +37,12 @@ def fit_temperature(head: Head, labels: np.ndarray, logits: np.ndarray) -> float
         scaled = replace(head, temperature=math.exp(logarithm))
         return float(tf.reduce_mean(scaled.loss(tf.constant(labels), tf.constant(logits))))
 
-    # The loss is convex in 1 / temperature and so has one minimum, which a golden-section search finds.
+    # Convex in 1 / temperature, the loss has one minimum: the neighbours of the best of some places enclose it.
     low, high = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > 1e-3:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = loss(right)
+    for _ in range(_ROUNDS):
+        places = np.linspace(low, high, _PLACES)
+        best = int(np.argmin([loss(place) for place in places]))
+        low, high = places[max(best - 1, 0)], places[min(best + 1, _PLACES - 1)]
     fitted = (low + high) / 2
     return math.exp(fitted) if 2 * len(labels) * (loss(0.0) - loss(fitted)) > _CHI_SQUARED_95 else 1.0
 

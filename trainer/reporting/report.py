@@ -62,7 +62,7 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
             "How they learnt, a line for each seed",
         ),
     }
-    _write("comparison.html", report, compared=compared, figures=_figures(words, pictures), most=_MOST_ROWS)
+    _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
 
 
 def _write(template: str, report: Path, **values: Any) -> None:

@@ -79,6 +79,12 @@ def test_prediction_grid_of_one_picture_is_drawn(noise, tmp_path):
     read(tmp_path / "one.png")
 
 
+def test_photographs_that_do_not_compress_are_drawn_coarser(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 160, 160, 3), np.uint8)
+    plots.prediction_grid(noise, said(["cats"] * 12, ["dogs"] * 12), tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").stat().st_size <= style.MOST_BYTES
+
+
 def test_long_labels_keep_both_ends_and_undrawable_characters_become_boxes():
     assert style.shorten("n02085620-Chihuahua", 9) == "n020…ahua"
     assert style.shorten("猫", 9) == "□"
