@@ -31,7 +31,7 @@ setup(
         "serving": ["py.typed"],
         "serving.protos": ["*.binpb"],
         "trainer": ["py.typed"],
-        "trainer.reporting": ["*.html"],
+        "trainer.reporting": ["*.html", "*.css"],
     },
     install_requires=["absl-py>=2.1"],
     extras_require={

@@ -1,4 +1,4 @@
-"""Several runs beside one another: each in a process of its own, and what they found in one file and one table."""
+"""Several runs beside one another: each in a process of its own; what they found in one file, table and report."""
 
 import fcntl
 import json
@@ -9,16 +9,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from trainer.config import Config
 from trainer.errors import RunError
+from trainer.evaluation.intervals import over_seeds
+from trainer.evaluation.paired import paired_test
+from trainer.evaluation.reading import read_comparison
 from trainer.run_folder import RunFolder
 
 # What a run keeps in compare.json of its result.json.
-_KEPT = ("recipe", "epochs", "parameters", "validation", "test", "images_per_second", "seconds")
+_KEPT = ("recipe", "epochs", "parameters", "validation", "test", "images_per_second", "seconds", "history", "export")
 
 
 class StoppedError(RunError):
@@ -61,7 +65,7 @@ def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) ->
 
     Args:
         runs: what to do.
-        folder: gets ``compare.json``.
+        folder: gets ``compare.json``, and in the end ``report.html`` and its pictures.
         say: prints one line.
 
     Returns:
@@ -85,9 +89,12 @@ def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) ->
                 else:
                     done[run.name] = True
             rows = [_row(run, done[run.name], failures.get(run.name)) for run in runs]
-            variants = _by_variant(rows)
-            RunFolder(folder, str(folder), {}).write_json("compare.json", {"variants": variants, "runs": rows})
-    for line in table(variants):
+            compared = _compared(rows)
+            RunFolder(folder, str(folder), {}).write_json("compare.json", compared)
+        if compared["variants"]:
+            _report(compared, folder)
+            say(f"report {folder / 'report.html'}")
+    for line in table(compared["variants"]):
         say(line)
     failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
     return failed + _split_problem(rows)
@@ -207,36 +214,67 @@ def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
     if not done:
         return row | ({"state": "failed", "reason": failure} if failure else {"state": "to do"})
     result = _read(run.folder / "result.json")
+    if missing := [name for name in _KEPT if name not in result]:
+        raise RunError(
+            f"{run.folder}: written by an earlier version of Whisker ({missing[0]} is missing in result.json); remove "
+            "the folder to do this run again"
+        )
     return row | {"state": "done", "split": result["data"]["digest"]} | {name: result[name] for name in _KEPT}
 
 
-def _by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sums the runs that are done up, by variant, in the order in which they were asked for.
 
     Returns:
-        {variant: `seeds`, `n` test pictures, accuracies `test` and `validation` as {`mean`, `min`, `max`},
-        `parameters`, and means of `seconds` in all and `images_per_second`}.
+        `variants` {variant: `seeds`, `n` test pictures, accuracies `test` and `validation` over seeds, `parameters`,
+        and means of `seconds` in all, `images_per_second`, `size_bytes` and `latency_ms`}; `paired`, the tests of each
+        variant against the one before it; `reading`, what all this says; and the rows as `runs`.
     """
-    by_variant: dict[str, list[Mapping[str, Any]]] = {}
+    done = _done_by_variant(rows)
+    variants = {
+        variant: {
+            "seeds": [row["seed"] for row in own],
+            "n": own[0]["test"]["n"],
+            "test": over_seeds([row["test"]["accuracy"] for row in own]),
+            "validation": over_seeds([row["validation"]["accuracy"] for row in own]),
+            "parameters": own[0]["parameters"],
+            "seconds": mean(row["seconds"]["total"] for row in own),
+            "images_per_second": mean(row["images_per_second"] for row in own),
+            "size_bytes": mean(row["export"]["size_bytes"] for row in own),
+            "latency_ms": mean(row["export"]["latency_ms"] for row in own),
+        }
+        for variant, own in done.items()
+    }
+    predictions = {variant: [_predictions(row) for row in own] for variant, own in done.items()}
+    paired = [
+        {"first": first, "second": second, "test": paired_test(predictions[first], predictions[second])}
+        for first, second in pairwise(variants)
+    ]
+    return {"variants": variants, "paired": paired, "reading": read_comparison(variants, paired), "runs": list(rows)}
+
+
+def _done_by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    done: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["state"] == "done":
-            by_variant.setdefault(row["variant"], []).append(row)
-    return {
-        variant: {
-            "seeds": [row["seed"] for row in done],
-            "n": done[0]["test"]["n"],
-            "test": _spread([row["test"]["accuracy"] for row in done]),
-            "validation": _spread([row["validation"]["accuracy"] for row in done]),
-            "parameters": done[0]["parameters"],
-            "seconds": mean(row["seconds"]["total"] for row in done),
-            "images_per_second": mean(row["images_per_second"] for row in done),
-        }
-        for variant, done in by_variant.items()
-    }
+            done.setdefault(row["variant"], []).append(row)
+    return done
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": mean(values), "min": min(values), "max": max(values)}
+def _predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    lines = (Path(row["run_dir"]) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _report(compared: Mapping[str, Any], folder: Path) -> None:
+    # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so by the first run.
+    from trainer.reporting import charts, files
+    from trainer.reporting.report import write_comparison
+
+    done, pictures = _done_by_variant(compared["runs"]), folder / "pictures"
+    charts.compared_accuracies(done, pictures / files.COMPARED_ACCURACIES)
+    charts.compared_curves(done, pictures / files.COMPARED_CURVES)
+    write_comparison(compared, pictures, folder / "report.html")
 
 
 def _split_problem(rows: Sequence[Mapping[str, Any]]) -> list[str]:

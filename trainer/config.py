@@ -24,7 +24,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {"transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1}},
     "best": dict.fromkeys(VARIANTS, _NOTEBOOK | {"epochs": 60, "learning_rate": "cosine:0.001"})
     | {
-        "transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1, "fine_tune_epochs": 8},
+        "transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1, "fine_tune_epochs": 4},
     },
 }
 

@@ -10,8 +10,17 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.input import Examples
 from trainer.data.ledger import Ledger
-from trainer.reporting import files, plots
+from trainer.reporting import charts, files, plots
 from trainer.variants.augmentation import augmentation_layers
+
+# What each layer of augmentation makes of a picture.
+_DONE_BY = {
+    "random_flip": "flipped",
+    "random_rotation": "rotated",
+    "random_zoom": "zoomed",
+    "random_translation": "moved",
+    "random_contrast": "contrast",
+}
 
 
 def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:
@@ -32,39 +41,40 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
         shown[name] = list(examples.pictures(generator.permutation(of_class)[: plots.PICTURES_PER_CLASS]))
     plots.class_rows(shown, folder / files.CLASS_ROWS)
     plots.label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / files.LABEL_COUNTS)
-    if config.variant != "plain":
+    # Features of untouched pictures alone see no augmentation.
+    if config.variant != "plain" and (config.feature_views != 1 or config.fine_tune_epochs):
         original = examples.pictures(generator.choice(train, 1))
         batch = tf.cast(tf.repeat(original, plots.AUGMENTED_COPIES, axis=0), tf.float32)
-        for layer in augmentation_layers(config.seed, strong=config.strong_augmentation, scaled=False):
-            batch = layer(batch, training=True)
-        augmented = tf.cast(tf.clip_by_value(tf.round(batch), 0, 255), tf.uint8).numpy()
-        plots.augmentation_grid(original[0], list(augmented), folder / files.AUGMENTATION)
+        layers = augmentation_layers(config.seed, strong=config.strong_augmentation, scaled=False)
+        augmented = {
+            _DONE_BY[layer.name]: list(
+                tf.cast(tf.clip_by_value(tf.round(layer(batch, training=True)), 0, 255), tf.uint8).numpy()
+            )
+            for layer in layers
+        }
+        plots.augmentation_grid(original[0], augmented, folder / files.AUGMENTATION)
 
 
-def illustrate_result(
-    examples: Examples,
-    ledger: Ledger,
-    result: Mapping[str, Any],
-    probabilities: Mapping[str, np.ndarray],
-    folder: Path,
-) -> None:
+def illustrate_result(examples: Examples, ledger: Ledger, result: Mapping[str, Any], folder: Path) -> None:
     """Draws how training went, and test pictures with what the model says of them.
 
     Args:
         examples: the pictures.
         ledger: their classes and splits.
         result: what `result.json` holds.
-        probabilities: float32 [n, K] by split, a row per picture in the order of the ledger.
         folder: gets the PNG files.
     """
-    plots.training_curves(result["history"], result["baseline_accuracy"], folder / files.TRAINING_CURVES)
-    test = examples.indices("test")
-    rows = np.sort(np.random.default_rng(result["config"]["seed"]).permutation(len(test))[: plots.MOST_PREDICTIONS])
-    chosen = probabilities["test"][rows]
-    plots.prediction_grid(
-        list(examples.pictures(test[rows])),
-        [ledger.pictures[index].label for index in test[rows]],
-        [ledger.classes[best] for best in chosen.argmax(axis=1)],
-        chosen.max(axis=1).tolist(),
-        folder / files.PREDICTION_GRID,
-    )
+    history, test = result["history"], result["test"]
+    baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]
+    charts.training_curves(history, baseline, kept, folder / files.TRAINING_CURVES)
+    charts.pace(history["learning_rate"], result["throughput"], folder / files.PACE)
+    charts.confusion_matrix(test["per_class"], test["confused"], folder / files.CONFUSION)
+    if result["curves"]["roc"]:
+        charts.threshold_curves(result["curves"], folder / files.THRESHOLDS)
+    charts.reliability_diagram(result["calibration"], folder / files.RELIABILITY)
+    charts.coverage(result["coverage"], folder / files.COVERAGE)
+    places = {picture.sha256: index for index, picture in enumerate(ledger.pictures)}
+    for name, chosen in files.PREDICTION_GRIDS.items():
+        if result[chosen]:
+            indices = np.array([places[each["sha256"]] for each in result[chosen]])
+            plots.prediction_grid(list(examples.pictures(indices)), result[chosen], folder / name)

@@ -8,7 +8,7 @@ result = run(Config(data="my_pictures", variant="transfer"))
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,11 @@ from trainer.config import Config
 from trainer.data import input as data_input
 from trainer.data import ledger as data_ledger
 from trainer.data import sources
-from trainer.evaluation.metrics import evaluate
-from trainer.export import saved_model
+from trainer.evaluation.judgement import judge
+from trainer.evaluation.reading import read_run
+from trainer.export import cost, saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
+from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
 from trainer.run_folder import RunFolder, open_run, scratch_run
 from trainer.stop import Stop
@@ -33,7 +35,7 @@ from trainer.training.devices import Devices, prepare
 from trainer.training.extractor import split
 from trainer.training.fit import Batches
 from trainer.training.loop import inference
-from trainer.training.observers import Observers
+from trainer.training.observers import Observers, show_pictures
 from trainer.training.sanity import check_start
 from trainer.training.stages import Stages
 from trainer.variants.head import Head
@@ -42,6 +44,7 @@ from trainer.variants.models import build, copy_variables, describe_layers, trai
 DOWNLOADS = Path.home() / ".cache" / "whisker"
 
 _LEFT_OUT_SHOWN = 10
+_TIMED = 20
 
 
 def _say(line: str) -> None:
@@ -148,6 +151,7 @@ def _run(
         model = make(weights=weights, precision=devices.precision)
     if workers.is_chief:
         illustrate_data(examples, ledger, config, folder.file("pictures"))
+        show_pictures(folder.file("pictures"), folder.path / "tensorboard", 0)
     clock.stop("data")
 
     # 3. Training.
@@ -194,21 +198,25 @@ def _run(
         batches, infer = examples, inference(single)
     else:
         batches, infer = features, inference(split(single)[1], tf.float32)
-    judged, rows, probabilities = {}, [], {}
+    rows = []
     for name in ("validation", "test"):
-        indices = examples.indices(name)
         logits = infer(batches.evaluation_batches(name, config.batch_size))
-        judged[name] = evaluate(head, ledger.classes, examples.labels(indices), logits)
-        probabilities[name] = head.probabilities(tf.constant(logits)).numpy()
-        for index, row in zip(indices, logits, strict=True):
+        answers = head.predictions(tf.constant(logits)).numpy()
+        for index, answer, row in zip(examples.indices(name), answers, logits, strict=True):
             picture = ledger.pictures[index]
-            rows.append({"sha256": picture.sha256, "split": name, "label": picture.label, "logits": row.tolist()})
+            said = {"predicted": ledger.classes[answer], "logits": row.tolist()}
+            rows.append({"sha256": picture.sha256, "split": name, "label": picture.label, **said})
     folder.write_predictions(rows)
+    paths = {picture.sha256: picture.path for picture in ledger.pictures}
+    judged = judge(head, ledger.classes, rows, paths, seed=config.seed)
+    head = replace(head, temperature=judged["calibration"]["temperature"])
     clock.stop("evaluate")
 
     # 5. The SavedModel, and its place in the store.
     single.save(folder.file("model.keras"))
-    saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
+    answer_bytes = saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
+    timed = [(root / picture.path).read_bytes() for picture in ledger.pictures if picture.split == "test"][:_TIMED]
+    exported = cost.measure(folder.file("export"), answer_bytes, timed)
     published = None
     if store is not None:
         published = store.publish(folder.file("export"))
@@ -227,12 +235,14 @@ def _run(
         "history": asdict(history),
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
+        "export": exported,
         "seconds": clock.seconds(),
         "images_per_second": len(examples.indices("train"))
         * len(history.loss)
         / (sum(history.seconds) + clock.seconds().get("features", 0.0)),
         "model_version": published.number if published else None,
         "model_path": published.path if published else None,
+        "throughput": [len(examples.indices("train")) / seconds for seconds in history.seconds],
         "data": {
             "name": config.data,
             "digest": ledger.digest,
@@ -242,8 +252,11 @@ def _run(
         "layers": describe_layers(model),
         "config": asdict(config),
     }
+    result["reading"] = read_run(result)
     folder.write_json("result.json", result)
-    illustrate_result(examples, ledger, result, probabilities, folder.file("pictures"))
+    illustrate_result(examples, ledger, result, folder.file("pictures"))
+    show_pictures(folder.file("pictures"), folder.path / "tensorboard", stages.steps(history))
+    write_model_card(result, folder.environment, folder.file("model_card.md"))
     write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
     return result
 

@@ -35,7 +35,10 @@ def rows(trained):
     path = {row["sha256"]: row["path"] for row in ledger["pictures"]}
     for line in (trained.run / "predictions.jsonl").read_text().splitlines():
         row = json.loads(line)
-        yield (trained.pictures / path[row["sha256"]]).read_bytes(), row["logits"][0]
+        yield (
+            (trained.pictures / path[row["sha256"]]).read_bytes(),
+            row["logits"][0] / trained.result["calibration"]["temperature"],
+        )
 
 
 def sigmoid(logit):

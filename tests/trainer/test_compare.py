@@ -1,4 +1,5 @@
 import contextlib
+import html
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from trainer.comparison import Run, compare, table
 from trainer.config import Config
 from trainer.errors import RunError
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 def command(*arguments):
@@ -90,13 +91,18 @@ def test_json_holds_what_the_runs_found(compared):
         "plain": {
             "seeds": [3],
             "n": result["test"]["n"],
-            "test": {"mean": accuracy, "min": accuracy, "max": accuracy},
-            "validation": dict.fromkeys(("mean", "min", "max"), result["validation"]["accuracy"]),
+            "test": {"mean": accuracy, "min": accuracy, "max": accuracy, "interval_95": None},
+            "validation": dict.fromkeys(("mean", "min", "max"), result["validation"]["accuracy"])
+            | {"interval_95": None},
             "parameters": result["parameters"],
             "seconds": result["seconds"]["total"],
             "images_per_second": result["images_per_second"],
+            "size_bytes": result["export"]["size_bytes"],
+            "latency_ms": result["export"]["latency_ms"],
         }
     }
+    assert written["paired"] == []
+    assert [each["about"] for each in written["reading"]] == ["seeds"]
     failed, done = written["runs"]
     assert (failed["variant"], failed["state"]) == ("transfer", "failed")
     assert "weights.h5: cannot be loaded as MobileNetV2" in failed["reason"]
@@ -166,7 +172,40 @@ def test_runs_on_different_pictures_are_told_and_seeds_are_summed_up(compared, c
     plain = json.loads((copied / "compare.json").read_text())["variants"]["plain"]
     accuracy = result["test"]["accuracy"]
     assert plain["seeds"] == [3, 4]
+    low, high = plain["test"].pop("interval_95")
+    assert 0 <= low < high <= 1
     assert plain["test"] == {"mean": (accuracy + 0.25) / 2, "min": 0.25, "max": accuracy}
+
+
+def test_report_says_how_a_variant_does_against_the_one_before(compared, copied):
+    other = shutil.copytree(copied / "plain-seed3", copied / "augmented-seed3")
+    lines = [json.loads(line) for line in (other / "predictions.jsonl").read_text().splitlines()]
+    right = "".join(json.dumps(line | {"predicted": line["label"]}) + "\n" for line in lines)
+    (other / "predictions.jsonl").write_text(right)
+    config = settings(compared, copied, variant="augmented", run_dir=str(other))
+    (other / "config.json").write_text(json.dumps(asdict(config)))
+    said = []
+    assert not compare([Run(settings(compared, copied), []), Run(config, [])], copied, say=said.append)
+    assert f"report {copied / 'report.html'}" in said
+    written = json.loads((copied / "compare.json").read_text())
+    (pair,) = written["paired"]
+    wrong = sum(line["split"] == "test" and line["label"] != line["predicted"] for line in lines)
+    assert (pair["first"], pair["second"], pair["test"]["only_first"]) == ("plain", "augmented", 0)
+    assert pair["test"]["only_second"] == wrong
+    page = (copied / "report.html").read_text()
+    assert html.escape(written["reading"][0]["text"], quote=False) in page
+    assert page.count('src="data:image/png;base64,') == 2
+
+
+def test_run_of_an_earlier_version_is_named_in_one_line(compared, copied):
+    result = copied / "plain-seed3" / "result.json"
+    old = json.loads(result.read_text())
+    del old["export"]
+    result.write_text(json.dumps(old))
+    with pytest.raises(
+        RunError, match=r"written by an earlier version of Whisker \(export is missing in result\.json\)"
+    ):
+        compare([Run(settings(compared, copied), [])], copied, say=lambda _: None)
 
 
 def test_result_that_cannot_be_read_is_named_in_one_line(compared, copied):

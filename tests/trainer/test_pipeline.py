@@ -44,6 +44,12 @@ def test_run_folder_holds_everything(trained):
         "pictures/class_rows.png",
         "pictures/label_counts.png",
         "pictures/augmentation.png",
+        "pictures/pace.png",
+        "pictures/confusion.png",
+        "pictures/thresholds.png",
+        "pictures/reliability.png",
+        "pictures/coverage.png",
+        "pictures/least_certain.png",
         "pictures/training_curves.png",
         "pictures/prediction_grid.png",
     }
@@ -59,11 +65,38 @@ def test_result_agrees_with_the_predictions_it_was_made_from(trained):
         right = [("dogs" if row["logits"][0] > 0 else "cats") == row["label"] for row in of_split]
         assert result[split]["n"] == len(of_split)
         assert result[split]["accuracy"] == pytest.approx(np.mean(right))
+        assert [row["predicted"] == row["label"] for row in of_split] == right
         assert len({row["sha256"] for row in of_split}) == len(of_split), "a picture was judged twice"
     assert result["epochs"] == len(result["history"]["loss"]) == len(json_lines(trained.run / "metrics.jsonl")) == 3
     assert result["images_per_second"] > 0
     assert set(result["seconds"]) == {"data", "train", "evaluate", "export", "total"}
     assert result["model_version"] == 1
+    assert result["export"]["latency_ms"] > 0
+    assert result["export"]["calls"] == min(20, result["test"]["n"])
+    size_bytes = sum(file.stat().st_size for file in (trained.run / "export").rglob("*") if file.is_file())
+    assert result["export"]["size_bytes"] == size_bytes
+    assert {each["about"] for each in result["reading"]} >= {"baseline", "overfitting", "classes", "probabilities"}
+    ledger = {row["sha256"]: row["path"] for row in json.loads((trained.run / "ledger.json").read_text())["pictures"]}
+    for each in result["at_random"] + result["least_certain"]:
+        assert ledger[each["sha256"]] == each["path"]
+
+
+def test_tensorboard_shows_the_pictures_from_the_start_and_at_the_end(trained):
+    shown = {}
+    for file in (trained.run / "tensorboard").glob("events.*"):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "images":
+                    shown[value.tag, event.step] = value.tensor.string_val
+    steps = 3 * -(-sum(trained.result["data"]["counts"]["train"].values()) // 32)
+    at_start = {tag for tag, step in shown if step == 0}
+    assert at_start == {"pictures/class_rows", "pictures/label_counts", "pictures/augmentation"}
+    files = {f"pictures/{file.stem}" for file in (trained.run / "pictures").iterdir()}
+    assert {tag for tag, step in shown if step == steps} == files
+    png = (trained.run / "pictures" / "confusion.png").read_bytes()
+    height, width, _ = tf.io.decode_png(png).shape
+    assert list(shown["pictures/confusion", steps]) == [str(width).encode(), str(height).encode(), png]
 
 
 def test_test_pictures_are_in_no_other_split(trained):
@@ -144,7 +177,9 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
     loaded = tf.saved_model.load(str(tmp_path / "run" / "export"))
     given = loaded.signatures["serving_default"](image_bytes=tf.constant(encoded))
     # The features came from another backend than the exported graph uses.
-    expected = tf.nn.softmax(tf.constant([row["logits"] for row in rows]))
+    temperature = result["calibration"]["temperature"]
+    expected = tf.nn.softmax(tf.constant([row["logits"] for row in rows]) / temperature)
+    assert [label.decode() for label in given["label"].numpy()] == [row["predicted"] for row in rows]
     np.testing.assert_allclose(given["probabilities"], expected, atol=1e-3)
 
 

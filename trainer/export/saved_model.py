@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -23,12 +23,12 @@ class _Served(tf.Module):
         self.model_variables = [variable.value for variable in model.variables]
 
         def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
-            probabilities = head.probabilities(model(pixels, training=False))
+            logits = model(pixels, training=False)
+            probabilities = head.probabilities(logits)
             probabilities = tf.where(valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities))
             names = tf.constant(list(classes))
-            best = tf.argmax(probabilities, axis=1)
             return {
-                contract.OUTPUT_LABEL: tf.where(valid, tf.gather(names, best), ""),
+                contract.OUTPUT_LABEL: tf.where(valid, tf.gather(names, head.predictions(logits)), ""),
                 contract.OUTPUT_PROBABILITY: tf.reduce_max(probabilities, axis=1),
                 contract.OUTPUT_PROBABILITIES: probabilities,
                 contract.OUTPUT_CLASSES: tf.tile(names[tf.newaxis], [tf.shape(pixels)[0], 1]),
@@ -51,15 +51,18 @@ class _Served(tf.Module):
         )
 
 
-def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path) -> None:
+def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path) -> Callable:
     """Writes the SavedModel; the folder appears when it is whole.
 
     Args:
         model: on one device, pixels float32 [N, image_size, image_size, 3] in 0…255 to logits.
-        head: turns logits into probabilities.
+        head: turns logits into probabilities, with the temperature that the graph keeps.
         classes: names in the order of the logits.
         image_size: side in pixels.
         folder: what to write; a folder of that name is replaced.
+
+    Returns:
+        The signature for bytes, ready to be called in this process: encoded pictures, string [N], to the answer.
     """
     served = _Served(model, head, classes, image_size)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -79,3 +82,4 @@ def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: i
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    return served.from_bytes

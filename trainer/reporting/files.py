@@ -8,7 +8,19 @@ CLASS_ROWS = "class_rows.png"
 LABEL_COUNTS = "label_counts.png"
 AUGMENTATION = "augmentation.png"
 TRAINING_CURVES = "training_curves.png"
-PREDICTION_GRID = "prediction_grid.png"
+PACE = "pace.png"
+CONFUSION = "confusion.png"
+THRESHOLDS = "thresholds.png"
+RELIABILITY = "reliability.png"
+COVERAGE = "coverage.png"
+COMPARED_ACCURACIES = "compared_accuracies.png"
+COMPARED_CURVES = "compared_curves.png"
+# What of `result.json` each of them shows.
+PREDICTION_GRIDS = {
+    "prediction_grid.png": "at_random",
+    "mistakes.png": "mistakes",
+    "least_certain.png": "least_certain",
+}
 
 
 def write(path: Path, content: bytes) -> None:

@@ -1,20 +1,16 @@
-"""The pictures of a run as small PNG files, legible on a phone and without telling colours apart."""
+"""Photographs of a run and how many there are, as small PNG files, legible on a phone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from trainer.reporting import style
-from trainer.reporting.style import Grid, and_more, shorten
+from trainer.reporting.style import Grid, and_more, figure_with_axes, shorten
 
 PICTURES_PER_CLASS = 3
 AUGMENTED_COPIES = 9
-MOST_PREDICTIONS = 12
 
 
 def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
@@ -50,8 +46,7 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     shown, rest = labels[: style.MOST_CLASSES], [totals[label] for label in labels[style.MOST_CLASSES :]]
     majority = max(counts["train"], key=lambda label: counts["train"][label])
 
-    figure = Figure(figsize=(style.WIDTH_IN, 1.3 + 0.36 * len(shown)), layout="constrained")
-    axes = _axes(figure, 111)
+    figure, (axes,) = figure_with_axes(1.3 + 0.36 * len(shown), 1, 1)
     ends = np.zeros(len(shown))
     looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
     for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
@@ -76,83 +71,37 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     style.save(figure, path)
 
 
-def augmentation_grid(original: np.ndarray, augmented: Sequence[np.ndarray], path: Path) -> None:
-    """Draws one picture as it is and nine augmented copies of it.
+def augmentation_grid(original: np.ndarray, augmented: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+    """Draws, for each augmentation, one picture as it is and nine copies that it made.
 
     Args:
         original: uint8 [H, W, 3].
-        augmented: the copies, uint8 [H, W, 3] each; from the tenth on they are left out.
+        augmented: name of the augmentation -> its copies, uint8 [H, W, 3] each; from the tenth on they are left out.
         path: the PNG file to write.
     """
-    grid = Grid(3, 4)
-    grid.picture(1, 0, original)
-    grid.tag(1, 0, "original →")
-    for index, picture in enumerate(augmented[:AUGMENTED_COPIES]):
-        grid.picture(index // 3, 1 + index % 3, picture)
+    grid = Grid(2 * len(augmented), 5, above_in=0.34, above_every=2)
+    for block, (name, copies) in enumerate(augmented.items()):
+        grid.tag(2 * block, 0, f"the picture, then {name}")
+        for index, picture in enumerate([original, *copies[:AUGMENTED_COPIES]]):
+            grid.picture(2 * block + index // 5, index % 5, picture)
     grid.save(path)
 
 
-def training_curves(history: Mapping[str, Sequence[float]], baseline: float, path: Path) -> None:
-    """Draws accuracy above loss by epoch, training and validation on the same axes, and the baseline.
-
-    Args:
-        history: "accuracy", "loss", "validation_accuracy" and "validation_loss", one number an epoch.
-        baseline: accuracy of always answering the majority class of the training split, in [0, 1].
-        path: the PNG file to write.
-    """
-    figure = Figure(figsize=(style.WIDTH_IN, 4.6), layout="constrained")
-    upper = _axes(figure, 211)
-    lower = _axes(figure, 212, upper)
-    for axes, name in ((upper, "accuracy"), (lower, "loss")):
-        epochs = range(1, len(history[name]) + 1)
-        look: dict[str, Any] = {"markersize": 4, "clip_on": False}
-        axes.plot(epochs, history[name], "o--", color=style.VERMILION, label="training", **look)
-        axes.plot(epochs, history[f"validation_{name}"], "s-", color=style.BLUE, label="validation", **look)
-        axes.set_title(name, loc="left", **style.text(11))
-    upper.axhline(baseline, color=style.GREY, linestyle=":", label=f"baseline {baseline:.1%}")
-    upper.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    upper.tick_params(labelbottom=False)
-    lower.set_ylim(bottom=0)
-    lower.set_xlabel("epoch", **style.text())
-    lower.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize=9.5)
-    style.save(figure, path)
-
-
-def prediction_grid(
-    pictures: Sequence[np.ndarray],
-    true: Sequence[str],
-    predicted: Sequence[str],
-    probabilities: Sequence[float],
-    path: Path,
-) -> None:
+def prediction_grid(pictures: Sequence[np.ndarray], said: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draws test pictures with what the model says: ✓ on blue where it is right, ✗ on vermilion where it is wrong.
 
     Args:
-        pictures: uint8 [H, W, 3] each; from the thirteenth on they are counted, not drawn.
-        true: the label of each picture.
-        predicted: what the model says of each picture.
-        probabilities: probability in [0, 1] of each predicted label.
+        pictures: uint8 [H, W, 3] each.
+        said: `label`, `predicted` and `probability` of each.
         path: the PNG file to write.
     """
-    shown = list(zip(pictures, true, predicted, probabilities, strict=True))[:MOST_PREDICTIONS]
-    footer = and_more(len(pictures) - len(shown), "pictures")
-    grid = Grid(-(-len(shown) // 3), 3, below_in=0.44, footer=footer)
-    for index, (picture, label, answer, probability) in enumerate(shown):
+    grid = Grid(-(-len(pictures) // 3), 3, below_in=0.44)
+    for index, (picture, answer) in enumerate(zip(pictures, said, strict=True)):
         row, column = divmod(index, 3)
-        right = answer == label
+        right = answer["predicted"] == answer["label"]
         grid.picture(row, column, picture)
-        said = f"{'✓' if right else '✗'} {shorten(answer, 9)}"
+        first = f"{'✓' if right else '✗'} {shorten(answer['predicted'], 9)}"
+        second = f"true: {shorten(answer['label'], 12)}"
         color = style.BLUE if right else style.VERMILION
-        grid.caption(row, column, said, f"{probability:.0%}", f"true: {shorten(label, 12)}", color)
+        grid.caption(row, column, first, f"{answer['probability']:.0%}", second, color)
     grid.save(path)
-
-
-def _axes(figure: Figure, place: int, beside: Axes | None = None) -> Axes:
-    axes = figure.add_subplot(place, sharex=beside)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(style.FAINT)
-    axes.tick_params(length=0, labelsize=9.5, labelcolor=style.GREY)
-    axes.grid(color=style.FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    return axes

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that opens anywhere, with its pictures inside and no script."""
+"""The reports of a run and of a comparison: one HTML page each, with its pictures inside and no script."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -8,23 +8,64 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trainer.reporting import files
+from trainer.reporting.model_card import example, model_card
+from trainer.reporting.wording import duration, names, percent
 
 _MOST_ROWS = 50
-_MOST_NAMES = 10
+_PHOTOGRAPHS = (files.CLASS_ROWS, files.AUGMENTATION, *files.PREDICTION_GRIDS)
 
 
 def write_report(result: Mapping[str, Any], environment: Mapping[str, str], pictures: Path, report: Path) -> None:
-    """Writes the report; a picture that is not there is left out of it.
+    """Writes the report of a run; a picture that is not there is left out of it.
 
     Args:
         result: what `result.json` holds.
         environment: what `environment.json` holds.
-        pictures: folder with the PNG files that `trainer.reporting.plots` drew.
+        pictures: folder with the PNG files that `trainer.reporting` drew.
         report: the HTML file to write.
 
     Raises:
         RunError: the file cannot be written; nothing is left behind.
     """
+    counts = _counts(result["classes"], result["data"]["counts"])
+    _write(
+        "run.html",
+        report,
+        result=result,
+        card=model_card(result, environment),
+        example=example(result),
+        verdict=_verdict(result["test"], result["baseline_accuracy"]),
+        figures=_figures(_words(result), pictures),
+        counts=counts,
+        totals=[sum(column) for column in zip(*(row for _, row in counts), strict=True)],
+        recalls=_worst_first(result["test"]["per_class"]),
+        most=_MOST_ROWS,
+    )
+
+
+def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) -> None:
+    """Writes the report of a comparison.
+
+    Args:
+        compared: what `compare.json` holds.
+        pictures: folder with the PNG files that `trainer.reporting.charts` drew.
+        report: the HTML file to write.
+
+    Raises:
+        RunError: the file cannot be written; nothing is left behind.
+    """
+    means = ", ".join(f"{name} {percent(found['test']['mean'])}" for name, found in compared["variants"].items())
+    words = {
+        files.COMPARED_ACCURACIES: (f"Dot chart of test accuracy; means: {means}.", "Test accuracy, run by run"),
+        files.COMPARED_CURVES: (
+            "Two line charts by epoch: validation accuracy above validation loss, a line for each run.",
+            "How they learnt, a line for each seed",
+        ),
+    }
+    _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
+
+
+def _write(template: str, report: Path, **values: Any) -> None:
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -32,28 +73,26 @@ def write_report(result: Mapping[str, Any], environment: Mapping[str, str], pict
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(percent=_percent, duration=_duration, value=_value)
-    counts = _counts(result["classes"], result["data"]["counts"])
-    page = pages.get_template("template.html").render(
-        result=result,
-        environment=environment,
-        verdict=_verdict(result["test"], result["baseline_accuracy"]),
-        figures=_figures(result, pictures),
-        counts=counts,
-        totals=[sum(column) for column in zip(*(row for _, row in counts), strict=True)],
-        recalls=_worst_first(result["test"]["per_class"]),
-        most=_MOST_ROWS,
-    )
+    pages.filters.update(percent=percent, duration=duration)
+    page = pages.get_template(template).render(**values)
     # A file name that is no UTF-8 reaches us as lone surrogates, which only an escape can show.
     files.write(report, page.encode("utf-8", "backslashreplace"))
 
 
-def _figures(result: Mapping[str, Any], pictures: Path) -> dict[str, dict[str, str]]:
-    """Address, alternative text and caption of each picture that is there, by its name."""
+def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Alternative text and caption of each picture of a run."""
     last = {name: numbers[-1] for name, numbers in result["history"].items()}
-    words = {
+    calibration, curves, coverage = result["calibration"], result["curves"], result["coverage"]
+    before, after = calibration["before"]["error"], calibration["after"]["error"]
+    areas = (
+        f"area {curves['roc']['area']:.4f} under ROC, {curves['precision_recall']['area']:.4f} under precision-recall"
+        if curves["roc"]
+        else ""
+    )
+    captions = "Below each: a tick or a cross, the predicted class with its probability, the true class."
+    return {
         files.CLASS_ROWS: (
-            f"Training pictures, a row for each class: {_names(result['classes'])}.",
+            f"Training pictures, a row for each class: {names(result['classes'])}.",
             "What the model learns from",
         ),
         files.LABEL_COUNTS: (
@@ -62,35 +101,60 @@ def _figures(result: Mapping[str, Any], pictures: Path) -> dict[str, dict[str, s
             "Pictures of each class",
         ),
         files.AUGMENTATION: (
-            "One training picture as it is, beside nine copies of it that are flipped and turned at random.",
-            "One picture, and what training makes of it: each epoch sees another copy",
+            "One training picture, beside nine copies of it that are flipped at random, and nine that are turned.",
+            "One picture, and what each augmentation makes of it",
         ),
         files.TRAINING_CURVES: (
-            f"Two line charts by epoch. Accuracy ends at {_percent(last['accuracy'])} in training and "
-            f"{_percent(last['validation_accuracy'])} in validation; loss at {last['loss']:.3f} and "
-            f"{last['validation_loss']:.3f}.",
+            f"Two line charts by epoch. Accuracy ends at {percent(last['accuracy'])} in training and "
+            f"{percent(last['validation_accuracy'])} in validation; loss at {last['loss']:.3f} and "
+            f"{last['validation_loss']:.3f}. Epoch {result['chosen_epoch']} was kept.",
             "Accuracy and loss, epoch by epoch",
         ),
-        files.PREDICTION_GRID: (
-            "Test pictures. Below each: a tick or a cross, the predicted class with its probability, the true class.",
-            "Test pictures, taken at random, and what the model says of them",
+        files.PACE: (
+            f"Two line charts by epoch. The learning rate ends at {last['learning_rate']:.2g}, training at "
+            f"{result['throughput'][-1]:,.0f} pictures per second.",
+            "Learning rate, and pictures trained on per second",
         ),
+        files.CONFUSION: (
+            "Confusion matrix of the test pictures, a row for each true class; right answers stand on the diagonal.",
+            "Rows: what pictures show. Columns: what the model answered",
+        ),
+        files.THRESHOLDS: (
+            f"Two line charts: ROC and precision-recall curves of {curves['of']}; {areas}.",
+            f"What a threshold trades, for {curves['of']}",
+        ),
+        files.RELIABILITY: (
+            "Two charts of how often answers are right against how sure they are. The expected calibration error is "
+            f"{percent(before)} before temperature scaling and {percent(after)} after.",
+            f"Marks on the dotted line are as sure as they should be, and as large as their share of pictures. "
+            f"Temperature {calibration['temperature']:.2f}, from {calibration['fitted_on']:,} validation pictures",
+        ),
+        files.COVERAGE: (
+            f"Line chart: accuracy falls to {percent(coverage['accuracy'][-1])} as the share of pictures that is "
+            "answered grows to all, the surest first.",
+            "What leaving the least certain pictures to a human would gain; shaded: 95 % interval",
+        ),
+        "prediction_grid.png": (
+            f"Test pictures. {captions}",
+            "Test pictures, taken at random, and what the model says",
+        ),
+        "mistakes.png": (f"Test pictures that are wrong, the surest first. {captions}", "Wrong, and sure of it"),
+        "least_certain.png": (f"Test pictures with the lowest probability. {captions}", "Could be either"),
     }
+
+
+def _figures(words: Mapping[str, tuple[str, str]], pictures: Path) -> dict[str, dict[str, Any]]:
+    """Address, alternative text and caption of each picture that is there, by its name."""
     return {
         name.removesuffix(".png"): {
             "address": "data:image/png;base64," + base64.b64encode((pictures / name).read_bytes()).decode("ascii"),
             "alt": alt,
             "caption": caption,
+            "chart": name not in _PHOTOGRAPHS,
         }
         for name, (alt, caption) in words.items()
         if (pictures / name).is_file()
     }
-
-
-def _names(classes: Iterable[str]) -> str:
-    names = list(classes)
-    more = f"; {len(names) - _MOST_NAMES:,} more classes are not shown" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _verdict(test: Mapping[str, Any], baseline: float) -> str:
@@ -112,19 +176,3 @@ def _worst_first(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
     if len(rows) > _MOST_ROWS:
         rows.sort(key=lambda row: 2.0 if row[1]["recall"] is None else row[1]["recall"])
     return rows
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _value(setting: object) -> str:
-    """A setting as it is typed after its flag."""
-    return str(setting).lower() if isinstance(setting, bool) else str(setting)

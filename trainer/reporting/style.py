@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -14,15 +15,15 @@ from PIL import Image
 
 from trainer.reporting import files
 
-# Okabe and Ito, "Color Universal Design" (2008): told apart in every common form of colour blindness. Vermilion is a
-# little darker than theirs, so that white text on it has the contrast of 4.5 that WCAG 2 asks for.
-BLUE, VERMILION, SKY = "#0072B2", "#C45500", "#56B4E9"
+# Okabe and Ito, "Color Universal Design" (2008): told apart in every common form of colour blindness. Vermilion and
+# green are darker than theirs, so that white text on them has the contrast of 4.5 that WCAG 2 asks for.
+BLUE, VERMILION, SKY, GREEN = "#0072B2", "#C45500", "#56B4E9", "#007A5A"
 INK, GREY, FAINT = "#1f2328", "#59636e", "#d8dee4"
 
 WIDTH_IN = 5.0  # A phone shows the picture 360 CSS pixels wide: one point is then one CSS pixel.
 MOST_CLASSES = 10
-# Five pictures of this size, as base64, leave the report below 5 MB.
-MOST_BYTES = 700_000
+# Five grids of photographs and seven charts of these sizes, as base64, leave the report below 5 MB.
+MOST_BYTES, MOST_CHART_BYTES = 550_000, 110_000
 
 _GAP_IN = 0.08
 _FOOTER_IN = 0.3
@@ -52,7 +53,7 @@ def and_more(count: int, what: str) -> str:
 
 
 def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
-    """Writes a figure as PNG at the finest resolution that keeps it below `MOST_BYTES`.
+    """Writes a figure as PNG at the finest resolution that keeps it small enough.
 
     Args:
         figure: what to write.
@@ -62,13 +63,13 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
     """
     canvas = FigureCanvasAgg(figure)
     figure.set_facecolor("none" if photographs else "white")
-    for dots_per_inch in (200, 160, 130, 100, 70):
+    for dots_per_inch in (160, 130, 100, 70) if photographs else (200, 160, 130, 100, 70):
         figure.set_dpi(dots_per_inch)
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
         png = BytesIO()
         (_with_palette(image) if photographs else image.convert("RGB")).save(png, "PNG", optimize=True)
-        if png.tell() <= MOST_BYTES:
+        if png.tell() <= (MOST_BYTES if photographs else MOST_CHART_BYTES):
             break
     files.write(path, png.getvalue())
 
@@ -85,31 +86,56 @@ def _with_palette(image: Image.Image) -> Image.Image:
     return result
 
 
+def figure_with_axes(height_in: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Returns a chart of that height in inches, and its quiet axes, row by row."""
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    every = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
+    for axes in every:
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(FAINT)
+        axes.tick_params(length=0, labelsize=9.5, labelcolor=GREY)
+        axes.grid(color=FAINT, linewidth=0.7)
+        axes.set_axisbelow(True)
+    return figure, every
+
+
 class Grid:
     """Photographs in square tiles with tags and captions, counted from the top left; the ground is transparent.
 
     Args:
         rows: number of rows, at least 1.
         columns: number of columns.
-        above_in: room in inches for a tag above each tile.
+        above_in: room in inches for a tag above the tiles of a row.
+        above_every: of how many rows one has that room, the first among them.
         below_in: room in inches for a caption below each tile.
         footer: a line below the grid; "" for none.
     """
 
     def __init__(
-        self, rows: int, columns: int, *, above_in: float = 0.0, below_in: float = 0.0, footer: str = ""
+        self,
+        rows: int,
+        columns: int,
+        *,
+        above_in: float = 0.0,
+        above_every: int = 1,
+        below_in: float = 0.0,
+        footer: str = "",
     ) -> None:
         self._tile_in = (WIDTH_IN + _GAP_IN) / columns - _GAP_IN
-        self._row_in = above_in + self._tile_in + below_in + _GAP_IN
-        self._above_in = above_in
-        self._height_in = rows * self._row_in - _GAP_IN + (_FOOTER_IN if footer else 0)
+        self._below_in, self._row_in = below_in, self._tile_in + below_in + _GAP_IN
+        self._above_in, self._above_every = above_in, above_every
+        self._height_in = self._top(rows - 1) + self._row_in - _GAP_IN + (_FOOTER_IN if footer else 0)
         self._figure = Figure(figsize=(WIDTH_IN, self._height_in))
         if footer:
             self._label(0.0, 0.5 * _FOOTER_IN / self._height_in, footer)
 
+    def _top(self, row: int) -> float:
+        """Inches from the top of the grid to the tiles of a row."""
+        return row * self._row_in + (row // self._above_every + 1) * self._above_in
+
     def _box(self, row: int, column: int, down_in: float, height_in: float) -> tuple[float, float, float, float]:
         left = column * (self._tile_in + _GAP_IN)
-        bottom = self._height_in - row * self._row_in - down_in - height_in
+        bottom = self._height_in - self._top(row) - down_in - height_in
         return (
             left / WIDTH_IN,
             bottom / self._height_in,
@@ -119,14 +145,14 @@ class Grid:
 
     def picture(self, row: int, column: int, pixels: np.ndarray) -> None:
         """Draws one picture, uint8 [H, W, 3], with round corners."""
-        axes = self._figure.add_axes(self._box(row, column, self._above_in, self._tile_in))
+        axes = self._figure.add_axes(self._box(row, column, 0, self._tile_in))
         axes.set_axis_off()
         corners = "round,pad=0,rounding_size=0.05"
         axes.imshow(pixels).set_clip_path(FancyBboxPatch((0, 0), 1, 1, boxstyle=corners, transform=axes.transAxes))
 
     def tag(self, row: int, column: int, words: str) -> None:
         """Writes words on a dark label above a tile."""
-        left, top, _, _ = self._box(row, column, self._above_in, 0)
+        left, top, _, _ = self._box(row, column, 0, 0)
         self._label(left, top + 0.18 / self._height_in, words)
 
     def _label(self, left: float, middle: float, words: str) -> None:
@@ -136,8 +162,7 @@ class Grid:
 
     def caption(self, row: int, column: int, first: str, beside: str, second: str, color: str) -> None:
         """Writes two lines in white on a strip of `color` below a tile; `beside` ends the first line."""
-        below_in = self._row_in - self._above_in - self._tile_in - _GAP_IN
-        axes = self._figure.add_axes(self._box(row, column, self._above_in + self._tile_in + 0.03, below_in - 0.03))
+        axes = self._figure.add_axes(self._box(row, column, self._tile_in + 0.03, self._below_in - 0.03))
         axes.set_axis_off()
         corners = "round,pad=0,rounding_size=0.04"
         axes.add_patch(FancyBboxPatch((0, 0), 1, 1, boxstyle=corners, mutation_aspect=4, color=color, linewidth=0))

@@ -1,6 +1,7 @@
 """Who is told how training goes: the terminal, `metrics.jsonl`, and TensorBoard."""
 
 import json
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -105,3 +106,23 @@ def _scalar(tag: str, value: float, step: int) -> None:
     # tf.summary.scalar is TensorBoard's own, and a run does not need TensorBoard installed.
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
     tf.summary.write(tag, tf.constant(value, tf.float32), step=step, metadata=metadata)
+
+
+def show_pictures(folder: Path, tensorboard: Path, step: int) -> None:
+    """Lets TensorBoard show the PNG files of a folder.
+
+    Args:
+        folder: their folder.
+        tensorboard: folder of TensorBoard's event files.
+        step: training steps done when they were drawn.
+    """
+    # As for scalars: what tf.summary.image would write, without TensorBoard. Width, height, then encoded pictures.
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "images"})
+    writer = tf.summary.create_file_writer(str(tensorboard))
+    with writer.as_default():
+        for path in sorted(folder.glob("*.png")):
+            png = path.read_bytes()
+            # A PNG's first chunk, IHDR, begins with its width and height (RFC 2083, 4.1.1).
+            width, height = struct.unpack(">II", png[16:24])
+            tf.summary.write(f"pictures/{path.stem}", [str(width), str(height), png], step=step, metadata=metadata)
+    writer.close()

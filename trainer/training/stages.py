@@ -119,6 +119,10 @@ class Stages:
         plan = Plan(epochs, config.batch_size, config.seed, patience=epochs - kept, since=kept)
         return self._stage(self._model, self._examples, rate, plan, before=history)
 
+    def steps(self, history: History) -> int:
+        """Training steps in all epochs."""
+        return len(history.loss) * Plan(0, self._config.batch_size, 0).steps(self._examples)
+
     def _stage(
         self,
         model: keras.Model,

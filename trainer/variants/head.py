@@ -11,9 +11,16 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Head:
-    """The end of a model for `class_count` classes (two or more)."""
+    """The end of a model.
+
+    Attributes:
+        class_count: two or more.
+        temperature: what logits are divided by before they become losses and probabilities; 1 while training. It
+            makes answers more or less sure, and never changes them.
+    """
 
     class_count: int
+    temperature: float = 1.0
 
     @property
     def units(self) -> int:
@@ -30,7 +37,7 @@ class Head:
         Returns:
             float32 [N], in nats; ln K for a model that knows nothing.
         """
-        logits = tf.cast(logits, tf.float32)
+        logits = self._scaled(logits)
         if self.units == 1:
             targets = tf.cast(labels, tf.float32)
             return tf.nn.sigmoid_cross_entropy_with_logits(targets, tf.squeeze(logits, 1))
@@ -38,12 +45,17 @@ class Head:
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Class probabilities: float32 [N, K] from logits [N, units], in the order of the classes."""
-        logits = tf.cast(logits, tf.float32)
+        logits = self._scaled(logits)
         if self.units == 1:
             # sigmoid(-z) rather than 1 - sigmoid(z), which rounds small probabilities of class 0 to zero.
             return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=1)
         return tf.nn.softmax(logits)
 
     def predictions(self, logits: tf.Tensor) -> tf.Tensor:
-        """Most probable class: int32 [N] from logits [N, units]; an exact tie goes to the first class."""
-        return tf.argmax(self.probabilities(logits), axis=1, output_type=tf.int32)
+        """Most probable class: int32 [N] from logits [N, units]; a tie of logits goes to the first class."""
+        if self.units == 1:
+            return tf.cast(tf.squeeze(logits, 1) > 0, tf.int32)
+        return tf.argmax(logits, axis=1, output_type=tf.int32)
+
+    def _scaled(self, logits: tf.Tensor) -> tf.Tensor:
+        return tf.cast(logits, tf.float32) / self.temperature

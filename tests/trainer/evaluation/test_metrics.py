@@ -1,22 +1,9 @@
 import numpy as np
 import pytest
 
-from trainer.evaluation.metrics import evaluate, wilson_interval
+from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.metrics import evaluate
 from trainer.variants.head import Head
-
-
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    [
-        # Published of this interval: 189 of 192 and 190 of 192 overlap almost wholly.
-        (189, 192, 0.955, 0.995),
-        (190, 192, 0.963, 0.997),
-        (0, 10, 0.0, 0.278),
-        (10, 10, 0.722, 1.0),
-    ],
-)
-def test_wilson_interval_is_the_published_one(correct, total, low, high):
-    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=6e-4)
 
 
 def test_evaluation_counts_every_class():
@@ -25,9 +12,31 @@ def test_evaluation_counts_every_class():
     judged = evaluate(Head(2), ["cats", "dogs"], labels, logits)
     assert (judged["n"], judged["accuracy"]) == (5, 0.6)
     assert judged["interval_95"] == list(wilson_interval(3, 5))
-    assert judged["per_class"] == {
-        "cats": {"n": 2, "correct": 1, "recall": 0.5},
-        "dogs": {"n": 3, "correct": 2, "recall": pytest.approx(2 / 3)},
-    }
+    cats, dogs = judged["per_class"]["cats"], judged["per_class"]["dogs"]
+    assert cats.pop("interval_95") == list(wilson_interval(1, 2))
+    assert dogs.pop("interval_95") == list(wilson_interval(2, 3))
+    assert cats == {"n": 2, "correct": 1, "recall": 0.5, "predicted": 2, "precision": 0.5}
+    assert dogs == {"n": 3, "correct": 2, "recall": 2 / 3, "predicted": 3, "precision": 2 / 3}
     signs = np.where(labels == 1, -1, 1) * logits[:, 0]
     assert judged["loss"] == pytest.approx(np.log1p(np.exp(signs)).mean(), rel=1e-5)
+
+
+def test_class_that_is_absent_and_never_named_has_no_recall_and_no_precision():
+    labels = np.array([0, 1, 1, 1], np.int32)
+    judged = evaluate(Head(3), ["a", "b", "c"], labels, np.eye(3, dtype=np.float32)[[1, 1, 0, 0]])
+    nothing = {"n": 0, "correct": 0, "recall": None, "interval_95": None, "predicted": 0, "precision": None}
+    assert judged["per_class"]["c"] == nothing
+    assert judged["confused"] == [
+        {"true": "b", "predicted": "a", "n": 2},
+        {"true": "a", "predicted": "b", "n": 1},
+    ]
+
+
+def test_spread_of_recalls_that_chance_makes_shrinks_with_pictures_and_grows_with_classes():
+    def spread(classes, each):
+        labels = np.repeat(np.arange(classes, dtype=np.int32), each)
+        logits = np.eye(classes, dtype=np.float32)[np.where(np.arange(len(labels)) % 5, labels, (labels + 1) % classes)]
+        return evaluate(Head(classes), [str(number) for number in range(classes)], labels, logits)
+
+    assert spread(3, 1000)["recall_spread_by_chance"] < 0.06 < spread(3, 50)["recall_spread_by_chance"]
+    assert spread(3, 50)["recall_spread_by_chance"] < spread(200, 50)["recall_spread_by_chance"]

@@ -9,12 +9,14 @@ import tensorflow as tf
 
 from serving import contract
 from tests.trained_model import draw
+from trainer.export.cost import measure
 from trainer.export.saved_model import export
 from trainer.variants.head import Head
 from trainer.variants.models import build
 from trainer.variants.preprocessing import decode_and_resize
 
 CLASSES, SIZE = ["ape", "bär", "c<at>"], 32
+HEAD = Head(len(CLASSES), temperature=2.5)
 
 # Runs where the project cannot be imported: None in sys.modules makes every attempt an ImportError.
 ELSEWHERE = """
@@ -37,7 +39,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     keras.utils.set_random_seed(0)
     model = build("preprocessed", SIZE, Head(len(CLASSES)), seed=0)
-    export(model, Head(len(CLASSES)), CLASSES, SIZE, folder / "export")
+    export(model, HEAD, CLASSES, SIZE, folder / "export")
     return folder / "export", model
 
 
@@ -68,7 +70,7 @@ def test_answers_are_those_of_the_trained_model(exported, signatures):
     pictures = [draw(label, number) for label in CLASSES for number in range(3)]
     given = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant(pictures))
     pixels = np.stack([decode_and_resize(tf.constant(picture), SIZE) for picture in pictures]).astype(np.float32)
-    expected = tf.nn.softmax(exported[1](pixels, training=False)).numpy()
+    expected = tf.nn.softmax(exported[1](pixels, training=False) / 2.5).numpy()
     np.testing.assert_allclose(given[contract.OUTPUT_PROBABILITIES], expected, atol=1e-6)
     labels = [label.decode() for label in given[contract.OUTPUT_LABEL].numpy()]
     assert labels == [CLASSES[best] for best in expected.argmax(axis=1)]
@@ -120,3 +122,14 @@ def test_failed_export_leaves_the_old_one(exported, tmp_path, monkeypatch):
         export(exported[1], Head(3), CLASSES, SIZE, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     assert (folder / "old").exists()
+
+
+def test_cost_counts_bytes_and_every_call(tmp_path):
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "data").write_bytes(b"12345")
+    (tmp_path / "graph").write_bytes(b"123")
+    asked = []
+    found = measure(tmp_path, lambda pictures: asked.append(pictures.numpy().tolist()), [b"a", b"b"])
+    assert asked == [[b"a"], [b"a"], [b"b"]]
+    assert (found["size_bytes"], found["calls"]) == (8, 2)
+    assert 0 < found["latency_ms"] < 1000

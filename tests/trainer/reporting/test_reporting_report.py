@@ -14,7 +14,20 @@ from trainer.reporting.report import write_report
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-PICTURES = (files.CLASS_ROWS, files.LABEL_COUNTS, files.AUGMENTATION, files.TRAINING_CURVES, files.PREDICTION_GRID)
+PICTURES = (
+    files.CLASS_ROWS,
+    files.LABEL_COUNTS,
+    files.AUGMENTATION,
+    files.TRAINING_CURVES,
+    files.PACE,
+    files.CONFUSION,
+    files.THRESHOLDS,
+    files.RELIABILITY,
+    files.COVERAGE,
+    *files.PREDICTION_GRIDS,
+)
+SAID = {"sha256": "0", "path": "dogs/7.jpg", "label": "dogs", "predicted": "cats", "probability": 0.973}
+HEADINGS = ["What the numbers say", "Data", "Augmentation", "Training", "Model", "Test", "Model card"]
 ENVIRONMENT = {"python": "3.11.7", "devices": "GPU:0, GPU:1", "commit": "unknown"}
 RESULT = {
     "variant": "preprocessed",
@@ -22,7 +35,10 @@ RESULT = {
     "classes": ["cats", "dogs"],
     "parameters": {"total": 1346753, "trainable": 1346753},
     "epochs": 1,
+    "chosen_epoch": 1,
+    "throughput": [172.4],
     "history": {
+        "learning_rate": [0.001],
         "accuracy": [0.563],
         "loss": [0.685],
         "validation_accuracy": [0.641],
@@ -37,10 +53,26 @@ RESULT = {
         "interval_95": [0.5673, 0.7002],
         "loss": 0.62672,
         "per_class": {
-            "cats": {"n": 99, "correct": 65, "recall": 0.6566},
-            "dogs": {"n": 99, "correct": 61, "recall": 0.6162},
+            "cats": {"n": 99, "correct": 65, "recall": 0.6566, "predicted": 103, "precision": 0.6311},
+            "dogs": {"n": 99, "correct": 61, "recall": 0.6162, "predicted": 95, "precision": None},
         },
     },
+    "calibration": {
+        "temperature": 1.5,
+        "fitted_on": 802,
+        "before": {"loss": 0.7, "error": 0.141, "error_by_chance": 0.02, "bins": []},
+        "after": {"loss": 0.6, "error": 0.013, "error_by_chance": 0.02, "bins": []},
+    },
+    "curves": {"of": "dogs", "roc": {"area": 0.71}, "precision_recall": {"area": 0.69}},
+    "coverage": {"accuracy": [1.0, 0.6363]},
+    "at_random": [SAID],
+    "mistakes": [SAID],
+    "least_certain": [SAID | {"predicted": "dogs", "probability": 0.5}],
+    "reading": [
+        {"about": "baseline", "verdict": "good", "text": "Better than guessing."},
+        {"about": "classes", "verdict": "unclear", "text": "Not enough pictures to tell."},
+    ],
+    "export": {"size_bytes": 11_052_208, "latency_ms": 16.2, "calls": 20},
     "seconds": {"data": 5.9, "train": 135.2, "evaluate": 1.1, "export": 0.6, "total": 4000.0},
     "images_per_second": 1729.6,
     "model_version": 7,
@@ -59,7 +91,7 @@ RESULT = {
         {"name": "pixels", "type": "InputLayer", "output_shape": [160, 160, 3], "parameters": 0, "trainable": False},
         {"name": "logits", "type": "Dense", "output_shape": [1], "parameters": 129, "trainable": True},
     ],
-    "config": {"data": "my_pictures", "epochs": 1, "deterministic": False, "gpus": ""},
+    "config": {"data": "my_pictures", "epochs": 1, "deterministic": False, "gpus": "", "base_weights": "imagenet"},
 }
 
 
@@ -148,7 +180,7 @@ def test_verdict_follows_the_interval(result, pictures, baseline, verdict):
 
 def test_all_sections_stand_in_order_with_every_picture(result, pictures):
     page = write(result, pictures)
-    assert page.headings() == ["Data", "Augmentation", "Training", "Model", "Test", "How it was run"]
+    assert page.headings() == HEADINGS
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(PICTURES)
     assert all(len(image["alt"]) > 30 for image in images)
@@ -161,7 +193,7 @@ def test_tables_show_counts_layers_recalls_and_settings(result, pictures):
     assert counts[0] == ["class", "train", "validation", "test", "total"]
     assert counts[2] == ["dogs", "1,001", "400", "98", "1,499"]
     assert counts[3] == ["total", "2,001", "801", "197", "2,999"]
-    assert recalls[1] == ["cats", "99", "65", "65.7 %"]
+    assert recalls[1] == ["cats", "99", "65", "65.7 %", "63.1 %"]
     layers = page.table("layer")
     assert layers[1:] == [
         ["pixels", "InputLayer", "160 × 160 × 3", "0", "–"],
@@ -169,7 +201,13 @@ def test_tables_show_counts_layers_recalls_and_settings(result, pictures):
         ["total", "1,346,753", ""],
         ["of them trained", "1,346,753", ""],
     ]
-    assert page.table("data") == [["data", "my_pictures"], ["epochs", "1"], ["deterministic", "false"], ["gpus", "–"]]
+    assert page.table("data")[:4] == [
+        ["data", "my_pictures"],
+        ["epochs", "1"],
+        ["deterministic", "false"],
+        ["gpus", "–"],
+    ]
+    assert page.table("picture")[1] == ["dogs/7.jpg", "dogs", "cats", "97.3 %"]
     assert page.table("python")[1] == ["devices", "GPU:0, GPU:1"]
     for words in ("2 min 15 s", "1 h 6 min", "1,730", "0.6267"):
         assert words in page.text
@@ -194,6 +232,8 @@ def test_labels_paths_and_settings_with_html_are_shown_as_they_are(result, pictu
         of_class[hostile] = of_class.pop("cats")
     result["data"]["left_out"] = [{"path": hostile, "reason": "<b>"}]
     result["config"]["data"] = result["data"]["name"] = result["model_path"] = hostile
+    for each in (result["mistakes"][0], result["reading"][0]):
+        each |= {"label": hostile, "predicted": hostile, "path": hostile, "about": hostile, "text": hostile}
     page = write(result, pictures)
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.table("file")[1] == [hostile, "<b>"]
@@ -212,9 +252,9 @@ def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures
     result["classes"] = names
     result["data"]["counts"] = {split: dict.fromkeys(names, 10) for split in ("train", "validation", "test")}
     result["test"]["per_class"] = {
-        name: {"n": 10, "correct": 0, "recall": 1 - number / 200} for number, name in enumerate(names)
+        name: {"n": 10, "correct": 0, "recall": 1 - number / 200, "precision": 0.5} for number, name in enumerate(names)
     }
-    result["test"]["per_class"]["class_199"] = {"n": 0, "correct": 0, "recall": None}
+    result["test"]["per_class"]["class_199"] = {"n": 0, "correct": 0, "recall": None, "precision": None}
     page = write(result, pictures)
     counts, recalls = (rows for rows in page.tables if rows[0][0] == "class")
     assert len(counts) == 1 + 50 + 1
@@ -228,13 +268,30 @@ def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures
 
 
 def test_class_without_test_pictures_has_no_recall(result, pictures):
-    result["test"]["per_class"]["dogs"] = {"n": 0, "correct": 0, "recall": None}
-    assert ["dogs", "0", "0", "–"] in write(result, pictures).tables[-3]
+    result["test"]["per_class"]["dogs"] = {"n": 0, "correct": 0, "recall": None, "precision": 0.25}
+    assert ["dogs", "0", "0", "–", "25.0 %"] in write(result, pictures).tables[2]
+
+
+def test_reading_says_what_is_good_and_what_pictures_do_not_tell(result, pictures):
+    page = write(result, pictures)
+    assert "✓ baseline Better than guessing." in page.text
+    assert "? classes Not enough pictures to tell." in page.text
+
+
+def test_run_without_a_mistake_says_so(result, pictures):
+    result["mistakes"] = []
+    assert "None: every test picture is right." in write(result, pictures).text
+
+
+def test_curves_of_one_class_alone_are_not_spoken_of(result, pictures):
+    result["curves"] = {"of": "dogs", "roc": None, "precision_recall": None}
+    (pictures / files.THRESHOLDS).unlink()
+    assert "area" not in write(result, pictures).text
 
 
 def test_section_without_its_picture_is_left_out(result, pictures):
     (pictures / files.AUGMENTATION).unlink()
-    assert write(result, pictures).headings() == ["Data", "Training", "Model", "Test", "How it was run"]
+    assert write(result, pictures).headings() == [title for title in HEADINGS if title != "Augmentation"]
 
 
 def test_report_without_any_picture_still_has_its_numbers(result, pictures):

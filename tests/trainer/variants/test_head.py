@@ -22,3 +22,13 @@ def test_two_classes_share_one_logit():
     assert (Head(2).units, Head(3).units) == (1, 3)
     # 0.5 is the border in probability, which is 0 in logits: a logit of 0.3 is class 1.
     assert Head(2).predictions(tf.constant([[0.3], [-0.3], [0.0]])).numpy().tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_temperature_divides_logits_and_leaves_answers_as_they_are(classes):
+    logits = np.random.default_rng(0).normal(0, 3, (50, Head(classes).units)).astype(np.float32)
+    plain, warm = Head(classes), Head(classes, temperature=2.5)
+    np.testing.assert_allclose(warm.probabilities(logits), plain.probabilities(logits / 2.5), rtol=1e-6)
+    labels = tf.zeros(50, tf.int32)
+    np.testing.assert_allclose(warm.loss(labels, logits), plain.loss(labels, logits / 2.5), rtol=1e-6)
+    np.testing.assert_array_equal(warm.predictions(logits), plain.predictions(logits))

@@ -1,0 +1,83 @@
+"""The whole report of an awkward run: many classes with hostile names, one without test pictures, one epoch."""
+
+import copy
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from trainer.config import Config
+from trainer.data.input import Examples
+from trainer.data.ledger import SPLITS, Found, Ledger, Picture
+from trainer.evaluation.judgement import judge
+from trainer.evaluation.reading import read_run
+from trainer.illustrations import illustrate_data, illustrate_result
+from trainer.reporting.model_card import write_model_card
+from trainer.reporting.report import write_report
+from trainer.variants.head import Head
+
+SIZE = 64
+MOST_REPORT_BYTES = 5_000_000
+
+
+def awkward(trained, classes, *, right):
+    """A ledger, its pictures (noise, which compresses as badly as can be), and a result of one epoch on them."""
+    pictures = [
+        Picture(f"{split}/{number}.jpg", label, split, f"{split}{number}")
+        for split in SPLITS
+        for number, label in enumerate(classes)
+        if (split, number) != ("test", 0)
+    ]
+    ledger = Ledger(tuple(classes), tuple(pictures), ())
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (len(pictures), SIZE, SIZE, 3), np.uint8)
+    found = [Found(picture.path, picture.label, picture.split) for picture in pictures]
+    examples = Examples(trained.pictures, ledger, found, pixels, SIZE)
+    head = Head(len(classes))
+    rows = []
+    for picture in pictures:
+        number = classes.index(picture.label)
+        sure = 5 * (2 * number - 1) if head.units == 1 else 5 * np.eye(len(classes))[number]
+        logits = np.atleast_1d(sure) * right + generator.normal(0, 1, head.units) * (not right)
+        rows.append(vars(picture) | {"logits": logits.tolist()})
+    result = copy.deepcopy(trained.result)
+    history = {name: values[:1] for name, values in result["history"].items()}
+    config = Config(variant="augmented", image_size=SIZE, epochs=1)
+    result |= {"history": history, "throughput": [1.0], "epochs": 1, "chosen_epoch": 1, "config": asdict(config)}
+    result |= {"classes": list(classes), "data": result["data"] | {"counts": ledger.counts()}}
+    result |= judge(head, classes, rows, {picture.sha256: picture.path for picture in pictures}, seed=0)
+    return examples, ledger, config, result | {"reading": read_run(result)}
+
+
+def report(examples, ledger, config, result, folder):
+    illustrate_data(examples, ledger, config, folder / "pictures")
+    illustrate_result(examples, ledger, result, folder / "pictures")
+    write_model_card(result, {}, folder / "model_card.md")
+    write_report(result, {}, folder / "pictures", folder / "report.html")
+    return {file.name for file in (folder / "pictures").iterdir()}
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_report_of_an_awkward_run_is_whole_and_below_five_megabytes(trained, tmp_path, count):
+    classes = [f"<script>{number}</script>&$x_{{" for number in range(count)]
+    drawn = report(*awkward(trained, classes, right=False), tmp_path)
+    assert drawn >= {"mistakes.png", "least_certain.png", "prediction_grid.png", "augmentation.png", "confusion.png"}
+    page = (tmp_path / "report.html").read_text()
+    assert len(page) < MOST_REPORT_BYTES
+    assert "<script" not in page
+    assert page.count('src="data:image/png;base64,') == len(drawn)
+    assert "<script" not in (tmp_path / "model_card.md").read_text()
+
+
+def test_perfect_run_on_one_class_has_no_mistakes_and_no_curves_to_draw(trained, tmp_path):
+    drawn = report(*awkward(trained, ["cats", "dogs"], right=True), tmp_path)
+    assert not drawn & {"mistakes.png", "thresholds.png"}
+    assert "None: every test picture is right." in (tmp_path / "report.html").read_text()
+
+
+def test_features_of_untouched_pictures_show_no_augmentation(trained, tmp_path):
+    examples, ledger, config, _ = awkward(trained, ["cats", "dogs"], right=True)
+    fast = asdict(config) | {"variant": "transfer", "recipe": "fast"}
+    for views, drawn in ((1, False), (2, True)):
+        illustrate_data(examples, ledger, Config(**fast | {"feature_views": views}), tmp_path)
+        assert (tmp_path / "augmentation.png").exists() == drawn

@@ -1,0 +1,174 @@
+"""What the numbers of a run say in words, and nothing that they do not support."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.reporting.wording import percent
+
+# How a statement is meant: a strength, a weakness, or more pictures needed to tell.
+GOOD, BAD, UNCLEAR = "good", "bad", "unclear"
+
+
+def read_run(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Reads one run.
+
+    Args:
+        result: what `result.json` holds.
+
+    Returns:
+        Statements: `about`, `verdict` (good, bad or unclear) and `text`.
+    """
+    return [_baseline(result), *_training(result), _classes(result["test"]), *_calibration(result), *_coverage(result)]
+
+
+def read_comparison(
+    variants: Mapping[str, Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """Reads each variant against the one before it.
+
+    Args:
+        variants: by name, with `test` over seeds and `seeds`.
+        paired: `first` and `second`, names of variants, and `test`, what `paired_test` found of their runs.
+
+    Returns:
+        Statements, as `read_run` gives them.
+    """
+    statements = []
+    for pair in paired:
+        first, second, test = pair["first"], pair["second"], pair["test"]
+        about = f"{second} against {first}"
+        if test is None:
+            statements.append(_statement(about, UNCLEAR, "They were not tested on the same pictures."))
+            continue
+        points = 100 * test["difference"]
+        apart = test["p_value"] < 0.05 and (points > 0) == (test["only_second"] > test["only_first"])
+        often = "is right more often on" if max(test["runs"]) > 1 else "alone is right on"
+        counts = (
+            f"{second} {often} {test['only_second']:,} of {test['n']:,} test pictures, {first} on "
+            f"{test['only_first']:,} (exact paired test over pictures: {_p(test['p_value'])})"
+        )
+        way = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} are right"
+        text = f"{way if apart else 'Not enough pictures to tell them apart'}: {counts}."
+        statements.append(_statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text))
+    if any(len(found["seeds"]) == 1 for found in variants.values()):
+        text = "A variant with one seed says nothing about how much another seed would change it."
+        statements.append(_statement("seeds", UNCLEAR, text))
+    return statements
+
+
+def _baseline(result: Mapping[str, Any]) -> dict[str, str]:
+    test, baseline = result["test"], result["baseline_accuracy"]
+    low, high = test["interval_95"]
+    found = (
+        f"{percent(test['accuracy'])} of {test['n']:,} test pictures are right (95 % interval {percent(low)} to "
+        f"{percent(high)}); always naming the commonest class gets {percent(baseline)}"
+    )
+    if low > baseline:
+        return _statement("baseline", GOOD, f"Better than guessing: {found}.")
+    if high < baseline:
+        return _statement("baseline", BAD, f"Worse than guessing: {found}.")
+    return _statement("baseline", UNCLEAR, f"Not enough pictures to tell it from guessing: {found}.")
+
+
+def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    history, kept = result["history"], result["chosen_epoch"]
+    losses, accuracies = history["validation_loss"], history["validation_accuracy"]
+    if len(losses) < 2:
+        return [_statement("overfitting", UNCLEAR, "One epoch does not tell whether training went too far.")]
+    low, high = result["validation"]["interval_95"]
+    n, noise = result["validation"]["n"], high - low
+    best = losses.index(min(losses))
+    gap = history["accuracy"][kept - 1] - accuracies[kept - 1]
+    growth = gap - (history["accuracy"][best] - accuracies[best])
+    gaps = (
+        f"in epoch {kept}, which was kept, training is {percent(history['accuracy'][kept - 1])} right and validation "
+        f"{percent(accuracies[kept - 1])}"
+    )
+    if gap <= noise / 2:
+        text = f"No overfitting that {n:,} validation pictures can show: {gaps}."
+        overfitting = _statement("overfitting", GOOD, text)
+    else:
+        later = (
+            f" The lowest validation loss was in epoch {best + 1}; since then it rose from {losses[best]:.3f} to "
+            f"{losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f} points: fewer epochs, or --early_stopping, "
+            "would do."
+            if growth > noise / 2
+            else ""
+        )
+        overfitting = _statement("overfitting", BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}")
+
+    late = accuracies[len(accuracies) // 2 :]
+    if len(late) < 2:
+        return [overfitting]
+    swing = max(late) - min(late)
+    span = (
+        f"validation accuracy is between {percent(min(late))} and {percent(max(late))} over the last {len(late)} epochs"
+    )
+    if swing <= noise:
+        return [overfitting, _statement("stability", GOOD, f"Steady: {span}, which {n:,} pictures do not tell apart.")]
+    text = f"It swings: {span}, more than the {100 * noise:.1f} points that {n:,} pictures leave open."
+    return [overfitting, _statement("stability", BAD, text)]
+
+
+def _classes(test: Mapping[str, Any]) -> dict[str, str]:
+    seen = {name: found for name, found in test["per_class"].items() if found["n"]}
+    worst = min(seen, key=lambda name: seen[name]["recall"])
+    best = max(seen, key=lambda name: seen[name]["recall"])
+    often = ""
+    if test["confused"]:
+        cell = test["confused"][0]
+        times = f"{cell['n']:,} time{'s' * (cell['n'] > 1)}"
+        often = f" The commonest mistake, {times}: {cell['true']} taken for {cell['predicted']}."
+    recalls = (
+        f"{worst} {percent(seen[worst]['recall'])} of {seen[worst]['n']:,}, {best} {percent(seen[best]['recall'])}"
+    )
+    if best == worst or seen[worst]["recall"] == seen[best]["recall"]:
+        return _statement("classes", GOOD, f"Every class is recognised equally often.{often}")
+    if seen[best]["recall"] - seen[worst]["recall"] > test["recall_spread_by_chance"]:
+        return _statement("classes", BAD, f"Some classes are harder than others: {recalls}.{often}")
+    text = f"Not enough pictures to tell the hardest class from the easiest: {recalls}.{often}"
+    return _statement("classes", UNCLEAR, text)
+
+
+def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    calibration = result["calibration"]
+    after, temperature = calibration["after"], calibration["temperature"]
+    scaled = (
+        f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
+        if temperature == 1
+        else f"dividing logits by {temperature:.2f} took this from {percent(calibration['before']['error'])}"
+    )
+    error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
+    limit = f"{percent(after['error_by_chance'])}, what chance alone makes of {result['test']['n']:,} pictures"
+    if after["error"] <= after["error_by_chance"]:
+        text = f"As sure as it should be: {error}, within {limit}."
+        return [_statement("probabilities", GOOD, text)]
+    sums = sum(each["n"] * (each["confidence"] - each["accuracy"]) for each in after["bins"])
+    text = f"Too {'sure' if sums > 0 else 'modest'}: {error}, more than {limit}."
+    return [_statement("probabilities", BAD, text)]
+
+
+def _coverage(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    curve, accuracy = result["coverage"], result["test"]["accuracy"]
+    place = max((place for place, share in enumerate(curve["coverage"]) if share <= 0.9), default=None)
+    if place is None or accuracy == 1:
+        return []
+    low, high = percent(curve["low"][place]), percent(curve["high"][place])
+    found = (
+        f"on the {percent(curve['coverage'][place])} that it is surest of, {percent(curve['accuracy'][place])} are "
+        f"right (95 % interval {low} to {high})"
+    )
+    if curve["low"][place] > accuracy:
+        return [
+            _statement("certainty", GOOD, f"It knows what it does not know: {found}, instead of {percent(accuracy)}.")
+        ]
+    text = f"Not enough pictures to tell whether leaving the least certain tenth to a human helps: {found}."
+    return [_statement("certainty", UNCLEAR, text)]
+
+
+def _statement(about: str, verdict: str, text: str) -> dict[str, str]:
+    return {"about": about, "verdict": verdict, "text": text}
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
