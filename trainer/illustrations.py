@@ -19,7 +19,7 @@ _DONE_BY = {
     "random_rotation": "rotated",
     "random_zoom": "zoomed",
     "random_translation": "moved",
-    "random_contrast": "contrast",
+    "random_contrast": "with more or less contrast",
 }
 
 

@@ -183,11 +183,10 @@ def _run(
     with stop.deferred():
         history = stages.train(features)
         chosen = history.best_epoch() if config.early_stopping else len(history.loss)
-        clock.stop("train")
         if config.fine_tune_epochs:
             history = stages.fine_tune(history, chosen)
             chosen = history.best_epoch(chosen)
-            clock.stop("fine_tune")
+        clock.stop("train")
     if not workers.is_chief:
         return {}
 

@@ -100,14 +100,13 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
     late = accuracies[len(accuracies) // 2 :]
     if len(late) < 2:
         return [overfitting]
-    swing = max(late) - min(late)
-    span = (
-        f"validation accuracy is between {percent(min(late))} and {percent(max(late))} over the last {len(late)} epochs"
-    )
-    if swing <= noise:
-        return [overfitting, _statement("stability", GOOD, f"Steady: {span}, which {n:,} pictures do not tell apart.")]
-    text = f"It swings: {span}, more than the {100 * noise:.1f} points that {n:,} pictures leave open."
-    return [overfitting, _statement("stability", BAD, text)]
+    # From the best so far: what only rises does not swing.
+    fall = max(max(late[: index + 1]) - accuracy for index, accuracy in enumerate(late))
+    said = f"validation accuracy falls by up to {100 * fall:.1f} points over the last {len(late)} epochs"
+    left_open = f"the {100 * noise:.1f} points that {n:,} pictures leave open"
+    if fall <= noise:
+        return [overfitting, _statement("stability", GOOD, f"Steady: {said}, within {left_open}.")]
+    return [overfitting, _statement("stability", BAD, f"It swings: {said}, more than {left_open}.")]
 
 
 def _classes(test: Mapping[str, Any]) -> dict[str, str]:

@@ -77,11 +77,12 @@ def test_one_epoch_does_not_tell(result):
 @pytest.mark.parametrize(
     ("late", "verdict", "words"),
     [
-        (0.76, "good", "Steady: validation accuracy is between 70.0% and 76.0% over the last 2 epochs, which 400"),
+        (0.64, "good", "Steady: validation accuracy falls by up to 6.0 points over the last 2 epochs, within the"),
+        (0.95, "good", "Steady: validation accuracy falls by up to 0.0 points over the last 2 epochs, within the"),
         (
             0.80,
             "bad",
-            "It swings: validation accuracy is between 70.0% and 80.0% over the last 2 epochs, more than the 8.0",
+            "It swings: validation accuracy falls by up to 10.0 points over the last 2 epochs, more than the",
         ),
     ],
 )
