@@ -74,6 +74,7 @@ def main() -> None:
     flags.DEFINE_string("data", None, "folder of the real pictures", required=True, module_name=here)
     flags.DEFINE_string("weights", None, "file of MobileNetV2 weights, or none", required=True, module_name=here)
     flags.DEFINE_list("rows", [], "names of the rows to measure; empty: all", module_name=here)
+    flags.DEFINE_integer("seeds", 5, "of each row at most", lower_bound=1, module_name=here)
     flags.DEFINE_string("work_dir", "runs/accuracy", "keeps what is measured already", module_name=here)
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write, after each run", module_name=here)
     command_line.run(_measure)
@@ -89,7 +90,7 @@ def _measure(_: Sequence[str]) -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
     rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
-    for seed in range(max(row.seeds for row in rows)):
+    for seed in range(asked.seeds):
         for row in rows:
             if seed < row.seeds and (not asked.rows or row.name in asked.rows):
                 found.setdefault(row.name, []).append(sides.measure(row.side, row.variant, seed, row.flags))
