@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from trainer.reporting import style
 from trainer.reporting.style import and_more, figure_with_axes, shorten
 
-_PERCENT = PercentFormatter(1.0, decimals=0)
 # Each variant is known by its colour and its dashes.
 _LOOKS = ((style.GREY, ":"), (style.VERMILION, "-."), (style.GREEN, "--"), (style.BLUE, "-"))
 
@@ -35,7 +34,7 @@ def training_curves(history: Mapping[str, Sequence[float]], baseline: float, cho
         axes.plot(epochs, history[f"validation_{name}"], "s-", color=style.BLUE, label="validation", **look)
         axes.set_title(name, loc="left", **style.text(11))
     upper.axhline(baseline, color=style.GREY, linestyle=":", label=f"baseline {baseline:.1%}")
-    upper.yaxis.set_major_formatter(_PERCENT)
+    upper.yaxis.set_major_formatter(PercentFormatter(1.0))
     lower.set_ylim(bottom=0)
     _by_epoch(upper, lower)
     _legend(figure, upper, 4)
@@ -161,7 +160,7 @@ def coverage(curve: Mapping[str, Sequence[float]], path: Path) -> None:
     # The first few pictures alone tell next to nothing: their intervals would make the rest flat.
     axes.set_ylim(max(0.0, min(curve["low"][len(curve["low"]) // 10 :]) - 0.01), 1.005)
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("share of the test pictures that is answered, the surest first", **style.text(9, style.GREY))
     axes.set_title("accuracy", loc="left", **style.text(11))
@@ -183,7 +182,7 @@ def compared_accuracies(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: P
         axes.plot([run["test"]["accuracy"] for run in runs[variant]], places, "o", color=look[0], markersize=6)
     axes.set_yticks(range(len(runs)), list(runs), **style.text(10))
     axes.set_ylim(len(runs) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title("test accuracy, each run with its 95 % interval", loc="left", **style.text(10))
     style.save(figure, path)
 
@@ -205,7 +204,7 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
                 axes.plot(epochs, values, dashes, marker=marker, color=color, linewidth=1.6, alpha=0.85, label=label)
     upper.set_title("validation accuracy", loc="left", **style.text(11))
     lower.set_title("validation loss", loc="left", **style.text(11))
-    upper.yaxis.set_major_formatter(_PERCENT)
+    upper.yaxis.set_major_formatter(PercentFormatter(1.0))
     lower.set_ylim(bottom=0)
     _by_epoch(upper, lower)
     _legend(figure, upper, 4)
@@ -231,4 +230,4 @@ def _unit_square(axes: Axes, left: float = 0.0) -> None:
     axes.set_xticks([left, (left + 1) / 2, 1])
     axes.tick_params(pad=7)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_PERCENT)
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
