@@ -127,7 +127,7 @@ class Config:
     mixed_precision: str = _setting(
         "auto",
         "compute in bfloat16 what can be: auto: where a GPU (compute capability 8.0 on) or the CPU (AMX; not for "
-        "transfer) has units for it; none: float32; bfloat16: always",
+        "transfer) has units for it, but not for plain; none: float32; bfloat16: always",
         choices=("auto", "none", "bfloat16"),
     )
     jit: bool = _setting(False, "compile the training step with XLA, on one device; on CPUs it is slower")

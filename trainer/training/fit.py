@@ -175,7 +175,7 @@ def train(
             if due[0]:
                 checkpoints.save(progress.step, asdict(progress))
                 saved_at = time.monotonic()
-        row = _judge(loop, batches, head, plan, progress)
+        row = _judge(loop, batches, head, plan, progress, observers.say)
         for name, value in row.items():
             getattr(history, name).append(value)
         progress = _Progress(epoch=progress.epoch + 1, step=progress.step, history=asdict(history))
@@ -233,9 +233,16 @@ def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
             )
 
 
-def _judge(loop: Loop, batches: Batches, head: Head, plan: Plan, progress: _Progress) -> dict[str, float]:
+def _judge(
+    loop: Loop, batches: Batches, head: Head, plan: Plan, progress: _Progress, say: Callable[[str], None]
+) -> dict[str, float]:
     labels = tf.constant(batches.labels(batches.indices("validation")))
     logits = tf.constant(loop.logits(batches.evaluation_batches("validation", plan.batch_size)))
+    if progress.epoch == 0 and len(logits) > 1 and not np.ptp(logits, axis=0).any():
+        say(
+            "warning: every validation picture gets the same answer: the units are dead and will learn no more; try "
+            "another --seed, a lower --learning_rate, or scaled inputs (--variant=preprocessed)"
+        )
     loss, right, pictures, _ = progress.sums
     row = {
         "accuracy": right / pictures,

@@ -82,11 +82,12 @@ def test_more_replicas_than_an_initialised_process_allows_are_refused():
 @pytest.mark.parametrize(
     ("asked", "variant", "processor", "precision"),
     [
-        ("none", "plain", "avx512f amx_bf16 amx_tile", "float32"),
+        ("none", "augmented", "avx512f amx_bf16 amx_tile", "float32"),
+        ("auto", "plain", "avx512f amx_bf16 amx_tile", "float32"),
         ("bfloat16", "transfer", "avx2", "mixed_bfloat16"),
-        ("auto", "plain", "avx512f amx_bf16 amx_tile", "mixed_bfloat16"),
+        ("auto", "augmented", "avx512f amx_bf16 amx_tile", "mixed_bfloat16"),
         ("auto", "transfer", "avx512f amx_bf16 amx_tile", "float32"),
-        ("auto", "plain", "avx512f avx512_bf16", "float32"),
+        ("auto", "preprocessed", "avx512f avx512_bf16", "float32"),
     ],
 )
 def test_precision_is_what_the_processor_is_made_for(asked, variant, processor, precision, monkeypatch, tmp_path):

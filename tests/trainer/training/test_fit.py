@@ -143,6 +143,15 @@ def test_number_that_is_none_stops_at_its_step(examples, tmp_path, layer, quanti
         run.train(examples)
 
 
+def test_dead_units_are_told_after_the_first_epoch(examples, tmp_path):
+    run = Run(tmp_path, rate=1e-9)
+    bias = run.model.get_layer("dense").bias
+    bias.assign(np.full(bias.shape, -1e6))
+    run.train(examples)
+    assert [line for line in run.lines if "the units are dead" in line] == [run.lines[0]]
+    assert "try another --seed, a lower --learning_rate" in run.lines[0]
+
+
 def test_device_out_of_memory_says_which_batch_size_to_try(examples, tmp_path):
     run = Run(tmp_path)
 
