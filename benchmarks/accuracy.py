@@ -87,14 +87,22 @@ def _measure(_: Sequence[str]) -> None:
         raise WhiskerError(f"--data={asked.data}: expected a folder of pictures")
     weights = asked.weights if asked.weights == "none" else str(Path(asked.weights).expanduser().resolve())
     sides = Sides(data, weights, Path(asked.work_dir).expanduser().resolve())
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[int, dict[str, Any]]] = {}
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
     rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
+    # What is there already stands in the tables, whatever is asked for now.
+    for row in rows:
+        known = {seed: sides.known(row.side, row.variant, seed, row.flags) for seed in range(row.seeds)}
+        found[row.name] = {seed: run for seed, run in known.items() if run is not None}
     for seed in range(asked.seeds):
         for row in rows:
             if seed < row.seeds and (not asked.rows or row.name in asked.rows):
-                found.setdefault(row.name, []).append(sides.measure(row.side, row.variant, seed, row.flags))
-                _write(Path(asked.output), sides, found)
+                found[row.name][seed] = sides.measure(row.side, row.variant, seed, row.flags)
+                _write(
+                    Path(asked.output),
+                    sides,
+                    {name: [runs[each] for each in sorted(runs)] for name, runs in found.items()},
+                )
 
 
 def _write(output: Path, sides: Sides, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -106,8 +114,8 @@ def _write(output: Path, sides: Sides, found: Mapping[str, Sequence[Mapping[str,
         "machine": machine.describe(),
         "commits": sorted({run["environment"]["commit"] for runs in found.values() for run in runs if _ours(run)}),
         "pictures": sides.counts(),
-        "recipes": [summarize(row, found[row.name]) for row in RECIPES if row.name in found],
-        "ablation": [summarize(row, found[row.name]) for row in ABLATION if row.name in found],
+        "recipes": [summarize(row, found[row.name]) for row in RECIPES if found[row.name]],
+        "ablation": [summarize(row, found[row.name]) for row in ABLATION if found[row.name]],
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

@@ -68,18 +68,9 @@ class Sides:
             training passes after the first epoch, `epoch_seconds`, `validation_accuracy` of each epoch,
             `test_accuracy` and `test_pictures`.
         """
-        asked = {
-            "side": side,
-            "variant": variant,
-            "seed": seed,
-            "epochs": epochs,
-            "flags": list(more),
-            "data": str(self._data),
-            "weights": self._weights,
-        }
-        for row in self._known:
-            if asked.items() <= row.items():
-                return row
+        asked = self._asked(side, variant, seed, more, epochs)
+        if (row := self._find(asked)) is not None:
+            return row
         print(f"{variant}, seed {seed}: {' '.join((side, *more))} ...", flush=True)
         # Named after what is asked for: a run that was killed goes on there. Gone when measured: it holds tens of
         # megabytes.
@@ -97,6 +88,24 @@ class Sides:
             file.write(json.dumps(row) + "\n")
         self._known.append(row)
         return row
+
+    def known(self, side: str, variant: str, seed: int, more: Sequence[str]) -> dict[str, Any] | None:
+        """What `measure` would give without measuring; None where it would have to."""
+        return self._find(self._asked(side, variant, seed, more, 0))
+
+    def _asked(self, side: str, variant: str, seed: int, more: Sequence[str], epochs: int) -> dict[str, Any]:
+        return {
+            "side": side,
+            "variant": variant,
+            "seed": seed,
+            "epochs": epochs,
+            "flags": list(more),
+            "data": str(self._data),
+            "weights": self._weights,
+        }
+
+    def _find(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+        return next((row for row in self._known if asked.items() <= row.items()), None)
 
     def _whisker(self, asked: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
         run = scratch / "run"
