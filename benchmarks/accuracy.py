@@ -59,11 +59,11 @@ RECIPES = (
 )
 # What `best` is made of, one part at a time; one seed each, as the parts differ by more than seeds do or are not taken.
 ABLATION = (
-    Row("preprocessed notebook, 60 epochs at a falling rate", "whisker", "preprocessed", _LONGER, 1),
-    Row("preprocessed best, 20 epochs", "whisker", "preprocessed", (*_BEST, "--epochs=20"), 1),
-    Row("transfer fast, 4 views", "whisker", "transfer", ("--recipe=fast", "--feature_views=4"), 1),
-    Row("transfer fast, fine-tuned", "whisker", "transfer", ("--recipe=fast", "--fine_tune_epochs=4"), 1),
-    Row("transfer best, 8 epochs of fine-tuning", "whisker", "transfer", (*_BEST, "--fine_tune_epochs=8"), 1),
+    Row("preprocessed notebook for 60 epochs at a falling rate", "whisker", "preprocessed", _LONGER, 1),
+    Row("preprocessed best for 20 epochs", "whisker", "preprocessed", (*_BEST, "--epochs=20"), 1),
+    Row("transfer fast with 4 views", "whisker", "transfer", ("--recipe=fast", "--feature_views=4"), 1),
+    Row("transfer fast then fine-tuned", "whisker", "transfer", ("--recipe=fast", "--fine_tune_epochs=4"), 1),
+    Row("transfer best with 8 epochs of fine-tuning", "whisker", "transfer", (*_BEST, "--fine_tune_epochs=8"), 1),
     Row("transfer fast 224", "whisker", "transfer", ("--recipe=fast", "--image_size=224"), 1),
 )
 

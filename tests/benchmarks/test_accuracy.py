@@ -13,6 +13,7 @@ ROWS = (*RECIPES, *ABLATION)
 
 def test_rows_have_names_of_their_own_and_settings_that_the_trainer_takes():
     assert len({row.name for row in ROWS}) == len(ROWS)
+    assert not any("," in row.name for row in ROWS), "--rows is a list with commas"
     for row in ROWS:
         values = dict(flag.removeprefix("--").split("=") for flag in row.flags)
         Config(
