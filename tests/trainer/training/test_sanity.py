@@ -34,6 +34,14 @@ def test_variants_as_they_are_pass(pictures, variant):
     check_start(build(variant, 32, Head(2), seed=0), Head(2), pictures, Config(variant=variant))
 
 
+def test_untrained_head_on_strong_features_passes(pictures):
+    # Logits of 5 for every picture, as an untrained head gives the features of ImageNet weights.
+    model = build("transfer", 32, Head(2), seed=0)
+    logits = model.get_layer("logits")
+    logits.bias.assign(np.full(logits.bias.shape, 5.0))
+    check_start(model, Head(2), pictures, Config(variant="transfer"))
+
+
 def model_of(*layers):
     return keras.Sequential([keras.Input((32, 32, 3)), *layers])
 
