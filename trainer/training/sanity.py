@@ -12,8 +12,8 @@ from trainer.errors import TrainingError
 from trainer.variants.head import Head
 
 # An untrained head on scaled inputs is wrong by chance alone. A sigmoid before a from-logits loss, labels that do not
-# fit the logits, or unscaled inputs are off by much more (KerasHub's guide printed 4.95 where ln 2 is 0.69). Features of
-# a trained backbone, of which the highest is taken, reach 6 and make untrained logits of several units either way.
+# fit the logits, or unscaled inputs are off by much more (KerasHub's guide printed 4.95 where ln 2 is 0.69). But the
+# features of a trained backbone, of which the highest is taken, make untrained logits of several units either way.
 _MOST_ABOVE_CHANCE = {"preprocessed": 1.5, "transfer": 15.0}
 _PICTURES = 8
 # Kernels may round the rows of one batch differently, bfloat16 by 0.004; augmentation changes logits by more.
