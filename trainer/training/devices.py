@@ -128,6 +128,8 @@ def _check(config: Config, cluster: Cluster) -> None:
 def _check_jit(config: Config, names: Sequence[str]) -> None:
     if config.jit and len(names) > 1:
         raise DeviceError(f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none")
+    if config.jit and config.deterministic:
+        raise DeviceError("--jit with --deterministic: XLA has no deterministic max pooling; give one of them")
 
 
 def _several_workers(config: Config, cluster: Cluster, gpus: Sequence[tf.config.PhysicalDevice]) -> Devices:

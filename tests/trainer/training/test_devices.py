@@ -100,3 +100,8 @@ def test_precision_is_what_the_processor_is_made_for(asked, variant, processor, 
 def test_xla_on_several_replicas_is_refused():
     with pytest.raises(DeviceError, match="--jit with 2 replicas: XLA compiles for one device; give --strategy=none"):
         prepare(Config(jit=True, logical_replicas=2))
+
+
+def test_xla_that_is_to_be_deterministic_is_refused():
+    with pytest.raises(DeviceError, match="--jit with --deterministic: XLA has no deterministic max pooling"):
+        prepare(Config(jit=True, deterministic=True))
