@@ -156,7 +156,8 @@ def _report(cluster: Cluster, settings: Mapping[str, Any]) -> None:
         try:
             with socket.create_connection(chief, timeout=left) as connection:
                 _say(connection, json.dumps({"worker": cluster.index, "settings": dict(settings)}))
-                answer = _read(connection, deadline - time.monotonic())
+                # A little longer than the chief waits: it knows who is missing.
+                answer = _read(connection, deadline - time.monotonic() + _INTRODUCTION_S)
         except OSError:
             pass
         if not answer:
