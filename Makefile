@@ -22,7 +22,7 @@ run: install
 	$(BIN)/python -m trainer.quickstart
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=loadfile
 
 test-long: .venv/installed-dev
 	$(BIN)/python -m pytest -m long
