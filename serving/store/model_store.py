@@ -121,7 +121,7 @@ class ModelStore(ABC):
             ConfigError: the models.config that is there cannot be read; it stays as it is.
             StoreError: the store cannot be written; models.config stays as it is.
         """
-        self._refuse_missing(version)
+        self.require(version)
         self.edit_config(
             lambda config: models_config.with_live(config, self.model_name, self.base_path, version, label)
         )
@@ -137,12 +137,7 @@ class ModelStore(ABC):
             ConfigError: models.config cannot be read.
             StoreError: the store cannot be written; models.config stays as it is.
         """
-        version = self.previous()
-        if version is None:
-            raise VersionMissingError(
-                f"{self.base_path} has no version that was live before {self.live_version()}: promote one of "
-                f"{self._listed()}"
-            )
+        version = self.require_previous()
         self.edit_config(
             lambda config: models_config.with_live(config, self.model_name, self.base_path, version), back=True
         )
@@ -196,6 +191,21 @@ class ModelStore(ABC):
         entries = history.parse(self._read(self._history_path)[0], self._history_path)
         return history.previous(entries, self.live_version(), self.versions())
 
+    def require_previous(self) -> int:
+        """Gives what `previous` gives, or raises a VersionMissingError."""
+        version = self.previous()
+        if version is None:
+            raise VersionMissingError(
+                f"{self.base_path} has no version that was live before {self.live_version()}: promote one of "
+                f"{self._listed()}"
+            )
+        return version
+
+    def require(self, version: int) -> None:
+        """Raises a VersionMissingError where the store does not have a version."""
+        if version not in self.versions():
+            raise VersionMissingError(f"{self.base_path} has no version {version}: its versions are {self._listed()}")
+
     def manifest(self, version: int) -> dict[str, Any]:
         """Gives the whisker.json of a version; empty where it has none, as it is another tool's.
 
@@ -220,7 +230,7 @@ class ModelStore(ABC):
             VersionMissingError: the store does not have it.
             DigestError, LabelsError, NumberError: as `serving.store.manifest.verify` says.
         """
-        self._refuse_missing(version)
+        self.require(version)
         with self._local(version) as folder:
             manifest.verify(folder, version, f"{self.base_path}/{version}")
 
@@ -270,10 +280,6 @@ class ModelStore(ABC):
 
     def _listed(self) -> str:
         return ", ".join(map(str, self.versions())) or "none"
-
-    def _refuse_missing(self, version: int) -> None:
-        if version not in self.versions():
-            raise VersionMissingError(f"{self.base_path} has no version {version}: its versions are {self._listed()}")
 
     def _in_use(self) -> set[int | None]:
         models = self.config().model_config_list.config
