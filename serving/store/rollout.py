@@ -12,7 +12,6 @@ over by itself where it polls the file; a kill in between leaves what the next p
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from serving.config.models_config import PLATFORM, ModelServerConfig
@@ -21,9 +20,6 @@ from serving.errors import WhiskerError
 from serving.store.errors import StoreError
 from serving.store.model_store import ModelStore
 from serving.store.running_server import AVAILABLE, END, RunningServer, VersionStatus
-
-# How long a server may take to load a version, in seconds; a model in a bucket is copied first.
-LOAD_TIMEOUT_S = 120.0
 
 # To take over a configuration without a new model, which a server answers at once.
 _RELOAD_S = 30.0
@@ -34,24 +30,7 @@ class RolloutError(StoreError):
     """A running server could not be taken to another version."""
 
 
-@dataclass(frozen=True)
-class Moved:
-    """A label that has moved.
-
-    Attributes:
-        version: that it names now.
-        before: that it named before, in models.config; None where it is new.
-        seconds: from the start until every request by that label reached `version`.
-    """
-
-    version: int
-    before: int | None
-    seconds: float
-
-
-def promote(
-    store: ModelStore, version: int, label: str, server: RunningServer, timeout_s: float = LOAD_TIMEOUT_S
-) -> Moved:
+def promote(store: ModelStore, version: int, label: str, server: RunningServer, timeout_s: float) -> float:
     """Puts a label on a version, in models.config and on a running server.
 
     Args:
@@ -60,6 +39,9 @@ def promote(
         label: `stable` makes the version live; another one has it loaded beside what is live.
         server: that runs on the store's models.config.
         timeout_s: how long the server may take to load the version.
+
+    Returns:
+        Seconds until every request by that label reached the version.
 
     Raises:
         VersionMissingError: the store does not have it.
@@ -71,13 +53,17 @@ def promote(
     return _Rollout(store, server, version, label).run(timeout_s)
 
 
-def rollback(store: ModelStore, server: RunningServer, timeout_s: float = LOAD_TIMEOUT_S) -> Moved:
+def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tuple[int, float]:
     """Makes the version live that was live before the present one; otherwise as `promote`.
+
+    Returns:
+        The version, and seconds until every request by the label `stable` reached it.
 
     Raises:
         VersionMissingError: no version that still exists was live before.
     """
-    return _Rollout(store, server, store.require_previous(), STABLE_LABEL, back=True).run(timeout_s)
+    version = store.require_previous()
+    return version, _Rollout(store, server, version, STABLE_LABEL, back=True).run(timeout_s)
 
 
 class _Rollout:
@@ -104,7 +90,7 @@ class _Rollout:
             for model in self._original.model_config_list.config
         }
 
-    def run(self, timeout_s: float) -> Moved:
+    def run(self, timeout_s: float) -> float:
         """Goes the whole way, or back to the start."""
         start = time.monotonic()
         self._refuse_another_config()
@@ -125,16 +111,16 @@ class _Rollout:
             if isinstance(error, WhiskerError):
                 raise RolloutError(f"{error}; {outcome}") from error
             raise
-        moved = Moved(self._version, before, time.monotonic() - start)
+        seconds = time.monotonic() - start
         try:
             self._edit(lambda model: _unlist(model, {before}))
             self._reload(self._sent(None))
         except WhiskerError as error:
             raise RolloutError(
-                f"version {self._version} of {name} is {self._label} now, but what it replaces may stay loaded until the "
-                f"next promote: {error}"
+                f"version {self._version} of {name} is {self._label} now, but what it replaces may stay loaded until "
+                f"the next promote: {error}"
             ) from error
-        return moved
+        return seconds
 
     def _refuse_another_config(self) -> None:
         """Refuses a server that runs on something else, as the reload would take from it what it serves."""

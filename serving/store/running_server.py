@@ -6,7 +6,7 @@ from typing import Any, Self
 import grpc
 
 from serving.client.channel import open_channel
-from serving.client.errors import ClientError, InvalidRequest, ModelNotFound, from_rpc_error
+from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error
 from serving.config.models_config import ModelServerConfig
 from serving.protos import message
 
