@@ -19,11 +19,14 @@ from serving.contract import STABLE_LABEL
 from serving.errors import WhiskerError
 from serving.store.errors import StoreError
 from serving.store.model_store import ModelStore
-from serving.store.running_server import AVAILABLE, END, RunningServer, VersionStatus
+from serving.store.running_server import AVAILABLE, END, LOADING, RunningServer, VersionStatus
 
 # To take over a configuration without a new model, which a server answers at once.
 _RELOAD_S = 30.0
+# After which a version that is to be loaded no longer shows what was the matter with it before; our server takes 0.1 s.
+_SETTLED_S = 2.0
 _POLL_S = 0.05
+_UNKNOWN = VersionStatus("unknown", "")
 
 
 class RolloutError(StoreError):
@@ -97,7 +100,10 @@ class _Rollout:
         name = self._store.model_name
         labels = self._labels.setdefault(name, {})
         before = self._entry.version_labels.get(self._label) if self._entry is not None else None
+        # Without one that is loaded only because it has not been unloaded yet, or that the file lists and nobody loads.
         serving = {number for number, status in self._statuses.items() if status.state == AVAILABLE}
+        if self._entry is not None and self._entry.model_version_policy.specific.versions:
+            serving.intersection_update(self._entry.model_version_policy.specific.versions)
         serving.update(labels.values())
         try:
             self._edit(self._list_new)
@@ -127,11 +133,12 @@ class _Rollout:
         name = self._store.model_name
         if STABLE_LABEL in self._labels.get(name, {}):
             return
-        if self._entry is None and not self._statuses:
+        serves = any(status.state == AVAILABLE for status in self._statuses.values())
+        if self._entry is None and not serves:
             return
         if self._entry is not None and STABLE_LABEL not in self._entry.version_labels:
             return
-        what = f"serves {name} without the label {STABLE_LABEL}" if self._statuses else f"does not serve {name}"
+        what = f"serves {name} without the label {STABLE_LABEL}" if serves else f"does not serve {name}"
         raise RolloutError(
             f"{self._server.address} {what}, so it does not run on {self._store.config_path}: nothing was changed; "
             f"start it with --model_config_file={self._store.config_path} "
@@ -186,22 +193,25 @@ class _Rollout:
     def _load(self, config: ModelServerConfig, timeout_s: float) -> None:
         """Tells the server to load the new version beside the others, and waits until it has."""
         what = f"version {self._version} of {self._store.model_name}"
-        deadline = time.monotonic() + timeout_s
+        start = time.monotonic()
         reload = self._server.reload(config, timeout_s)
+        # Of an attempt before this one; the server goes on saying so until it looks at the version again, and where it
+        # has given up for good nothing else tells that from a new failure.
+        old_error = self._statuses.get(self._version, _UNKNOWN).error
         try:
             while True:
                 # In this order: what the server says of the version is then newer than its answer.
                 taken_over = reload.done()
-                status = self._server.versions(self._store.model_name).get(self._version, VersionStatus("unknown", ""))
-                # One that failed earlier goes on saying so until the server looks at it again.
-                stale = status.state == END and status == self._statuses.get(self._version)
-                if status.error and not stale:
+                status = self._status()
+                if not status.error or (status.state != END and time.monotonic() - start > _SETTLED_S):
+                    old_error = ""
+                if status.error != old_error:
                     raise RolloutError(f"{self._server.address} cannot load {what}: {' '.join(status.error.split())}")
                 if taken_over:
                     reload.result()
                     if status.state == AVAILABLE:
                         return
-                if time.monotonic() >= deadline:
+                if time.monotonic() - start >= timeout_s:
                     reason = f" ({' '.join(status.error.split())})" if status.error else ""
                     raise RolloutError(
                         f"{self._server.address} has not loaded {what} after {timeout_s:g} s, it is {status.state}"
@@ -210,6 +220,9 @@ class _Rollout:
                 time.sleep(_POLL_S)
         finally:
             reload.cancel()
+
+    def _status(self) -> VersionStatus:
+        return self._server.versions(self._store.model_name).get(self._version, _UNKNOWN)
 
     def _undo(self, serving: set[int]) -> str:
         """Takes file and server back to where they were; says what came of it."""
@@ -224,6 +237,9 @@ class _Rollout:
             # The other way than the way that failed.
             self._store.edit_config(as_it_was, back=not self._back)
             self._reload(self._sent(serving))
+            end = time.monotonic() + _SETTLED_S
+            while self._status().state == LOADING and time.monotonic() < end:
+                time.sleep(_POLL_S)
         except WhiskerError as error:
             return f"going back failed too: {error}"
         return "models.config and the server are as they were"

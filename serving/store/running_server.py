@@ -10,7 +10,7 @@ from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error
 from serving.config.models_config import ModelServerConfig
 from serving.protos import message
 
-AVAILABLE, END = "AVAILABLE", "END"
+LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
 
 # Of a question about what is loaded, which a server answers at once.
 _QUESTION_S = 10.0
