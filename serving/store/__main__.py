@@ -71,9 +71,9 @@ def _run(arguments: Sequence[str]) -> int:
     }
     if given[:1] == ["check"] and len(given) <= 2:
         return _check(given[1:])
-    wanted, command = commands.get(given[0] if given else "", (-1, _list))
-    if len(given) - 1 != wanted:
+    if not given or given[0] not in commands or len(given) - 1 != commands[given[0]][0]:
         raise WrongUse(f"{' '.join(given) or 'nothing to do'}: expected one of {_COMMANDS}")
+    command = commands[given[0]][1]
     outcome, lines = command(open_store(asked.model_dir, asked.model_name), *given[1:])
     _write(outcome, lines)
     return EXIT_DONE

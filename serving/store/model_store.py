@@ -195,9 +195,10 @@ class ModelStore(ABC):
         """Gives what `previous` gives, or raises a VersionMissingError."""
         version = self.previous()
         if version is None:
+            live = self.live_version()
+            reason = "is live" if live is None else f"that still exists was live before {live}"
             raise VersionMissingError(
-                f"{self.base_path} has no version that was live before {self.live_version()}: promote one of "
-                f"{self._listed()}"
+                f"{self.base_path} has no version to go back to: none {reason}; promote one of {self._listed()}"
             )
         return version
 
