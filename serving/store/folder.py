@@ -11,7 +11,8 @@ from pathlib import Path
 from serving.config.text_file import replace, synchronise
 from serving.contract import SAVED_MODEL_FILE
 from serving.store.errors import disk_errors
-from serving.store.model_store import CLAIMS, STAGING, ModelStore, is_version
+from serving.store.model_store import ModelStore
+from serving.store.versions import CLAIMS, STAGING, is_version
 
 _CONFIG_LOCK = ".models.config.lock"
 

@@ -25,6 +25,7 @@ STAGED = 2
 
 
 def versions_in(names: list[str]) -> list[str]:
+    assert not [name for name in names if name.startswith(".staging/")]
     return [name for name in names if not name.startswith(".claims/")]
 
 
@@ -70,7 +71,9 @@ def test_a_service_that_stays_down_at_the_last_write_leaves_nothing_loadable(
     store = open_store(f"gs://{bucket}/models", "whisker")
     # Stored at every attempt, yet never confirmed: what stays in the end must still be removed.
     gateway.refuse_uploads(start=WRITES, status=503, after_storing=True)
-    with pytest.raises(UnreachableError, match=rf"^gs://{bucket}/models/whisker/1: Cloud Storage does not answer"):
+    with pytest.raises(
+        UnreachableError, match=rf"^gs://{bucket}/models/whisker/\.staging/1: Cloud Storage does not answer"
+    ):
         store.publish(saved_model)
     assert versions_in(list_names(f"gs://{bucket}/models/whisker")) == []
 
@@ -120,7 +123,7 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
         return real(self, number)
 
     monkeypatch.setattr(BucketStore, "_claim", claimed_and_then_overtaken)
-    with pytest.raises(ConflictError, match=rf"^{address}/saved_model\.pb is there already, with other content"):
+    with pytest.raises(ConflictError, match=rf"^{address}/saved_model\.pb is there already: another tool took"):
         store.publish(saved_model)
     assert list_names(address) == ["saved_model.pb"]
     assert read(f"{address}/saved_model.pb")[0] == b"a stranger's"

@@ -1,5 +1,6 @@
 """What a store promises, on a folder and on a bucket alike."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from serving.store import ModelStore, open_store
 from serving.store.address import is_address
 from serving.store.bucket import download_folder, list_names, upload_folder
 from serving.store.errors import NotASavedModelError, StoreError, VersionMissingError
+from serving.store.manifest import MANIFEST_FILE
 
 
 def names(address: str) -> list[str]:
@@ -46,7 +48,9 @@ def test_publish_gives_the_next_number_and_a_copy_of_every_file(
     assert (first.number, second.number) == (1, 2)
     assert second.path == f"{model_dir}/whisker/2"
     assert store.versions() == [1, 2]
-    assert content(second.path, tmp_path) == content(str(saved_model), tmp_path)
+    published = content(second.path, tmp_path)
+    assert json.loads(published.pop(MANIFEST_FILE))["version"] == 2
+    assert published == content(str(saved_model), tmp_path)
     assert store.live_version() is None
 
 
@@ -138,7 +142,8 @@ def test_eight_publishers_at_once_get_eight_whole_versions(
     assert sorted(version.number for version in published) == list(range(1, 9))
     assert stores[0].versions() == list(range(1, 9))
     for version in published:
-        assert names(version.path) == names(str(saved_model))
+        assert names(version.path) == sorted([MANIFEST_FILE, *names(str(saved_model))])
+        stores[0].verify(version.number)
 
 
 def test_models_promoted_at_once_are_all_in_models_config(model_dir: str, saved_model: Path) -> None:
