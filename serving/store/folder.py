@@ -109,4 +109,8 @@ class LocalStore(ModelStore):
     def _exclusive(self) -> Iterator[None]:
         with disk_errors(self._config), self._config.with_name(_CONFIG_LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # All writers hold the lock: fresh copies that are there now are those of killed ones.
+            for path in (self._config, Path(self._history_path)):
+                for fresh in path.parent.glob(f".{path.name}.[0-9]*"):
+                    fresh.unlink(missing_ok=True)
             yield
