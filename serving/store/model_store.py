@@ -63,10 +63,8 @@ class ModelStore(Versions):
         version = self.previous()
         if version is None:
             live = self.live_version()
-            reason = "is live" if live is None else f"that still exists was live before {live}"
-            raise VersionMissingError(
-                f"{self.base_path} has no version to go back to: none {reason}; promote one of {self._listed()}"
-            )
+            reason = "is live" if live is None else f"was live before {live}"
+            raise VersionMissingError(f"{self.base_path} has no version that {reason}: promote one of {self._listed()}")
         return version
 
     def promote(self, version: int, label: str = STABLE_LABEL) -> None:
