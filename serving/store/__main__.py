@@ -158,8 +158,9 @@ def _check(given: Sequence[str]) -> int:
     from serving.store.checkup import check
 
     path = given[0] if given else f"{flags.FLAGS.model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
-    findings = check(path, flags.FLAGS.timeout_s)
-    _write({"file": path, "findings": findings}, findings or [f"{path}: all well"])
+    findings, loaded = check(path, flags.FLAGS.timeout_s)
+    well = "all well" + ("" if loaded else "; nothing was loaded, as no version brings warm-up records along")
+    _write({"file": path, "findings": findings, "loaded": loaded}, findings or [f"{path}: {well}"])
     return EXIT_USAGE if findings else EXIT_DONE
 
 

@@ -21,7 +21,7 @@ _MODEL_TYPE_TENSORFLOW = 1
 _POLL_S = 0.1
 
 
-def check(path: str, timeout_s: float) -> list[str]:
+def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
     """Finds what would keep a server from serving what the file names.
 
     Where a version brings warm-up records along, the local server is started on the file once, and so replays them.
@@ -31,7 +31,7 @@ def check(path: str, timeout_s: float) -> list[str]:
         timeout_s: how long the local server may take to load everything.
 
     Returns:
-        A line for each finding; empty where all is well.
+        A line for each finding, none where all is well; and whether the versions were loaded.
 
     Raises:
         ConfigError: the file cannot be read, or a server would refuse it.
@@ -51,7 +51,7 @@ def check(path: str, timeout_s: float) -> list[str]:
             continue
         whole[model.name] = sorted(names)
         warm = warm or any(_WARM_UP_FILE in files for files in names.values())
-    return findings + (_replay(path, whole, timeout_s) if warm else [])
+    return (findings + _replay(path, whole, timeout_s) if warm else findings), warm
 
 
 def _read(path: str) -> bytes:

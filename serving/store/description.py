@@ -112,7 +112,9 @@ def _in_words(value: Any) -> str:
         return ", ".join(map(_in_words, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return {True: "yes", False: "no", None: _UNKNOWN, "": '""'}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return {None: _UNKNOWN, "": '""'}.get(value, str(value))
 
 
 def _accuracy(judged: Any) -> str:

@@ -19,6 +19,7 @@ from serving.client.messages import encode
 from serving.client.predict_client import PredictClient
 from serving.protos import message
 from serving.store import ModelStore, open_store
+from serving.store.checkup import check
 from serving.store.rollout import RolloutError, promote, rollback
 from serving.store.running_server import RunningServer
 from tests.trained_model import Trained, draw
@@ -157,6 +158,16 @@ def test_no_request_of_10000_fails_while_versions_come_and_go(exports: dict[str,
         while traffic.count < 10_000:
             seconds.append(go_round(store, exports, server, traffic, more=500))
             store.prune(keep=1)
-    print(
-        f"{traffic.count:,} requests in {time.monotonic() - start:.0f} s, 0 failed; back in {max(seconds):.2f} s or less"
-    )
+    took = time.monotonic() - start
+    print(f"{traffic.count:,} requests in {took:.0f} s, 0 failed; back in {max(seconds):.2f} s or less")
+
+
+def test_check_replays_warm_up_records_and_names_what_does_not_load(exports: dict[str, Path], tmp_path: Path) -> None:
+    write_warm_up(exports["slow"], records=1, pictures=1)
+    store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
+    for label, name in (("stable", "slow"), ("canary", "broken")):
+        store.promote(store.publish(exports[name]).number, label)
+    findings, loaded = check(store.config_path, LOAD_TIMEOUT_S)
+    assert loaded
+    (finding,) = findings
+    assert finding.startswith("whisker: version 2 does not load: ")
