@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _list(store: ModelStore) -> _Outcome:
     from serving.store import description
 
-    listed = description.rows(store)
+    listed = description.rows(store, store.versions())
     if not listed:
         raise WrongUse(f"{store.base_path} has no version: check --model_dir and --model_name, or publish one")
     return listed, description.table(listed)
@@ -93,7 +93,7 @@ def _show(store: ModelStore, number: str) -> _Outcome:
 
     version = _version(number)
     store.require(version)
-    row = next(row for row in description.rows(store) if row["version"] == version)
+    (row,) = description.rows(store, [version])
     manifest = store.manifest(version)
     return manifest, description.words(row, manifest, f"{store.base_path}/{version}")
 

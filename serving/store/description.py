@@ -14,8 +14,12 @@ _NUMBERS = ("version", "size")
 _WIDTH = 110
 
 
-def rows(store: ModelStore) -> list[dict[str, Any]]:
-    """Lists the versions, ascending.
+def rows(store: ModelStore, versions: Sequence[int]) -> list[dict[str, Any]]:
+    """Says of each version what fits into a row.
+
+    Args:
+        store: of the model.
+        versions: some of the store's.
 
     Returns:
         Of each: `version`, `live`, `labels`, `published` (ISO 8601, UTC), `test` {`n`, `accuracy`, `interval_95`},
@@ -23,7 +27,7 @@ def rows(store: ModelStore) -> list[dict[str, Any]]:
         another tool's version, is None.
     """
     labels = store.labels()
-    return [_row(store, version, labels) for version in store.versions()]
+    return [_row(store, version, labels) for version in versions]
 
 
 def _row(store: ModelStore, version: int, labels: Mapping[str, int]) -> dict[str, Any]:

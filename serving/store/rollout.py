@@ -105,8 +105,8 @@ class _Rollout:
         if self._entry is not None and self._entry.model_version_policy.specific.versions:
             serving.intersection_update(self._entry.model_version_policy.specific.versions)
         serving.update(labels.values())
+        self._edit(self._list_new)
         try:
-            self._edit(self._list_new)
             self._load(self._sent({*serving, self._version}), timeout_s)
             self._labels[name] = {**labels, self._label: self._version}
             self._edit(self._move_label)

@@ -133,17 +133,17 @@ def serving(store: ModelStore, export: Path, clients: int) -> Iterator[tuple[Run
 
 
 def test_no_request_fails_while_versions_come_and_go(exports: dict[str, Path], tmp_path: Path) -> None:
-    write_warm_up(exports["slow"], records=100, pictures=8)
+    write_warm_up(exports["slow"], records=50, pictures=8)
     store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
     with serving(store, exports["good"], clients=4) as (server, traffic):
-        go_round(store, exports, server, traffic, more=40)
+        go_round(store, exports, server, traffic, more=20)
         promote(store, 3, contract.STABLE_LABEL, server, LOAD_TIMEOUT_S)
         command = ["rollback", f"--model_dir={tmp_path / 'models'}", f"--server={server.address}"]
         ended = subprocess.run(
             [sys.executable, "-m", "serving.store", *command], capture_output=True, text=True, timeout=60, check=False
         )
         assert ended.stdout.startswith("version 1 of whisker is live, after "), ended.stderr
-        traffic.wait_for(40)
+        traffic.wait_for(20)
     print(ended.stdout)
     assert set(traffic.answers) == {1, 2, 3}
 
@@ -162,6 +162,7 @@ def test_no_request_of_10000_fails_while_versions_come_and_go(exports: dict[str,
     print(f"{traffic.count:,} requests in {took:.0f} s, 0 failed; back in {max(seconds):.2f} s or less")
 
 
+@pytest.mark.long
 def test_check_replays_warm_up_records_and_names_what_does_not_load(exports: dict[str, Path], tmp_path: Path) -> None:
     write_warm_up(exports["slow"], records=1, pictures=1)
     store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)

@@ -29,7 +29,7 @@ def listed(tmp_path: Path, saved_model: Path):
             (other / "whisker.json").write_text(manifest)
     store.promote(1, "canary")
     store.promote(2)
-    return store, rows(store)
+    return store, rows(store, store.versions())
 
 
 def test_table_is_aligned_and_says_nothing_of_what_another_tool_wrote(listed) -> None:

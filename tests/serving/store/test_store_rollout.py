@@ -104,7 +104,11 @@ def store(tmp_path: Path, saved_model: Path) -> ModelStore:
 
 
 @pytest.fixture
-def harness(store: ModelStore) -> Iterator[Harness]:
+def harness(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
+    # Nothing here takes time by itself.
+    monkeypatch.setattr("serving.server.manager._TICK_S", 0.01)
+    monkeypatch.setattr("serving.store.rollout._POLL_S", 0.01)
+    monkeypatch.setattr("serving.store.rollout._SETTLED_S", 0.3)
     harness = Harness(store)
     yield harness
     harness.stop()
@@ -297,7 +301,7 @@ def test_killed_rollout_leaves_a_file_to_start_on_and_the_next_one_mends_the_res
 
 
 def test_server_that_polls_the_file_takes_every_state(harness: Harness) -> None:
-    server = harness.start(config_poll_wait_s=0.3)
+    server = harness.start(config_poll_wait_s=0.15)
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     rollback(harness.store, server, TIMEOUT_S)
     seen = [each for each, after in zip(harness.states, [*harness.states[1:], None], strict=True) if each != after]
