@@ -82,10 +82,10 @@ class LocalStore(ModelStore):
 
     def _delete(self, number: int) -> None:
         staged = self._base / STAGING / str(number)
-        with disk_errors(staged):
-            # It vanishes in one step; where a kill keeps it from being removed then, the next publisher does that.
+        with disk_errors(staged), self._claim_file(number).open("a") as claim:
+            fcntl.flock(claim, fcntl.LOCK_EX)
             staged.parent.mkdir(exist_ok=True)
-            self._claim_file(number).touch()
+            # It vanishes in one step; where a kill keeps it from being removed then, the next publisher does that.
             (self._base / str(number)).rename(staged)
             shutil.rmtree(staged)
 
