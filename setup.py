@@ -59,6 +59,7 @@ setup(
             "whisker-submit=trainer.submit:main",
             "whisker-serve=serving.server.__main__:main",
             "whisker-predict=serving.predict:main",
+            "whisker-store=serving.store.__main__:main",
         ]
     },
 )

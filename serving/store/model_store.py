@@ -1,61 +1,28 @@
-"""What a model store does, wherever it lies: `<model_dir>/<model_name>/<version>/` and `<model_dir>/models.config`.
+"""The model store: the versions of a model, and which of them is live, as `<model_dir>/models.config` says."""
 
-The protocol of publishing, which every store follows:
-
-1. claim a number that nobody else can claim (`.claims/<number>`; TensorFlow Serving reads only names that are numbers);
-2. write the version so that `saved_model.pb` is the last file to appear in it: before that, nothing loads it;
-3. on any failure, remove what was written. The number stays claimed, so that it never means two things.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 from serving.config import models_config
-from serving.contract import MODELS_CONFIG, SAVED_MODEL_FILE
+from serving.config.models_config import ModelServerConfig
+from serving.contract import MODELS_CONFIG, STABLE_LABEL
+from serving.store import history
 from serving.store.address import is_address
-from serving.store.errors import ConflictError, NotASavedModelError, StoreError, VersionMissingError
-
-CLAIMS = ".claims"
+from serving.store.errors import ConflictError, StoreError, VersionMissingError
+from serving.store.manifest import MANIFEST_FILE
+from serving.store.versions import Versions
 
 # Each attempt loses only to another writer of models.config that has succeeded.
-_PROMOTE_ATTEMPTS = 20
+_EDIT_ATTEMPTS = 20
 
 
-@dataclass(frozen=True)
-class PublishedVersion:
-    """A version that a server can load.
-
-    Attributes:
-        number: above 0.
-        path: its folder, or its gs:// address.
-    """
-
-    number: int
-    path: str
-
-
-class ModelStore(ABC):
-    """The versions of one model, and which of them is live.
-
-    Args:
-        model_dir: root of the store, an absolute path or a gs:// address.
-        model_name: as the server knows the model; one path segment.
-
-    Raises:
-        StoreError: `model_name` is no single path segment.
-    """
+class ModelStore(Versions):
+    """The versions of one model, and which of them is live; the arguments are those of `Versions`."""
 
     def __init__(self, model_dir: str, model_name: str) -> None:
-        if not model_name or "/" in model_name or model_name.startswith("."):
-            raise StoreError(
-                f"the model name {model_name!r} cannot name a folder: expected a name without / or leading ."
-            )
-        self.model_name = model_name
-        self.base_path = f"{model_dir.rstrip('/')}/{model_name}"
+        super().__init__(model_dir, model_name)
         self.config_path = f"{model_dir.rstrip('/')}/{MODELS_CONFIG}"
+        self._history_path = f"{self.base_path}/{history.HISTORY_FILE}"
 
     def check(self) -> None:
         """Finds out, before there is anything to lose, what would keep a version from being published.
@@ -66,105 +33,155 @@ class ModelStore(ABC):
         """
         self.live_version()
 
-    def publish(self, folder: Path) -> PublishedVersion:
-        """Adds a SavedModel as the next version. It is not live before it is promoted.
-
-        Args:
-            folder: the SavedModel; stays as it is.
-
-        Raises:
-            NotASavedModelError: `folder` has no saved_model.pb.
-            StoreError: the store cannot be written; nothing that a server would load is left there.
-        """
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        if SAVED_MODEL_FILE not in files:
-            raise NotASavedModelError(
-                f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}; export one there first"
-            )
-        number = max(self._taken(), default=0) + 1
-        while not self._claim(number):
-            number += 1
-        self._write(number, files)
-        return PublishedVersion(number, f"{self.base_path}/{number}")
-
-    def promote(self, version: int) -> None:
-        """Makes a version the live one, in models.config.
-
-        Args:
-            version: one of `versions()`.
-
-        Raises:
-            VersionMissingError: the store does not have it.
-            ConfigError: the models.config that is there cannot be read; it stays as it is.
-            StoreError: the store cannot be written; models.config stays as it is.
-        """
-        versions = self.versions()
-        if version not in versions:
-            there = ", ".join(map(str, versions)) or "none"
-            raise VersionMissingError(f"{self.base_path} has no version {version}: its versions are {there}")
-        with self._exclusive():
-            for _ in range(_PROMOTE_ATTEMPTS):
-                text, generation = self._read_config()
-                config = models_config.parse(text, self.config_path)
-                changed = models_config.with_live(config, self.model_name, self.base_path, version)
-                if self._replace_config(models_config.render(changed).encode(), generation):
-                    return
-        raise ConflictError(f"{self.config_path} was changed by others {_PROMOTE_ATTEMPTS} times in a row: try again")
-
-    def versions(self) -> list[int]:
-        """Lists the versions that a server can load, ascending; folders without saved_model.pb are none."""
-        return sorted(
-            int(segments[0])
-            for segments in map(_segments, self._names())
-            if _is_version(segments[0]) and segments[1:] == [SAVED_MODEL_FILE]
-        )
-
     def live_version(self) -> int | None:
         """Gives the version labelled `stable` in models.config, or None where there is none yet.
 
         Raises:
             ConfigError: models.config cannot be read.
         """
-        text, _ = self._read_config()
-        return models_config.live_version(models_config.parse(text, self.config_path), self.model_name)
+        return self._live(self.config())
 
-    def _taken(self) -> set[int]:
-        """Numbers that are claimed, or whose name exists below the base path, whoever made it."""
-        numbers = set()
-        for segments in map(_segments, self._names()):
-            name = segments[1] if segments[0] == CLAIMS and len(segments) == 2 else segments[0]
-            if _is_version(name):
-                numbers.add(int(name))
-        return numbers
+    def config(self) -> ModelServerConfig:
+        """Reads models.config; empty where there is none.
 
-    @abstractmethod
-    def _names(self) -> Iterable[str]:
-        """Names below the base path, relative to it: at least every child, claim and saved_model.pb of a child."""
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        return models_config.parse(self._read(self.config_path)[0], self.config_path)
 
-    @abstractmethod
-    def _claim(self, number: int) -> bool:
-        """Claims a number; false where it is claimed already. Of any number of callers one gets true."""
+    def labels(self) -> dict[str, int]:
+        """Gives the labels in models.config, and the version that each is on."""
+        return models_config.labels(self.config(), self.model_name)
 
-    @abstractmethod
-    def _write(self, number: int, files: Mapping[str, Path]) -> None:
-        """Writes a version, saved_model.pb last, or leaves nothing that a server would load.
+    def previous(self) -> int | None:
+        """Gives the version that was live before the present one and still exists, or None."""
+        entries = history.parse(self._read(self._history_path)[0], self._history_path)
+        return history.previous(entries, self.live_version(), self.versions())
+
+    def require_previous(self) -> int:
+        """Gives what `previous` gives, or raises a VersionMissingError."""
+        version = self.previous()
+        if version is None:
+            live = self.live_version()
+            reason = "is live" if live is None else f"was live before {live}"
+            raise VersionMissingError(f"{self.base_path} has no version that {reason}: promote one of {self._listed()}")
+        return version
+
+    def promote(self, version: int, label: str = STABLE_LABEL) -> None:
+        """Moves a label to a version, in models.config; with `stable` the version is the live one.
 
         Args:
-            number: claimed by the caller.
-            files: relative names with forward slashes, and where each file lies now.
+            version: one of `versions()`.
+            label: which.
+
+        Raises:
+            VersionMissingError: the store does not have it.
+            ConfigError: the models.config that is there cannot be read; it stays as it is.
+            StoreError: the store cannot be written; models.config stays as it is.
         """
+        self.require(version)
+        self.edit_config(
+            lambda config: models_config.with_live(config, self.model_name, self.base_path, version, label)
+        )
+
+    def rollback(self) -> int:
+        """Makes the version live that was live before; a second rollback goes further back, never forward again.
+
+        Returns:
+            Its number.
+
+        Raises:
+            VersionMissingError: no version that still exists was live before.
+            ConfigError: models.config cannot be read.
+            StoreError: the store cannot be written; models.config stays as it is.
+        """
+        version = self.require_previous()
+        self.edit_config(
+            lambda config: models_config.with_live(config, self.model_name, self.base_path, version), back=True
+        )
+        return version
+
+    def edit_config(
+        self, change: Callable[[ModelServerConfig], ModelServerConfig], *, back: bool = False
+    ) -> ModelServerConfig:
+        """Changes models.config as one step, and keeps the history of what was live.
+
+        Args:
+            change: makes the new configuration from the present one; is called again where somebody else wrote
+                meanwhile.
+            back: where `change` moves `stable`: to a version that was live before, and what was live since is to be
+                forgotten; else the version is remembered as the newest.
+
+        Returns:
+            What was written.
+
+        Raises:
+            ConfigError: the models.config that is there cannot be read; it stays as it is.
+            StoreError: the store cannot be written; models.config stays as it is.
+        """
+        with self._exclusive():
+            for _ in range(_EDIT_ATTEMPTS):
+                text, generation = self._read(self.config_path)
+                config = models_config.parse(text, self.config_path)
+                changed = change(config)
+                models_config.check(changed, self.config_path)
+                # First the history: an entry too many is known as such, a missing one is not.
+                if self._remember(*(self._live(one) for one in (config, changed)), back=back) and self._replace(
+                    self.config_path, models_config.render(changed).encode(), generation
+                ):
+                    return changed
+        raise ConflictError(f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again")
+
+    def prune(self, keep: int) -> list[int]:
+        """Deletes the oldest versions.
+
+        Never those that models.config names, nor the one that `rollback` would go to, nor another tool's.
+
+        Args:
+            keep: how many of the newest stay in any case, 1 or more.
+
+        Returns:
+            The numbers of the deleted ones, ascending.
+
+        Raises:
+            StoreError: `keep` is below 1, or the store cannot be written; every version is whole or gone.
+        """
+        if keep < 1:
+            raise StoreError(f"cannot keep {keep} versions: expected 1 or more")
+        deleted = []
+        with self._exclusive():
+            for version in self.versions()[:-keep]:
+                # Looked at each time, as a bucket cannot keep others from promoting meanwhile.
+                if version not in self._in_use() and self.read_file(version, MANIFEST_FILE):
+                    self._delete(version)
+                    deleted.append(version)
+        return deleted
+
+    def _in_use(self) -> set[int | None]:
+        models = self.config().model_config_list.config
+        loaded = {
+            version
+            for model in models
+            if model.name == self.model_name
+            for version in model.model_version_policy.specific.versions
+        }
+        return {*loaded, *self.labels().values(), self.previous()}
+
+    def _remember(self, old: int | None, new: int | None, *, back: bool) -> bool:
+        """Notes that another version becomes live; false where somebody else wrote meanwhile."""
+        if new is None or new == old:
+            return True
+        content, generation = self._read(self._history_path)
+        entries = history.until(history.parse(content, self._history_path), old)
+        entries = history.until(entries, new) if back else [*entries, new]
+        return self._replace(self._history_path, history.render(entries), generation)
+
+    def _live(self, config: ModelServerConfig) -> int | None:
+        return models_config.live_version(config, self.model_name)
 
     def _exclusive(self) -> AbstractContextManager[None]:
         """Keeps others from writing models.config meanwhile, where preconditions cannot."""
         return nullcontext()
-
-    @abstractmethod
-    def _read_config(self) -> tuple[bytes, int]:
-        """Reads models.config: its content, empty where it is missing, and its generation."""
-
-    @abstractmethod
-    def _replace_config(self, text: bytes, generation: int) -> bool:
-        """Replaces models.config as one step; false where it is no longer the one of `generation`."""
 
 
 def open_store(model_dir: str, model_name: str) -> ModelStore:
@@ -185,12 +202,3 @@ def open_store(model_dir: str, model_name: str) -> ModelStore:
     from serving.store.folder import LocalStore
 
     return LocalStore(model_dir, model_name)
-
-
-def _segments(name: str) -> list[str]:
-    return name.split("/")
-
-
-def _is_version(name: str) -> bool:
-    # As TensorFlow Serving scans: the whole name is a number that fits an int64, leading zeros allowed.
-    return name.isascii() and name.isdigit() and int(name) < 2**63

@@ -189,6 +189,13 @@ def test_server_and_client_lines_work_together(checkout):
         assert server.wait(30) == 0
 
 
+@pytest.mark.usefixtures("outputs")
+def test_store_lines_say_what_is_live_and_that_all_is_well(checkout):
+    said = execute(checkout, "sh", block("serving.store list").text)
+    assert re.search(r"^ +1  live  stable  ", said, re.MULTILINE)
+    assert "all well" in said
+
+
 def test_configuration_lines_write_files_that_are_read_back(tmp_path):
     for name, label in (("server.key", "PRIVATE KEY"), ("server.crt", "CERTIFICATE")):
         (tmp_path / name).write_text(f"-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n")

@@ -1,0 +1,183 @@
+"""Shows what is in a model store and what is live, and changes it.
+
+python -m serving.store list --model_dir=models
+python -m serving.store show 3
+python -m serving.store publish exported_model
+python -m serving.store promote 3 --server=localhost:8500
+python -m serving.store rollback --server=localhost:8500
+python -m serving.store prune --keep=5
+python -m serving.store check [models.config]
+"""
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from serving import command_line, contract
+from serving.errors import EXIT_DONE, EXIT_USAGE, WhiskerError
+from serving.store import ModelStore, open_store
+
+
+class WrongUse(WhiskerError):
+    """The command line asks for something that cannot be done."""
+
+
+def main() -> None:
+    """Entry point of `python -m serving.store` and `whisker-store`."""
+    here = sys.argv[0]
+    text, formats = flags.ArgumentParser(), flags.EnumParser(["table", "json"])
+    seconds = flags.FloatParser(lower_bound=0.001)
+    flags.DEFINE(text, "model_dir", "models", "root of the store: a folder or gs://bucket/prefix", module_name=here)
+    flags.DEFINE(text, "model_name", contract.DEFAULT_MODEL_NAME, "name of the model", module_name=here)
+    flags.DEFINE(
+        text,
+        "server",
+        "",
+        "promote, rollback: host:port of a running server's gRPC port; empty: models.config alone is changed",
+        module_name=here,
+    )
+    flags.DEFINE(formats, "format", "table", "<table|json>: what to write", module_name=here)
+    flags.DEFINE(text, "label", contract.STABLE_LABEL, "promote: stable is what is live", module_name=here)
+    flags.DEFINE(flags.IntegerParser(lower_bound=1), "keep", 5, "prune: how many versions stay", module_name=here)
+    flags.DEFINE(seconds, "timeout_s", 120.0, "seconds that a server may take to load a version", module_name=here)
+    command_line.run(_run)
+
+
+# What a command did: for programs, and in words.
+_Outcome = tuple[Any, list[str]]
+
+_COMMANDS = "list|show N|publish DIR|promote N|rollback|prune|check [models.config]"
+
+
+def _run(arguments: Sequence[str]) -> int:
+    asked = flags.FLAGS
+    # By default SIGTERM ends this process on the spot: a server half way, or one started here, would stay so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    given = arguments[1:]
+    commands: dict[str, tuple[int, Callable[..., _Outcome]]] = {
+        "list": (0, _list),
+        "show": (1, _show),
+        "publish": (1, _publish),
+        "promote": (1, _promote),
+        "rollback": (0, _rollback),
+        "prune": (0, _prune),
+    }
+    if given[:1] == ["check"] and len(given) <= 2:
+        return _check(given[1:])
+    if not given or given[0] not in commands or len(given) - 1 != commands[given[0]][0]:
+        raise WrongUse(f"{' '.join(given) or 'nothing to do'}: expected one of {_COMMANDS}")
+    command = commands[given[0]][1]
+    outcome, lines = command(open_store(asked.model_dir, asked.model_name), *given[1:])
+    _write(outcome, lines)
+    return EXIT_DONE
+
+
+def _list(store: ModelStore) -> _Outcome:
+    from serving.store import description
+
+    listed = description.rows(store, store.versions())
+    if not listed:
+        raise WrongUse(f"{store.base_path} has no version: check --model_dir and --model_name, or publish one")
+    return listed, description.table(listed)
+
+
+def _show(store: ModelStore, number: str) -> _Outcome:
+    from serving.store import description
+
+    version = _version(number)
+    store.require(version)
+    (row,) = description.rows(store, [version])
+    manifest = store.manifest(version)
+    return manifest, description.words(row, manifest, f"{store.base_path}/{version}")
+
+
+def _publish(store: ModelStore, folder: str) -> _Outcome:
+    published = store.publish(Path(folder).expanduser())
+    judged = store.manifest(published.number).get("gate")
+    return {"version": published.number, "path": published.path}, [
+        f"published version {published.number}: {published.path}",
+        "it is not live" + ("" if judged else ", and no gate has compared it with what is (gate: off)"),
+        f"make it live with: python -m serving.store promote {published.number} {_same_store()}",
+    ]
+
+
+def _promote(store: ModelStore, number: str) -> _Outcome:
+    asked = flags.FLAGS
+    version = _version(number)
+    start = time.monotonic()
+    if asked.server:
+        from serving.store import rollout
+
+        with rollout.RunningServer(asked.server) as server:
+            seconds = rollout.promote(store, version, asked.label, server, asked.timeout_s)
+    else:
+        store.promote(version, asked.label)
+        seconds = time.monotonic() - start
+    return _moved(store, version, asked.label, seconds)
+
+
+def _rollback(store: ModelStore) -> _Outcome:
+    asked = flags.FLAGS
+    start = time.monotonic()
+    if asked.server:
+        from serving.store import rollout
+
+        with rollout.RunningServer(asked.server) as server:
+            version, seconds = rollout.rollback(store, server, asked.timeout_s)
+    else:
+        version = store.rollback()
+        seconds = time.monotonic() - start
+    return _moved(store, version, contract.STABLE_LABEL, seconds)
+
+
+def _moved(store: ModelStore, version: int, label: str, seconds: float) -> _Outcome:
+    server = flags.FLAGS.server
+    state = "live" if label == contract.STABLE_LABEL else f"loaded beside what is live, as {label}"
+    lines = [f"version {version} of {store.model_name} is {state}, after {seconds:.2f} s: {store.config_path}"]
+    if server:
+        lines[0] += f" and {server}"
+    else:
+        lines.append("a server that runs has not been told: give --server=host:port, or start it again")
+    return {"version": version, "label": label, "seconds": seconds, "server": server or None}, lines
+
+
+def _prune(store: ModelStore) -> _Outcome:
+    deleted = store.prune(flags.FLAGS.keep)
+    said = f"deleted {', '.join(map(str, deleted))}" if deleted else "nothing to delete"
+    return {"deleted": deleted}, [f"{said}; left: {', '.join(map(str, store.versions())) or 'none'}"]
+
+
+def _check(given: Sequence[str]) -> int:
+    from serving.store.checkup import check
+
+    path = given[0] if given else f"{flags.FLAGS.model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
+    findings, loaded = check(path, flags.FLAGS.timeout_s)
+    well = "all well" + ("" if loaded else "; nothing was loaded, as no version brings warm-up records along")
+    _write({"file": path, "findings": findings, "loaded": loaded}, findings or [f"{path}: {well}"])
+    return EXIT_USAGE if findings else EXIT_DONE
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise WrongUse(f"{text}: expected the number of a version, as list shows them")
+    return int(text)
+
+
+def _same_store() -> str:
+    asked = flags.FLAGS
+    return f"--model_dir={shlex.quote(asked.model_dir)} --model_name={shlex.quote(asked.model_name)}"
+
+
+def _write(outcome: Any, lines: Sequence[str]) -> None:
+    print(json.dumps(outcome, ensure_ascii=False) if flags.FLAGS.format == "json" else "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

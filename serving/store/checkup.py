@@ -1,0 +1,148 @@
+"""Looks at a models.config and all that it names, before a server is started on it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serving.client.local_server import LocalServerFailed, local_server
+from serving.config import models_config
+from serving.config.models_config import PLATFORM
+from serving.config.text_file import ConfigError
+from serving.contract import SAVED_MODEL_FILE
+from serving.store.address import is_address
+from serving.store.errors import StoreError
+from serving.store.manifest import MANIFEST_FILE
+from serving.store.model_store import open_store
+from serving.store.running_server import AVAILABLE, END, RunningServer
+
+_WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
+_MODEL_TYPE_TENSORFLOW = 1
+_POLL_S = 0.1
+
+
+def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
+    """Finds what would keep a server from serving what the file names.
+
+    Where a version brings warm-up records along, the local server is started on the file once, and so replays them.
+
+    Args:
+        path: of the models.config, local or gs://.
+        timeout_s: how long the local server may take to load everything.
+
+    Returns:
+        A line for each finding, none where all is well; and whether the versions were loaded.
+
+    Raises:
+        ConfigError: the file cannot be read, or a server would refuse it.
+        StoreError: the bucket that it lies in cannot be read.
+    """
+    config = models_config.parse(_read(path), path)
+    models = config.model_config_list.config
+    findings = [] if models else [f"{path} lists no model"]
+    whole: dict[str, list[int]] = {}
+    warm = False
+    for model in models:
+        try:
+            names = _names(model)
+            findings += [f"{model.name}: {text}" for text in _look(model, names)]
+        except StoreError as error:
+            findings.append(f"{model.name}: {error}")
+            continue
+        whole[model.name] = sorted(names)
+        warm = warm or any(_WARM_UP_FILE in files for files in names.values())
+    return (findings + _replay(path, whole, timeout_s) if warm else findings), warm
+
+
+def _read(path: str) -> bytes:
+    if is_address(path):
+        from serving.store import bucket
+
+        content, generation = bucket.read(path)
+        if generation:
+            return content
+        reason = "is not there"
+    else:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+    raise ConfigError(f"{path} {reason}: expected a models.config; name another file, or another --model_dir")
+
+
+def _names(model: Any) -> dict[int, set[str]]:
+    """Lists the files of every version that the server would load, and that is there."""
+    base_path = model.base_path.rstrip("/")
+    if "://" in base_path and not is_address(base_path):
+        raise StoreError(f"{base_path} cannot be looked at from here: expected a path or gs://")
+    root, _, folder = base_path.rpartition("/")
+    there = open_store(root or "/", folder).versions()
+    return {version: _files(f"{base_path}/{version}") for version in _wanted(model, there) if version in there}
+
+
+def _wanted(model: Any, there: list[int]) -> list[int]:
+    """Chooses the versions that the policy asks for; the newest where it says nothing."""
+    policy = model.model_version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "specific":
+        return list(policy.specific.versions)
+    return there if choice == "all" else there[-(policy.latest.num_versions or 1) :]
+
+
+def _files(path: str) -> set[str]:
+    if is_address(path):
+        from serving.store import bucket
+
+        return set(bucket.list_names(path))
+    return {file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file()}
+
+
+def _look(model: Any, names: dict[int, set[str]]) -> Iterator[str]:
+    if model.model_platform not in ("", PLATFORM) or model.model_type not in (0, _MODEL_TYPE_TENSORFLOW):
+        yield f'the platform is {model.model_platform or model.model_type}: expected model_platform: "{PLATFORM}"'
+    if not names:
+        yield f"{model.base_path} has no version to load: a server waits for one, with every other model, for ever"
+    for version in model.model_version_policy.specific.versions:
+        if version not in names:
+            yield f"version {version} is to be loaded, but {model.base_path}/{version} has no {SAVED_MODEL_FILE}"
+    for label, version in sorted(model.version_labels.items()):
+        if version not in names:
+            yield f"the label {label} is on version {version}, which is not loaded: move it to one of {sorted(names)}"
+    root, _, folder = model.base_path.rstrip("/").rpartition("/")
+    store = open_store(root or "/", folder)
+    for version, files in sorted(names.items()):
+        has_data = any(name.startswith("variables/variables.data-") for name in files)
+        if "variables/variables.index" not in files or not has_data:
+            yield f"version {version} is incomplete: variables/ has no variables.index, or no variables.data"
+        if MANIFEST_FILE in files:
+            try:
+                store.verify(version)
+            except StoreError as error:
+                yield str(error)
+
+
+def _replay(path: str, wanted: dict[str, list[int]], timeout_s: float) -> list[str]:
+    """Starts the local server on the file, and lists what does not load."""
+    flags = ["--max_num_load_retries=0", "--start_with_what_loads"]
+    pending = {(model, version) for model, versions in wanted.items() for version in versions}
+    findings = []
+    deadline = time.monotonic() + timeout_s
+    try:
+        with (
+            local_server(model_config_file=path, start_timeout_s=timeout_s, extra_flags=flags) as local,
+            RunningServer(f"127.0.0.1:{local.port}") as server,
+        ):
+            while pending:
+                for model, version in sorted(pending):
+                    status = server.versions(model).get(version)
+                    if status is not None and status.state == END:
+                        findings.append(f"{model}: version {version} does not load: {' '.join(status.error.split())}")
+                    if status is not None and status.state in (AVAILABLE, END):
+                        pending.discard((model, version))
+                if pending and time.monotonic() > deadline:
+                    late = ", ".join(f"{model} {version}" for model, version in sorted(pending))
+                    return [*findings, f"not loaded after {timeout_s:g} s: {late}; give it more with --timeout_s"]
+                time.sleep(_POLL_S if pending else 0)
+    except LocalServerFailed as error:
+        return [f"the local server does not start on {path}: {error}"]
+    return findings

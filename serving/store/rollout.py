@@ -1,0 +1,255 @@
+"""Takes models.config, and a server that runs on it, from one version to another while requests come in.
+
+TensorFlow Serving refuses a label on a version that is not loaded, and fails requests to one that is gone. So:
+
+1. the new version is listed beside the old one, labels as before; wait until it is AVAILABLE;
+2. the label moves: from here on requests by label reach the new version;
+3. the old version is listed no longer, unless another label names it.
+
+models.config comes first each time, then the server. Each of its contents is one that a server can start on, or take
+over by itself where it polls the file; a kill in between leaves what the next promote or rollback mends.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serving.config.models_config import PLATFORM, ModelServerConfig
+from serving.contract import STABLE_LABEL
+from serving.errors import WhiskerError
+from serving.store.errors import StoreError
+from serving.store.model_store import ModelStore
+from serving.store.running_server import AVAILABLE, END, LOADING, RunningServer, VersionStatus
+
+# To take over a configuration without a new model, which a server answers at once.
+_RELOAD_S = 30.0
+# After which a version that is to be loaded no longer shows what was the matter with it before; our server takes 0.1 s.
+_SETTLED_S = 2.0
+_POLL_S = 0.05
+_UNKNOWN = VersionStatus("unknown", "")
+
+
+class RolloutError(StoreError):
+    """A running server could not be taken to another version."""
+
+
+def promote(store: ModelStore, version: int, label: str, server: RunningServer, timeout_s: float) -> float:
+    """Puts a label on a version, in models.config and on a running server.
+
+    Args:
+        store: of the model.
+        version: one of its versions.
+        label: `stable` makes the version live; another one has it loaded beside what is live.
+        server: that runs on the store's models.config.
+        timeout_s: how long the server may take to load the version.
+
+    Returns:
+        Seconds until every request by that label reached the version.
+
+    Raises:
+        VersionMissingError: the store does not have it.
+        RolloutError: the server does not run on this models.config, or does not load the version; it and the file are
+            as they were.
+        WhiskerError: the store cannot be written, or the server gives no answer.
+    """
+    store.require(version)
+    return _Rollout(store, server, version, label).run(timeout_s)
+
+
+def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tuple[int, float]:
+    """Makes the version live that was live before the present one; otherwise as `promote`.
+
+    Returns:
+        The version, and seconds until every request by the label `stable` reached it.
+
+    Raises:
+        VersionMissingError: no version that still exists was live before.
+    """
+    version = store.require_previous()
+    return version, _Rollout(store, server, version, STABLE_LABEL, back=True).run(timeout_s)
+
+
+class _Rollout:
+    """One way from what is, to a label on a version.
+
+    What the server is sent is models.config, but for labels that somebody moved in the file alone: the server keeps
+    its own, as it would refuse to move them to versions that it has not loaded.
+    """
+
+    def __init__(
+        self, store: ModelStore, server: RunningServer, version: int, label: str, *, back: bool = False
+    ) -> None:
+        self._store, self._server, self._version, self._label, self._back = store, server, version, label, back
+        self._original = store.config()
+        self._entry = _entry(self._original, store.model_name)
+        self._statuses = server.versions(store.model_name)
+        # Of each model, the labels that the server has.
+        self._labels: dict[str, dict[str, int]] = {
+            model.name: {
+                label: there
+                for label, number in model.version_labels.items()
+                if (there := server.labelled(model.name, label, otherwise=number)) is not None
+            }
+            for model in self._original.model_config_list.config
+        }
+
+    def run(self, timeout_s: float) -> float:
+        """Goes the whole way, or back to the start."""
+        start = time.monotonic()
+        self._refuse_another_config()
+        name = self._store.model_name
+        labels = self._labels.setdefault(name, {})
+        before = self._entry.version_labels.get(self._label) if self._entry is not None else None
+        # Without one that is loaded only because it has not been unloaded yet, or that the file lists and nobody loads.
+        serving = {number for number, status in self._statuses.items() if status.state == AVAILABLE}
+        if self._entry is not None and self._entry.model_version_policy.specific.versions:
+            serving.intersection_update(self._entry.model_version_policy.specific.versions)
+        serving.update(labels.values())
+        self._edit(self._list_new)
+        try:
+            self._load(self._sent({*serving, self._version}), timeout_s)
+            self._labels[name] = {**labels, self._label: self._version}
+            self._edit(self._move_label)
+            self._reload(self._sent({*serving, self._version}))
+        except BaseException as error:
+            self._labels[name] = labels
+            outcome = self._undo(serving)
+            if isinstance(error, WhiskerError):
+                raise RolloutError(f"{error}; {outcome}") from error
+            raise
+        seconds = time.monotonic() - start
+        try:
+            self._edit(lambda model: _unlist(model, {before}))
+            self._reload(self._sent(None))
+        except WhiskerError as error:
+            raise RolloutError(
+                f"version {self._version} of {name} is {self._label} now, but what it replaces may stay loaded until "
+                f"the next promote: {error}"
+            ) from error
+        return seconds
+
+    def _refuse_another_config(self) -> None:
+        """Refuses a server that runs on something else, as the reload would take from it what it serves."""
+        name = self._store.model_name
+        if STABLE_LABEL in self._labels.get(name, {}):
+            return
+        serves = any(status.state == AVAILABLE for status in self._statuses.values())
+        if self._entry is None and not serves:
+            return
+        if self._entry is not None and STABLE_LABEL not in self._entry.version_labels:
+            return
+        what = f"serves {name} without the label {STABLE_LABEL}" if serves else f"does not serve {name}"
+        raise RolloutError(
+            f"{self._server.address} {what}, so it does not run on {self._store.config_path}: nothing was changed; "
+            f"start it with --model_config_file={self._store.config_path} "
+            "--allow_version_labels_for_unavailable_models=true"
+        )
+
+    def _list_new(self, model: Any) -> None:
+        model.base_path, model.model_platform = self._store.base_path, PLATFORM
+        listed = model.model_version_policy.specific.versions
+        live = model.version_labels.get(STABLE_LABEL)
+        if live is not None:
+            # What a promote or a rollback that was killed has left there: above the live version, or live before it.
+            _unlist(model, {number for number in listed if number > live} | {self._store.previous()})
+        listed[:] = sorted({*listed, *model.version_labels.values(), self._version})
+
+    def _move_label(self, model: Any) -> None:
+        model.version_labels[self._label] = self._version
+
+    def _edit(self, change: Callable[[Any], None]) -> None:
+        """Changes our model in models.config, where others may have changed theirs meanwhile."""
+
+        def changed(config: ModelServerConfig) -> ModelServerConfig:
+            copy = type(config)()
+            copy.CopyFrom(config)
+            models = copy.model_config_list.config
+            change(_entry(copy, self._store.model_name) or models.add(name=self._store.model_name))
+            return copy
+
+        self._store.edit_config(changed, back=self._back)
+
+    def _sent(self, versions: set[int] | None) -> ModelServerConfig:
+        """Makes what the server is told of models.config as it is now.
+
+        Args:
+            versions: of our model to load; None for those that the file lists.
+        """
+        config = self._store.config()
+        for model in config.model_config_list.config:
+            listed = model.model_version_policy.specific.versions
+            for label, number in self._labels.get(model.name, {}).items():
+                if label in model.version_labels and model.version_labels[label] != number:
+                    model.version_labels[label] = number
+                    if listed and number not in listed:
+                        listed.append(number)
+            if model.name == self._store.model_name and versions:
+                listed[:] = sorted(versions)
+        return config
+
+    def _reload(self, config: ModelServerConfig) -> None:
+        self._server.reload(config, _RELOAD_S).result()
+
+    def _load(self, config: ModelServerConfig, timeout_s: float) -> None:
+        """Tells the server to load the new version beside the others, and waits until it has."""
+        what = f"version {self._version} of {self._store.model_name}"
+        start = time.monotonic()
+        reload = self._server.reload(config, timeout_s)
+        # Of an attempt before this one; the server goes on saying so until it looks at the version again, and where it
+        # has given up for good nothing else tells that from a new failure.
+        old_error = self._statuses.get(self._version, _UNKNOWN).error
+        try:
+            while True:
+                # In this order: what the server says of the version is then newer than its answer.
+                taken_over = reload.done()
+                status = self._status()
+                if not status.error or (status.state != END and time.monotonic() - start > _SETTLED_S):
+                    old_error = ""
+                if status.error != old_error:
+                    raise RolloutError(f"{self._server.address} cannot load {what}: {' '.join(status.error.split())}")
+                if taken_over:
+                    reload.result()
+                    if status.state == AVAILABLE:
+                        return
+                if time.monotonic() - start >= timeout_s:
+                    reason = f" ({' '.join(status.error.split())})" if status.error else ""
+                    raise RolloutError(
+                        f"{self._server.address} has not loaded {what} after {timeout_s:g} s, it is {status.state}"
+                        f"{reason}: see its log, or give it more time with --timeout_s"
+                    )
+                time.sleep(_POLL_S)
+        finally:
+            reload.cancel()
+
+    def _status(self) -> VersionStatus:
+        return self._server.versions(self._store.model_name).get(self._version, _UNKNOWN)
+
+    def _undo(self, serving: set[int]) -> str:
+        """Takes file and server back to where they were; says what came of it."""
+
+        def as_it_was(config: ModelServerConfig) -> ModelServerConfig:
+            models = [model for model in config.model_config_list.config if model.name != self._store.model_name]
+            changed = type(config)()
+            changed.model_config_list.config.extend([*models, self._entry] if self._entry is not None else models)
+            return changed
+
+        try:
+            # The other way than the way that failed.
+            self._store.edit_config(as_it_was, back=not self._back)
+            self._reload(self._sent(serving))
+            end = time.monotonic() + _SETTLED_S
+            while self._status().state == LOADING and time.monotonic() < end:
+                time.sleep(_POLL_S)
+        except WhiskerError as error:
+            return f"going back failed too: {error}"
+        return "models.config and the server are as they were"
+
+
+def _entry(config: ModelServerConfig, model_name: str) -> Any:
+    return next((model for model in config.model_config_list.config if model.name == model_name), None)
+
+
+def _unlist(model: Any, versions: set[int | None]) -> None:
+    """Takes versions out of those that are to be loaded, but for those that a label names."""
+    listed = model.model_version_policy.specific.versions
+    listed[:] = sorted(set(listed) - (versions - set(model.version_labels.values())))

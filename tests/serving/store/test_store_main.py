@@ -1,0 +1,100 @@
+"""The command `python -m serving.store`, as a person sees it."""
+
+import json
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from serving.store import open_store
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "serving.store", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def flags(tmp_path: Path, saved_model: Path) -> list[str]:
+    """Of a store with two versions; the first is live."""
+    (saved_model / "assets.extra").mkdir()
+    store = open_store(str(tmp_path / "models"), "whisker")
+    store.publish(saved_model)
+    (saved_model / "assets.extra" / "whisker.json").write_text(
+        json.dumps({"gate": {"verdict": "better"}, "metrics": {"test": {"n": 1000, "accuracy": 0.9}}})
+    )
+    store.publish(saved_model)
+    store.promote(1)
+    return [f"--model_dir={tmp_path / 'models'}"]
+
+
+def test_versions_are_published_listed_promoted_rolled_back_and_pruned(flags: list[str], saved_model: Path) -> None:
+    lines = run("publish", str(saved_model), *flags).stdout.splitlines()
+    assert lines[-1].startswith("make it live with: python -m serving.store promote 3 --model_dir=")
+    ended = run("promote", "3", *flags)
+    assert ended.stdout.startswith("version 3 of whisker is live, after ")
+    assert "a server that runs has not been told" in ended.stdout
+    assert json.loads(run("rollback", "--format=json", *flags).stdout)["version"] == 1
+    assert run("promote", "2", "--label=canary", *flags).returncode == 0
+    listed = json.loads(run("list", "--format=json", *flags).stdout)
+    assert [(row["version"], row["live"], row["labels"]) for row in listed] == [
+        (1, True, ["stable"]),
+        (2, False, ["canary"]),
+        (3, False, []),
+    ]
+    assert run("check", *flags).stdout.endswith(
+        "models.config: all well; nothing was loaded, as no version brings warm-up records along\n"
+    )
+    Path(flags[0].partition("=")[2], "whisker", "1", "fingerprint.pb").write_bytes(b"other")
+    ended = run("check", *flags)
+    assert ended.returncode == 2
+    assert "fingerprint.pb" in ended.stdout
+    assert run("prune", "--keep=1", *flags).stdout == "nothing to delete; left: 1, 2, 3\n"
+
+
+def test_show_says_in_words_and_in_json_what_is_known(flags: list[str]) -> None:
+    said = run("show", "2", *flags).stdout
+    assert "0.900 of 1,000 right" in said
+    assert json.loads(run("show", "2", "--format=json", *flags).stdout)["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "nothing to do: expected one of list|show N|publish DIR|"),
+        (["promote", "two"], "two: expected the number of a version, as list shows them"),
+        (["promote", "9"], "has no version 9: its versions are 1, 2"),
+        (["rollback"], "has no version that was live before 1: promote one of 1, 2"),
+        (["promote", "2", "--server=127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE: "),
+        (["list", "--model_name=lions"], "lions has no version: check --model_dir and --model_name"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exits_with_2(flags: list[str], arguments: list[str], text: str) -> None:
+    ended = run(*arguments, *flags)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert text in line
+
+
+def test_port_that_is_not_grpc_is_one_line_and_nothing_changes(flags: list[str]) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        ended = run("promote", "2", f"--server=127.0.0.1:{server.server_address[1]}", *flags)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert "check that the server runs, that the address is its gRPC port (not REST)" in line
+    assert open_store(flags[0].partition("=")[2], "whisker").labels() == {"stable": 1}
+
+
+def test_package_of_the_store_imports_no_grpc() -> None:
+    code = "import sys, serving.store; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,310 @@
+"""Rollouts on our server, in this process: all of it but for what loads a model."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from serving.config import models_config
+from serving.server import grpc_service
+from serving.server.handlers import Handlers
+from serving.server.manager import Manager, Options
+from serving.server.source import read_config, single_model
+from serving.server.status import StatusError
+from serving.store import ModelStore, open_store
+from serving.store.errors import VersionMissingError
+from serving.store.rollout import RolloutError, promote, rollback
+from serving.store.running_server import RunningServer
+
+OPTIONS = Options(poll_wait_s=0.1, load_retry_interval_s=60, labels_for_unavailable=True)
+TIMEOUT_S = 20.0
+
+
+class Harness:
+    """A server on a store with versions 1 to 4, of which 1 is live.
+
+    Attributes:
+        broken: versions that cannot be loaded.
+        held: versions that do not finish loading before `released`.
+        states: models.config's versions and labels at every configuration that the server was given.
+    """
+
+    def __init__(self, store: ModelStore, options: Options = OPTIONS) -> None:
+        self.store = store
+        self.broken: set[int] = set()
+        self.held: set[int] = set()
+        self.loading = threading.Event()
+        self.released = threading.Event()
+        self.states: list[tuple[list[int], dict[str, int]]] = []
+        self.options = options
+        self._stops: list[Callable[[], object]] = []
+
+    def start(self, config: Any = None, **options: Any) -> RunningServer:
+        read = lambda: config or read_config(self.store.config_path)  # noqa: E731
+        manager = Manager(self._load, read, replace(self.options, **options))
+        manager.apply(read())
+        manager.start()
+        while not manager.ready():
+            assert not manager.stopping.wait(0.02)
+        apply = manager.apply
+
+        def noted(config: Any) -> list[str]:
+            applied = apply(config)
+            self.states.append(state(config))
+            return applied
+
+        manager.apply = noted  # type: ignore[method-assign]
+        server, port = grpc_service.bind(Handlers(manager, None), "127.0.0.1", 0)
+        server.start()
+        running = RunningServer(f"127.0.0.1:{port}")
+        self._stops += [running._channel.close, lambda: server.stop(None).wait(), lambda: manager.stop(5)]
+        return running
+
+    def stop(self) -> None:
+        self.released.set()
+        for stop in self._stops:
+            stop()
+
+    def _load(self, number: int, path: str) -> Any:
+        self.loading.set()
+        if number in self.held:
+            self.released.wait(TIMEOUT_S)
+        if number in self.broken:
+            raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, f"{path} is\nbroken")
+        return SimpleNamespace(version=number, signatures={}, close=lambda: None)
+
+
+def state(config: Any) -> tuple[list[int], dict[str, int]]:
+    model = next((each for each in config.model_config_list.config if each.name == "whisker"), None)
+    if model is None:
+        return [], {}
+    return list(model.model_version_policy.specific.versions), dict(model.version_labels)
+
+
+def in_the_file(store: ModelStore) -> tuple[list[int], dict[str, int]]:
+    return state(store.config())
+
+
+def available(server: RunningServer) -> set[int]:
+    return {number for number, status in server.versions("whisker").items() if status.state == "AVAILABLE"}
+
+
+@pytest.fixture
+def store(tmp_path: Path, saved_model: Path) -> ModelStore:
+    store = open_store(str(tmp_path / "models"), "whisker")
+    for _ in range(4):
+        store.publish(saved_model)
+    store.promote(1)
+    return store
+
+
+@pytest.fixture
+def harness(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
+    # Nothing here takes time by itself.
+    monkeypatch.setattr("serving.server.manager._TICK_S", 0.01)
+    monkeypatch.setattr("serving.store.rollout._POLL_S", 0.01)
+    monkeypatch.setattr("serving.store.rollout._SETTLED_S", 0.3)
+    harness = Harness(store)
+    yield harness
+    harness.stop()
+
+
+def test_promote_loads_then_labels_then_unloads(harness: Harness) -> None:
+    server = harness.start()
+    assert promote(harness.store, 2, "stable", server, TIMEOUT_S) < TIMEOUT_S
+    assert harness.states == [([1, 2], {"stable": 1}), ([1, 2], {"stable": 2}), ([2], {"stable": 2})]
+    assert in_the_file(harness.store) == ([2], {"stable": 2})
+    assert server.labelled("whisker", "stable", None) == 2
+
+
+def test_rollback_goes_back_and_a_second_one_further(harness: Harness) -> None:
+    server = harness.start()
+    for version in (2, 3):
+        promote(harness.store, version, "stable", server, TIMEOUT_S)
+    assert rollback(harness.store, server, TIMEOUT_S)[0] == 2
+    assert rollback(harness.store, server, TIMEOUT_S)[0] == 1
+    assert in_the_file(harness.store) == ([1], {"stable": 1})
+    with pytest.raises(
+        VersionMissingError,
+        match="has no version that was live before 1: promote one of 1, 2, 3, 4$",
+    ):
+        rollback(harness.store, server, TIMEOUT_S)
+
+
+def test_another_label_is_loaded_beside_what_is_live_and_moves_alone(harness: Harness) -> None:
+    server = harness.start()
+    for version in (3, 4):
+        promote(harness.store, version, "canary", server, TIMEOUT_S)
+    assert in_the_file(harness.store) == ([1, 4], {"stable": 1, "canary": 4})
+    promote(harness.store, 4, "stable", server, TIMEOUT_S)
+    assert in_the_file(harness.store) == ([4], {"stable": 4, "canary": 4})
+
+
+def test_version_that_does_not_load_leaves_file_history_and_server_as_they_were(harness: Harness) -> None:
+    server = harness.start()
+    promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    before = Path(harness.store.config_path).read_bytes()
+    harness.broken = {3}
+    for _ in range(2):
+        with pytest.raises(RolloutError) as error:
+            promote(harness.store, 3, "stable", server, TIMEOUT_S)
+        assert str(error.value) == (
+            f"{server.address} cannot load version 3 of whisker: {harness.store.base_path}/3 is broken; "
+            "models.config and the server are as they were"
+        )
+    assert Path(harness.store.config_path).read_bytes() == before
+    assert harness.states[-1] == ([2], {"stable": 2})
+    assert available(server) == {2}
+    harness.broken.clear()
+    promote(harness.store, 3, "stable", server, TIMEOUT_S)
+    assert harness.store.previous() == 2
+
+
+def test_version_that_loads_too_slowly_leaves_everything_as_it_was(harness: Harness) -> None:
+    server = harness.start()
+    harness.held = {2}
+    with pytest.raises(RolloutError, match=r"has not loaded version 2 of whisker after 0\.3 s, it is LOADING: see its"):
+        promote(harness.store, 2, "stable", server, 0.3)
+    assert in_the_file(harness.store) == ([1], {"stable": 1})
+    harness.released.set()
+    promote(harness.store, 2, "stable", server, TIMEOUT_S)
+
+
+def test_interrupt_leaves_everything_as_it_was(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = harness.start()
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    harness.held = {2}
+    monkeypatch.setattr("serving.store.rollout.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    assert in_the_file(harness.store) == ([1], {"stable": 1})
+    assert harness.states[-1] == ([1], {"stable": 1})
+
+
+def test_refused_label_moves_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = harness.start()
+    reload = server.reload
+
+    def unlucky(config: Any, timeout_s: float) -> Any:
+        # As where the version is lost between its load and its label.
+        label = state(config)[1]["stable"]
+        if label == 2:
+            broken = type(config)()
+            broken.CopyFrom(config)
+            broken.model_config_list.config[0].version_labels["stable"] = 9
+            return reload(broken, timeout_s)
+        return reload(config, timeout_s)
+
+    monkeypatch.setattr(server, "reload", unlucky)
+    with pytest.raises(
+        RolloutError, match="assign label to version 9 .*; models.config and the server are as they were$"
+    ):
+        promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    assert in_the_file(harness.store) == ([1], {"stable": 1})
+    assert harness.store.previous() is None
+
+
+@pytest.mark.parametrize("model_name", ["whisker", "another"])
+def test_server_on_a_bare_base_path_is_refused_before_anything_changes(harness: Harness, model_name: str) -> None:
+    server = harness.start(single_model(model_name, harness.store.base_path))
+    what = "serves whisker without the label stable" if model_name == "whisker" else "does not serve whisker"
+    with pytest.raises(RolloutError) as error:
+        promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    path = harness.store.config_path
+    assert str(error.value) == (
+        f"{server.address} {what}, so it does not run on {path}: nothing was changed; start it with "
+        f"--model_config_file={path} --allow_version_labels_for_unavailable_models=true"
+    )
+    assert harness.states == []
+    assert in_the_file(harness.store) == ([1], {"stable": 1})
+
+
+def test_other_models_in_the_file_stay_served(harness: Harness, saved_model: Path) -> None:
+    other = open_store(str(Path(harness.store.base_path).parent), "digits")
+    for _ in range(2):
+        other.publish(saved_model)
+    other.promote(1)
+    server = harness.start()
+    # Somebody changed the file without telling the server.
+    other.promote(2)
+    promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    assert server.labelled("digits", "stable", None) == 1
+    assert in_the_file(harness.store) == ([2], {"stable": 2})
+    promote(other, 2, "stable", server, TIMEOUT_S)
+    assert server.labelled("digits", "stable", None) == 2
+
+
+def test_server_that_lags_behind_the_file_is_taken_along(harness: Harness) -> None:
+    server = harness.start()
+    harness.store.promote(3)
+    promote(harness.store, 3, "stable", server, TIMEOUT_S)
+    assert harness.states == [([1, 3], {"stable": 1}), ([1, 3], {"stable": 3}), ([3], {"stable": 3})]
+
+
+def test_first_version_of_a_model_reaches_a_server_that_does_not_know_it(harness: Harness, saved_model: Path) -> None:
+    server = harness.start()
+    other = open_store(str(Path(harness.store.base_path).parent), "digits")
+    other.publish(saved_model)
+    harness.broken = {1}
+    with pytest.raises(
+        RolloutError, match="cannot load version 1 of digits: .* is broken; models.config and the server"
+    ):
+        promote(other, 1, "stable", server, TIMEOUT_S)
+    assert [model.name for model in other.config().model_config_list.config] == ["whisker"]
+    harness.broken.clear()
+    promote(other, 1, "stable", server, TIMEOUT_S)
+    assert server.labelled("digits", "stable", None) == 1
+    assert server.labelled("whisker", "stable", None) == 1
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 3])
+@pytest.mark.parametrize("way", ["promote", "rollback"])
+def test_killed_rollout_leaves_a_file_to_start_on_and_the_next_one_mends_the_rest(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, way: str, kill_at: int
+) -> None:
+    promote(harness.store, 2, "stable", harness.start(), TIMEOUT_S)
+    server = harness.start()
+    told = 0
+    reload = server.reload
+
+    class Killed(BaseException):
+        pass
+
+    def killed(config: Any, timeout_s: float) -> Any:
+        nonlocal told
+        told += 1
+        if told >= kill_at:
+            raise Killed
+        return reload(config, timeout_s)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "reload", killed)
+        patched.setattr("serving.store.rollout._Rollout._undo", lambda *_: "")
+        with pytest.raises(Killed):
+            if way == "promote":
+                promote(harness.store, 3, "stable", server, TIMEOUT_S)
+            else:
+                rollback(harness.store, server, TIMEOUT_S)
+    restarted = harness.start()
+    assert restarted.labelled("whisker", "stable", None) == harness.store.live_version()
+    promote(harness.store, 4, "stable", server, TIMEOUT_S)
+    assert in_the_file(harness.store) == ([4], {"stable": 4})
+    assert harness.states[-1] == ([4], {"stable": 4})
+
+
+def test_server_that_polls_the_file_takes_every_state(harness: Harness) -> None:
+    server = harness.start(config_poll_wait_s=0.15)
+    promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    rollback(harness.store, server, TIMEOUT_S)
+    seen = [each for each, after in zip(harness.states, [*harness.states[1:], None], strict=True) if each != after]
+    assert next(each for each in seen if each[1] == {"stable": 2}) == ([1, 2], {"stable": 2})
+    assert models_config.live_version(harness.store.config(), "whisker") == 1
+    assert server.labelled("whisker", "stable", None) == 1
