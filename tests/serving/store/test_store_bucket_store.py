@@ -204,3 +204,21 @@ def test_a_prune_that_was_killed_is_finished_by_a_later_publish(
     bucket_module.delete(["saved_model.pb"], f"{store.base_path}/1")
     store.publish(saved_model)
     assert {name.split("/")[0] for name in versions_in(list_names(store.base_path))} == {"2"}
+
+
+def test_a_last_step_whose_answer_was_lost_meets_its_own_object_and_a_strangers_object_is_never_replaced(
+    bucket: str, gateway: Any, saved_model: Path, stop_at_the_last_step: Any
+) -> None:
+    # The emulator ignores preconditions of copies; the gateway answers as Cloud Storage does.
+    gateway.refuse_uploads(start=WRITES, count=1, status=412, after_storing=True)
+    assert open_store(f"gs://{bucket}/models", "whisker").publish(saved_model).number == 1
+    stranger = f"gs://{bucket}/models/whisker/2/saved_model.pb"
+
+    def overtake() -> None:
+        write(stranger, b"a stranger's", 0)
+        gateway.refuse_uploads(start=len(gateway.names) + 1, status=412)
+
+    with pytest.raises(ConflictError, match=rf"^{stranger} is there already, with other content: nothing was replaced"):
+        stop_at_the_last_step(overtake)
+    assert versions_in(list_names(f"gs://{bucket}/models/whisker/2")) == ["saved_model.pb"]
+    assert read(stranger)[0] == b"a stranger's"
