@@ -50,14 +50,14 @@ class Live:
 
     Attributes:
         version: its number.
-        predicted: its answers about the test pictures, class names [n]; None where it was not asked.
         trained_on: how many of the test pictures it was trained on or chosen by; None where nobody can tell.
+        predicted: its answers about the test pictures, class names [n]; empty where that is not 0.
         cost: measured side by side with the candidate's, where it was asked.
     """
 
     version: int
     trained_on: int | None
-    predicted: Sequence[str] | None = None
+    predicted: Sequence[str] = ()
     cost: Cost | None = None
 
 
@@ -195,7 +195,7 @@ def decide(
         verdict = FIRST
     elif live.trained_on is None:
         verdict = UNDECIDED
-    elif live.trained_on or live.predicted is None:
+    elif live.trained_on:
         verdict = UNFAIR
     else:
         true = np.array(labels)
