@@ -78,25 +78,31 @@ def _check_specific(model: Any, source: str) -> None:
             )
 
 
+def labels(config: ModelServerConfig, model_name: str) -> dict[str, int]:
+    """Gives the labels of a model, and the version that each names; none where the model is missing."""
+    models = (model for model in config.model_config_list.config if model.name == model_name)
+    return {label: version for model in models for label, version in model.version_labels.items()}
+
+
 def live_version(config: ModelServerConfig, model_name: str) -> int | None:
     """Gives the version that carries the label `stable`, or None where the model or the label is missing."""
-    for model in config.model_config_list.config:
-        if model.name == model_name and STABLE_LABEL in model.version_labels:
-            return model.version_labels[STABLE_LABEL]
-    return None
+    return labels(config, model_name).get(STABLE_LABEL)
 
 
-def with_live(config: ModelServerConfig, model_name: str, base_path: str, version: int) -> ModelServerConfig:
+def with_live(
+    config: ModelServerConfig, model_name: str, base_path: str, version: int, label: str = STABLE_LABEL
+) -> ModelServerConfig:
     """Makes a version the live one: loaded, and labelled `stable`.
 
-    The version that was live is loaded no longer, unless another label names it. Versions that other labels name stay,
-    as TensorFlow Serving refuses a label on a version that is not loaded.
+    The version that had the label is loaded no longer, unless another label names it. Versions that other labels name
+    stay, as TensorFlow Serving refuses a label on a version that is not loaded.
 
     Args:
         config: stays as it is.
         model_name: added where the configuration does not have it yet.
         base_path: absolute path, or URI, of the folder that holds the versions.
         version: above 0.
+        label: another one than `stable`, for a version that is loaded beside the live one.
 
     Returns:
         A changed copy.
@@ -112,8 +118,8 @@ def with_live(config: ModelServerConfig, model_name: str, base_path: str, versio
         model = models.add(name=model_name)
     model.base_path = base_path
     model.model_platform = PLATFORM
-    versions = set(model.model_version_policy.specific.versions) - {live_version(config, model_name)}
-    model.version_labels[STABLE_LABEL] = version
+    versions = set(model.model_version_policy.specific.versions) - {model.version_labels.get(label)}
+    model.version_labels[label] = version
     versions.update(model.version_labels.values())
     model.model_version_policy.specific.versions[:] = sorted(versions)
     check(changed, MODELS_CONFIG)

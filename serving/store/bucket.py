@@ -49,17 +49,23 @@ def client() -> storage.Client:
         return storage.Client(project=None)
 
 
-def list_names(address: str) -> list[str]:
+def list_objects(address: str) -> dict[str, storage.Blob]:
     """Lists the objects below an address, at any depth.
 
     Returns:
-        Sorted names relative to the address; one with a slash at the end marks a folder.
+        Name relative to the address, where a slash at the end marks a folder, to what is known of the object: its size,
+        CRC32C, and when it was written by the service's clock.
 
     Raises:
         StoreError: as `serving.store.bucket_errors` says.
     """
     with _bucket(address) as (bucket, prefix):
-        return sorted(_blobs(bucket, prefix))
+        return _blobs(bucket, prefix)
+
+
+def list_names(address: str) -> list[str]:
+    """Gives the sorted names of `list_objects`."""
+    return sorted(list_objects(address))
 
 
 def read(address: str) -> tuple[bytes, int]:
@@ -114,7 +120,7 @@ def upload_folder(folder: Path, address: str) -> int:
         pairs = [
             (str(path), bucket.blob(_join(prefix, name)))
             for name, path in files.items()
-            if name not in there or not _same(path, there[name])
+            if name not in there or not same(path, there[name])
         ]
         for outcome in _upload(pairs):
             if outcome is not None:
@@ -139,26 +145,43 @@ def upload_new(files: Mapping[str, Path], address: str) -> None:
             if isinstance(outcome, api.PreconditionFailed):
                 # An attempt whose answer was lost, and that was made again, meets its own object.
                 blob.reload(**CALL)
-                if not _same(Path(path), blob):
-                    taken = f"{SCHEME}{bucket.name}/{blob.name}"
-                    raise errors.ConflictError(f"{taken} is there already, with other content: nothing was replaced")
+                if not same(Path(path), blob):
+                    raise _taken(blob)
             elif outcome is not None:
                 raise outcome
 
 
-def delete_same(files: Mapping[str, Path], address: str) -> None:
-    """Deletes the objects below an address that have the name and the content of one of these files."""
-    with _bucket(address) as (bucket, prefix):
-        there = _blobs(bucket, prefix)
-        ours = [there[name] for name, path in files.items() if name in there and _same(path, there[name])]
-        bucket.delete_blobs(ours, on_error=lambda _: None, **CALL)
+def copy_new(source: str, target: str) -> bool:
+    """Copies an object inside a bucket, on the service's side and as one step, to where there is none yet.
+
+    Returns:
+        Whether it was copied; false where the source does not exist.
+
+    Raises:
+        ConflictError: an object with other content is there.
+        StoreError: as `serving.store.bucket_errors` says.
+    """
+    with _bucket(source) as (bucket, name):
+        blob = bucket.blob(name)
+        copy = bucket.blob(parse_address(target)[1])
+        try:
+            bucket.copy_blob(blob, bucket, copy.name, if_generation_match=0, **CALL)
+        except api.NotFound:
+            return False
+        except api.PreconditionFailed as error:
+            # As in upload_new: the copy may be one whose answer was lost.
+            for one in (blob, copy):
+                one.reload(**CALL)
+            if (copy.size, copy.crc32c) != (blob.size, blob.crc32c):
+                raise _taken(copy) from error
+        return True
 
 
 def delete(names: Collection[str], address: str) -> None:
-    """Deletes objects; those that are gone already do not matter.
+    """Deletes objects, one after the other; those that are gone already do not matter.
 
     Args:
-        names: relative to the address.
+        names: relative to the address, in the order of their deletion.
         address: where they are.
 
     Raises:
@@ -232,8 +255,13 @@ def _bucket(
 def _blobs(bucket: storage.Bucket, prefix: str) -> dict[str, storage.Blob]:
     """Lists the objects below a prefix, by their relative names."""
     start = _join(prefix, "")
-    listed = bucket.list_blobs(prefix=start, fields="items(name,size,crc32c),nextPageToken", **CALL)
+    listed = bucket.list_blobs(prefix=start, fields="items(name,size,crc32c,updated),nextPageToken", **CALL)
     return {blob.name.removeprefix(start): blob for blob in listed}
+
+
+def _taken(blob: storage.Blob) -> errors.ConflictError:
+    address = f"{SCHEME}{blob.bucket.name}/{blob.name}"
+    return errors.ConflictError(f"{address} is there already, with other content: nothing was replaced")
 
 
 def _join(prefix: str, name: str) -> str:
@@ -262,14 +290,14 @@ def _target(folder: Path, name: str) -> Path:
 
 
 def _fetch(blob: storage.Blob, target: Path, partial: Path) -> None:
-    if blob.crc32c is not None and _same(target, blob):
+    if blob.crc32c is not None and same(target, blob):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     blob.download_to_filename(str(partial), checksum="crc32c", **CALL)
     partial.replace(target)
 
 
-def _same(path: Path, blob: storage.Blob) -> bool:
+def same(path: Path, blob: storage.Blob) -> bool:
     """Tells whether a file exists and has the content of an object whose size and CRC32C are known."""
     if not path.is_file() or path.stat().st_size != blob.size:
         return False

@@ -1,14 +1,29 @@
-"""The model store in a bucket of Cloud Storage, made of preconditions on uploads alone."""
+"""The model store in a bucket of Cloud Storage.
+
+A version comes to be in one step: its saved_model.pb is sent to `.staging/<number>` and, when all the rest is there,
+copied to its place by the service. Whoever removes what a killed publisher left deletes that staged object first: a
+publisher that was only slow has nothing to copy then, and cannot make an incomplete version visible.
+
+In a bucket with a hierarchical namespace, the whole folder could be staged and renamed in one step; that needs another
+client library (google-cloud-storage-control), and this way works in every bucket.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from serving.contract import SAVED_MODEL_FILE
 from serving.store import bucket
 from serving.store.address import parse_address
-from serving.store.errors import StoreError
-from serving.store.model_store import CLAIMS, ModelStore
+from serving.store.errors import ConflictError, StoreError, disk_errors
+from serving.store.model_store import CLAIMS, STAGING, ModelStore
+
+# A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so long counts as killed;
+# both times are the service's own.
+_KILLED_AFTER = timedelta(hours=1)
 
 
 class BucketStore(ModelStore):
@@ -27,20 +42,93 @@ class BucketStore(ModelStore):
 
     def _write(self, number: int, files: Mapping[str, Path]) -> None:
         address = f"{self.base_path}/{number}"
-        last = {SAVED_MODEL_FILE: files[SAVED_MODEL_FILE]}
+        rest = {name: path for name, path in files.items() if name != SAVED_MODEL_FILE}
         try:
-            bucket.upload_new({name: path for name, path in files.items() if name not in last}, address)
-            bucket.upload_new(last, address)
+            self._refuse_strangers(number)
+            bucket.upload_new({str(number): files[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}")
+            there = self._take_over(number, rest)
+            bucket.upload_new({name: path for name, path in rest.items() if name not in there}, address)
+            if not bucket.copy_new(f"{self.base_path}/{STAGING}/{number}", f"{address}/{SAVED_MODEL_FILE}"):
+                raise ConflictError(
+                    f"{address} took so long that another publisher removed it as abandoned: publish again"
+                )
         except BaseException:
             try:
-                # saved_model.pb first: an upload whose answer was lost may have put it there.
-                bucket.delete_same({**last, **files}, address)
+                self._withdraw(number, files)
             except StoreError as error:
                 logging.warning("%s is incomplete and could not be removed: %s", address, error)
             raise
+        try:
+            bucket.delete([str(number)], f"{self.base_path}/{STAGING}")
+            self._remove_abandoned(number)
+        except StoreError as error:
+            logging.warning("what other publishers left in %s could not be removed: %s", self.base_path, error)
 
-    def _read_config(self) -> tuple[bytes, int]:
-        return bucket.read(self.config_path)
+    def _refuse_strangers(self, number: int) -> None:
+        there = bucket.list_names(f"{self.base_path}/{number}")
+        if there:
+            raise ConflictError(
+                f"{self.base_path}/{number}/{there[0]} is there already: another tool took the number; publish again"
+            )
 
-    def _replace_config(self, text: bytes, generation: int) -> bool:
-        return bucket.write(self.config_path, text, generation)
+    def _take_over(self, number: int, files: Mapping[str, Path]) -> set[str]:
+        """Copies, on the service's side, what a killed publisher had sent of the same content; gives the names."""
+        objects = bucket.list_objects(self.base_path)
+        taken = set()
+        for source, blob in objects.items():
+            other, _, name = source.partition("/")
+            if (
+                other.isdigit()
+                and f"{other}/{SAVED_MODEL_FILE}" not in objects
+                and name in set(files) - taken
+                and bucket.same(files[name], blob)
+                and bucket.copy_new(f"{self.base_path}/{source}", f"{self.base_path}/{number}/{name}")
+            ):
+                taken.add(name)
+        return taken
+
+    def _withdraw(self, number: int, files: Mapping[str, Path]) -> None:
+        """Deletes what was written of a version, and nothing that somebody else wrote there."""
+        objects = bucket.list_objects(self.base_path)
+        # saved_model.pb first: a copy whose answer was lost may have put it there.
+        names = {f"{number}/{name}": files[name] for name in (SAVED_MODEL_FILE, *files)}
+        names[f"{STAGING}/{number}"] = files[SAVED_MODEL_FILE]
+        ours = [name for name, path in names.items() if name in objects and bucket.same(path, objects[name])]
+        bucket.delete(ours, self.base_path)
+
+    def _remove_abandoned(self, published: int) -> None:
+        """Removes what killed publishers left; `published` has just been written, and so tells the service's time."""
+        objects = bucket.list_objects(self.base_path)
+        now = objects[f"{published}/{SAVED_MODEL_FILE}"].updated
+        for claim in [name for name in objects if name.startswith(f"{CLAIMS}/")]:
+            number = claim.removeprefix(f"{CLAIMS}/")
+            staged = f"{STAGING}/{number}"
+            remains = [name for name in objects if name == staged or name.startswith(f"{number}/")]
+            if (
+                not remains
+                or (staged not in remains and f"{number}/{SAVED_MODEL_FILE}" in remains)
+                or max(objects[name].updated for name in (claim, *remains)) > now - _KILLED_AFTER
+            ):
+                continue
+            bucket.delete([number], f"{self.base_path}/{STAGING}")
+            # Only now is it settled whether the publisher got to its last step.
+            there = bucket.list_names(f"{self.base_path}/{number}")
+            if SAVED_MODEL_FILE not in there:
+                bucket.delete(there, f"{self.base_path}/{number}")
+
+    def _delete(self, number: int) -> None:
+        address = f"{self.base_path}/{number}"
+        bucket.delete([SAVED_MODEL_FILE], address)
+        bucket.delete(bucket.list_names(address), address)
+
+    @contextmanager
+    def _local(self, version: int) -> Iterator[Path]:
+        with disk_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="whisker-verify-") as folder:
+            bucket.download_folder(f"{self.base_path}/{version}", Path(folder))
+            yield Path(folder)
+
+    def _read(self, path: str) -> tuple[bytes, int]:
+        return bucket.read(path)
+
+    def _replace(self, path: str, content: bytes, generation: int) -> bool:
+        return bucket.write(path, content, generation)

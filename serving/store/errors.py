@@ -24,6 +24,22 @@ class VersionMissingError(StoreError):
     """A version that the store does not have."""
 
 
+class ManifestError(StoreError):
+    """A whisker.json that cannot be read."""
+
+
+class DigestError(StoreError):
+    """A version is not, byte for byte, what was published."""
+
+
+class LabelsError(StoreError):
+    """The class names that a version records are not those of its model."""
+
+
+class NumberError(StoreError):
+    """A version was published under another number than it has."""
+
+
 class ConflictError(StoreError):
     """Somebody else wrote to the same place."""
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from serving.config.text_file import replace, synchronise
 from serving.contract import SAVED_MODEL_FILE
 from serving.store.errors import disk_errors
-from serving.store.model_store import CLAIMS, ModelStore
+from serving.store.model_store import CLAIMS, STAGING, ModelStore, is_version
 
-# Both names are invisible to TensorFlow Serving. Staging lies beside the versions, so that a rename stays on one disk.
-_STAGING = ".staging"
 _CONFIG_LOCK = ".models.config.lock"
 
 
 class LocalStore(ModelStore):
-    """A store in a folder: a version is staged beside the others and appears whole, by one rename."""
+    """A store in a folder: a version is staged beside the others and appears whole, by one rename.
+
+    A publisher holds a lock on its claim, which the kernel drops with the process: what is staged under a claim that
+    nobody holds was left by a killed one. On a file system that machines share, they must see one another's locks.
+    """
 
     def __init__(self, model_dir: str, model_name: str) -> None:
         # Absolute, as TensorFlow Serving demands of base_path; symbolic links stay as the user spelled them.
@@ -41,19 +43,21 @@ class LocalStore(ModelStore):
                 yield path.relative_to(self._base).as_posix()
 
     def _claim(self, number: int) -> bool:
-        claims = self._base / CLAIMS
-        with disk_errors(claims):
-            claims.mkdir(parents=True, exist_ok=True)
+        claim = self._claim_file(number)
+        with disk_errors(claim.parent):
+            claim.parent.mkdir(parents=True, exist_ok=True)
             try:
-                (claims / str(number)).touch(exist_ok=False)
+                claim.touch(exist_ok=False)
             except FileExistsError:
                 return False
         return True
 
     def _write(self, number: int, files: Mapping[str, Path]) -> None:
-        staged = self._base / _STAGING / str(number)
-        try:
-            with disk_errors(staged):
+        staged = self._base / STAGING / str(number)
+        with disk_errors(staged), self._claim_file(number).open() as claim:
+            fcntl.flock(claim, fcntl.LOCK_EX)
+            self._remove_abandoned()
+            try:
                 for name, source in files.items():
                     target = staged / name
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,16 +66,42 @@ class LocalStore(ModelStore):
                     synchronise(path)
                 staged.rename(self._base / str(number))
                 synchronise(self._base)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
 
-    def _read_config(self) -> tuple[bytes, int]:
-        with disk_errors(self._config):
+    def _remove_abandoned(self) -> None:
+        for staged in (self._base / STAGING).glob("*"):
+            if is_version(staged.name) and self._claim_file(int(staged.name)).exists():
+                with self._claim_file(int(staged.name)).open() as claim:
+                    try:
+                        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue
+                    shutil.rmtree(staged, ignore_errors=True)
+
+    def _delete(self, number: int) -> None:
+        staged = self._base / STAGING / str(number)
+        with disk_errors(staged):
+            # It vanishes in one step; where a kill keeps it from being removed then, the next publisher does that.
+            staged.parent.mkdir(exist_ok=True)
+            self._claim_file(number).touch()
+            (self._base / str(number)).rename(staged)
+            shutil.rmtree(staged)
+
+    @contextmanager
+    def _local(self, version: int) -> Iterator[Path]:
+        yield self._base / str(version)
+
+    def _claim_file(self, number: int) -> Path:
+        return self._base / CLAIMS / str(number)
+
+    def _read(self, path: str) -> tuple[bytes, int]:
+        with disk_errors(path):
             # The lock of _exclusive stands in for a generation.
-            return (self._config.read_bytes() if self._config.exists() else b""), 0
+            return (Path(path).read_bytes() if Path(path).is_file() else b""), 0
 
-    def _replace_config(self, text: bytes, generation: int) -> bool:  # noqa: ARG002
-        replace(self._config, text)
+    def _replace(self, path: str, content: bytes, generation: int) -> bool:  # noqa: ARG002
+        replace(Path(path), content)
         return True
 
     @contextmanager

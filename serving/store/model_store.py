@@ -3,25 +3,35 @@
 The protocol of publishing, which every store follows:
 
 1. claim a number that nobody else can claim (`.claims/<number>`; TensorFlow Serving reads only names that are numbers);
-2. write the version so that `saved_model.pb` is the last file to appear in it: before that, nothing loads it;
-3. on any failure, remove what was written. The number stays claimed, so that it never means two things.
+2. stage the version (`.staging/<number>`), its manifest with it, so that `saved_model.pb` is the last file to appear
+   in its place: before that, nothing loads it;
+3. on any failure, remove what was written. The number stays claimed, so that it never means two things. What a killed
+   publisher left, a later one removes; it never touches what a living one is writing.
 """
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from serving.config import models_config
-from serving.contract import MODELS_CONFIG, SAVED_MODEL_FILE
+from serving.config.models_config import ModelServerConfig
+from serving.contract import MODELS_CONFIG, SAVED_MODEL_FILE, STABLE_LABEL
+from serving.store import history, manifest
 from serving.store.address import is_address
-from serving.store.errors import ConflictError, NotASavedModelError, StoreError, VersionMissingError
+from serving.store.errors import ConflictError, NotASavedModelError, StoreError, VersionMissingError, disk_errors
+from serving.store.manifest import MANIFEST_FILE
 
+# Beside the versions, and invisible to TensorFlow Serving.
 CLAIMS = ".claims"
+STAGING = ".staging"
 
 # Each attempt loses only to another writer of models.config that has succeeded.
-_PROMOTE_ATTEMPTS = 20
+_EDIT_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class ModelStore(ABC):
         self.model_name = model_name
         self.base_path = f"{model_dir.rstrip('/')}/{model_name}"
         self.config_path = f"{model_dir.rstrip('/')}/{MODELS_CONFIG}"
+        self._history_path = f"{self.base_path}/{history.HISTORY_FILE}"
 
     def check(self) -> None:
         """Finds out, before there is anything to lose, what would keep a version from being published.
@@ -66,57 +77,184 @@ class ModelStore(ABC):
         """
         self.live_version()
 
-    def publish(self, folder: Path) -> PublishedVersion:
-        """Adds a SavedModel as the next version. It is not live before it is promoted.
+    def publish(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> PublishedVersion:
+        """Adds a SavedModel as the next version, and removes what killed publishers left. It is not live yet.
+
+        The version's whisker.json is that of the folder, if it has one, with number, time and the digest of every file.
 
         Args:
             folder: the SavedModel; stays as it is.
+            clock: the time in UTC, for whisker.json; nothing depends on it.
 
         Raises:
             NotASavedModelError: `folder` has no saved_model.pb.
+            ManifestError: the whisker.json in `folder` cannot be read.
             StoreError: the store cannot be written; nothing that a server would load is left there.
         """
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        files = manifest.files_in(folder)
         if SAVED_MODEL_FILE not in files:
             raise NotASavedModelError(
                 f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}; export one there first"
             )
+        with disk_errors(folder):
+            content = files[MANIFEST_FILE].read_bytes() if MANIFEST_FILE in files else b""
+        given = manifest.parse(content, f"{folder}/{MANIFEST_FILE}")
+        described = manifest.describe(files)
         number = max(self._taken(), default=0) + 1
         while not self._claim(number):
             number += 1
-        self._write(number, files)
+        with disk_errors(tempfile.gettempdir()), tempfile.NamedTemporaryFile(prefix="whisker-manifest-") as file:
+            file.write(manifest.complete(given, self.model_name, number, clock(), described))
+            file.flush()
+            self._write(number, {**files, MANIFEST_FILE: Path(file.name)})
         return PublishedVersion(number, f"{self.base_path}/{number}")
 
-    def promote(self, version: int) -> None:
-        """Makes a version the live one, in models.config.
+    def promote(self, version: int, label: str = STABLE_LABEL) -> None:
+        """Moves a label to a version, in models.config; with `stable` the version is the live one.
 
         Args:
             version: one of `versions()`.
+            label: which.
 
         Raises:
             VersionMissingError: the store does not have it.
             ConfigError: the models.config that is there cannot be read; it stays as it is.
             StoreError: the store cannot be written; models.config stays as it is.
         """
-        versions = self.versions()
-        if version not in versions:
-            there = ", ".join(map(str, versions)) or "none"
-            raise VersionMissingError(f"{self.base_path} has no version {version}: its versions are {there}")
+        self._refuse_missing(version)
+        self.edit_config(
+            lambda config: models_config.with_live(config, self.model_name, self.base_path, version, label)
+        )
+
+    def rollback(self) -> int:
+        """Makes the version live that was live before; a second rollback goes further back, never forward again.
+
+        Returns:
+            Its number.
+
+        Raises:
+            VersionMissingError: no version that still exists was live before.
+            ConfigError: models.config cannot be read.
+            StoreError: the store cannot be written; models.config stays as it is.
+        """
+        version = self.previous()
+        if version is None:
+            raise VersionMissingError(
+                f"{self.base_path} has no version that was live before {self.live_version()}: promote one of "
+                f"{self._listed()}"
+            )
+        self.edit_config(
+            lambda config: models_config.with_live(config, self.model_name, self.base_path, version), back=True
+        )
+        return version
+
+    def edit_config(
+        self, change: Callable[[ModelServerConfig], ModelServerConfig], *, back: bool = False
+    ) -> ModelServerConfig:
+        """Changes models.config as one step, and keeps the history of what was live.
+
+        Args:
+            change: makes the new configuration from the present one; is called again where somebody else wrote
+                meanwhile.
+            back: where `change` moves `stable`: to a version that was live before, and what was live since is to be
+                forgotten; else the version is remembered as the newest.
+
+        Returns:
+            What was written.
+
+        Raises:
+            ConfigError: the models.config that is there cannot be read; it stays as it is.
+            StoreError: the store cannot be written; models.config stays as it is.
+        """
         with self._exclusive():
-            for _ in range(_PROMOTE_ATTEMPTS):
-                text, generation = self._read_config()
+            for _ in range(_EDIT_ATTEMPTS):
+                text, generation = self._read(self.config_path)
                 config = models_config.parse(text, self.config_path)
-                changed = models_config.with_live(config, self.model_name, self.base_path, version)
-                if self._replace_config(models_config.render(changed).encode(), generation):
-                    return
-        raise ConflictError(f"{self.config_path} was changed by others {_PROMOTE_ATTEMPTS} times in a row: try again")
+                changed = change(config)
+                models_config.check(changed, self.config_path)
+                # First the history: an entry too many is known as such, a missing one is not.
+                if self._remember(*(self._live(one) for one in (config, changed)), back=back) and self._replace(
+                    self.config_path, models_config.render(changed).encode(), generation
+                ):
+                    return changed
+        raise ConflictError(f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again")
+
+    def config(self) -> ModelServerConfig:
+        """Reads models.config; empty where there is none.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        return models_config.parse(self._read(self.config_path)[0], self.config_path)
+
+    def labels(self) -> dict[str, int]:
+        """Gives the labels in models.config, and the version that each is on."""
+        return models_config.labels(self.config(), self.model_name)
+
+    def previous(self) -> int | None:
+        """Gives the version that was live before the present one and still exists, or None."""
+        entries = history.parse(self._read(self._history_path)[0], self._history_path)
+        return history.previous(entries, self.live_version(), self.versions())
+
+    def manifest(self, version: int) -> dict[str, Any]:
+        """Gives the whisker.json of a version; empty where it has none, as it is another tool's.
+
+        Raises:
+            ManifestError: it cannot be read.
+        """
+        return manifest.parse(self.read_file(version, MANIFEST_FILE), f"{self.base_path}/{version}/{MANIFEST_FILE}")
+
+    def read_file(self, version: int, name: str) -> bytes:
+        """Reads a file of a version; empty where it is missing.
+
+        Args:
+            version: its number.
+            name: relative to the version's folder, with forward slashes.
+        """
+        return self._read(f"{self.base_path}/{version}/{name}")[0]
+
+    def verify(self, version: int) -> None:
+        """Finds out whether a version is what was published under its number.
+
+        Raises:
+            VersionMissingError: the store does not have it.
+            DigestError, LabelsError, NumberError: as `serving.store.manifest.verify` says.
+        """
+        self._refuse_missing(version)
+        with self._local(version) as folder:
+            manifest.verify(folder, version, f"{self.base_path}/{version}")
+
+    def prune(self, keep: int) -> list[int]:
+        """Deletes the oldest versions.
+
+        Never those that models.config names, nor the one that `rollback` would go to, nor another tool's.
+
+        Args:
+            keep: how many of the newest stay in any case, 1 or more.
+
+        Returns:
+            The numbers of the deleted ones, ascending.
+
+        Raises:
+            StoreError: `keep` is below 1, or the store cannot be written; every version is whole or gone.
+        """
+        if keep < 1:
+            raise StoreError(f"cannot keep {keep} versions: expected 1 or more")
+        deleted = []
+        with self._exclusive():
+            for version in self.versions()[:-keep]:
+                # Looked at each time, as a bucket cannot keep others from promoting meanwhile.
+                if version not in self._in_use() and self.read_file(version, MANIFEST_FILE):
+                    self._delete(version)
+                    deleted.append(version)
+        return deleted
 
     def versions(self) -> list[int]:
         """Lists the versions that a server can load, ascending; folders without saved_model.pb are none."""
         return sorted(
             int(segments[0])
             for segments in map(_segments, self._names())
-            if _is_version(segments[0]) and segments[1:] == [SAVED_MODEL_FILE]
+            if is_version(segments[0]) and segments[1:] == [SAVED_MODEL_FILE]
         )
 
     def live_version(self) -> int | None:
@@ -125,15 +263,43 @@ class ModelStore(ABC):
         Raises:
             ConfigError: models.config cannot be read.
         """
-        text, _ = self._read_config()
-        return models_config.live_version(models_config.parse(text, self.config_path), self.model_name)
+        return self._live(self.config())
+
+    def _live(self, config: ModelServerConfig) -> int | None:
+        return models_config.live_version(config, self.model_name)
+
+    def _listed(self) -> str:
+        return ", ".join(map(str, self.versions())) or "none"
+
+    def _refuse_missing(self, version: int) -> None:
+        if version not in self.versions():
+            raise VersionMissingError(f"{self.base_path} has no version {version}: its versions are {self._listed()}")
+
+    def _in_use(self) -> set[int | None]:
+        models = self.config().model_config_list.config
+        loaded = {
+            version
+            for model in models
+            if model.name == self.model_name
+            for version in model.model_version_policy.specific.versions
+        }
+        return {*loaded, *self.labels().values(), self.previous()}
+
+    def _remember(self, old: int | None, new: int | None, *, back: bool) -> bool:
+        """Notes that another version becomes live; false where somebody else wrote meanwhile."""
+        if new is None or new == old:
+            return True
+        content, generation = self._read(self._history_path)
+        entries = history.until(history.parse(content, self._history_path), old)
+        entries = history.until(entries, new) if back else [*entries, new]
+        return self._replace(self._history_path, history.render(entries), generation)
 
     def _taken(self) -> set[int]:
         """Numbers that are claimed, or whose name exists below the base path, whoever made it."""
         numbers = set()
         for segments in map(_segments, self._names()):
             name = segments[1] if segments[0] == CLAIMS and len(segments) == 2 else segments[0]
-            if _is_version(name):
+            if is_version(name):
                 numbers.add(int(name))
         return numbers
 
@@ -149,6 +315,8 @@ class ModelStore(ABC):
     def _write(self, number: int, files: Mapping[str, Path]) -> None:
         """Writes a version, saved_model.pb last, or leaves nothing that a server would load.
 
+        What killed publishers left is removed.
+
         Args:
             number: claimed by the caller.
             files: relative names with forward slashes, and where each file lies now.
@@ -159,12 +327,20 @@ class ModelStore(ABC):
         return nullcontext()
 
     @abstractmethod
-    def _read_config(self) -> tuple[bytes, int]:
-        """Reads models.config: its content, empty where it is missing, and its generation."""
+    def _delete(self, number: int) -> None:
+        """Deletes a version; a kill leaves it whole, or nothing that a server would load."""
 
     @abstractmethod
-    def _replace_config(self, text: bytes, generation: int) -> bool:
-        """Replaces models.config as one step; false where it is no longer the one of `generation`."""
+    def _local(self, version: int) -> AbstractContextManager[Path]:
+        """Gives a local folder with the files of a version meanwhile."""
+
+    @abstractmethod
+    def _read(self, path: str) -> tuple[bytes, int]:
+        """Reads a file below the root: its content, empty where it is missing, and its generation."""
+
+    @abstractmethod
+    def _replace(self, path: str, content: bytes, generation: int) -> bool:
+        """Replaces a file below the root as one step; false where it is no longer the one of `generation`."""
 
 
 def open_store(model_dir: str, model_name: str) -> ModelStore:
@@ -191,6 +367,7 @@ def _segments(name: str) -> list[str]:
     return name.split("/")
 
 
-def _is_version(name: str) -> bool:
+def is_version(name: str) -> bool:
+    """Tells whether TensorFlow Serving takes a name for a version."""
     # As TensorFlow Serving scans: the whole name is a number that fits an int64, leading zeros allowed.
     return name.isascii() and name.isdigit() and int(name) < 2**63

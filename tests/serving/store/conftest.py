@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -36,7 +36,7 @@ class FailingGateway:
 
     Attributes:
         url: for STORAGE_EMULATOR_HOST.
-        names: of the objects uploaded so far, in order.
+        names: of the objects uploaded, and made by copying, so far, in order.
     """
 
     def __init__(self, emulator: str) -> None:
@@ -67,14 +67,15 @@ class FailingGateway:
         self._server.shutdown()
         self._server.server_close()
 
-    def _refusal(self, method: str, body: bytes) -> int | None:
+    def _refusal(self, method: str, path: str, body: bytes) -> int | None:
         if method == "DELETE" and self._deletions_too:
             return self._status
         if method != "POST":
             return None
         with self._lock:
-            # A multipart upload: the name stands in the JSON part.
-            self.names.append(re.search(rb'"name": ?"([^"]+)"', body)[1].decode())
+            # A copy's target stands in the path; the name of a multipart upload in its JSON part.
+            copied = re.search(r"/copyTo/b/[^/]+/o/([^?]+)", path)
+            self.names.append(unquote(copied[1]) if copied else re.search(rb'"name": ?"([^"]+)"', body)[1].decode())
             return self._status if len(self.names) in self._refused else None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -85,7 +86,7 @@ class FailingGateway:
 
             def _pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status, content, headers = gateway._refusal(self.command, body), b"", {}
+                status, content, headers = gateway._refusal(self.command, self.path, body), b"", {}
                 if status is None or gateway._after_storing:
                     connection = http.client.HTTPConnection(gateway._emulator, timeout=20)
                     connection.request(self.command, self.path, body, dict(self.headers))

@@ -1,0 +1,156 @@
+"""whisker.json, the manifest of a version: where it came from, and the digest of every file, so that it can be checked.
+
+The trainer says where the model came from; publishing adds the number and the digests, which guard against accidents
+(a flipped byte, a lost file, an edited label), not against somebody who writes new digests too.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError, disk_errors
+
+MANIFEST_FILE = "assets.extra/whisker.json"
+LEDGER_FILE = "assets.extra/ledger.jsonl"
+
+# Set by `complete`; what the trainer says under these names is replaced.
+_CLASSES_DIGEST = "classes_sha256"
+
+
+def parse(content: bytes, place: str) -> dict[str, Any]:
+    """Reads a manifest.
+
+    Args:
+        content: of the file; empty where there is none, which gives an empty manifest.
+        place: where it comes from, for the error.
+
+    Raises:
+        ManifestError: it is no JSON object.
+    """
+    try:
+        manifest = json.loads(content or b"{}")
+    except ValueError as error:
+        raise ManifestError(f"{place} is no JSON ({error}): expected one object; export the model again") from error
+    if not isinstance(manifest, dict):
+        raise ManifestError(f"{place} is no JSON object: export the model again")
+    return manifest
+
+
+def describe(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Gives size in bytes and SHA-256 of every file but the manifest.
+
+    Args:
+        files: relative names with forward slashes, and where each file lies.
+
+    Raises:
+        DiskError: a file cannot be read.
+    """
+    described: dict[str, dict[str, Any]] = {}
+    for name in sorted(set(files) - {MANIFEST_FILE}):
+        with disk_errors(files[name]), files[name].open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            described[name] = {"size": file.tell(), "sha256": digest}
+    return described
+
+
+def complete(
+    given: Mapping[str, Any], model_name: str, version: int, published: datetime, files: Mapping[str, Mapping[str, Any]]
+) -> bytes:
+    """Makes the manifest of a version.
+
+    Args:
+        given: what the trainer says.
+        model_name: as the server knows the model.
+        version: its number.
+        published: information for people; nothing is ordered by it.
+        files: from `describe`.
+
+    Returns:
+        The content of the version's whisker.json.
+    """
+    manifest = {
+        **given,
+        "model_name": model_name,
+        "version": version,
+        "published": published.isoformat(timespec="seconds"),
+        "files": files,
+    }
+    if "classes" in given:
+        manifest[_CLASSES_DIGEST] = _digest(given["classes"])
+    return json.dumps({**manifest, "digest": _manifest_digest(manifest)}, indent=1).encode()
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Lists the files of a folder at any depth: relative names with forward slashes, and where each lies."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def verify(folder: Path, version: int, place: str) -> None:
+    """Finds out whether a folder holds what was published under a number, and nothing else.
+
+    Args:
+        folder: of the version, or a copy of it.
+        version: the number that it is to have.
+        place: where the version lies, for the errors.
+
+    Raises:
+        DigestError: a file is missing, was added or is not what it was; or the version has no digests.
+        LabelsError: the class names in whisker.json are not those that were published.
+        NumberError: it was published under another number.
+        DiskError: a file cannot be read.
+    """
+    files = files_in(folder)
+    if MANIFEST_FILE not in files:
+        raise DigestError(
+            f"{place} has no {MANIFEST_FILE}, so that nothing tells whether it is whole: publish the model with "
+            "python -m serving.store publish, which writes digests"
+        )
+    with disk_errors(files[MANIFEST_FILE]):
+        content = files[MANIFEST_FILE].read_bytes()
+    try:
+        manifest = parse(content, f"{place}/{MANIFEST_FILE}")
+    except ManifestError as error:
+        raise DigestError(f"{error} and publish it") from error
+    if manifest.get("version", version) != version:
+        raise NumberError(
+            f"{place} is a copy of what was published as version {manifest['version']}: a version keeps its number; "
+            "promote that one, or publish the model again"
+        )
+    if "classes" in manifest and manifest.get(_CLASSES_DIGEST) != _digest(manifest["classes"]):
+        raise LabelsError(
+            f"{place}: the classes in {MANIFEST_FILE}, now {manifest['classes']}, are not those that were published: "
+            "publish the model again"
+        )
+    if manifest.get("digest") != _manifest_digest(manifest):
+        raise _changed(place, f"{MANIFEST_FILE} is not what was published")
+    _verify_files(files, manifest["files"], place)
+
+
+def _verify_files(files: Mapping[str, Path], published: Mapping[str, Mapping[str, Any]], place: str) -> None:
+    there = set(files) - {MANIFEST_FILE}
+    for name in sorted(set(published) - there):
+        raise _changed(place, f"{name} is missing")
+    for name in sorted(there - set(published)):
+        raise _changed(place, f"{name} was not published with it")
+    found = describe(files)
+    for name in sorted(published):
+        if found[name]["size"] != published[name]["size"]:
+            raise _changed(place, f"{name} has {found[name]['size']} bytes, not {published[name]['size']}")
+        if found[name]["sha256"] != published[name]["sha256"]:
+            raise _changed(place, f"{name} has another SHA-256 than when it was published")
+
+
+def _changed(place: str, what: str) -> DigestError:
+    return DigestError(f"{place}: {what}: publish the model again, or promote another version")
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    return _digest({name: value for name, value in manifest.items() if name != "digest"})
+
+
+def _digest(value: Any) -> str:
+    """Gives the SHA-256 of a value in the one form that JSON has for it here."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
