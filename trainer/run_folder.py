@@ -24,8 +24,8 @@ from trainer.errors import RunError, RunStopped, WorkersError
 
 _COMMIT_TIMEOUT_S = 10.0
 
-# Where and whether to go on, what is only looked at, where pixels are kept, and what may be published do not change what
-# is computed: a run that the gate refused goes on, and ends, with another gate.
+# Where and whether to go on, what is only looked at, where pixels are kept, and what may be published do not change
+# what is computed: a run that the gate refused goes on, and ends, with another gate.
 _NOT_COMPUTED = ("run_dir", "resume", "profile_steps", "require_gpu", "cache", "gate", "gate_margin")
 
 

@@ -140,7 +140,9 @@ def floors(
         change = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items() if counts[2]}
         worst = min(change, key=lambda name: change[name])
         rows.append(
-            _floor(f"change of the recall of {worst}, at most", change[worst], -_CLASS_LOSS, change[worst] < -_CLASS_LOSS)
+            _floor(
+                f"change of the recall of {worst}, at most", change[worst], -_CLASS_LOSS, change[worst] < -_CLASS_LOSS
+            )
         )
     return rows
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serving.store.manifest import LEDGER_FILE, MANIFEST_FILE
 from trainer.data.ledger import Ledger
-
-LEDGER_FILE = "assets.extra/ledger.jsonl"
-MANIFEST_FILE = "assets.extra/whisker.json"
 
 _METRICS = ("n", "accuracy", "interval_95", "loss")
 
@@ -35,19 +33,16 @@ def read_ledger(content: bytes) -> dict[str, str] | None:
         return None
 
 
-def write_manifest(
-    folder: Path, result: Mapping[str, Any], *, image_size: int, commit: str, checkpoint: Path
-) -> None:
-    """Writes `whisker.json`; the store adds number and digests when it publishes.
+def describe(result: Mapping[str, Any], *, image_size: int, commit: str, checkpoint: Path) -> dict[str, Any]:
+    """Says where a model comes from: data, commit, settings and weights.
 
     Args:
-        folder: the SavedModel.
         result: what of `result.json` is known by now.
         image_size: side in pixels.
         commit: of the checkout that trained.
         checkpoint: the file with the weights that were exported.
     """
-    content = {
+    return {
         "classes": result["classes"],
         "image_size": image_size,
         "variant": result["variant"],
@@ -56,12 +51,12 @@ def write_manifest(
         "commit": commit,
         "config": result["config"],
         "checkpoint": {"name": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()},
-        "metrics": {
-            split: {name: result[split][name] for name in _METRICS} for split in ("validation", "test")
-        },
-        "verification": result["verification"],
-        "gate": result["gate"],
+        "metrics": {split: {name: result[split][name] for name in _METRICS} for split in ("validation", "test")},
     }
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes `whisker.json` into a SavedModel's folder; the store adds number and digests when it publishes."""
     _write(folder / MANIFEST_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Does a server answer what was trained? The local server loads the SavedModel and is asked about the whole test set."""
+"""Does a server answer what was trained? The local server loads the model and is asked about the whole test set."""
 
 import base64
 import json
@@ -19,6 +19,7 @@ from serving.client.local_server import LocalServerFailed, local_server
 from serving.client.predict_client import PredictClient, Prediction
 from serving.store import bucket
 from serving.store.address import is_address
+from trainer.data.ledger import Picture
 from trainer.errors import VerificationError
 from trainer.export import cost
 
@@ -59,15 +60,15 @@ class Expected:
 
     Attributes:
         classes: names in the order of `probabilities`.
-        names: of the pictures, [n], for messages.
-        read: gives the encoded bytes of one, by its place.
+        pictures: rows of the ledger, [n].
+        read: gives the encoded bytes of one, by its path.
         predicted: class names, [n].
         probabilities: float32 [n, K], 0…1.
     """
 
     classes: Sequence[str]
-    names: Sequence[str]
-    read: Callable[[int], bytes]
+    pictures: Sequence[Picture]
+    read: Callable[[str], bytes]
     predicted: Sequence[str]
     probabilities: np.ndarray
 
@@ -117,10 +118,12 @@ def ask(served: Served, expected: Expected) -> list[Prediction]:
         VerificationError: a picture gets no answer.
     """
     answers = []
-    pictures = (expected.read(place) for place in range(len(expected.names)))
-    for name, answer in zip(expected.names, served.client.predict_many(pictures), strict=True):
+    encoded = (expected.read(picture.path) for picture in expected.pictures)
+    for picture, answer in zip(expected.pictures, served.client.predict_many(encoded), strict=True):
         if isinstance(answer, ClientError):
-            raise VerificationError(f"{name}: the served model does not answer: {answer}; nothing was published")
+            raise VerificationError(
+                f"{picture.path}: the served model does not answer: {answer}; nothing was published"
+            )
         answers.append(answer)
     return answers
 
@@ -132,11 +135,11 @@ def latencies(models: Sequence[Served], expected: Expected) -> list[np.ndarray]:
         For each model, milliseconds of each request, [n]: of the first 100 test pictures, if there are as many.
     """
     took_ms: list[list[float]] = [[] for _ in models]
-    for place in range(min(_TIMED, len(expected.names))):
-        picture = expected.read(place)
+    for picture in expected.pictures[:_TIMED]:
+        encoded = expected.read(picture.path)
         for served, times in zip(models, took_ms, strict=True):
             start = time.perf_counter()
-            served.client.predict(picture)
+            served.client.predict(encoded)
             times.append(1000 * (time.perf_counter() - start))
     return [np.array(times) for times in took_ms]
 
@@ -166,7 +169,7 @@ def verify(served: Served, expected: Expected, device: str) -> tuple[list[Predic
         bound,
         "over gRPC",
     )
-    sample = _over_rest(served.rest_url, [expected.read(place) for place in range(min(_OVER_REST, len(answers)))])
+    sample = _over_rest(served.rest_url, [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]])
     over_rest = _difference(
         [answer[contract.OUTPUT_LABEL] for answer in sample],
         [
@@ -218,8 +221,8 @@ def _difference(
     if wrong:
         raise VerificationError(
             f"the served model does not answer what was trained: {way}, {len(wrong):,} of {n:,} test pictures differ, "
-            f"such as {expected.names[min(wrong)]}, by up to {differences.max():.2g} in probability (at most {bound:g} is "
-            f"rounding), {flips:,} in label; nothing was published"
+            f"such as {expected.pictures[min(wrong)].path}, by up to {differences.max():.2g} in probability (at most "
+            f"{bound:g} is rounding), {flips:,} in label; nothing was published"
         )
     return {"n": n, "largest_difference": float(differences.max()), "flips": flips}
 
@@ -231,4 +234,6 @@ def _over_rest(url: str, pictures: Sequence[bytes]) -> list[dict[str, Any]]:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             return json.load(answer)["predictions"]
     except (OSError, ValueError, KeyError) as error:
-        raise VerificationError(f"the served model does not answer over REST: {error}; nothing was published") from error
+        raise VerificationError(
+            f"the served model does not answer over REST: {error}; nothing was published"
+        ) from error
