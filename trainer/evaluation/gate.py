@@ -15,7 +15,8 @@ BETTER, NOT_WORSE, UNDECIDED, WORSE = "better", "not worse", "undecided", "worse
 # What they do not say: there is nothing to compare with, the comparison would not be fair, or nobody wants it.
 FIRST, UNFAIR, OFF = "first", "unfair", "off"
 
-_REFUSED = {"not_worse": (WORSE, UNFAIR), "strict": (WORSE, UNFAIR, UNDECIDED), "off": ()}
+# Verdicts that keep a candidate from being published, by the flag --gate.
+REFUSED = {"not_worse": (WORSE, UNFAIR), "strict": (WORSE, UNFAIR, UNDECIDED), "off": ()}
 
 # The chance with which as many pictures as `pictures_needed` tell, were the two equally good.
 _POWER = 0.8
@@ -209,7 +210,7 @@ def decide(
     if policy != "off":
         record["floors"] = floors(judged, cost, live.cost if live else None, by_class)
     broken = [row for row in record["floors"] if row["broken"]]
-    record |= {"verdict": verdict, "passed": verdict not in _REFUSED[policy] and not broken}
+    record |= {"verdict": verdict, "passed": verdict not in REFUSED[policy] and not broken}
     return record | {"sentence": _sentence(record, live, len(labels), broken)}
 
 
