@@ -4,7 +4,7 @@ python -m benchmarks.bench_gate
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def _measure(_: Sequence[str]) -> None:
         pairs=_PAIRS,
         margin_points=Config.gate_margin,
         models=[
-            {"variant": variant, "accuracy": accuracy, "differ": differ, "rows": list(_rows(differ))}
+            {"variant": variant, "accuracy": accuracy, "differ": differ, "rows": list(simulate(differ))}
             for variant, accuracy, differ in _MODELS
         ],
     )
@@ -52,7 +52,15 @@ def _measure(_: Sequence[str]) -> None:
             print(f"  n={row['n']:5d} worse by {row['worse_by_points']}: {row['verdicts']} {row['refused']}")
 
 
-def _rows(differ: float) -> Any:
+def simulate(differ: float) -> Iterator[dict[str, Any]]:
+    """Simulates pairs of models.
+
+    Args:
+        differ: share of the test pictures that one of two models alone is right about, where they are equally good.
+
+    Yields:
+        For each number of pictures and each loss, counts of `verdicts` and shares of `refused` by --gate.
+    """
     generator = np.random.default_rng(0)
     for n in PICTURES:
         for points in WORSE_BY_POINTS:

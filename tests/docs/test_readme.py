@@ -113,6 +113,11 @@ def test_shares_that_the_gate_refuses_are_those_of_the_simulation():
     assert f"of {measured['pairs']:,} simulated pairs" in README
 
 
+def test_first_requests_are_those_of_the_benchmark():
+    first = [results("warmup")[name]["first_ms"]["median"] for name in ("with", "without")]
+    assert "took {:,.0f} ms with warm-up records and {:,.0f} ms without".format(*first) in README
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""

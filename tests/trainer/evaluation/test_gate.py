@@ -35,8 +35,8 @@ def decided(policy, live_wrong, candidate_wrong, *, judged=JUDGED, cost=COST, li
         (range(20), range(20), "not worse", True, True),
         (range(20, 32), range(12), "undecided", True, False),
         (range(20), range(40), "worse", False, False),
-        # 1.75 points, surely less right and surely within the margin: worse comes first, else versions slide down.
-        ([], range(7), "worse", False, False),
+        # Surely less right, and surely by less than the margin: worse comes first, else versions slide down.
+        ([], range(3), "worse", False, False),
     ],
 )
 def test_verdict_follows_from_the_interval_and_the_policy(live_wrong, candidate_wrong, verdict, passes, passes_strict):
