@@ -139,7 +139,8 @@ def _examine(
     if config.gate != "off" and number is not None:
         live = gate.Live(number, _trained_on(store, number, expected))
         if live.trained_on == 0:
-            with serve(f"{store.base_path}/{number}", "the live version") as served:
+            path, cure = f"{store.base_path}/{number}", ": make one live that can be, or give --gate=off"
+            with serve(path, "the live version", cure) as served:
                 said = [answer.label for answer in ask(served, expected)]
                 took_ms = [float(np.median(each)) for each in latencies([served, candidate], expected)]
                 live = gate.Live(number, 0, said, gate.Cost(took_ms[0], served.size_bytes))

@@ -83,6 +83,11 @@ class Flags:
     enable_reload_servables_with_error: bool = _flag(
         False, "Try a version that failed for good again, every --load_retry_interval_micros; else never."
     )
+    verify_digests: bool = _flag(
+        False,
+        "Load only versions that are what was published: files, number and class names as assets.extra/whisker.json "
+        "says (Whisker's own flag).",
+    )
     xnnpack: bool = _flag(False, "Run the network of Whisker's own models in XNNPACK.")
     bind_all: bool = _flag(False, "Listen on all interfaces; else on the loopback interface only.")
     ports_file: str = _flag(

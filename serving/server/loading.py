@@ -13,6 +13,7 @@ from serving.server import remote, servable, tflite
 from serving.server.batching_parameters import Parameters, read_parameters
 from serving.server.servable import Servable, one_line
 from serving.server.status import StatusError, status_code
+from serving.server.verification import verify_classes, verify_files
 from serving.server.warmup import warm_up
 from serving.server.xnnpack import accelerate
 
@@ -34,6 +35,7 @@ class Options:
         tags: of the metagraph that is loaded.
         batching: how requests to a version are merged; None: not at all.
         batching_per_version: a version's own file says how instead, and one without it is not batched.
+        verify_digests: only a version that is what was published, by its manifest, is loaded.
     """
 
     prefer_tflite: bool = False
@@ -45,6 +47,7 @@ class Options:
     tags: tuple[str, ...] = servable.SERVING_TAGS
     batching: Parameters | None = None
     batching_per_version: bool = False
+    verify_digests: bool = False
 
 
 def load(version: int, path: str, options: Options) -> Servable:
@@ -72,6 +75,8 @@ def load(version: int, path: str, options: Options) -> Servable:
 
 
 def _load_and_warm_up(version: int, path: str, options: Options) -> Servable:
+    if options.verify_digests:
+        verify_files(version, path)
     batching = options.batching
     if options.batching_per_version:
         file = Path(path, _BATCHING_FILE)
@@ -80,6 +85,8 @@ def _load_and_warm_up(version: int, path: str, options: Options) -> Servable:
         loaded = _load(version, path, options)
         loaded.batching = batching
         try:
+            if options.verify_digests:
+                verify_classes(loaded, path)
             if options.warm_up:
                 warm_up(loaded, path, options.warm_up_iterations)
         except BaseException:

@@ -33,6 +33,7 @@ def loading_options(flags: Flags) -> Options:
         tags=tuple(filter(None, flags.saved_model_tags.split(","))),
         batching=_batching(flags),
         batching_per_version=flags.enable_per_model_batching_parameters,
+        verify_digests=flags.verify_digests,
     )
 
 

@@ -4,7 +4,6 @@ Credentials are Google's application default ones; where STORAGE_EMULATOR_HOST n
 talks to that one without any.
 """
 
-import base64
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 from google.api_core import exceptions as api
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
@@ -21,6 +19,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from serving.store import errors
 from serving.store.address import SCHEME, parse_address
 from serving.store.bucket_errors import mapped_errors
+from serving.store.checksum import same
 
 # Of every call. What is retried (429, 5xx, broken connections), and the growing pauses between, are
 # google-cloud-storage's; that is safe for each call here, as it reads, deletes, carries a precondition, or writes the
@@ -295,14 +294,3 @@ def _fetch(blob: storage.Blob, target: Path, partial: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     blob.download_to_filename(str(partial), checksum="crc32c", **CALL)
     partial.replace(target)
-
-
-def same(path: Path, blob: storage.Blob) -> bool:
-    """Tells whether a file exists and has the content of an object whose size and CRC32C are known."""
-    if not path.is_file() or path.stat().st_size != blob.size:
-        return False
-    checksum = google_crc32c.Checksum()
-    with path.open("rb") as file:
-        for _ in checksum.consume(file, 1 << 20):
-            pass
-    return base64.b64encode(checksum.digest()).decode() == blob.crc32c

@@ -18,8 +18,10 @@ from pathlib import Path
 from serving.contract import SAVED_MODEL_FILE
 from serving.store import bucket
 from serving.store.address import parse_address
+from serving.store.checksum import same
 from serving.store.errors import ConflictError, StoreError, disk_errors
-from serving.store.model_store import CLAIMS, STAGING, ModelStore
+from serving.store.model_store import ModelStore
+from serving.store.versions import CLAIMS, STAGING
 
 # A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so long counts as killed;
 # both times are the service's own.
@@ -74,14 +76,14 @@ class BucketStore(ModelStore):
     def _take_over(self, number: int, files: Mapping[str, Path]) -> set[str]:
         """Copies, on the service's side, what a killed publisher had sent of the same content; gives the names."""
         objects = bucket.list_objects(self.base_path)
-        taken = set()
+        taken: set[str] = set()
         for source, blob in objects.items():
             other, _, name = source.partition("/")
             if (
                 other.isdigit()
                 and f"{other}/{SAVED_MODEL_FILE}" not in objects
                 and name in set(files) - taken
-                and bucket.same(files[name], blob)
+                and same(files[name], blob)
                 and bucket.copy_new(f"{self.base_path}/{source}", f"{self.base_path}/{number}/{name}")
             ):
                 taken.add(name)
@@ -93,7 +95,7 @@ class BucketStore(ModelStore):
         # saved_model.pb first: a copy whose answer was lost may have put it there.
         names = {f"{number}/{name}": files[name] for name in (SAVED_MODEL_FILE, *files)}
         names[f"{STAGING}/{number}"] = files[SAVED_MODEL_FILE]
-        ours = [name for name, path in names.items() if name in objects and bucket.same(path, objects[name])]
+        ours = [name for name, path in names.items() if name in objects and same(path, objects[name])]
         bucket.delete(ours, self.base_path)
 
     def _remove_abandoned(self, published: int) -> None:

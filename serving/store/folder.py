@@ -11,7 +11,8 @@ from pathlib import Path
 from serving.config.text_file import replace, synchronise
 from serving.contract import SAVED_MODEL_FILE
 from serving.store.errors import disk_errors
-from serving.store.model_store import CLAIMS, STAGING, ModelStore, is_version
+from serving.store.model_store import ModelStore
+from serving.store.versions import CLAIMS, STAGING, is_version
 
 _CONFIG_LOCK = ".models.config.lock"
 
@@ -81,10 +82,10 @@ class LocalStore(ModelStore):
 
     def _delete(self, number: int) -> None:
         staged = self._base / STAGING / str(number)
-        with disk_errors(staged):
-            # It vanishes in one step; where a kill keeps it from being removed then, the next publisher does that.
+        with disk_errors(staged), self._claim_file(number).open("a") as claim:
+            fcntl.flock(claim, fcntl.LOCK_EX)
             staged.parent.mkdir(exist_ok=True)
-            self._claim_file(number).touch()
+            # It vanishes in one step; where a kill keeps it from being removed then, the next publisher does that.
             (self._base / str(number)).rename(staged)
             shutil.rmtree(staged)
 
@@ -108,4 +109,8 @@ class LocalStore(ModelStore):
     def _exclusive(self) -> Iterator[None]:
         with disk_errors(self._config), self._config.with_name(_CONFIG_LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # All writers hold the lock: fresh copies that are there now are those of killed ones.
+            for path in (self._config, Path(self._history_path)):
+                for fresh in path.parent.glob(f".{path.name}.[0-9]*"):
+                    fresh.unlink(missing_ok=True)
             yield

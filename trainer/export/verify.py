@@ -74,12 +74,13 @@ class Expected:
 
 
 @contextmanager
-def serve(path: str, what: str) -> Iterator[Served]:
+def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
     """Serves one version, in a process of its own on the CPU, for the while of a `with` block.
 
     Args:
         path: folder of the SavedModel, here or in a bucket.
         what: it is, for messages.
+        cure: what to do where it cannot be served, likewise.
 
     Raises:
         VerificationError: it cannot be loaded, or a warm-up record fails.
@@ -104,7 +105,9 @@ def serve(path: str, what: str) -> Iterator[Served]:
                 )
             )
         except LocalServerFailed as error:
-            raise VerificationError(f"{what}, {path}, cannot be served: {error}; nothing was published") from error
+            raise VerificationError(
+                f"{what}, {path}, cannot be served: {error}; nothing was published{cure}"
+            ) from error
         load_seconds = time.perf_counter() - start
         client = PredictClient(f"localhost:{server.port}", contract.DEFAULT_MODEL_NAME, timeout_s=_TIMEOUT_S)
         rest_url = f"http://localhost:{server.rest_api_port}/v1/models/{contract.DEFAULT_MODEL_NAME}:predict"

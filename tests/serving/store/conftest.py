@@ -37,10 +37,12 @@ class FailingGateway:
     Attributes:
         url: for STORAGE_EMULATOR_HOST.
         names: of the objects uploaded, and made by copying, so far, in order.
+        copied: those of them that were made by copying.
     """
 
     def __init__(self, emulator: str) -> None:
         self.names: list[str] = []
+        self.copied: set[str] = set()
         self._emulator = urlsplit(emulator).netloc
         self._refused = range(0)
         self._status = 0
@@ -75,7 +77,11 @@ class FailingGateway:
         with self._lock:
             # A copy's target stands in the path; the name of a multipart upload in its JSON part.
             copied = re.search(r"/copyTo/b/[^/]+/o/([^?]+)", path)
-            self.names.append(unquote(copied[1]) if copied else re.search(rb'"name": ?"([^"]+)"', body)[1].decode())
+            if copied:
+                self.names.append(unquote(copied[1]))
+                self.copied.add(self.names[-1])
+            else:
+                self.names.append(re.search(rb'"name": ?"([^"]+)"', body)[1].decode())
             return self._status if len(self.names) in self._refused else None
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -1,5 +1,6 @@
 """The store in a bucket, when uploads fail on the wire."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from serving.store import bucket as bucket_module
-from serving.store import open_store
+from serving.store import bucket_store, open_store
 from serving.store.bucket import list_names, read, write
 from serving.store.bucket_store import BucketStore
 from serving.store.errors import (
@@ -25,6 +26,7 @@ STAGED = 2
 
 
 def versions_in(names: list[str]) -> list[str]:
+    assert not [name for name in names if name.startswith(".staging/")]
     return [name for name in names if not name.startswith(".claims/")]
 
 
@@ -70,7 +72,9 @@ def test_a_service_that_stays_down_at_the_last_write_leaves_nothing_loadable(
     store = open_store(f"gs://{bucket}/models", "whisker")
     # Stored at every attempt, yet never confirmed: what stays in the end must still be removed.
     gateway.refuse_uploads(start=WRITES, status=503, after_storing=True)
-    with pytest.raises(UnreachableError, match=rf"^gs://{bucket}/models/whisker/1: Cloud Storage does not answer"):
+    with pytest.raises(
+        UnreachableError, match=rf"^gs://{bucket}/models/whisker/\.staging/1: Cloud Storage does not answer"
+    ):
         store.publish(saved_model)
     assert versions_in(list_names(f"gs://{bucket}/models/whisker")) == []
 
@@ -120,7 +124,83 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
         return real(self, number)
 
     monkeypatch.setattr(BucketStore, "_claim", claimed_and_then_overtaken)
-    with pytest.raises(ConflictError, match=rf"^{address}/saved_model\.pb is there already, with other content"):
+    with pytest.raises(ConflictError, match=rf"^{address}/saved_model\.pb is there already: another tool took"):
         store.publish(saved_model)
     assert list_names(address) == ["saved_model.pb"]
     assert read(f"{address}/saved_model.pb")[0] == b"a stranger's"
+
+
+@pytest.fixture
+def stop_at_the_last_step(bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Publishes version 1, and calls something when all but saved_model.pb is at its place."""
+    real = bucket_module.copy_new
+
+    def publish(meanwhile: Any) -> Any:
+        def paused(source: str, target: str) -> bool:
+            monkeypatch.setattr(bucket_module, "copy_new", real)
+            meanwhile()
+            return real(source, target)
+
+        monkeypatch.setattr(bucket_module, "copy_new", paused)
+        return open_store(f"gs://{bucket}/models", "whisker").publish(saved_model)
+
+    return publish
+
+
+def test_what_a_slow_publisher_is_writing_is_left_alone_for_an_hour(
+    bucket: str, saved_model: Path, stop_at_the_last_step: Any
+) -> None:
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    assert stop_at_the_last_step(lambda: store.publish(saved_model)).number == 1
+    assert store.versions() == [1, 2]
+    for version in (1, 2):
+        store.verify(version)
+
+
+def test_a_publisher_that_was_taken_for_killed_makes_nothing_visible(
+    bucket: str, saved_model: Path, stop_at_the_last_step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_store, "_KILLED_AFTER", timedelta(0))
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    with pytest.raises(ConflictError, match=r"whisker/1 took so long that another publisher removed it as abandoned"):
+        stop_at_the_last_step(lambda: store.publish(saved_model))
+    assert {name.split("/")[0] for name in versions_in(list_names(store.base_path))} == {"2"}
+    store.verify(2)
+
+
+def test_what_a_killed_publisher_has_sent_is_not_sent_again(bucket: str, gateway: Any, saved_model: Path) -> None:
+    address = f"gs://{bucket}/models/whisker"
+    # As a killed publisher leaves it: a claim, the staged graph, one of the files whole, one of other content.
+    write(f"{address}/.claims/1", b"", 0)
+    write(f"{address}/.staging/1", b"graph", 0)
+    write(f"{address}/1/variables/variables.data-00000-of-00001", bytes(range(256)) * 64, 0)
+    write(f"{address}/1/fingerprint.pb", b"FINGERPRINT", 0)
+    gateway.names.clear()
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    assert store.publish(saved_model).number == 2
+    store.verify(2)
+    copied = [name for name in gateway.copied if "variables" in name]
+    assert copied == ["models/whisker/2/variables/variables.data-00000-of-00001"]
+    assert gateway.names.count(copied[0]) == 1
+    assert not gateway.copied & {"models/whisker/2/fingerprint.pb"}
+
+
+def test_remains_of_others_that_may_not_be_deleted_do_not_keep_a_version_from_being_published(
+    bucket: str, gateway: Any, saved_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.refuse_uploads(start=1000, status=403, deletions_too=True)
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    assert store.publish(saved_model).number == 1
+    assert f"what other publishers left in gs://{bucket}/models/whisker could not be removed: " in caplog.text
+    store.verify(1)
+
+
+def test_a_prune_that_was_killed_is_finished_by_a_later_publish(
+    bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_store, "_KILLED_AFTER", timedelta(0))
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    store.publish(saved_model)
+    bucket_module.delete(["saved_model.pb"], f"{store.base_path}/1")
+    store.publish(saved_model)
+    assert {name.split("/")[0] for name in versions_in(list_names(store.base_path))} == {"2"}

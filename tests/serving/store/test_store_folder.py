@@ -1,6 +1,7 @@
 """The store in a folder: disks that fail, and writers that die."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -141,3 +142,64 @@ def test_a_store_in_a_folder_loads_neither_google_cloud_storage_nor_tensorflow(t
         [sys.executable, "-c", program, tmp_path], timeout=30, check=True, capture_output=True, text=True
     )
     assert answer.stdout == "[]\n"
+
+
+def test_a_disk_quota_met_while_publishing_is_one_clear_line_and_leaves_nothing_loadable(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    # A real refusal of the kernel: no file of the child may grow beyond 10,000 bytes, and one has 16,384.
+    program = (
+        "import pathlib, resource, signal, sys\n"
+        "from serving.store import open_store\n"
+        "from serving.store.errors import DiskError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n"
+        "    open_store(sys.argv[1], 'whisker').publish(pathlib.Path(sys.argv[2]))\n"
+        "except DiskError as error:\n"
+        "    print(error)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "m", saved_model],
+        timeout=30,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout.endswith("variables.data-00000-of-00001: File too large: choose another folder\n")
+    store = open_store(str(tmp_path / "m"), "whisker")
+    assert (store.versions(), visible(tmp_path / "m" / "whisker")) == ([], [])
+    assert store.publish(saved_model).number == 2
+
+
+def test_what_a_living_publisher_has_staged_is_left_alone_and_what_a_dead_one_has_is_removed(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path), "whisker")
+    store.publish(saved_model)
+    base = tmp_path / "whisker"
+    for name in ("2", "3", "notes"):
+        (base / ".staging" / name).mkdir()
+    for name in ("2", "3"):
+        (base / ".claims" / name).touch()
+    with (base / ".claims" / "3").open() as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        assert store.publish(saved_model).number == 4
+    assert sorted(path.name for path in (base / ".staging").iterdir()) == ["3", "notes"]
+    store.publish(saved_model)
+    assert [path.name for path in (base / ".staging").iterdir()] == ["notes"]
+
+
+def test_a_killed_promotion_leaves_no_file_behind_after_the_next(saved_model: Path, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), "whisker")
+    store.publish(saved_model)
+    for leftover in (tmp_path / ".models.config.123-456", tmp_path / "whisker" / "..live.json.123-456"):
+        leftover.touch()
+    store.promote(1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".models.config.lock",
+        "export",
+        "models.config",
+        "whisker",
+    ]
+    assert not (tmp_path / "whisker" / "..live.json.123-456").exists()

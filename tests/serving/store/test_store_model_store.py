@@ -1,18 +1,22 @@
 """What a store promises, on a folder and on a bucket alike."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
-from serving.config.models_config import parse
+from serving.config.models_config import parse, with_live
 from serving.config.text_file import ConfigError
 from serving.store import ModelStore, open_store
 from serving.store.address import is_address
 from serving.store.bucket import download_folder, list_names, upload_folder
-from serving.store.errors import NotASavedModelError, StoreError, VersionMissingError
+from serving.store.errors import DigestError, NotASavedModelError, StoreError, VersionMissingError
+from serving.store.manifest import MANIFEST_FILE
 
 
 def names(address: str) -> list[str]:
@@ -46,7 +50,9 @@ def test_publish_gives_the_next_number_and_a_copy_of_every_file(
     assert (first.number, second.number) == (1, 2)
     assert second.path == f"{model_dir}/whisker/2"
     assert store.versions() == [1, 2]
-    assert content(second.path, tmp_path) == content(str(saved_model), tmp_path)
+    published = content(second.path, tmp_path)
+    assert json.loads(published.pop(MANIFEST_FILE))["version"] == 2
+    assert published == content(str(saved_model), tmp_path)
     assert store.live_version() is None
 
 
@@ -138,7 +144,8 @@ def test_eight_publishers_at_once_get_eight_whole_versions(
     assert sorted(version.number for version in published) == list(range(1, 9))
     assert stores[0].versions() == list(range(1, 9))
     for version in published:
-        assert names(version.path) == names(str(saved_model))
+        assert names(version.path) == sorted([MANIFEST_FILE, *names(str(saved_model))])
+        stores[0].verify(version.number)
 
 
 def test_models_promoted_at_once_are_all_in_models_config(model_dir: str, saved_model: Path) -> None:
@@ -166,3 +173,117 @@ def test_publish_of_a_folder_without_saved_model_pb_is_refused_and_claims_nothin
 def test_a_model_name_that_is_no_folder_name_is_refused(model_name: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot name a folder"):
         open_store(str(tmp_path), model_name)
+
+
+def store_of(count: int, model_dir: str, saved_model: Path) -> ModelStore:
+    store = open_store(model_dir, "whisker")
+    for _ in range(count):
+        store.publish(saved_model)
+    return store
+
+
+def test_a_label_is_moved_beside_the_live_version_and_keeps_its_version_loaded(
+    model_dir: str, saved_model: Path
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    store.promote(1)
+    store.promote(2, "canary")
+    assert store.labels() == {"stable": 1, "canary": 2}
+    store.promote(3, "canary")
+    (model,) = store.config().model_config_list.config
+    assert list(model.model_version_policy.specific.versions) == [1, 3]
+    assert (store.live_version(), store.previous()) == (1, None)
+
+
+def test_rollback_goes_back_step_by_step_and_never_forward_again(model_dir: str, saved_model: Path) -> None:
+    store = store_of(4, model_dir, saved_model)
+    for version in (1, 2, 4, 3):
+        store.promote(version)
+    assert store.previous() == 4
+    assert [store.rollback() for _ in range(3)] == [4, 2, 1]
+    assert store.live_version() == 1
+    with pytest.raises(
+        VersionMissingError,
+        match=r"/whisker has no version that was live before 1: promote one of 1, 2, 3, 4$",
+    ):
+        store.rollback()
+    assert store.live_version() == 1
+    store.promote(3)
+    assert store.previous() == 1
+
+
+def test_a_models_config_that_somebody_else_wrote_is_where_rollback_starts(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    store = store_of(4, model_dir, saved_model)
+    for version in (1, 2, 3):
+        store.promote(version)
+    # As before a promotion of 3 that was killed between the history and models.config.
+    store.edit_config(lambda config: with_live(config, "whisker", store.base_path, 2), back=True)
+    put(f"{model_dir}/whisker", {".live.json": b"[1, 2, 3]"}, tmp_path)
+    assert store.previous() == 1
+    store.promote(4)
+    assert store.previous() == 2
+
+
+def test_a_change_that_would_make_a_models_config_no_server_takes_is_refused_and_nothing_is_written(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    store = store_of(1, model_dir, saved_model)
+    store.promote(1)
+    before = content(model_dir, tmp_path)
+
+    def forget_versions(config: Any) -> Any:
+        del config.model_config_list.config[0].model_version_policy.specific.versions[:]
+        return config
+
+    with pytest.raises(ConfigError, match="specific versions of the model whisker are none"):
+        store.edit_config(forget_versions)
+    assert content(model_dir, tmp_path) == before
+
+
+def test_prune_keeps_the_newest_the_loaded_the_labelled_the_previous_and_what_is_not_ours(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    put(f"{model_dir}/whisker", {"1/saved_model.pb": b"another tool's", "notes.txt": b""}, tmp_path)
+    store = store_of(7, model_dir, saved_model)
+    for version in (2, 3, 4):
+        store.promote(version)
+    store.promote(5, "canary")
+    assert store.prune(1) == [2, 6, 7]
+    assert store.versions() == [1, 3, 4, 5, 8]
+    assert store.prune(1) == []
+    left = {name.split("/")[0] for name in names(f"{model_dir}/whisker")}
+    assert left == {".claims", ".live.json", "1", "3", "4", "5", "8", "notes.txt"}
+    assert store.publish(saved_model).number == 9
+    with pytest.raises(StoreError, match=r"^cannot keep 0 versions: expected 1 or more$"):
+        store.prune(0)
+
+
+def test_what_another_tool_published_has_no_manifest_and_is_refused_by_verify(model_dir: str, tmp_path: Path) -> None:
+    put(f"{model_dir}/whisker", {"20311122/saved_model.pb": b"graph"}, tmp_path)
+    store = open_store(model_dir, "whisker")
+    assert store.manifest(20311122) == {}
+    assert store.read_file(20311122, "assets.extra/ledger.jsonl") == b""
+    with pytest.raises(DigestError, match=r"/whisker/20311122 has no assets\.extra/whisker\.json"):
+        store.verify(20311122)
+    with pytest.raises(VersionMissingError, match=r"/whisker has no version 5: its versions are 20311122$"):
+        store.verify(5)
+
+
+def test_verify_reads_every_file_where_it_lies(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+    store = store_of(2, model_dir, saved_model)
+    store.verify(1)
+    put(f"{model_dir}/whisker", {"2/variables/variables.index": b"iNdex"}, tmp_path)
+    store.verify(1)
+    with pytest.raises(DigestError, match=rf"^{model_dir}/whisker/2: variables/variables\.index has another SHA-256"):
+        store.verify(2)
+
+
+def test_a_clock_that_jumps_back_changes_no_order(model_dir: str, saved_model: Path) -> None:
+    store = open_store(model_dir, "whisker")
+    for year in (2031, 1999, 2010):
+        store.promote(store.publish(saved_model, clock=lambda year=year: datetime(year, 1, 1, tzinfo=UTC)).number)
+    assert [store.manifest(version)["published"][:4] for version in store.versions()] == ["2031", "1999", "2010"]
+    assert store.previous() == 2
+    assert store.prune(1) == [1]
