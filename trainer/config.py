@@ -151,11 +151,22 @@ class Config:
     profile_steps: str = _setting("", "first and last step to profile for TensorBoard, as 20,40; empty: none")
     model_dir: str = _setting("", "model store to publish to, local or gs://; empty: do not publish")
     model_name: str = _setting(DEFAULT_MODEL_NAME, "name of the model in the store and on the server")
+    gate: str = _setting(
+        "not_worse",
+        "not_worse: publish no model that is worse than the live one on the test pictures, or broken; strict: nor one "
+        "that they do not tell to be not worse; off: publish any",
+        choices=("not_worse", "strict", "off"),
+    )
+    gate_margin: float = _setting(
+        2.0, "points of test accuracy below the live model's that still count as not worse", minimum=0
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.learning_rate, float):
             # From Python a plain number is the natural thing to give.
             object.__setattr__(self, "learning_rate", f"{self.learning_rate:g}")
+        if type(self.gate_margin) is int:
+            object.__setattr__(self, "gate_margin", float(self.gate_margin))
         for setting in dataclasses.fields(self):
             _check(setting, getattr(self, setting.name))
         if self.logical_replicas > 1 and self.strategy == "none":
@@ -230,5 +241,5 @@ def _check(setting: Any, value: Any) -> None:
         near = difflib.get_close_matches(value, meta["choices"], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"{flag}: expected one of {', '.join(meta['choices'])}{hint}")
-    if meta["minimum"] is not None and value < meta["minimum"]:
+    if meta["minimum"] is not None and not value >= meta["minimum"]:
         raise ConfigError(f"{flag}: expected at least {meta['minimum']}")

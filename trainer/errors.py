@@ -1,6 +1,6 @@
 """What can go wrong in training for a reason that the user can mend; each text is one line."""
 
-from serving.errors import EXIT_STOPPED, WhiskerError
+from serving.errors import EXIT_GATE_REFUSED, EXIT_STOPPED, WhiskerError
 
 
 class ConfigError(WhiskerError):
@@ -25,6 +25,16 @@ class RunError(WhiskerError):
 
 class TrainingError(WhiskerError):
     """Training cannot go on: its numbers make no sense."""
+
+
+class VerificationError(WhiskerError):
+    """A server does not answer what was trained."""
+
+
+class GateRefused(WhiskerError):
+    """The candidate may not go live; its run folder is whole."""
+
+    exit_code = EXIT_GATE_REFUSED
 
 
 class RunStopped(WhiskerError):

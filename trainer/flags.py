@@ -10,6 +10,7 @@ from trainer.config import Config
 
 _PARSERS = {
     bool: flags.BooleanParser,
+    float: flags.FloatParser,
     int: flags.IntegerParser,
     str: flags.ArgumentParser,
 }

@@ -6,7 +6,6 @@ from trainer.pipeline import run
 result = run(Config(data="my_pictures", variant="transfer"))
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -18,18 +17,21 @@ import keras
 import tensorflow as tf
 
 from serving.store import open_store
+from trainer.announcements import say_data, say_devices, say_nothing, say_on_screen
+from trainer.clock import Clock
 from trainer.cluster import ALONE, Cluster, meet
 from trainer.config import Config
 from trainer.data import frozen as data_frozen
 from trainer.data import input as data_input
-from trainer.data import ledger as data_ledger
 from trainer.data import sources
 from trainer.data.cache import free_memory_bytes, make_cache
 from trainer.data.pictures import assign, open_pictures
+from trainer.errors import GateRefused
 from trainer.evaluation.judgement import judge
 from trainer.evaluation.reading import read_run
-from trainer.export import cost, saved_model
+from trainer.export import cost, provenance, saved_model
 from trainer.illustrations import illustrate_data, illustrate_result
+from trainer.publish import publish, require_same_classes
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
 from trainer.run_folder import RunFolder, open_run, scratch_run
@@ -46,17 +48,7 @@ from trainer.variants.models import build, copy_variables, describe_layers, trai
 
 DOWNLOADS = Path.home() / ".cache" / "whisker"
 
-_LEFT_OUT_SHOWN = 10
 _TIMED = 20
-
-
-def _say(line: str) -> None:
-    # A log file shows a line as soon as it is known, as a terminal does.
-    print(line, flush=True)
-
-
-def _say_nothing(line: str) -> None:
-    del line
 
 
 def run(
@@ -64,7 +56,7 @@ def run(
     *,
     cluster: Cluster = ALONE,
     downloads: Path = DOWNLOADS,
-    say: Callable[[str], None] = _say,
+    say: Callable[[str], None] = say_on_screen,
     stop: Stop | None = None,
     now: Callable[[], datetime] = datetime.now,
 ) -> dict[str, Any]:
@@ -90,11 +82,11 @@ def run(
         meet(cluster, asdict(config))
     devices = prepare(config, cluster)
     stop.install_again()
-    _say_devices(config, devices, say)
+    say_devices(config, devices, say)
     if cluster.is_chief:
         opened = open_run(config, devices.names, now())
     else:
-        opened, say = scratch_run(devices.names), _say_nothing
+        opened, say = scratch_run(devices.names), say_nothing
     with opened as folder, devices.workers.errors():
         say(f"{'going on in' if folder.resumed else 'run folder'} {folder.address}")
         with stop.told_plainly():
@@ -110,7 +102,7 @@ def _run(
     say: Callable[[str], None],
     stop: Stop,
 ) -> dict[str, Any]:
-    clock = _Clock()
+    clock = Clock()
     workers = devices.workers
     # What can fail for want of permission or network fails before the training, not after it.
     store = open_store(config.model_dir, config.model_name) if config.model_dir else None
@@ -138,7 +130,9 @@ def _run(
     workers.require_same("what they compute in (--mixed_precision)", devices.precision)
     folder.freeze_ledger(ledger)
     examples = data_input.Examples(own, ledger, scan.pixels, config.image_size, class_weights=config.class_weights)
-    _say_data(ledger, say)
+    say_data(ledger, say)
+    if store is not None:
+        require_same_classes(store, ledger.classes)
 
     # 2. The model, under the strategy.
     keras.utils.set_random_seed(config.seed)
@@ -201,9 +195,9 @@ def _run(
     if devices.strategy_name != "no strategy" or devices.precision != "float32":
         single = make()
         copy_variables(model, single)
-    if features is None or config.fine_tune_epochs:
-        batches, infer = examples, inference(single)
-    else:
+    batches, infer = examples, inference(single)
+    served_as = partial(infer, examples.evaluation_batches("test", config.batch_size))
+    if features is not None and not config.fine_tune_epochs:
         batches, infer = features, inference(split(single)[1], tf.float32)
     rows = []
     for name in ("validation", "test"):
@@ -222,18 +216,11 @@ def _run(
         say(f"look {looks} at the frozen test set")
     clock.stop("evaluate")
 
-    # 5. The SavedModel, and its place in the store.
+    # 5. The SavedModel.
     answer_bytes = saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
     single.save(folder.file("model.keras"))
     timed = [pictures.read(picture.path) for picture in ledger.pictures if picture.split == "test"][:_TIMED]
     exported = cost.measure(folder.file("export"), answer_bytes, timed)
-    published = None
-    if store is not None:
-        published = store.publish(folder.file("export"))
-        store.promote(published.number)
-    clock.stop("export")
-
-    # 6. The record and the report.
     result = {
         "variant": config.variant,
         "recipe": config.recipe,
@@ -246,12 +233,9 @@ def _run(
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
         "export": exported,
-        "seconds": clock.seconds(),
         "images_per_second": len(examples.indices("train"))
         * len(history.loss)
         / (sum(history.seconds) + clock.seconds().get("features", 0.0)),
-        "model_version": published.number if published else None,
-        "model_path": published.path if published else None,
         "throughput": [len(examples.indices("train")) / seconds for seconds in history.seconds],
         "data": {
             "name": config.data,
@@ -265,45 +249,45 @@ def _run(
         "config": asdict(config),
     }
     result["reading"] = read_run(result)
+    clock.stop("export")
+
+    # 6. Its place in the store, where it holds up.
+    publication = publish(
+        folder.file("export"),
+        store,
+        ledger,
+        config=config,
+        origin=provenance.describe(
+            result,
+            image_size=config.image_size,
+            commit=folder.environment["commit"],
+            checkpoint=folder.file("model.keras"),
+        ),
+        judged=judged,
+        head=head,
+        logits=served_as,
+        read=pictures.read,
+        device="GPU" if any("GPU" in name for name in devices.names) else "CPU",
+        say=say,
+    )
+    clock.stop("publish")
+
+    # 7. The record and the report.
+    version = publication.version
+    result |= {
+        "verification": publication.verification,
+        "gate": publication.gate,
+        "model_version": version.number if version else None,
+        "model_path": version.path if version else None,
+        "seconds": clock.seconds(),
+    }
     folder.write_json("result.json", result)
+    if publication.gate is not None:
+        folder.write_json("gate.json", publication.gate)
     illustrate_result(examples, ledger, result, folder.file("pictures"))
     show_pictures(folder.file("pictures"), folder.path / "tensorboard", stages.steps(history))
     write_model_card(result, folder.environment, folder.file("model_card.md"))
     write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
+    if publication.gate is not None and version is None:
+        raise GateRefused(publication.gate["sentence"])
     return result
-
-
-class _Clock:
-    """Seconds between its stops, by the name of what has ended."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._seconds: dict[str, float] = {}
-
-    def stop(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._seconds[stage] = now - self._last
-        self._last = now
-
-    def seconds(self) -> dict[str, float]:
-        return {**self._seconds, "total": time.perf_counter() - self._start}
-
-
-def _say_devices(config: Config, devices: Devices, say: Callable[[str], None]) -> None:
-    per_replica = -(-config.batch_size // devices.replicas)
-    say(
-        f"devices {', '.join(devices.names)}; {devices.replicas} replica{'s' * (devices.replicas > 1)} "
-        f"({devices.strategy_name}); batch {config.batch_size} in all, "
-        f"{'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica; {devices.precision}"
-    )
-
-
-def _say_data(ledger: data_ledger.Ledger, say: Callable[[str], None]) -> None:
-    sizes = ", ".join(f"{split} {sum(counts.values())}" for split, counts in ledger.counts().items())
-    say(f"{len(ledger.pictures)} pictures of {len(ledger.classes)} classes: {sizes}")
-    if ledger.left_out:
-        say(f"{len(ledger.left_out)} files left out:")
-        for file in ledger.left_out[:_LEFT_OUT_SHOWN]:
-            say(f"  {file.path}: {file.reason}")
-        if len(ledger.left_out) > _LEFT_OUT_SHOWN:
-            say(f"  and {len(ledger.left_out) - _LEFT_OUT_SHOWN} more, all in ledger.json")

@@ -24,8 +24,9 @@ from trainer.errors import RunError, RunStopped, WorkersError
 
 _COMMIT_TIMEOUT_S = 10.0
 
-# Where and whether to go on, what is only looked at, and where pixels are kept do not change what is computed.
-_NOT_COMPUTED = ("run_dir", "resume", "profile_steps", "require_gpu", "cache")
+# Where and whether to go on, what is only looked at, where pixels are kept, and what may be published do not change
+# what is computed: a run that the gate refused goes on, and ends, with another gate.
+_NOT_COMPUTED = ("run_dir", "resume", "profile_steps", "require_gpu", "cache", "gate", "gate_margin")
 
 
 class RunFolder:
@@ -189,9 +190,7 @@ def _differences(run: RunFolder, config: Config) -> list[str]:
     return [
         f"{name} was {before[name]}, is {value}"
         for name, value in asdict(config).items()
-        # Where and whether to go on, and what is only looked at, do not change what is computed.
-        if name not in ("run_dir", "resume", "profile_steps", "require_gpu", "cache")
-        and before.get(name, value) != value
+        if name not in _NOT_COMPUTED and before.get(name, value) != value
     ]
 
 

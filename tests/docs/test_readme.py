@@ -104,6 +104,20 @@ def test_step_times_are_those_of_the_profile():
         assert f"{step['limit_ms']:.0f} ms" in README
 
 
+def test_shares_that_the_gate_refuses_are_those_of_the_simulation():
+    measured = results("gate")
+    for rows in zip(*(model["rows"] for model in measured["models"]), strict=True):
+        shares = [row["refused"][policy] for row in rows for policy in ("not_worse", "strict")]
+        numbers = " | ".join(f"{100 * share:.1f} %" for share in shares)
+        assert f"| {rows[0]['n']:,} | {rows[0]['worse_by_points']} | {numbers} |" in README
+    assert f"of {measured['pairs']:,} simulated pairs" in README
+
+
+def test_first_requests_are_those_of_the_benchmark():
+    first = [results("warmup")[name]["first_ms"]["median"] for name in ("with", "without")]
+    assert "took {:,.0f} ms with warm-up records and {:,.0f} ms without".format(*first) in README
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""

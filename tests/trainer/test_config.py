@@ -26,6 +26,8 @@ from trainer.errors import ConfigError
         ({"variant": "transfre"}, "did you mean transfer?"),
         ({"split": "random"}, "--split=random: expected one of given, hold_out"),
         ({"gpus": "first"}, "--gpus=first: expected numbers with commas between, such as 0,1"),
+        ({"gate": "loose"}, "--gate=loose: expected one of not_worse, strict, off"),
+        ({"gate_margin": float("nan")}, "--gate_margin=nan: expected at least 0"),
         ({"model_name": "a/b"}, "--model_name=a/b: expected a plain name without '/'"),
         ({"logical_replicas": 2, "strategy": "none"}, "several replicas need --strategy=auto or mirrored"),
     ],
@@ -48,6 +50,10 @@ def test_value_out_of_range_is_refused_with_what_is_expected(values, message):
 )
 def test_learning_rate_names_a_schedule_or_none(given, rate):
     assert Config(learning_rate=given).rate == rate
+
+
+def test_whole_number_is_a_margin_too():
+    assert Config(gate_margin=3) == Config(gate_margin=3.0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ import tensorflow as tf
 
 from serving.store import bucket as storage
 from serving.store import open_store
+from serving.store.manifest import LEDGER_FILE
 from tests.trained_model import draw, load_examples, write_pictures
 from trainer.config import Config
 from trainer.data.frozen import ledger_file
-from trainer.errors import DataError
+from trainer.errors import DataError, GateRefused
 from trainer.pipeline import run
 
 
@@ -70,11 +72,12 @@ def test_result_agrees_with_the_predictions_it_was_made_from(trained):
         assert len({row["sha256"] for row in of_split}) == len(of_split), "a picture was judged twice"
     assert result["epochs"] == len(result["history"]["loss"]) == len(json_lines(trained.run / "metrics.jsonl")) == 3
     assert result["images_per_second"] > 0
-    assert set(result["seconds"]) == {"data", "train", "evaluate", "export", "total"}
+    assert set(result["seconds"]) == {"data", "train", "evaluate", "export", "publish", "total"}
     assert result["model_version"] == 1
     assert result["export"]["latency_ms"] > 0
     assert result["export"]["calls"] == min(20, result["test"]["n"])
-    size_bytes = sum(file.stat().st_size for file in (trained.run / "export").rglob("*") if file.is_file())
+    files = (file for file in (trained.run / "export").rglob("*") if "assets.extra" not in file.parts)
+    size_bytes = sum(file.stat().st_size for file in files if file.is_file())
     assert result["export"]["size_bytes"] == size_bytes
     assert {each["about"] for each in result["reading"]} >= {"baseline", "overfitting", "classes", "probabilities"}
     ledger = {row["sha256"]: row["path"] for row in json.loads((trained.run / "ledger.json").read_text())["pictures"]}
@@ -121,7 +124,7 @@ def test_published_version_is_the_export_and_is_live(trained):
     assert (store.versions(), store.live_version()) == ([1], 1)
     published = trained.store / "whisker" / "1"
     for file in (trained.run / "export").rglob("*"):
-        if file.is_file():
+        if file.is_file() and file.name != "whisker.json":
             assert (published / file.relative_to(trained.run / "export")).read_bytes() == file.read_bytes()
 
 
@@ -230,6 +233,33 @@ def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):
     report = (tmp_path / "2" / "report.html").read_text()
     assert f"In training a picture weighs {weights['dogs']:.2f} to {weights['cats']:.2f}" in " ".join(report.split())
     assert "This is look 2 at the frozen test set" in report
+
+
+def test_refused_run_is_whole_and_not_published(trained, tmp_path):
+    shutil.copytree(trained.run / "export", tmp_path / "before")
+    ledger = tmp_path / "before" / LEDGER_FILE
+    ledger.write_text(ledger.read_text().replace('"test"', '"train"', 3))
+    store = open_store(str(tmp_path / "store"), "whisker")
+    store.promote(store.publish(tmp_path / "before").number)
+    config = Config(
+        data=str(trained.pictures),
+        image_size=32,
+        epochs=1,
+        mixed_precision="none",
+        run_dir=str(tmp_path / "run"),
+        model_dir=str(tmp_path / "store"),
+    )
+    with pytest.raises(GateRefused, match=r"was trained on or chosen by 3 of the \d+ test pictures") as error:
+        run(config, downloads=tmp_path, say=lambda _: None)
+    assert error.value.exit_code == 3
+    assert (store.versions(), store.live_version()) == ([1], 1)
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert (state["state"], state["reason"]) == ("failed", str(error.value))
+    verdict = json.loads((tmp_path / "run" / "gate.json").read_text())
+    assert (verdict["verdict"], verdict["sentence"]) == ("unfair", str(error.value))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["gate"] == verdict
+    for name in ("report.html", "model_card.md"):
+        assert "The gate refused it: version 1, which is live," in (tmp_path / "run" / name).read_text()
 
 
 def test_run_that_fails_keeps_its_folder_and_publishes_nothing(tmp_path):

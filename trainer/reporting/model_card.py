@@ -75,6 +75,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                 ),
             ],
         ),
+        *_publication(result),
         ("Limits", _limits(result)),
         (
             "Licence",
@@ -114,6 +115,39 @@ def write_model_card(result: Mapping[str, Any], environment: Mapping[str, str], 
         lines += ["", f"## {title}", "", *(f"- **{_escape(name)}**: {_escape(text)}" for name, text in rows)]
     lines += ["", "## How to ask it", "", "```python", example(result), "```", ""]
     files.write(path, "\n".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def _publication(result: Mapping[str, Any]) -> Card:
+    """What held before it was published, or kept it from being."""
+    found, gate = result["verification"], result["gate"]
+    if found is None:
+        return []
+    latency, over_rest = found["latency_ms"], found["over_rest"]
+    return [
+        (
+            "Publication",
+            [
+                ("gate", gate["sentence"]),
+                (
+                    "served as trained",
+                    f"{found['n']:,} test pictures as bytes over gRPC: probabilities within "
+                    f"{found['largest_difference']:.1g} of the trained model's (bound {found['bound']:g}), "
+                    f"{found['flips']:,} other labels; {over_rest['n']:,} over REST: within "
+                    f"{over_rest['largest_difference']:.1g}, {over_rest['flips']:,}",
+                ),
+                (
+                    "served latency",
+                    f"median {latency['p50']:.1f} ms, 99 of 100 below {latency['p99']:.1f} ms, of {latency['calls']:,} "
+                    "requests of one picture to a server on the machine that trained it",
+                ),
+                (
+                    "loading",
+                    f"{found['load_seconds']:.1f} s from the start of a server, with {found['warmup_records']:,} "
+                    "warm-up records answered",
+                ),
+            ],
+        )
+    ]
 
 
 def _limits(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ def test_card_says_data_results_training_and_licence(trained):
         "Intended use",
         "Data",
         "Results on the test pictures",
+        "Publication",
         "Limits",
         "Licence",
         "How it was trained",

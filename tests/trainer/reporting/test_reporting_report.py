@@ -75,6 +75,18 @@ RESULT = {
     "export": {"size_bytes": 11_052_208, "latency_ms": 16.2, "calls": 20},
     "seconds": {"data": 5.9, "train": 135.2, "evaluate": 1.1, "export": 0.6, "total": 4000.0},
     "images_per_second": 1729.6,
+    "verification": {
+        "bound": 1e-5,
+        "n": 198,
+        "largest_difference": 2.4e-7,
+        "flips": 0,
+        "over_rest": {"n": 20, "largest_difference": 1.2e-7, "flips": 0},
+        "latency_ms": {"p50": 9.1, "p99": 14.2, "calls": 100},
+        "size_bytes": 11_052_208,
+        "load_seconds": 6.1,
+        "warmup_records": 3,
+    },
+    "gate": {"sentence": "The gate let it through: better than version 6, which is live: of <b>198</b>."},
     "model_version": 7,
     "model_path": "gs://bucket/models/whisker/7",
     "data": {

@@ -1,0 +1,254 @@
+"""May the candidate go live? Compared with what is live on the same test pictures, and held to floors."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from trainer.evaluation.intervals import Z_ONE_SIDED_95, paired_interval, wilson_interval
+
+# What the test pictures say of candidate and live version, 95 of 100 times rightly: one-sided score intervals.
+BETTER, NOT_WORSE, UNDECIDED, WORSE = "better", "not worse", "undecided", "worse"
+# What they do not say: there is nothing to compare with, the comparison would not be fair, or nobody wants it.
+FIRST, UNFAIR, OFF = "first", "unfair", "off"
+
+# Verdicts that keep a candidate from being published, by the flag --gate.
+REFUSED = {"not_worse": (WORSE, UNFAIR), "strict": (WORSE, UNFAIR, UNDECIDED), "off": ()}
+
+# The chance with which as many pictures as `pictures_needed` tell, were the two equally good.
+_POWER = 0.8
+
+# A model that is broken breaks one of these; a weak one that is honest does not.
+_CLASS_OF_CHANCE = 0.5  # recall for certain below half of guessing's: the class is hardly ever answered
+_CLASS_LOSS = 0.1  # recall for certain 10 points below the live one's: better elsewhere does not make up for it
+_CALIBRATION = 0.15  # beyond what chance makes of so many pictures: a stated 0.85 may then mean 0.7
+_LATENCY_MS = 2000.0  # of one picture, the median: nobody waits longer; all four variants take below 100 ms
+_SIZE_BYTES = 2_000_000_000  # memory of the smallest machines that serve; the variants take 5 to 11 MB
+# `transfer` takes 4.5 times as long as `plain`, and twice the room (benchmarks/results/compare.json): an honest change.
+_TIMES_LIVE = 10.0
+_LATENCY_NOISE_MS = 20.0  # by how much medians of a few milliseconds differ on a machine that does something else, too
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a served version costs.
+
+    Attributes:
+        latency_ms: median of one picture a request.
+        size_bytes: of its files.
+    """
+
+    latency_ms: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is known of the live version.
+
+    Attributes:
+        version: its number.
+        trained_on: how many of the test pictures it was trained on or chosen by; None where nobody can tell.
+        predicted: its answers about the test pictures, class names [n]; empty where that is not 0.
+        cost: measured side by side with the candidate's, where it was asked.
+    """
+
+    version: int
+    trained_on: int | None
+    predicted: Sequence[str] = ()
+    cost: Cost | None = None
+
+
+def compare(live_right: np.ndarray, candidate_right: np.ndarray, margin: float) -> dict[str, Any]:
+    """Compares two models on the same pictures.
+
+    Args:
+        live_right: bool [n].
+        candidate_right: bool [n].
+        margin: how much less may be right, 0…1, for the candidate to count as not worse.
+
+    Returns:
+        `verdict`, `n`, `only_live` and `only_candidate` (pictures that one alone is right about), `difference` of
+        accuracies and the ends of its one-sided 95 % score intervals, `low` and `high`, -1…1; and `pictures_needed`,
+        an estimate of how many would tell, were the two equally good: None where these do.
+    """
+    n = len(live_right)
+    lost, gained = int((live_right & ~candidate_right).sum()), int((candidate_right & ~live_right).sum())
+    low, high = paired_interval(lost, gained, n)
+    # Worse comes before not worse: small losses, each within the margin, would add up from version to version.
+    verdict = WORSE if high < 0 else BETTER if low > 0 else NOT_WORSE if low > -margin else UNDECIDED
+    return {
+        "verdict": verdict,
+        "n": n,
+        "only_live": lost,
+        "only_candidate": gained,
+        "difference": (gained - lost) / n,
+        "low": low,
+        "high": high,
+        "pictures_needed": _pictures_needed(lost + gained, n, margin) if verdict == UNDECIDED else None,
+    }
+
+
+def _pictures_needed(differ: int, n: int, margin: float) -> int | None:
+    if not margin:
+        return None
+    # One more than were seen: that none differs among few does not mean that none ever does.
+    share = (differ + 1) / (n + 1)
+    quantiles = Z_ONE_SIDED_95 + NormalDist().inv_cdf(_POWER)
+    return max(n + 1, math.ceil(share * (quantiles / margin) ** 2))
+
+
+def floors(
+    judged: Mapping[str, Any],
+    cost: Cost,
+    live: Cost | None = None,
+    by_class: Mapping[str, tuple[int, int, int]] | None = None,
+) -> list[dict[str, Any]]:
+    """Holds a model to what no published one may fall below.
+
+    Args:
+        judged: `test` and `calibration` as `trainer.evaluation.judgement.judge` gives them.
+        cost: of the candidate.
+        live: cost of the live version, measured side by side.
+        by_class: by class, on how many test pictures of it the live version alone is right, the candidate alone, and
+            how many there are.
+
+    Returns:
+        One for each: `floor`, `value`, `limit`, `broken`.
+    """
+    seen = {name: found for name, found in judged["test"]["per_class"].items() if found["n"]}
+    chance = _CLASS_OF_CHANCE / len(judged["test"]["per_class"])
+    highest = {name: wilson_interval(row["correct"], row["n"], Z_ONE_SIDED_95)[1] for name, row in seen.items()}
+    worst = min(highest, key=lambda name: highest[name])
+    recall = f"the highest recall of {worst} that the test pictures allow"
+    error = judged["calibration"]["after"]
+    rows = [
+        _floor(recall, highest[worst], chance, broken=highest[worst] < chance),
+        _ceiling("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
+        _ceiling("latency in ms", cost.latency_ms, _LATENCY_MS),
+        _ceiling("size in bytes", cost.size_bytes, _SIZE_BYTES),
+    ]
+    if live is not None:
+        rows += [
+            _ceiling("latency beside the live one in ms", cost.latency_ms, _beside(live.latency_ms, _LATENCY_NOISE_MS)),
+            _ceiling("size beside the live one in bytes", cost.size_bytes, _beside(live.size_bytes, 0.0)),
+        ]
+    if by_class:
+        # The more classes, the surer of each: else one of many would seem worse by chance.
+        quantile = NormalDist().inv_cdf(1 - 0.05 / len(by_class))
+        change = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items() if counts[2]}
+        worst = min(change, key=lambda name: change[name])
+        best = f"the best change of the recall of {worst} that they allow"
+        rows.append(_floor(best, change[worst], -_CLASS_LOSS, broken=change[worst] < -_CLASS_LOSS))
+    return rows
+
+
+def _floor(name: str, value: float, limit: float, broken: bool) -> dict[str, Any]:
+    return {"floor": name, "value": value, "limit": limit, "broken": bool(broken)}
+
+
+def _ceiling(name: str, value: float, limit: float) -> dict[str, Any]:
+    return _floor(name, value, limit, broken=value > limit)
+
+
+def _beside(live: float, noise: float) -> float:
+    return _TIMES_LIVE * live + noise
+
+
+def decide(
+    policy: str,
+    margin: float,
+    labels: Sequence[str],
+    predicted: Sequence[str],
+    judged: Mapping[str, Any],
+    cost: Cost,
+    live: Live | None,
+) -> dict[str, Any]:
+    """Decides whether a candidate may be published.
+
+    Args:
+        policy: ``not_worse``, ``strict`` or ``off``.
+        margin: how much less may be right, 0…1, for the candidate to count as not worse.
+        labels: true classes of the test pictures, [n].
+        predicted: the candidate's answers, [n].
+        judged: as for `floors`.
+        cost: of the candidate.
+        live: the live version; None where there is none.
+
+    Returns:
+        `policy`, `margin`, `live_version`, `verdict`, `passed`, `comparison` as `compare` gives it (None without one),
+        `floors`, and `sentence`, which says it all to a human.
+    """
+    record: dict[str, Any] = {
+        "policy": policy,
+        "margin": margin,
+        "live_version": live.version if live else None,
+        "comparison": None,
+        "floors": [],
+    }
+    by_class = None
+    if policy == "off":
+        verdict = OFF
+    elif live is None:
+        verdict = FIRST
+    elif live.trained_on is None:
+        verdict = UNDECIDED
+    elif live.trained_on:
+        verdict = UNFAIR
+    else:
+        true = np.array(labels)
+        right = np.array(live.predicted) == true, np.array(predicted) == true
+        record["comparison"] = compare(*right, margin)
+        verdict = record["comparison"]["verdict"]
+        by_class = {
+            str(name): (int((right[0] & ~right[1])[own].sum()), int((right[1] & ~right[0])[own].sum()), int(own.sum()))
+            for name, own in ((name, true == name) for name in np.unique(true))
+        }
+    if policy != "off":
+        record["floors"] = floors(judged, cost, live.cost if live else None, by_class)
+    broken = [row for row in record["floors"] if row["broken"]]
+    record |= {"verdict": verdict, "passed": verdict not in REFUSED[policy] and not broken}
+    return record | {"sentence": _sentence(record, live, len(labels), broken)}
+
+
+def _sentence(record: Mapping[str, Any], live: Live | None, n: int, broken: Sequence[Mapping[str, Any]]) -> str:
+    if record["verdict"] == OFF:
+        return "The gate was off: nothing was compared with what is live, and no floor was looked at."
+    said = _comparison(record, live, n)
+    for row in broken:
+        said += f"; a floor is broken: {row['floor']} is {row['value']:.4g}, the limit {row['limit']:.4g}"
+    ways_out = "; --gate=off publishes it all the same" if not record["passed"] else ""
+    return f"The gate {'let it through' if record['passed'] else 'refused it'}: {said}{ways_out}."
+
+
+def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
+    if live is None:
+        return "there is no live version to compare it with"
+    against = f"version {live.version}"
+    if record["verdict"] == UNFAIR:
+        return (
+            f"{against}, which is live, was trained on or chosen by {live.trained_on:,} of the {n:,} test pictures, so "
+            "that they cannot compare the two; keep test pictures apart with python -m trainer.data split and extend"
+        )
+    compared = record["comparison"]
+    if compared is None:
+        return (
+            f"undecided, as {against}, which is live, does not say which pictures it was trained on: it came from "
+            "another tool, or an older one"
+        )
+    counts = (
+        f"of {n:,} test pictures it alone is right on {compared['only_candidate']:,}, {against} alone on "
+        f"{compared['only_live']:,}; the difference is {100 * compared['difference']:+.1f} points, for certain above "
+        f"{100 * compared['low']:+.1f} and below {100 * compared['high']:+.1f} (95 % each)"
+    )
+    verdict = {
+        BETTER: f"better than {against}, which is live",
+        NOT_WORSE: f"not worse than {against}, which is live, by more than {100 * record['margin']:g} points",
+        UNDECIDED: f"undecided whether it is worse than {against}, which is live",
+        WORSE: f"worse than {against}, which is live",
+    }[record["verdict"]]
+    needed = compared["pictures_needed"]
+    return f"{verdict}: {counts}{f'; about {needed:,} test pictures would tell' if needed else ''}"

@@ -1,0 +1,242 @@
+"""Does a server answer what was trained? The local server loads the model and is asked about the whole test set."""
+
+import base64
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from serving import contract
+from serving.client.errors import ClientError
+from serving.client.local_server import LocalServerFailed, local_server
+from serving.client.predict_client import PredictClient, Prediction
+from serving.store import bucket
+from serving.store.address import is_address
+from trainer.data.ledger import Picture
+from trainer.errors import VerificationError
+from trainer.export import cost
+
+# How far a served probability may be from the trained model's, by the device that computed the latter. The server
+# computes on the CPU. Two CPU kernels add up in another order: 2e-7 was measured. GPUs from compute capability 8.0 on
+# multiply with 10 bits of mantissa (TF32) unless told otherwise; nobody has measured it here yet.
+BOUNDS = {"CPU": 1e-5, "GPU": 5e-3}
+
+_NO_GPU = 'device_count { key: "GPU" value: 0 }'
+# A record that fails, fails for good.
+_AT_ONCE = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
+
+_OVER_REST = 20
+_TIMED = 100
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that the local server has loaded.
+
+    Attributes:
+        client: asks it.
+        rest_url: answers POST requests about it.
+        load_seconds: from the start of the server's process until it was ready, warm-up records replayed.
+        size_bytes: of its files.
+    """
+
+    client: PredictClient
+    rest_url: str
+    load_seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the trained model says of the test pictures.
+
+    Attributes:
+        classes: names in the order of `probabilities`.
+        pictures: rows of the ledger, [n].
+        read: gives the encoded bytes of one, by its path.
+        predicted: class names, [n].
+        probabilities: float32 [n, K], 0…1.
+    """
+
+    classes: Sequence[str]
+    pictures: Sequence[Picture]
+    read: Callable[[str], bytes]
+    predicted: Sequence[str]
+    probabilities: np.ndarray
+
+
+@contextmanager
+def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
+    """Serves one version, in a process of its own on the CPU, for the while of a `with` block.
+
+    Args:
+        path: folder of the SavedModel, here or in a bucket.
+        what: it is, for messages.
+        cure: what to do where it cannot be served, likewise.
+
+    Raises:
+        VerificationError: it cannot be loaded, or a warm-up record fails.
+        StoreError: it cannot be fetched from its bucket.
+    """
+    with TemporaryDirectory(prefix="whisker-verify-") as scratch, ExitStack() as running:
+        version = Path(scratch, "model", "1")
+        version.parent.mkdir()
+        if is_address(path):
+            bucket.download_folder(path, version)
+        else:
+            version.symlink_to(Path(path).resolve())
+        session = Path(scratch, "session.config")
+        session.write_text(_NO_GPU, encoding="utf-8")
+        start = time.perf_counter()
+        try:
+            server = running.enter_context(
+                local_server(
+                    model_name=contract.DEFAULT_MODEL_NAME,
+                    model_base_path=version.parent,
+                    extra_flags=(*_AT_ONCE, f"--tensorflow_session_config_file={session}"),
+                )
+            )
+        except LocalServerFailed as error:
+            raise VerificationError(
+                f"{what}, {path}, cannot be served: {error}; nothing was published{cure}"
+            ) from error
+        load_seconds = time.perf_counter() - start
+        client = PredictClient(f"localhost:{server.port}", contract.DEFAULT_MODEL_NAME, timeout_s=_TIMEOUT_S)
+        rest_url = f"http://localhost:{server.rest_api_port}/v1/models/{contract.DEFAULT_MODEL_NAME}:predict"
+        yield Served(running.enter_context(client), rest_url, load_seconds, cost.size_bytes(version.resolve()))
+
+
+def ask(served: Served, expected: Expected) -> list[Prediction]:
+    """Asks a model about every test picture, as raw bytes over gRPC.
+
+    Raises:
+        VerificationError: a picture gets no answer.
+    """
+    answers = []
+    encoded = (expected.read(picture.path) for picture in expected.pictures)
+    for picture, answer in zip(expected.pictures, served.client.predict_many(encoded), strict=True):
+        if isinstance(answer, ClientError):
+            raise VerificationError(
+                f"{picture.path}: the served model does not answer: {answer}; nothing was published"
+            )
+        answers.append(answer)
+    return answers
+
+
+def latencies(models: Sequence[Served], expected: Expected) -> list[np.ndarray]:
+    """Times single requests, to several models in turn, so that whatever else the machine does hits them alike.
+
+    Returns:
+        For each model, milliseconds of each request, [n]: of the first 100 test pictures, if there are as many.
+    """
+    took_ms: list[list[float]] = [[] for _ in models]
+    for picture in expected.pictures[:_TIMED]:
+        encoded = expected.read(picture.path)
+        for served, times in zip(models, took_ms, strict=True):
+            start = time.perf_counter()
+            served.client.predict(encoded)
+            times.append(1000 * (time.perf_counter() - start))
+    return [np.array(times) for times in took_ms]
+
+
+def verify(served: Served, expected: Expected, device: str) -> tuple[list[Prediction], dict[str, Any]]:
+    """Compares the served model's answers with the trained one's.
+
+    Args:
+        served: the model that is to be published.
+        expected: what it is to answer.
+        device: kind of device that computed this: CPU or GPU.
+
+    Returns:
+        The answers, [n]; and `n`, `bound`, `largest_difference` of probabilities, `flips` (other labels, which only
+        pictures may have whose two probabilities are nearer than the bound), the same `over_rest` of a sample,
+        `latency_ms` (`p50`, `p99` and over how many `calls`), `size_bytes` and `load_seconds`.
+
+    Raises:
+        VerificationError: they differ; one line says where and by how much.
+    """
+    bound = BOUNDS[device]
+    answers = ask(served, expected)
+    over_grpc = _difference(
+        [answer.label for answer in answers],
+        [answer.probabilities for answer in answers],
+        expected,
+        bound,
+        "over gRPC",
+    )
+    sample = _over_rest(served.rest_url, [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]])
+    over_rest = _difference(
+        [answer[contract.OUTPUT_LABEL] for answer in sample],
+        [
+            dict(zip(answer[contract.OUTPUT_CLASSES], answer[contract.OUTPUT_PROBABILITIES], strict=True))
+            for answer in sample
+        ],
+        expected,
+        bound,
+        "over REST",
+    )
+    (took_ms,) = latencies([served], expected)
+    return answers, {
+        "bound": bound,
+        **over_grpc,
+        "over_rest": over_rest,
+        "latency_ms": {
+            "p50": float(np.quantile(took_ms, 0.5)),
+            "p99": float(np.quantile(took_ms, 0.99)),
+            "calls": len(took_ms),
+        },
+        "size_bytes": served.size_bytes,
+        "load_seconds": served.load_seconds,
+    }
+
+
+def _difference(
+    labels: Sequence[str],
+    probabilities: Sequence[Mapping[str, float]],
+    expected: Expected,
+    bound: float,
+    way: str,
+) -> dict[str, Any]:
+    """Holds the answers about the first pictures to the bound."""
+    n = len(labels)
+    if any(tuple(each) != tuple(expected.classes) for each in probabilities):
+        raise VerificationError(
+            f"the served model has other classes than the trained one, {', '.join(probabilities[0])}; nothing was "
+            "published"
+        )
+    differences = np.abs(np.array([list(each.values()) for each in probabilities]) - expected.probabilities[:n])
+    numbers = {name: number for number, name in enumerate(expected.classes)}
+    flips, wrong = 0, set(np.flatnonzero(~(differences.max(axis=1) <= bound)).tolist())
+    for place, (label, before) in enumerate(zip(labels, expected.predicted[:n], strict=True)):
+        if label != before:
+            flips += 1
+            apart = expected.probabilities[place][[numbers[label], numbers[before]]]
+            if abs(float(apart[0] - apart[1])) > bound:
+                wrong.add(place)
+    if wrong:
+        raise VerificationError(
+            f"the served model does not answer what was trained: {way}, {len(wrong):,} of {n:,} test pictures differ, "
+            f"such as {expected.pictures[min(wrong)].path}, by up to {differences.max():.2g} in probability (at most "
+            f"{bound:g} is rounding), {flips:,} in label; nothing was published"
+        )
+    return {"n": n, "largest_difference": float(differences.max()), "flips": flips}
+
+
+def _over_rest(url: str, pictures: Sequence[bytes]) -> list[dict[str, Any]]:
+    instances = [{"b64": base64.b64encode(picture).decode("ascii")} for picture in pictures]
+    request = urllib.request.Request(url, json.dumps({"instances": instances}).encode())  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+            return json.load(answer)["predictions"]
+    except (OSError, ValueError, KeyError) as error:
+        raise VerificationError(
+            f"the served model does not answer over REST: {error}; nothing was published"
+        ) from error
