@@ -44,7 +44,7 @@ def test_decode_of_scalar_and_of_no_elements():
 @pytest.mark.parametrize(
     ("proto", "text"),
     [
-        (tensor("DT_HALF", [1], half_val=[1]), "data type number 19"),
+        (tensor("DT_BFLOAT16", [1], half_val=[1]), "data type number 14"),
         (tensor("DT_FLOAT", [1], float_val=[1.0, 2.0]), "2 values where its shape says 1"),
         (tensor("DT_FLOAT", [2]), "0 values where its shape says 2"),
         (tensor("DT_STRING", [1], tensor_content=b"\x01a"), "tensor_content of 2 bytes for data type number 7"),
