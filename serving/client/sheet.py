@@ -3,7 +3,7 @@
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from serving.client.errors import ClientError
 from serving.client.predict_client import Prediction
@@ -25,6 +25,14 @@ class NoSheet(WhiskerError):
     """A sheet cannot be drawn or written."""
 
 
+class _Tile(NamedTuple):
+    path: str
+    picture: bytes | str
+    caption: str
+    wrong: bool
+    probability: float
+
+
 class Sheet:
     """Collects answers in constant memory, and draws them at the end.
 
@@ -32,14 +40,16 @@ class Sheet:
     """
 
     def __init__(self, file: Path) -> None:
-        """Makes sure of Pillow.
+        """Makes sure that a sheet can be drawn.
 
         Args:
             file: the picture to write, a PNG.
 
         Raises:
-            NoSheet: Pillow is not installed.
+            NoSheet: Pillow is not installed, or the folder is not there.
         """
+        if not file.parent.is_dir():
+            raise NoSheet(f"{file}: there is no folder {file.parent}")
         try:
             import PIL  # noqa: F401
         except ModuleNotFoundError as error:
@@ -47,7 +57,7 @@ class Sheet:
                 f"{file}: a sheet of pictures needs Pillow, which is not installed: run pip install pillow"
             ) from error
         self._file = file
-        self._tiles: list[tuple[bool, float, str, bytes | str, str]] = []
+        self._tiles: list[_Tile] = []
         self._counts = {"answers": 0, "wrong": 0, "uncertain": 0, "failed": 0}
 
     def add(self, path: str, picture: bytes | str | ClientError, outcome: Prediction | ClientError) -> None:
@@ -67,7 +77,7 @@ class Sheet:
         self._counts["wrong"] += wrong
         self._counts["uncertain"] += not wrong and outcome.probability < UNCERTAIN_BELOW
         caption = f"{outcome.label} {outcome.probability:.2f}" + (f", not {folder}" if wrong else "")
-        self._tiles.append((not wrong, outcome.probability, path, picture, caption))
+        self._tiles.append(_Tile(path, picture, caption, wrong, outcome.probability))
         if len(self._tiles) >= 2 * SHOWN:
             self._keep_the_worst()
 
@@ -101,15 +111,15 @@ class Sheet:
             y = _MARGIN + number * _LINE
             draw.rectangle((_MARGIN, y, _MARGIN + 11, y + 11), fill=colour)
             draw.text((_MARGIN + _LINE, y - 2), line, _TEXT, font)
-        for number, (right, probability, path, picture, caption) in enumerate(self._tiles):
+        for number, tile in enumerate(self._tiles):
             x, y = _MARGIN + number % columns * width, top + number // columns * height
-            colour = _CERTAIN if probability >= UNCERTAIN_BELOW else _UNCERTAIN
+            colour = _WRONG if tile.wrong else _CERTAIN if tile.probability >= UNCERTAIN_BELOW else _UNCERTAIN
             frame = (x, y, x + _SIDE + 2 * _BORDER - 1, y + _SIDE + 2 * _BORDER - 1)
-            draw.rectangle(frame, outline=colour if right else _WRONG, width=_BORDER)
-            thumbnail = _thumbnail(picture)
+            draw.rectangle(frame, outline=colour, width=_BORDER)
+            thumbnail = _thumbnail(tile.picture)
             place = (x + _BORDER + (_SIDE - thumbnail.width) // 2, y + _BORDER + (_SIDE - thumbnail.height) // 2)
             sheet.paste(thumbnail, place)
-            for row, text in enumerate((caption, Path(path).name)):
+            for row, text in enumerate((tile.caption, Path(tile.path).name)):
                 draw.text((x, frame[3] + 3 + row * _LINE), _cut(text, font), _TEXT, font)
         try:
             sheet.save(self._file, "PNG")
@@ -121,7 +131,8 @@ class Sheet:
         )
 
     def _keep_the_worst(self) -> None:
-        self._tiles.sort(key=lambda tile: tile[:3])
+        # The surest of the wrong are the worst; of the others the least certain are.
+        self._tiles.sort(key=lambda tile: (not tile.wrong, -tile.probability if tile.wrong else tile.probability))
         del self._tiles[SHOWN:]
 
     def _heading(self) -> list[tuple[str, tuple[int, int, int]]]:
