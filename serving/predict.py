@@ -242,7 +242,7 @@ def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answ
         return answers
     from tqdm import tqdm
 
-    return tqdm(answers, unit=" pictures", delay=_LONG_S)
+    return tqdm(answers, unit=" pictures", delay=_LONG_S, leave=False)
 
 
 @contextmanager

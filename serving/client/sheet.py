@@ -17,6 +17,8 @@ SHOWN = 100
 UNCERTAIN_BELOW = 0.8
 
 _SIDE, _BORDER, _MARGIN, _LINE, _COLUMNS = 160, 6, 10, 18, 8
+_FRAME = _SIDE + 2 * _BORDER
+_WIDTH, _HEIGHT = _FRAME + _MARGIN, _FRAME + 2 * _LINE + _MARGIN
 _TEXT, _PAPER = (30, 30, 30), (255, 255, 255)
 _WRONG, _UNCERTAIN, _CERTAIN = (205, 30, 40), (240, 160, 0), (205, 210, 205)
 
@@ -97,30 +99,24 @@ class Sheet:
             return f"{self._file}: not drawn, as no picture was answered"
         font = ImageFont.load_default(13)
         heading = self._heading()
-        width, height = _SIDE + 2 * _BORDER + _MARGIN, _SIDE + 2 * _BORDER + 2 * _LINE + _MARGIN
         columns = min(_COLUMNS, len(self._tiles))
         top = _MARGIN + len(heading) * _LINE + _MARGIN
-        longest = max(math.ceil(font.getlength(line)) for line, _ in heading)
-        size = (
-            _MARGIN + max(columns * width, longest + _LINE + _MARGIN),
-            top + math.ceil(len(self._tiles) / columns) * height,
-        )
-        sheet = Image.new("RGB", size, _PAPER)
+        longest = _LINE + max(math.ceil(font.getlength(line)) for line, _ in heading)
+        rows = math.ceil(len(self._tiles) / columns)
+        sheet = Image.new("RGB", (2 * _MARGIN + max(columns * _WIDTH, longest), top + rows * _HEIGHT), _PAPER)
         draw = ImageDraw.Draw(sheet)
         for number, (line, colour) in enumerate(heading):
             y = _MARGIN + number * _LINE
             draw.rectangle((_MARGIN, y, _MARGIN + 11, y + 11), fill=colour)
             draw.text((_MARGIN + _LINE, y - 2), line, _TEXT, font)
         for number, tile in enumerate(self._tiles):
-            x, y = _MARGIN + number % columns * width, top + number // columns * height
+            x, y = _MARGIN + number % columns * _WIDTH, top + number // columns * _HEIGHT
             colour = _WRONG if tile.wrong else _CERTAIN if tile.probability >= UNCERTAIN_BELOW else _UNCERTAIN
-            frame = (x, y, x + _SIDE + 2 * _BORDER - 1, y + _SIDE + 2 * _BORDER - 1)
-            draw.rectangle(frame, outline=colour, width=_BORDER)
+            draw.rectangle((x, y, x + _FRAME - 1, y + _FRAME - 1), outline=colour, width=_BORDER)
             thumbnail = _thumbnail(tile.picture)
-            place = (x + _BORDER + (_SIDE - thumbnail.width) // 2, y + _BORDER + (_SIDE - thumbnail.height) // 2)
-            sheet.paste(thumbnail, place)
+            sheet.paste(thumbnail, (x + (_FRAME - thumbnail.width) // 2, y + (_FRAME - thumbnail.height) // 2))
             for row, text in enumerate((tile.caption, Path(tile.path).name)):
-                draw.text((x, frame[3] + 3 + row * _LINE), _cut(text, font), _TEXT, font)
+                draw.text((x, y + _FRAME + 2 + row * _LINE), _cut(text, font), _TEXT, font)
         try:
             sheet.save(self._file, "PNG")
         except OSError as error:
@@ -150,7 +146,9 @@ class Sheet:
 
 
 def _cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
-    while font.getlength(text) > _SIDE + 2 * _BORDER:
+    # A file name may hold what is no text, and line ends.
+    text = " ".join(text.encode(errors="replace").decode().split())
+    while font.getlength(text) > _FRAME:
         text = text.removesuffix("…")[:-1] + "…"
     return text
 
