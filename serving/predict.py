@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from serving.client.credentials import Tls
     from serving.client.errors import ClientError
     from serving.client.formats import Write
-    from serving.client.predict_client import PredictClient, Prediction
+    from serving.client.predict_client import PredictClient
+    from serving.client.prediction import Prediction
     from serving.client.sheet import Sheet
 
     # What a picture is called; its file, its bytes, or why there are none.
@@ -101,6 +102,7 @@ def _predict(arguments: Sequence[str]) -> int:
     sheet = _sheet(out) if out else None
 
     # Not for --help or a mistyped flag, and a missing extra gets its one line.
+    from serving.client import errors
     from serving.client.predict_client import PredictClient
     from serving.client.results import open_results
 
@@ -128,10 +130,14 @@ def _predict(arguments: Sequence[str]) -> int:
         answers = _ask(client, pictures)
         # A file, because memory stays constant even where every one of many pictures fails.
         failures = stack.enter_context(TemporaryFile("w+", encoding="utf-8", errors="surrogateescape"))
+        # As long as nothing was answered, these say that nothing will be: one line is enough.
+        of_every_picture = (errors.InvalidRequest, errors.NotAllowed, errors.UnexpectedReply, errors.ModelNotFound)
         total = failed = 0
         stopped = None
         try:
             for path, picture, outcome in _with_progress(answers, quiet=out is not None and not sheet):
+                if total == failed and isinstance(outcome, of_every_picture):
+                    raise outcome
                 write(path, outcome)
                 if sheet:
                     sheet.add(path, picture, outcome)

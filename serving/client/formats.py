@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TextIO
 
 from serving.client.errors import ClientError
-from serving.client.predict_client import Prediction
+from serving.client.prediction import Prediction
 
 Write = Callable[[str, Prediction | ClientError], None]
 

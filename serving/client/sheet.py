@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from serving.client.errors import ClientError
-from serving.client.predict_client import Prediction
+from serving.client.prediction import Prediction
 from serving.errors import WhiskerError
 
 if TYPE_CHECKING:

@@ -1,18 +1,22 @@
-"""README is executed: every block runs here, or says what runs it."""
+"""README and the examples are executed: every block runs here, or says what runs it."""
 
+import base64
 import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import h5py
 import keras
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from serving.config import batching, monitoring, tls
@@ -22,6 +26,7 @@ from trainer.config import Config
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READY_TIMEOUT_S = 120
+PICTURES = ["my_pictures/cats/1.jpg", "my_pictures/dogs/2.jpg"]
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,9 @@ def test_dry_run_prints_a_job(outputs):
     assert "workerPoolSpecs:" in output(outputs, "trainer.submit --dry_run")
 
 
-@pytest.mark.usefixtures("outputs")
-def test_server_and_client_lines_work_together(checkout):
+@pytest.fixture(scope="module")
+def ports(outputs, checkout):  # noqa: ARG001
+    """Those of the server that README starts, on the model that README trains."""
     command = block("serving.server --port").text.replace("--port=8500 --rest_api_port=8501", "--ports_file=ports.json")
     server = subprocess.Popen(["bash", "-c", "exec " + command], cwd=checkout, env=environment(checkout))
     try:
@@ -181,12 +187,15 @@ def test_server_and_client_lines_work_together(checkout):
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        port = json.loads((checkout / "ports.json").read_text())["port"]
-        client = block("from serving.client").text.replace("localhost:8500", f"localhost:{port}")
-        assert re.fullmatch(r"(cats|dogs) [01]\.\d+\n", execute(checkout, "python", client))
+        yield json.loads((checkout / "ports.json").read_text())
     finally:
         server.terminate()
         assert server.wait(30) == 0
+
+
+def test_server_and_client_lines_work_together(ports, checkout):
+    client = block("from serving.client").text.replace("localhost:8500", f"localhost:{ports['port']}")
+    assert re.fullmatch(r"(cats|dogs) [01]\.\d+\n", execute(checkout, "python", client))
 
 
 def test_configuration_lines_write_files_that_are_read_back(tmp_path):
@@ -196,3 +205,68 @@ def test_configuration_lines_write_files_that_are_read_back(tmp_path):
     assert batching.read(tmp_path / "batching.config").max_batch_size.value == 32
     assert monitoring.read(tmp_path / "monitoring.config").prometheus_config.enable
     assert tls.read(tmp_path / "tls.config").server_key == (tmp_path / "server.key").read_text()
+
+
+def run_example(checkout, ports, name, *pictures, port="port", **variables):
+    command = [sys.executable] if name.endswith(".py") else []
+    ended = subprocess.run(
+        [*command, ROOT / "examples" / name, f"localhost:{ports[port]}", *pictures],
+        cwd=checkout,
+        env={**environment(checkout), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", ["ask.py", "ask_async.py"])
+def test_example_in_python_answers_every_picture(checkout, ports, name):
+    said = run_example(checkout, ports, name, *PICTURES)
+    assert re.fullmatch("".join(rf"{path} (cats|dogs) [01]\.\d\d\n" for path in PICTURES), said)
+
+
+def test_cells_of_the_notebook_run(checkout, ports):
+    notebook = json.loads((ROOT / "examples" / "ask.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    program = "\n".join([*cells, "print(len(answers), axes[2, 3].get_title())"])
+    said = execute(checkout, "python", program.replace("localhost:8500", f"localhost:{ports['port']}"))
+    assert re.fullmatch(r"12 (cats|dogs) [01]\.\d\d\n", said)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_example_with_curl_gives_the_label(checkout, ports):
+    (answer,) = json.loads(run_example(checkout, ports, "ask_rest.sh", PICTURES[0], port="rest_api_port"))[
+        "predictions"
+    ]
+    assert answer["label"] in ("cats", "dogs")
+
+
+@pytest.mark.skipif(
+    not shutil.which("grpcurl"), reason="grpcurl is not installed; the next test reads what it is given"
+)
+def test_example_with_grpcurl_gives_the_label(checkout, ports):
+    answer = json.loads(run_example(checkout, ports, "ask_grpcurl.sh", PICTURES[0]))
+    assert base64.b64decode(answer["outputs"]["label"]["string_val"][0]) in (b"cats", b"dogs")
+
+
+def test_what_grpcurl_is_given_is_a_method_and_a_request_that_the_server_answers(checkout, ports, tmp_path):
+    stand_in = tmp_path / "grpcurl"
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/body\n')
+    stand_in.chmod(0o755)
+    run_example(checkout, ports, "ask_grpcurl.sh", PICTURES[0], PATH=f"{tmp_path}:{os.environ['PATH']}")
+    *options, file, body, from_input, address, name = (tmp_path / "arguments").read_text().splitlines()
+    assert (options, body, from_input) == (["-plaintext", "-protoset"], "-d", "@")
+    # As grpcurl does, and any other language can: nothing but protobuf, gRPC and the descriptor set.
+    pool = descriptor_pool.DescriptorPool()
+    for one in descriptor_pb2.FileDescriptorSet.FromString(Path(file).read_bytes()).file:
+        pool.Add(one)
+    service, _, method = name.partition("/")
+    found = pool.FindServiceByName(service).FindMethodByName(method)
+    request, response = map(message_factory.GetMessageClass, (found.input_type, found.output_type))
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(f"/{name}", request.SerializeToString, response.FromString)
+        answer = call(json_format.Parse((tmp_path / "body").read_text(), request()), timeout=30)
+    assert answer.outputs["label"].string_val[0] in (b"cats", b"dogs")

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from serving import contract
+from serving.store import bucket as objects
+
 COMMAND = [sys.executable, "-m", "serving.predict"]
 
 
@@ -121,6 +124,12 @@ def test_unknown_model_fails_once_and_not_for_every_picture(stand_in, pictures):
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
     assert "any versions of model lions" in ended.stderr
     assert stand_in.requests == []
+
+
+def test_wrong_signature_fails_once_and_not_for_every_picture(stand_in, pictures):
+    ended = predict(f"--server={stand_in.address}", "--signature=regress", str(pictures))
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert "no signature 'regress': the model has" in ended.stderr
 
 
 def test_paths_come_from_standard_input_where_none_is_given(stand_in, pictures):
@@ -233,4 +242,15 @@ def test_bar_is_shown_on_a_terminal_and_of_long_work_alone(stand_in, pictures, t
     assert b"pictures" not in shown().replace(bytes(pictures), b"")
     (pictures / "d.jpg").write_bytes(b"slow")
     threading.Timer(4, stand_in.released.set).start()
-    assert b" pictures/s" in shown(f"--out={tmp_path}/r.csv")
+    assert b"3 pictures [00:0" in shown(f"--out={tmp_path}/r.csv")
+
+
+@pytest.mark.long
+def test_store_in_a_bucket_is_served_for_the_while(trained, bucket, pictures):
+    config = (trained.store / contract.MODELS_CONFIG).read_text()
+    address = f"gs://{bucket}/store"
+    objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
+    objects.write(f"{address}/models.config", config.replace(str(trained.store), address).encode(), 0)
+    ended = predict(f"--model_dir={address}", "--label=stable", str(trained.pictures / "cats" / "0.jpg"))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[1].split()[2:] == ["1", str(trained.pictures / "cats" / "0.jpg")]
