@@ -1,6 +1,7 @@
 """Who the client is and whom it trusts: TLS, a certificate of its own, bearer tokens."""
 
 import re
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,6 @@ def _from_function(token: Callable[[], str]) -> Any:
 
 def _pem_texts(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
     """Reads what `grpc.ssl_channel_credentials` takes; gRPC would say of bad PEM text only that nothing connects."""
-    import ssl  # A third of a megabyte that plaintext does without.
-
     if (tls.certificate is None) != (tls.key is None):
         raise InvalidRequest("tls: certificate and key belong together: expected both or neither")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -20,7 +20,7 @@ class StandIn:
     b"rubbish…" is no picture, and b"slow" is not answered (with "cats") before `released` is set.
     """
 
-    def __init__(self, port=0, credentials=None):
+    def __init__(self, port=0, credentials=None, receive_limit=-1):
         self.version = 3
         self.classes = {3: DEFAULT_CLASSES}
         self.states = deque([{3: "AVAILABLE"}])  # what GetModelStatus says, call by call; the last one stays
@@ -36,7 +36,8 @@ class StandIn:
         self.released = threading.Event()
         self._lock = threading.Condition()
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+            futures.ThreadPoolExecutor(16),
+            options=[("grpc.max_receive_message_length", receive_limit), ("grpc.so_reuseport", 0)],
         )
         for service, method, answer in (
             ("PredictionService", "Predict", self._predict),
