@@ -48,6 +48,7 @@ bench: .venv/installed-dev .venv-bench/installed
 	$(BIN)/python -m benchmarks.bench_input --data=$(DATA)/train
 	$(BIN)/python -m benchmarks.accuracy --data=$(DATA) --weights=$(WEIGHTS)
 	$(BIN)/python -m benchmarks.bench_serving --data=$(DATA)
+	$(BIN)/python -m benchmarks.bench_client
 
 images:
 	docker build --file infra/docker/trainer.Dockerfile --tag $(IMAGE_REPOSITORY)/trainer:$(IMAGE_TAG) .

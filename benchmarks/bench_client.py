@@ -1,6 +1,6 @@
 """What asking costs the one who asks: Whisker's client, tensorflow-serving-api, and REST with the standard library.
 
-  python -m benchmarks.bench_client --picture=a.jpg
+  python -m benchmarks.bench_client
 
 Each side runs in a fresh process of its own, in turn, and asks a server that does nothing (`benchmarks.echo`).
 """
@@ -20,14 +20,13 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from benchmarks.client_sides import SIDES
+from benchmarks.client_sides import PICTURE_BYTES, PIXELS, SIDES
 from serving import command_line, contract
 from serving.client.errors import ServerError
 from serving.client.messages import encode
 from serving.client.predict_client import PredictClient
 from serving.errors import WhiskerError
 from serving.protos import message
-from trainer.data.sample import unseen_pictures
 from trainer.run_folder import commit
 
 RESULTS = Path(__file__).parent / "results" / "client.json"
@@ -56,7 +55,6 @@ Row = Mapping[str, Any]
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_string("picture", None, "file to send; without it, one of the sample's", module_name=here)
     flags.DEFINE_integer("repeats", 5, "processes of each side", lower_bound=1, module_name=here)
     flags.DEFINE_integer("count", 500, "requests of each kind in a process", lower_bound=1, module_name=here)
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
@@ -66,26 +64,21 @@ def main() -> None:
 def _run(_: Sequence[str]) -> None:
     asked = flags.FLAGS
     rows = []
-    with tempfile.TemporaryDirectory(prefix="whisker-bench-") as folder:
-        picture = Path(asked.picture or Path(folder, "picture"))
-        if not asked.picture:
-            picture.write_bytes(next(iter(unseen_pictures(0, 1)))[1])
-        with _echo(Path(folder)) as addresses:
-            for repeat in range(asked.repeats):
-                # In turn, and each first as often as last: a machine that slows down hits all.
-                for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
-                    rows.append({"repeat": repeat, "side": side, **_measure(side, addresses[side], picture)})
-                    print(rows[-1], flush=True)
-        size = picture.stat().st_size
+    with tempfile.TemporaryDirectory(prefix="whisker-bench-") as folder, _echo(Path(folder)) as addresses:
+        for repeat in range(asked.repeats):
+            # In turn, and each first as often as last: a machine that slows down hits all.
+            for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
+                rows.append({"repeat": repeat, "side": side, **_measure(side, addresses[side])})
+                print(rows[-1], flush=True)
     measured = machine.write(
         Path(asked.output),
         "one that asks, in a fresh process: seconds of importing and opening a client, resident memory after that, and "
         "milliseconds of its processor time per request, one after the other, about a picture's bytes and about "
-        "float32 pixels [1, 160, 160, 3], by a server that does nothing; import_s, memory_mb and *_cpu_ms in "
+        "float32 pixels, to a server that does nothing; import_s, memory_mb and *_cpu_ms in "
         f"targets are {_PEER}'s over {_OURS}'s, repeat by repeat",
         f"python -m benchmarks.bench_client --repeats={asked.repeats} --count={asked.count}",
         commit=commit(),
-        picture={"bytes": size, "source": "--picture" if asked.picture else "sample"},
+        picture={"bytes": PICTURE_BYTES, "pixels": PIXELS},
         versions={
             package: version(package)
             for package in ("grpcio", "protobuf", "tensorflow", "tensorflow-serving-api", "numpy")
@@ -127,11 +120,9 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def _measure(side: str, address: str, picture: Path) -> dict[str, float]:
+def _measure(side: str, address: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.client_sides", f"--side={side}", f"--address={address}"]
-    ended = subprocess.run(
-        [*command, f"--picture={picture}", f"--count={flags.FLAGS.count}"], capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run([*command, f"--count={flags.FLAGS.count}"], capture_output=True, text=True, check=False)
     if ended.returncode:
         raise WhiskerError(f"{side}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}")
     return json.loads(ended.stdout)
@@ -179,7 +170,7 @@ def _metadata() -> Any:
     signatures = message("tensorflow.serving.SignatureDefMap")()
     for signature, name, shape, dtype in (
         (contract.SIGNATURE_BYTES, contract.INPUT_BYTES, (-1,), "DT_STRING"),
-        (contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, (-1, 160, 160, 3), "DT_FLOAT"),
+        (contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, (-1, *PIXELS[1:]), "DT_FLOAT"),
     ):
         tensors = {name: (dtype, shape)}
         _describe(signatures.signature_def[signature].inputs, tensors)

@@ -246,7 +246,7 @@ def test_bar_is_shown_on_a_terminal_and_of_long_work_alone(stand_in, pictures, t
 
 
 @pytest.mark.long
-def test_store_in_a_bucket_is_served_for_the_while(trained, bucket, pictures):
+def test_store_in_a_bucket_is_served_for_the_while(trained, bucket):
     config = (trained.store / contract.MODELS_CONFIG).read_text()
     address = f"gs://{bucket}/store"
     objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
