@@ -109,6 +109,25 @@ def test_step_times_are_those_of_the_profile():
         assert f"{step['limit_ms']:.0f} ms" in README
 
 
+def test_costs_of_the_client_are_those_of_the_benchmark():
+    measured = results("client")
+    for name, side in (
+        ("Whisker's client", "whisker"),
+        ("`tensorflow-serving-api`", "tensorflow_serving_api"),
+        ("REST", "rest"),
+    ):
+        of_side = {measure: spread["median"] for measure, spread in measured["summary"][side].items()}
+        cells = f"{of_side['import_s']:.3f} s | {of_side['memory_mb']:.0f} MB"
+        cpu = f"{of_side['bytes_cpu_ms']:.2f} ms | {of_side['pixels_cpu_ms']:.2f} ms"
+        assert f"| {name} | {cells} | {cpu} |" in README
+    api = measured["targets"]["tensorflow_serving_api"]
+    for measure in ("import_s", "memory_mb"):
+        assert api[measure]["met"]
+        assert f"{api[measure]['times_less']['median']:.0f} times" in README
+    assert measured["commit"][:7] in README
+    assert measured["date"] in README
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""
