@@ -226,6 +226,13 @@ def test_configuration_lines_write_files_that_are_read_back(tmp_path):
     assert tls.read(tmp_path / "tls.config").server_key == (tmp_path / "server.key").read_text()
 
 
+def test_lines_that_keep_answers_and_draw_them_do_so(ports, checkout):
+    lines = block("--out=results.csv").text.replace("localhost:8500", f"localhost:{ports['port']}")
+    assert execute(checkout, "sh", lines).count("my_pictures/") == 50
+    assert (checkout / "results.csv").read_text().count("my_pictures/") == 50
+    assert (checkout / "sheet.png").is_file()
+
+
 def run_example(checkout, ports, name, *pictures, port="port", **variables):
     command = [sys.executable] if name.endswith(".py") else []
     ended = subprocess.run(

@@ -1,6 +1,7 @@
 """Real pictures through the real server by the real client, on a model that was really trained."""
 
 import base64
+import csv
 import json
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from itertools import cycle, islice
 
 import pytest
 
+from serving import contract
 from serving.client.errors import ClientError, NotAPicture
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
+from serving.store import bucket as objects
 from tests.trained_model import draw
 
 CLIENTS = 32
@@ -95,3 +98,22 @@ def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp
     assert bad["path"] == str(tmp_path / "text.jpg")
     assert bad["error"]
     assert str(tmp_path / "text.jpg") in ended.stderr
+
+
+@pytest.mark.long
+def test_command_serves_a_store_in_a_bucket_for_the_while(trained, bucket):
+    config = (trained.store / contract.MODELS_CONFIG).read_text()
+    address = f"gs://{bucket}/store"
+    objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
+    objects.write(f"{address}/{contract.MODELS_CONFIG}", config.replace(str(trained.store), address).encode(), 0)
+    picture = str(trained.pictures / "cats" / "0.jpg")
+    ended = subprocess.run(
+        [sys.executable, "-m", "serving.predict", f"--model_dir={address}", "--label=stable", "--format=csv", picture],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    (row,) = csv.DictReader(ended.stdout.splitlines())
+    assert (row["path"], row["model_version"]) == (picture, "1")

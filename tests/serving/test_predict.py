@@ -14,9 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from serving import contract
-from serving.store import bucket as objects
-
 COMMAND = [sys.executable, "-m", "serving.predict"]
 
 
@@ -243,14 +240,3 @@ def test_bar_is_shown_on_a_terminal_and_of_long_work_alone(stand_in, pictures, t
     (pictures / "d.jpg").write_bytes(b"slow")
     threading.Timer(4, stand_in.released.set).start()
     assert b"3 pictures [00:0" in shown(f"--out={tmp_path}/r.csv")
-
-
-@pytest.mark.long
-def test_store_in_a_bucket_is_served_for_the_while(trained, bucket):
-    config = (trained.store / contract.MODELS_CONFIG).read_text()
-    address = f"gs://{bucket}/store"
-    objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
-    objects.write(f"{address}/models.config", config.replace(str(trained.store), address).encode(), 0)
-    ended = predict(f"--model_dir={address}", "--label=stable", str(trained.pictures / "cats" / "0.jpg"))
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[1].split()[2:] == ["1", str(trained.pictures / "cats" / "0.jpg")]
