@@ -62,8 +62,7 @@ def _search(folder: str) -> Iterator[Found]:
 def _walk(folder: str) -> Iterator[Found]:
     try:
         with os.scandir(folder) as entries:
-            # Links to folders are not followed: they may lead back.
-            found = ((entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries if _may_hold(entry))
+            found = ((entry.path, entry.is_dir()) for entry in entries if _may_hold(entry))
             for path, is_folder in _in_order(found):
                 if is_folder:
                     yield from _walk(path)
@@ -75,6 +74,7 @@ def _walk(folder: str) -> Iterator[Found]:
 
 def _may_hold(entry: os.DirEntry[str]) -> bool:
     if entry.is_dir():
+        # Links to folders are not followed: they may lead back.
         return not entry.is_symlink()
     return entry.name.lower().endswith(SUFFIXES)
 

@@ -146,8 +146,6 @@ class Sheet:
 
 
 def _cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
-    # A file name may hold what is no text, and line ends.
-    text = " ".join(text.encode(errors="replace").decode().split())
     while font.getlength(text) > _FRAME:
         text = text.removesuffix("…")[:-1] + "…"
     return text
