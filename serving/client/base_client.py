@@ -43,7 +43,8 @@ class BaseClient:
                 calls, as its signatures are asked for before.
             tls: how to check and encrypt the connection; None: plaintext.
             token: a bearer token, or a function that gives one for every call; needs `tls` except to this machine.
-            interceptors: of gRPC: for unary-unary calls; for `AsyncPredictClient` those of grpc.aio.
+            interceptors: of gRPC, for unary-unary calls; for `AsyncPredictClient` those of grpc.aio. They see requests
+                as bytes, ready for the wire, and answers as messages.
 
         Raises:
             InvalidRequest: both version and label, a timeout that is not above 0, or an argument that the channel
@@ -60,7 +61,6 @@ class BaseClient:
         self._methods = {
             path: self._channel.unary_unary(
                 f"/tensorflow.serving.{path}",
-                request_serializer=lambda request: request.SerializeToString(),
                 response_deserializer=message(f"tensorflow.serving.{response}").FromString,
             )
             for path, response in METHODS.items()

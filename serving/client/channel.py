@@ -60,8 +60,6 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
 )
 
-_FREED_BLOCK_BYTES = 4 * 1024 * 1024
-
 
 def open_channel(
     server: Server,
@@ -109,10 +107,6 @@ def _open(
     addresses = [server] if isinstance(server, str) else list(server)
     if not all(addresses) or not addresses:
         raise InvalidRequest(f"server is {server!r}: expected host:port of the server's gRPC port")
-    # glibc gives free memory back to the system beyond twice the largest block that was ever freed (mallopt(3),
-    # M_MMAP_THRESHOLD). Without a large one, such as this, which is never touched, the pages of every request for
-    # pixels (a few copies of 300 kB) are faulted in anew, half of its processor time.
-    bytes(_FREED_BLOCK_BYTES)
     options: list[tuple[str, int | str]] = list(_OPTIONS)
     if tls is not None and (tls.server_name or not isinstance(server, str)):
         # Of a list gRPC would compare the addresses, not the names, with the certificate.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from serving import contract
 from serving.client import errors, signatures
-from serving.client.messages import decode, decode_array, decode_lists, is_array
+from serving.client.messages import Part, decode, decode_array, decode_lists, is_array
 from serving.client.prediction import Array, Picture, Prediction, read_picture
 from serving.client.signatures import Signatures
 from serving.protos import message
@@ -33,10 +33,18 @@ _FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
 
 @dataclass(frozen=True)
 class Ask:
-    """Wants the answer to a request; `method` is one of `METHODS`."""
+    """Wants the answer to a serialized request; `method` is one of `METHODS`."""
 
     method: str
-    request: Any
+    request: bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """A PredictRequest, but for the model and the outputs that are asked for."""
+
+    signature: str
+    inputs: list[Part]
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class Dialogue:
     ) -> Steps[dict[str, Any]]:
         """Asks any signature; answers arrays where an input is one, else lists."""
         request = yield from self._request(signature or self._signature, inputs, output_filter)
-        response = yield from self._answer(request)
+        response = yield from self._answer(request, output_filter)
         read = decode_array if any(map(is_array, inputs.values())) else decode_lists
         try:
             return {name: read(tensor) for name, tensor in response.outputs.items()}
@@ -122,7 +130,7 @@ class Dialogue:
     def model_versions(self) -> Steps[dict[int, str]]:
         """Asks which versions the server knows, and their states."""
         request = message("tensorflow.serving.GetModelStatusRequest")(model_spec=self._model_spec)
-        response = yield Ask(_STATUS, request)
+        response = yield Ask(_STATUS, request.SerializeToString())
         return {entry.version: entry.State.Name(entry.state) for entry in response.model_version_status}
 
     def wait_until_ready(self, timeout_s: float) -> Steps[None]:
@@ -149,36 +157,32 @@ class Dialogue:
     def signatures(self, *, anew: bool = False) -> Steps[Signatures]:
         """Gives those of the version that answers now; asks for them once per version, or `anew`."""
         if anew or self._answering not in self._signatures:
-            response = yield from self._found(Ask(_METADATA, signatures.metadata_request(self._model_spec)))
+            response = yield from self._found(
+                Ask(_METADATA, signatures.metadata_request(self._model_spec).SerializeToString())
+            )
             self._answering = response.model_spec.version.value
             self._signatures[self._answering] = signatures.read(response)
         return self._signatures[self._answering]
 
-    def _request(self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()) -> Steps[Any]:
-        """Makes a PredictRequest that the signature takes."""
+    def _request(self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()) -> Steps[Request]:
+        """Makes a request that the signature takes."""
         of_before = self._answering
         known = yield from self.signatures()
         try:
-            return self._filled(signature, inputs, output_filter, known)
+            parts = signatures.input_parts(inputs, output_filter, known, signature, self._asked)
         except errors.InvalidRequest:
             if of_before is None:
                 raise
-        # The server may have moved to a version that wants what the one before did not.
-        known = yield from self.signatures(anew=True)
-        return self._filled(signature, inputs, output_filter, known)
+            # The server may have moved to a version that wants what the one before did not.
+            known = yield from self.signatures(anew=True)
+            parts = signatures.input_parts(inputs, output_filter, known, signature, self._asked)
+        return Request(signature, parts)
 
-    def _filled(
-        self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str], known: Signatures
-    ) -> Any:
-        request = message("tensorflow.serving.PredictRequest")(model_spec=self._model_spec, output_filter=output_filter)
-        request.model_spec.signature_name = signature
-        signatures.fill_request(request, inputs, known, self._asked)
-        if contract.INPUT_PIXELS in inputs and signature == contract.SIGNATURE_PIXELS:
-            signatures.check_shape(request, contract.INPUT_PIXELS, known, self._asked)
-        return request
-
-    def _answer(self, request: Any) -> Steps[Any]:
-        response = yield from self._found(Ask(PREDICT, request))
+    def _answer(self, request: Request, output_filter: Sequence[str]) -> Steps[Any]:
+        head = message("tensorflow.serving.PredictRequest")(model_spec=self._model_spec, output_filter=output_filter)
+        head.model_spec.signature_name = request.signature
+        data = b"".join((head.SerializeToString(), *request.inputs))
+        response = yield from self._found(Ask(PREDICT, data))
         self._answering = response.model_spec.version.value
         return response
 
@@ -202,14 +206,11 @@ class Dialogue:
     def _predictions(self, signature: str, name: str, values: Any) -> Steps[list[Prediction | None]]:
         """Asks about one or more pictures; gives None for each that is none."""
         request = yield from self._request(signature, {name: values})
-        if self._classes:
-            request.output_filter.extend(_OUTPUTS_WITHOUT_CLASSES)
-        response = yield from self._answer(request)
+        response = yield from self._answer(request, _OUTPUTS_WITHOUT_CLASSES if self._classes else ())
         version = response.model_spec.version.value
         if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:
             # The server has moved to a version whose class names nobody has asked for yet.
-            del request.output_filter[:]
-            response = yield from self._answer(request)
+            response = yield from self._answer(request, ())
             version = response.model_spec.version.value
         try:
             return self._read(response, version, len(values))

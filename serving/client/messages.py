@@ -3,7 +3,8 @@
 import math
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 from serving.protos import message
@@ -42,7 +43,11 @@ KINDS = {
         Kind(23, "uint64", "uint64_val", "Q"),
     )
 }
+_CONTENT_FIELD, _STRING_FIELD = 4, 8  # of TensorProto
 _BY_TYPE = {bytes: _STRING, str: _STRING, float: _FLOAT, int: _INT64, bool: _BOOL}
+
+
+Part = bytes | memoryview
 
 
 def is_array(value: object) -> TypeGuard[Any]:
@@ -52,7 +57,29 @@ def is_array(value: object) -> TypeGuard[Any]:
 
 
 def encode(values: Any, dtype: int | None = None) -> Any:
-    """Makes a TensorProto.
+    """Makes a TensorProto; arguments and errors as those of `tensor_parts`."""
+    return message("tensorflow.TensorProto").FromString(b"".join(tensor_parts(values, dtype)))
+
+
+def input_parts(name: str, values: Any, dtype: int | None = None) -> list[Part]:
+    """Serializes one entry of PredictRequest.inputs; appended to a serialized request, it is in it.
+
+    Args:
+        name: of the input.
+        values: as `tensor_parts` takes them, with the same errors.
+        dtype: as there.
+    """
+    tensor = tensor_parts(values, dtype)
+    # Field 2 of the request, with the entry's key in field 1 and its value in field 2 (predict.proto).
+    size = sum(map(len, tensor))
+    inner = _prefix(1, len(name.encode())) + name.encode() + _prefix(2, size)
+    return [_prefix(2, len(inner) + size) + inner, *tensor]
+
+
+def tensor_parts(values: Any, dtype: int | None = None) -> list[Part]:
+    """Serializes a TensorProto into parts that are to be joined, with pictures and arrays as they lie in memory.
+
+    A message would copy those twice more, which for 160 × 160 pixels costs more than the whole request otherwise.
 
     Args:
         values: an array; or one value of bytes, str (written as UTF-8), float, int or bool; or a list of such values,
@@ -63,16 +90,8 @@ def encode(values: Any, dtype: int | None = None) -> Any:
     Raises:
         ValueError: values that do not go into the type without loss of kind, or lists of different lengths.
     """
-    tensor = message("tensorflow.TensorProto")()
-    fill(tensor, values, dtype)
-    return tensor
-
-
-def fill(tensor: Any, values: Any, dtype: int | None = None) -> None:
-    """Writes into an empty TensorProto; as `encode`, without the copy of setting a field to its result."""
     if is_array(values):
-        _fill_from_array(tensor, values, dtype)
-        return
+        return _array_parts(values, dtype)
     shape: list[int] = []
     flat: Sequence[Any] = [values]
     while flat and isinstance(flat[0], list | tuple):
@@ -86,11 +105,7 @@ def fill(tensor: Any, values: Any, dtype: int | None = None) -> None:
             raise ValueError(f"{type(flat[0]).__name__ if flat else 'nothing'}, whose type of tensor is not known")
         dtype = _BY_TYPE[type(flat[0])].number
     kind = _kind(dtype)
-    _set_header(tensor, kind, shape)
-    try:
-        getattr(tensor, kind.field).extend(_field_values(kind, flat))
-    except (TypeError, struct.error) as error:
-        raise ValueError(f"values that are no {kind.name}: {error}") from error
+    return [_header(kind.number, tuple(shape)), *(_string_parts(flat) if kind is _STRING else _numbers(kind, flat))]
 
 
 def decode(tensor: Any) -> list[Any]:
@@ -113,9 +128,12 @@ def decode(tensor: Any) -> list[Any]:
         values = list(getattr(tensor, kind.field))
         if kind is _HALF:  # Its field holds the bits.
             values = _unpack(kind, struct.pack(f"<{len(values)}H", *values))
-    size = math.prod(shape_of(tensor))
-    # tensor.proto: values that are left out at the end equal the last one.
-    values += values[-1:] * (size - len(values))
+    size = 1
+    for dimension in tensor.tensor_shape.dim:
+        size *= dimension.size
+    if len(values) != size:
+        # tensor.proto: values that are left out at the end equal the last one.
+        values += values[-1:] * (size - len(values))
     if len(values) != size:
         raise ValueError(f"a tensor with {len(values)} values where its shape says {size}")
     return values
@@ -155,7 +173,7 @@ def _kind(number: int) -> Kind:
     return kind
 
 
-def _fill_from_array(tensor: Any, array: Any, dtype: int | None) -> None:
+def _array_parts(array: Any, dtype: int | None) -> list[Part]:
     by_name = {kind.name: kind for kind in KINDS.values()}
     own = _STRING if array.dtype.kind in "SUO" else by_name.get(array.dtype.name)
     if own is None:
@@ -163,33 +181,59 @@ def _fill_from_array(tensor: Any, array: Any, dtype: int | None) -> None:
     kind = own if dtype is None else _kind(dtype)
     if (kind is _STRING) != (own is _STRING):
         raise ValueError(f"an array of {array.dtype} for {kind.name}")
-    _set_header(tensor, kind, array.shape)
+    header = _header(kind.number, array.shape)
     if kind is _STRING:
-        tensor.string_val.extend(_field_values(kind, array.ravel().tolist()))
-        return
+        return [header, *_string_parts(array.ravel().tolist())]
     try:
-        # Little-endian and in C order, in one copy of memory: 50 times faster than a list of values.
-        tensor.tensor_content = array.astype(f"<{kind.code}", casting="same_kind", copy=False).tobytes()
+        # Little-endian and in C order.
+        content = array.astype(f"<{kind.code}", order="C", casting="same_kind", copy=False)
     except TypeError as error:
         raise ValueError(f"an array of {array.dtype} for {kind.name}") from error
+    return [header, _prefix(_CONTENT_FIELD, content.nbytes), memoryview(content.reshape(-1).view("u1"))]
 
 
-def _set_header(tensor: Any, kind: Kind, shape: Iterable[int]) -> None:
-    tensor.dtype = kind.number
+@lru_cache(maxsize=64)
+def _header(number: int, shape: tuple[int, ...]) -> bytes:
+    """Serializes type and shape; nearly all requests of a client have the same."""
+    tensor = message("tensorflow.TensorProto")(dtype=number)
     # A scalar has a shape too, one without dimensions.
     tensor.tensor_shape.SetInParent()
     for size in shape:
         tensor.tensor_shape.dim.add(size=size)
+    return tensor.SerializeToString()
 
 
-def _field_values(kind: Kind, flat: Sequence[Any]) -> Iterator[Any] | Sequence[Any]:
-    if kind is _STRING:
-        return (value.encode() if isinstance(value, str) else value for value in flat)
-    if kind is _HALF:
-        return [bits for (bits,) in struct.iter_unpack("<H", struct.pack(f"<{len(flat)}e", *flat))]
-    if kind.field == "int_val":
-        struct.pack(f"<{len(flat)}{kind.code}", *flat)  # The field would take numbers that are too large for the type.
-    return flat
+def _string_parts(flat: Sequence[Any]) -> list[Part]:
+    parts: list[Part] = []
+    for value in flat:
+        if not isinstance(value, bytes | str):
+            raise ValueError(f"values that are no string: {type(value).__name__}")
+        data = value if isinstance(value, bytes) else value.encode()
+        parts += [_prefix(_STRING_FIELD, len(data)), data]
+    return parts
+
+
+def _numbers(kind: Kind, flat: Sequence[Any]) -> list[Part]:
+    tensor = message("tensorflow.TensorProto")()
+    try:
+        packed = struct.pack(f"<{len(flat)}{kind.code}", *flat)  # Also what the field is too wide to refuse.
+        values = struct.unpack(f"<{len(flat)}H", packed) if kind is _HALF else flat
+        getattr(tensor, kind.field).extend(values)
+    except (TypeError, struct.error) as error:
+        raise ValueError(f"values that are no {kind.name}: {error}") from error
+    return [tensor.SerializeToString()]
+
+
+def _prefix(field: int, length: int) -> bytes:
+    """What stands before a length-delimited field (protobuf.dev/programming-guides/encoding)."""
+    if length < 128:
+        return bytes((field << 3 | 2, length))
+    varint = bytearray((field << 3 | 2,))
+    while length > 127:
+        varint.append(length & 127 | 128)
+        length >>= 7
+    varint.append(length)
+    return bytes(varint)
 
 
 def _nested(flat: list[Any], shape: list[int]) -> Any:

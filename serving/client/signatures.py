@@ -1,16 +1,28 @@
 """What a model's signatures want, and whether a request is that; said before anything is sent."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from serving import contract
+from serving.client import messages
 from serving.client.errors import InvalidRequest, UnexpectedReply
-from serving.client.messages import KINDS, fill, shape_of
+from serving.client.messages import KINDS, Part
 from serving.protos import message
 
-Signatures = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Signature:
+    """One way to ask a model; names of inputs and outputs → tensorflow.TensorInfo."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    needed: frozenset[str]  # the inputs without a default
+
+
+Signatures = Mapping[str, Signature]
 
 _FIELD = "signature_def"
-_UNSTATED = "serving_default"  # What a request without a signature's name asks.
 
 
 def metadata_request(model_spec: Any) -> Any:
@@ -22,7 +34,7 @@ def read(response: Any) -> Signatures:
     """Reads a GetModelMetadataResponse.
 
     Returns:
-        Signature → tensorflow.SignatureDef.
+        The signatures by name.
 
     Raises:
         UnexpectedReply: it holds no signatures.
@@ -30,52 +42,59 @@ def read(response: Any) -> Signatures:
     found = message("tensorflow.serving.SignatureDefMap")()
     if _FIELD not in response.metadata or not response.metadata[_FIELD].Unpack(found):
         raise UnexpectedReply("the server answers without the model's signatures: it is no TensorFlow Serving server")
-    return found.signature_def
+    return {
+        name: Signature(dict(one.inputs), dict(one.outputs), frozenset(set(one.inputs) - set(one.defaults)))
+        for name, one in found.signature_def.items()
+    }
 
 
-def fill_request(request: Any, inputs: Mapping[str, Any], signatures: Signatures, asked: str) -> None:
-    """Writes inputs into a PredictRequest, in the types that its signature wants.
+def input_parts(
+    inputs: Mapping[str, Any], output_filter: Collection[str], signatures: Signatures, name: str, asked: str
+) -> list[Part]:
+    """Serializes the inputs of a PredictRequest in the types that its signature wants.
 
     Args:
-        request: its model_spec and output_filter are set.
-        inputs: name → what `serving.client.messages.encode` takes.
+        inputs: name → what `serving.client.messages.tensor_parts` takes.
+        output_filter: outputs to be asked for.
         signatures: of the version that is asked.
+        name: of the signature; empty: `serving_default`.
         asked: who is asked for what, for the error.
 
     Raises:
-        InvalidRequest: there is no such signature, or it wants other names or types; the text says which.
+        InvalidRequest: there is no such signature, or it wants other names, types or sizes of pictures; the text says
+            which.
     """
-    name = request.model_spec.signature_name or _UNSTATED
+    name = name or contract.SIGNATURE_BYTES
     if name not in signatures:
         raise InvalidRequest(f"{asked}: no signature {name!r}: the model has {_listed(signatures)}")
     signature = signatures[name]
-    wanted = f"signature {name!r} takes {describe(signature.inputs)}"
-    needed = set(signature.inputs) - set(signature.defaults)
-    if not needed <= set(inputs) <= set(signature.inputs):
-        raise InvalidRequest(f"{asked}: inputs {_listed(inputs)}: {wanted}")
-    if unknown := set(request.output_filter) - set(signature.outputs):
-        raise InvalidRequest(
-            f"{asked}: outputs {_listed(unknown)}: signature {name!r} answers {describe(signature.outputs)}"
-        )
+    wanted = signature.inputs
+    if not signature.needed <= inputs.keys() <= wanted.keys():
+        raise InvalidRequest(f"{asked}: inputs {_listed(inputs)}: {_wants(name, signature)}")
+    if unknown := set(output_filter) - signature.outputs.keys():
+        outputs = describe(signature.outputs)
+        raise InvalidRequest(f"{asked}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}")
+    parts: list[Part] = []
     for key, values in inputs.items():
         try:
-            fill(request.inputs[key], values, signature.inputs[key].dtype)
+            parts += messages.input_parts(key, values, wanted[key].dtype)
         except ValueError as error:
-            raise InvalidRequest(f"{asked}: input {key!r} is {error}: {wanted}") from error
+            raise InvalidRequest(f"{asked}: input {key!r} is {error}: {_wants(name, signature)}") from error
+        if name == contract.SIGNATURE_PIXELS and messages.is_array(values):
+            _check_sizes(values.shape, wanted[key].tensor_shape, asked)
+    return parts
 
 
-def check_shape(request: Any, key: str, signatures: Signatures, asked: str) -> None:
-    """Refuses an input of another shape than its signature states: the server would pass it to the model unseen.
+def _wants(name: str, signature: Signature) -> str:
+    return f"signature {name!r} takes {describe(signature.inputs)}"
 
-    Raises:
-        InvalidRequest: the text says both shapes.
-    """
-    stated = signatures[request.model_spec.signature_name].inputs[key].tensor_shape
-    shape = shape_of(request.inputs[key])
+
+def _check_sizes(shape: tuple[int, ...], stated: Any, asked: str) -> None:
+    """Refuses pictures of another size: a server passes any shape to the model, which fails in words of its own."""
     sizes = [dimension.size for dimension in stated.dim]
     fits = len(sizes) == len(shape) and all(a in (-1, b) for a, b in zip(sizes, shape, strict=True))
     if not stated.unknown_rank and not fits:
-        raise InvalidRequest(f"{asked}: pictures of shape {shape}: expected {_shape(stated)}, pictures of that size")
+        raise InvalidRequest(f"{asked}: pictures of shape {list(shape)}: expected {_shape(stated)}")
 
 
 def describe(tensors: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Real pictures through the real server by the real client, on a model that was really trained."""
 
+import asyncio
 import base64
 import csv
 import json
@@ -9,14 +10,16 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 
+import numpy as np
 import pytest
 
 from serving import contract
+from serving.client.async_client import AsyncPredictClient
 from serving.client.errors import ClientError, NotAPicture
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
 from serving.store import bucket as objects
-from tests.trained_model import draw
+from tests.trained_model import draw, encode
 
 CLIENTS = 32
 
@@ -79,6 +82,23 @@ def test_rest_gives_the_answers_of_grpc(server):
     assert answer["label"] == asked.label
     assert dict(zip(answer["classes"], answer["probabilities"], strict=True)) == pytest.approx(asked.probabilities)
     assert answer["valid"] is True
+
+
+def test_pixels_get_the_answer_of_the_picture_that_they_are_of(server):
+    # A PNG of the model's size loses nothing on its way through decoding and resizing.
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+    async def ask():
+        async with AsyncPredictClient(f"localhost:{server.port}", timeout_s=30) as client:
+            pictures = [encode(picture, "PNG") for picture in pixels]
+            of_pictures = [outcome async for outcome in client.predict_many([*pictures, b"rubbish"])]
+            return of_pictures, await client.predict_batch(pixels)
+
+    (*of_pictures, of_rubbish), of_pixels = asyncio.run(ask())
+    assert isinstance(of_rubbish, NotAPicture)
+    for one, other in zip(of_pictures, of_pixels, strict=True):
+        assert one.label == other.label
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
 def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp_path):
