@@ -1,6 +1,5 @@
 """The client for one model: a picture in, a typed prediction out."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,8 +41,7 @@ class PredictClient(BaseClient):
     def close(self) -> None:
         """Closes the connection; calls on their way are cancelled."""
         self._closed = True
-        if self._process == os.getpid():
-            self._channel.close()
+        self._channel.close()
 
     def predict(self, picture: Picture) -> Prediction:
         """Asks about one picture.

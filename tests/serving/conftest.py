@@ -30,6 +30,7 @@ class StandIn:
         self.signatures[3]["pixels"] = {contract.INPUT_PIXELS: (1, [-1, 4, 4, 3])}
         self.failures = deque()  # (code, details): what the next calls get, one each
         self.requests = []  # every Predict request that arrived, those that failed too
+        self.peers = set()  # the connections that they came by
         self.tokens = []  # the authorization of every Predict request
         self.seconds_left = []  # of the deadline of every Predict request
         self.statuses = self.metadata = 0
@@ -79,6 +80,7 @@ class StandIn:
         with self._lock:
             self.requests.append(request)
             self.seconds_left.append(context.time_remaining())
+            self.peers.add(context.peer())
             self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
             self._lock.notify_all()
         self._fail(context)

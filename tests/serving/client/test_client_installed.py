@@ -1,13 +1,17 @@
 """What the client weighs, and with which releases of gRPC and protobuf it works."""
 
+import http.server
 import re
 import subprocess
+import threading
 import venv
 from importlib.metadata import distribution
 from pathlib import Path
 
 import grpc
 import pytest
+
+from tests.serving.client.test_client_fork import PROGRAM as FORKS
 
 ROOT = Path(__file__).parents[3]
 MOST_MB = 30
@@ -85,17 +89,12 @@ assert failure(server, b"rubbish") is NotAPicture
 assert failure(rest, b"dogs 0.75") is WrongProtocol
 assert failure(nobody, b"dogs 0.75") is ServerUnavailable
 assert "numpy" not in sys.modules
-import google.protobuf, grpc
-print("works with", grpc.__version__, google.protobuf.__version__)
 """
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("release", ["oldest", "newest"])
 def test_client_works_with_the_oldest_and_the_newest_releases_that_it_allows(release, stand_in, tmp_path):
-    import http.server
-    import threading
-
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     wanted = [one.replace(">=", "~=") + ".0" if release == "oldest" else one for one in requirements()]
@@ -117,4 +116,7 @@ def test_client_works_with_the_oldest_and_the_newest_releases_that_it_allows(rel
         )
         rest.shutdown()
     assert ended.returncode == 0, ended.stderr[-3000:]
-    print(ended.stdout)
+    forked = subprocess.run(
+        [python, "-c", FORKS, stand_in.address], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert forked.stdout.strip() == str([0] * 6), forked.stderr[-2000:]
