@@ -65,7 +65,9 @@ def main() -> None:
     text, whole = flags.ArgumentParser(), flags.IntegerParser(lower_bound=1)
     formats = flags.EnumParser(["table", "json", "csv"])
     flags.DEFINE(text, "server", contract.DEFAULT_SERVER, "host:port of the server's gRPC port", module_name=here)
-    flags.DEFINE(text, "model_dir", None, "model store to serve here for the while; no --server", module_name=here)
+    flags.DEFINE(
+        text, "model_dir", None, "model store, local or gs://, to serve here meanwhile; no --server", module_name=here
+    )
     flags.DEFINE(text, "model_name", contract.DEFAULT_MODEL_NAME, "name that the server has for it", module_name=here)
     flags.DEFINE(whole, "version", None, "ask this version; default: the newest that is loaded", module_name=here)
     flags.DEFINE(text, "label", None, "ask the version with this label instead", module_name=here)
@@ -85,7 +87,8 @@ def main() -> None:
         text,
         "tls_ca",
         None,
-        "encrypt, and trust certificates that one in this PEM file has signed; default: those that gRPC trusts",
+        "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word default, by one that "
+        "gRPC comes with",
         module_name=here,
     )
     flags.DEFINE(text, "tls_certificate", None, "PEM file of this client's own, if it needs one", module_name=here)

@@ -2,6 +2,8 @@ import datetime
 import http.server
 import ipaddress
 import socket
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -97,6 +99,18 @@ def test_mutual_tls_works_with_the_clients_certificate(secure, files):
     tls = Tls(ca=files.ca.crt, certificate=files.client.crt, key=files.client.pem)
     with PredictClient(secure.address, tls=tls) as client:
         assert client.predict(b"dogs 0.75").label == "dogs"
+
+
+@mutual
+def test_command_uses_the_files_that_its_flags_name(secure, files, tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    flags = [f"--tls_ca={files.ca.crt}", f"--tls_certificate={files.client.crt}", f"--tls_key={files.client.pem}"]
+    command = [sys.executable, "-m", "serving.predict", f"--server={secure.address}", f"--token_file={tmp_path}/token"]
+    ended = subprocess.run(
+        [*command, *flags, "-"], input="dogs 0.75", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert secure.tokens == ["Bearer secret"]
 
 
 @mutual
