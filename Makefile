@@ -49,6 +49,7 @@ bench: .venv/installed-dev .venv-bench/installed
 	$(BIN)/python -m benchmarks.accuracy --data=$(DATA) --weights=$(WEIGHTS)
 	$(BIN)/python -m benchmarks.bench_serving --data=$(DATA)
 	$(BIN)/python -m benchmarks.bench_gate
+	$(BIN)/python -m benchmarks.bench_client
 
 images:
 	docker build --file infra/docker/trainer.Dockerfile --tag $(IMAGE_REPOSITORY)/trainer:$(IMAGE_TAG) .

@@ -1,17 +1,24 @@
-"""Predictions for pictures: ``python -m serving.predict PATH…``, each a file or a folder of pictures.
+"""Predictions for pictures: which class each shows, and how probable that is.
+
+  python -m serving.predict PATH…           files, folders with all below them, and patterns such as 'photos/**/*.jpg'
+  find photos -newer last | python -m serving.predict      paths from standard input, one a line
+  cat a.jpg | python -m serving.predict -                  one picture from standard input
 
 Asks the server at --server, or, with --model_dir, a local one that serves that model store for the while. Answers go
-to standard output, one line a picture; pictures that failed are listed last on standard error, and the exit code is 4.
+to standard output, one line a picture, or to --out=results.csv: the same command, given again, then goes on with what
+has no answer yet. --out=sheet.png draws the pictures with their answers. Pictures that failed are listed last on
+standard error, and the exit code is 4.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,15 +27,35 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from serving import command_line, contract
-from serving.errors import EXIT_DONE, EXIT_SOME_PICTURES_FAILED, WhiskerError
+from serving.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_PICTURES_FAILED, EXIT_STOPPED, WhiskerError
 
 if TYPE_CHECKING:
+    from serving.client.credentials import Tls
     from serving.client.errors import ClientError
-    from serving.client.predict_client import PredictClient, Prediction
+    from serving.client.formats import Write
+    from serving.client.predict_client import PredictClient
+    from serving.client.prediction import Prediction
+    from serving.client.sheet import Sheet
+
+    # What a picture is called; its file, its bytes, or why there are none.
+    Named = tuple[str, str | bytes | ClientError]
+    Answered = tuple[str, str | bytes | ClientError, Prediction | ClientError]
+
+_STANDARD_INPUT = "-"
+_DEFAULT = "default"  # of --tls_ca
+_LONG_S = 2.0  # of work, from which on a progress bar is worth its line
 
 
 class WrongUse(WhiskerError):
     """The command line asks for something that cannot be done."""
+
+
+class Stopped(WhiskerError):
+    """Ctrl-C or SIGTERM came in the middle."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 def main() -> None:
@@ -38,29 +65,53 @@ def main() -> None:
     text, whole = flags.ArgumentParser(), flags.IntegerParser(lower_bound=1)
     formats = flags.EnumParser(["table", "json", "csv"])
     flags.DEFINE(text, "server", contract.DEFAULT_SERVER, "host:port of the server's gRPC port", module_name=here)
-    flags.DEFINE(text, "model_dir", None, "model store to serve here for the while; no --server", module_name=here)
+    flags.DEFINE(
+        text, "model_dir", None, "model store, local or gs://, to serve here meanwhile; no --server", module_name=here
+    )
     flags.DEFINE(text, "model_name", contract.DEFAULT_MODEL_NAME, "name that the server has for it", module_name=here)
     flags.DEFINE(whole, "version", None, "ask this version; default: the newest that is loaded", module_name=here)
     flags.DEFINE(text, "label", None, "ask the version with this label instead", module_name=here)
     flags.DEFINE(text, "signature", contract.SIGNATURE_BYTES, "one that takes pictures as bytes", module_name=here)
     flags.DEFINE(formats, "format", "table", "<table|json|csv>: what to write; json: JSON lines", module_name=here)
     flags.DEFINE(whole, "top", None, "how many classes to show; default: 1, json: all", module_name=here)
+    flags.DEFINE(
+        text,
+        "out",
+        None,
+        "file to write: .csv, .json or .jsonl: answers, instead of standard output, a picture that was answered there "
+        "is not asked about again; .png: pictures and answers, the wrong and the least certain first (needs Pillow)",
+        module_name=here,
+    )
     flags.DEFINE(flags.FloatParser(), "timeout_s", 10.0, "seconds that an answer may take", module_name=here)
+    flags.DEFINE(
+        text,
+        "tls_ca",
+        None,
+        "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word default, by one that "
+        "gRPC comes with",
+        module_name=here,
+    )
+    flags.DEFINE(text, "tls_certificate", None, "PEM file of this client's own, if it needs one", module_name=here)
+    flags.DEFINE(text, "tls_key", None, "PEM file of the private key that belongs to it", module_name=here)
+    flags.DEFINE(text, "token_file", None, "file with a bearer token, read anew for each request", module_name=here)
     command_line.run(_predict)
 
 
 def _predict(arguments: Sequence[str]) -> int:
     asked = flags.FLAGS
-    paths = arguments[1:]
-    if not paths:
-        raise WrongUse("no pictures named: expected paths of files or folders, as in python -m serving.predict a.jpg")
     if asked.model_dir and asked["server"].present:
         raise WrongUse("--server and --model_dir: expected one of them, a running server or a store to serve here")
+    out = Path(asked.out) if asked.out else None
+    sheet = _sheet(out) if out else None
 
     # Not for --help or a mistyped flag, and a missing extra gets its one line.
-    from serving.client.formats import FORMATS
+    from serving.client import errors
     from serving.client.predict_client import PredictClient
+    from serving.client.results import open_results
 
+    # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
+    paths = _paths(arguments[1:])
     with ExitStack() as stack:
         server = stack.enter_context(_serving(asked.model_dir)) if asked.model_dir else asked.server
         client = PredictClient(
@@ -70,50 +121,149 @@ def _predict(arguments: Sequence[str]) -> int:
             label=asked.label,
             signature=asked.signature,
             timeout_s=asked.timeout_s,
+            tls=_tls(asked.tls_ca, asked.tls_certificate, asked.tls_key),
+            token=_token(Path(asked.token_file)) if asked.token_file else None,
         )
         stack.enter_context(client)
         # Without the server or the model: fail once, not for every picture.
         client.model_versions()
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file name that is no UTF-8 goes out as the bytes that it is.
-            sys.stdout.reconfigure(errors="surrogateescape")
-        write = FORMATS[asked.format](sys.stdout, asked.top)
+        results = stack.enter_context(open_results(out, asked.top)) if out and not sheet else None
+        write = results.write if results else _lines(asked.format, asked.top)
+        pictures = (named for named in _pictures(paths) if results is None or named[0] not in results)
+        answers = _ask(client, pictures)
         # A file, because memory stays constant even where every one of many pictures fails.
         failures = stack.enter_context(TemporaryFile("w+", encoding="utf-8", errors="surrogateescape"))
+        # As long as nothing was answered, these say that nothing will be: one line is enough.
+        of_every_picture = (errors.InvalidRequest, errors.NotAllowed, errors.UnexpectedReply, errors.ModelNotFound)
         total = failed = 0
-        for path, outcome in _outcomes(client, paths):
-            write(path, outcome)
-            total += 1
-            if isinstance(outcome, WhiskerError):
-                failed += 1
-                print(f"{path}: {outcome}", file=failures)
-        if not failed:
-            return EXIT_DONE
+        stopped = None
+        try:
+            for path, picture, outcome in _with_progress(answers, quiet=out is not None and not sheet):
+                if total == failed and isinstance(outcome, of_every_picture):
+                    raise outcome
+                write(path, outcome)
+                if sheet:
+                    sheet.add(path, picture, outcome)
+                total += 1
+                if isinstance(outcome, WhiskerError):
+                    failed += 1
+                    print(f"{path}: {outcome}", file=failures)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_STOPPED
+            way_on = "the same command goes on" if results else "with --out=results.csv the same command would go on"
+            stopped = Stopped(f"stopped after {total:,} pictures, whose answers are kept; {way_on}", code)
         sys.stdout.flush()
-        print(f"{failed} of {total} failed:", file=sys.stderr)
-        failures.seek(0)
-        shutil.copyfileobj(failures, sys.stderr)
-        return EXIT_SOME_PICTURES_FAILED
+        if results:
+            print(
+                f"{out}: {results.kept + total - failed:,} answers, {results.kept:,} of them from before",
+                file=sys.stderr,
+            )
+        if sheet:
+            print(sheet.draw(), file=sys.stderr)
+        if failed:
+            print(f"{failed} of {total} failed:", file=sys.stderr)
+            failures.seek(0)
+            shutil.copyfileobj(failures, sys.stderr)
+        if stopped:
+            raise stopped
+        return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
 
 
-def _outcomes(client: PredictClient, paths: Sequence[str]) -> Iterator[tuple[str, Prediction | ClientError]]:
+def _tls(ca: str | None, certificate: str | None, key: str | None) -> Tls | None:
+    from serving.client.credentials import Tls
+
+    if not (ca or certificate or key):
+        return None
+    return Tls(ca=None if ca == _DEFAULT else ca, certificate=certificate, key=key)
+
+
+def _token(file: Path) -> Callable[[], str]:
+    def read() -> str:
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise WrongUse(f"--token_file={file}: cannot be read: {error.strerror}") from error
+
+    read()
+    return read
+
+
+def _sheet(out: Path) -> Sheet | None:
+    from serving.client.results import FORMAT_BY_SUFFIX
+    from serving.client.sheet import Sheet
+
+    if out.suffix.lower() == ".png":
+        return Sheet(out)
+    if out.suffix.lower() not in FORMAT_BY_SUFFIX:
+        raise WrongUse(f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png")
+    return None
+
+
+def _lines(form: str, top: int | None) -> Write:
+    from serving.client.formats import FORMATS
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name that is no UTF-8 goes out as the bytes that it is.
+        sys.stdout.reconfigure(errors="surrogateescape")
+    return FORMATS[form](sys.stdout, top)
+
+
+def _paths(arguments: Sequence[str]) -> Iterator[str]:
+    """Gives the paths of the command line, or else those on standard input; there must be one."""
+    paths: Iterable[str] = arguments
+    if not arguments and not sys.stdin.isatty():
+        lines = (line.removesuffix(b"\n") for line in sys.stdin.buffer)
+        # A path of standard input is that of a file, whatever it is called.
+        paths = (os.fsdecode(line) if line != b"-" else "./-" for line in lines if line)
+    paths = iter(paths)
+    first = next(paths, None)
+    if first is None:
+        raise WrongUse(
+            "no pictures named: expected paths of files or folders, as in python -m serving.predict a.jpg, "
+            "or one a line on standard input"
+        )
+    return itertools.chain([first], paths)
+
+
+def _pictures(paths: Iterable[str]) -> Iterator[Named]:
     from serving.client.folders import find_pictures
 
-    found, sent = itertools.tee(find_pictures(paths))
-    answers = client.predict_many(path for path, error in sent if error is None)
-    for path, error in found:
-        yield path, error or next(answers)
+    for path in paths:
+        if path == _STANDARD_INPUT:
+            yield path, sys.stdin.buffer.read()
+        else:
+            for found, error in find_pictures([path]):
+                yield found, error or found
+
+
+def _ask(client: PredictClient, pictures: Iterator[Named]) -> Iterator[Answered]:
+    from serving.client.errors import ClientError
+
+    found, sent = itertools.tee(pictures)
+    answers = client.predict_many(picture for _, picture in sent if not isinstance(picture, ClientError))
+    for path, picture in found:
+        yield path, picture, picture if isinstance(picture, ClientError) else next(answers)
+
+
+def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answered]:
+    # Lines that come on a terminal are progress enough, and a bar would tear them.
+    if not sys.stderr.isatty() or (sys.stdout.isatty() and not quiet):
+        return answers
+    from tqdm import tqdm
+
+    return tqdm(answers, unit=" pictures", delay=_LONG_S, leave=False)
 
 
 @contextmanager
 def _serving(model_dir: str) -> Iterator[str]:
     from serving.client.local_server import local_server
 
-    config = Path(model_dir, contract.MODELS_CONFIG)
-    if not config.is_file():
-        raise WrongUse(f"{config} is not there: expected --model_dir to be a local model store with a published model")
-    # By default SIGTERM ends this process on the spot, and the server would be left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    config: str | Path = f"{model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
+    # What is in a bucket the server looks for itself.
+    if not model_dir.startswith("gs://"):
+        config = Path(config)
+        if not config.is_file():
+            raise WrongUse(f"{config} is not there: expected --model_dir to be a model store with a published model")
     print(f"starting a local server for {config}", file=sys.stderr)
     with local_server(model_config_file=config) as server:
         yield f"127.0.0.1:{server.port}"

@@ -3,10 +3,13 @@
     WhiskerError
       ClientError
         ServerUnavailable   DeadlineExceeded   ModelNotFound   ModelNotReady   InvalidRequest   MessageTooLarge
-        ServerError         UnexpectedReply    UnreadablePicture               NotAPicture
+        WrongProtocol       NotAllowed         ServerError     UnexpectedReply UnreadablePicture
+        NotAPicture
 
 No text names the picture: whoever sent it knows which it was.
 """
+
+import re
 
 import grpc
 
@@ -31,6 +34,14 @@ class ServerUnavailable(ClientError):
     """No connection, or the server turned the request away because it is starting, stopping or overloaded."""
 
 
+class WrongProtocol(ClientError):
+    """The port answers, but not what the client speaks: REST, TLS on one side only, a certificate not trusted."""
+
+
+class NotAllowed(ClientError):
+    """There is no token, or the server refuses the client's."""
+
+
 class DeadlineExceeded(ClientError):
     """No answer within the time that the call was given."""
 
@@ -40,7 +51,7 @@ class ModelNotFound(ClientError):
 
 
 class ModelNotReady(ClientError):
-    """The model did not become available in time."""
+    """The model is still loading, or did not become available in time."""
 
 
 class InvalidRequest(ClientError):
@@ -72,24 +83,70 @@ class NotAPicture(ClientError):
         )
 
 
+_CODE = grpc.StatusCode
 _INVALID = "check signature, label and inputs against the model's"
+_REFUSED = "check the client's token and certificate, and what they are allowed"
 
-# The only place where gRPC's codes become types. Codes that are not here become ServerError.
-_BY_CODE: dict[grpc.StatusCode, tuple[type[ClientError], str]] = {
-    grpc.StatusCode.UNAVAILABLE: (
+# The only place where gRPC's statuses become types; the first row fits whose code is the status' and whose pattern is
+# in its details. The patterns are what grpcio 1.66 to 1.85 says. What no row fits becomes a ServerError.
+_CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
+    (
+        _CODE.UNAVAILABLE,
+        "Expected SETTINGS frame|http1.x server|Failed parsing HTTP/2",
+        WrongProtocol,
+        "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST",
+    ),
+    (_CODE.UNAVAILABLE, "WRONG_VERSION_NUMBER", WrongProtocol, "this port speaks no TLS: leave tls out"),
+    (
+        _CODE.UNAVAILABLE,
+        "CERTIFICATE_VERIFY_FAILED",
+        WrongProtocol,
+        "the server's certificate is not signed by one that is trusted: give the right one as ca",
+    ),
+    (
+        _CODE.UNAVAILABLE,
+        "Hostname Verification|not valid for|Peer name",
+        WrongProtocol,
+        "the server's certificate is for another name: ask it by that name, or give it as server_name",
+    ),
+    (_CODE.UNAVAILABLE, "metadata from plugin|Illegal metadata", NotAllowed, "see to it that token gives a token"),
+    (
+        _CODE.UNAVAILABLE,
+        "Socket closed|recvmsg|Connection reset|Broken pipe",
+        ServerUnavailable,
+        "the connection was closed: check that the server is well, and, where this happens to every call, whether it "
+        "wants TLS or a client's certificate and whether the address is its gRPC port",
+    ),
+    (
+        _CODE.UNAVAILABLE,
+        "",
         ServerUnavailable,
         "check that the server runs, that the address is its gRPC port (not REST), and that it is not overloaded",
     ),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "give more time, or look why the server is slow"),
-    grpc.StatusCode.NOT_FOUND: (ModelNotFound, "check name and version against what the server has loaded"),
-    grpc.StatusCode.INVALID_ARGUMENT: (InvalidRequest, _INVALID),
-    grpc.StatusCode.FAILED_PRECONDITION: (InvalidRequest, _INVALID),
-    grpc.StatusCode.UNIMPLEMENTED: (ServerError, "check that the address is that of a TensorFlow Serving server"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+    (
+        _CODE.DEADLINE_EXCEEDED,
+        "",
+        DeadlineExceeded,
+        "give more time, or look why the server is slow; where no call is ever answered, whether the address is its "
+        "gRPC port, with TLS on both sides or on neither",
+    ),
+    (_CODE.NOT_FOUND, "", ModelNotFound, "check name and version against what the server has loaded"),
+    (_CODE.INVALID_ARGUMENT, "", InvalidRequest, _INVALID),
+    (_CODE.FAILED_PRECONDITION, "", InvalidRequest, _INVALID),
+    (_CODE.UNAUTHENTICATED, "", NotAllowed, _REFUSED),
+    (_CODE.PERMISSION_DENIED, "", NotAllowed, _REFUSED),
+    (_CODE.UNIMPLEMENTED, "", ServerError, "check that the address is that of a TensorFlow Serving server"),
+    (
+        _CODE.RESOURCE_EXHAUSTED,
+        "larger than max",
         MessageTooLarge,
         "send a smaller picture, or raise grpc.max_receive_message_length on the side that refuses",
     ),
-}
+    (_CODE.RESOURCE_EXHAUSTED, "", ServerUnavailable, "the server is at its limit: send less, or ask again later"),
+    (_CODE.CANCELLED, "", ClientError, "the client was closed, or the call cancelled, before the answer came"),
+    (_CODE.UNKNOWN, "Failed to create channel", InvalidRequest, "expected host:port, or another name that gRPC knows"),
+    (_CODE.INTERNAL, "deserializing", UnexpectedReply, "check that the address is that of a TensorFlow Serving server"),
+)
 
 
 def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
@@ -103,6 +160,7 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
         The typed error, with code and details kept; to be raised ``from error``.
     """
     code, details = error.code(), error.details() or ""
-    kind, advice = _BY_CODE.get(code, (ServerError, "see the server's log"))
+    fits = ((kind, advice) for of, pattern, kind, advice in _CASES if of is code and re.search(pattern, details))
+    kind, advice = next(fits, (ServerError, "see the server's log"))
     # A status of TensorFlow can span lines; an error of ours is one.
     return kind(f"{server}: {code.name}: {' '.join(details.split())}; {advice}", code=code, details=details)

@@ -1,41 +1,90 @@
 """Which pictures the paths of a command line mean."""
 
+import glob
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from serving.client.errors import UnreadablePicture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
+Found = tuple[str, UnreadablePicture | None]
 
-def find_pictures(paths: Iterable[str]) -> Iterator[tuple[str, UnreadablePicture | None]]:
-    """Lists the pictures, one at a time and always in the same order.
+
+def find_pictures(paths: Iterable[str]) -> Iterator[Found]:
+    """Lists the pictures, one at a time, always in the same order, in constant memory however many there are.
 
     Args:
-        paths: files, taken whatever they are called and whether or not they exist; and folders, searched with all
-            below them for files with one of `SUFFIXES`.
+        paths: files, taken whatever they are called and whether or not they exist; folders, searched with all below
+            them for files with one of `SUFFIXES`; and patterns (``*``, ``?``, ``[…]``, ``**`` for folders at any depth)
+            that are not themselves the path of something.
 
     Yields:
-        The path of a picture and None; or a folder that is empty of pictures or cannot be read, and the error.
+        The path of a picture and None; or a folder that is empty of pictures or cannot be read, or a pattern that
+        matches nothing, and the error.
     """
     for path in paths:
-        if Path(path).is_dir():
-            yield from _search(path)
+        if os.path.lexists(path) or not glob.has_magic(path):
+            yield from _search(path) if Path(path).is_dir() else [(path, None)]
         else:
-            yield path, None
+            yield from _match(path)
 
 
-def _search(folder: str) -> Iterator[tuple[str, UnreadablePicture | None]]:
-    unreadable: list[OSError] = []
+def _match(pattern: str) -> Iterator[Found]:
     empty = True
-    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES):
-                empty = False
-                yield str(Path(parent, name)), None
-    for error in unreadable:
-        yield str(error.filename), UnreadablePicture(f"the folder cannot be read: {error.strerror}")
-    if empty and not unreadable:
+    # ** gives the folders and, each by itself, what is in them.
+    search_folders = "**" not in pattern
+    # Path.glob takes no absolute pattern.
+    matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207
+    for path, is_folder in _in_order((match, Path(match).is_dir()) for match in matches):
+        if not is_folder:
+            empty = False
+            yield path, None
+        elif search_folders:
+            empty = False
+            yield from _search(path)
+    if empty:
+        yield pattern, UnreadablePicture("nothing matches this pattern: expected the path of a file or a folder")
+
+
+def _search(folder: str) -> Iterator[Found]:
+    empty = True
+    for found in _walk(folder):
+        empty = False
+        yield found
+    if empty:
         yield folder, UnreadablePicture(f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}")
+
+
+def _walk(folder: str) -> Iterator[Found]:
+    try:
+        with os.scandir(folder) as entries:
+            found = ((entry.path, entry.is_dir()) for entry in entries if _may_hold(entry))
+            for path, is_folder in _in_order(found):
+                if is_folder:
+                    yield from _walk(path)
+                else:
+                    yield path, None
+    except OSError as error:
+        yield folder, UnreadablePicture(f"the folder cannot be read: {error.strerror}")
+
+
+def _may_hold(entry: os.DirEntry[str]) -> bool:
+    if entry.is_dir():
+        # Links to folders are not followed: they may lead back.
+        return not entry.is_symlink()
+    return entry.name.lower().endswith(SUFFIXES)
+
+
+def _in_order(found: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Sorts paths, those of folders last, on disk where there are many: in a temporary database without a name."""
+    with closing(sqlite3.connect("")) as database:
+        # As bytes, because a path need not be text.
+        database.execute("CREATE TABLE found (folder, path, PRIMARY KEY (folder, path)) WITHOUT ROWID")
+        rows = ((is_folder, os.fsencode(path)) for path, is_folder in found)
+        database.executemany("INSERT OR IGNORE INTO found VALUES (?, ?)", rows)
+        for is_folder, path in database.execute("SELECT folder, path FROM found ORDER BY folder, path"):
+            yield os.fsdecode(path), bool(is_folder)

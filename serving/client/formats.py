@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TextIO
 
 from serving.client.errors import ClientError
-from serving.client.predict_client import Prediction
+from serving.client.prediction import Prediction
 
 Write = Callable[[str, Prediction | ClientError], None]
 
@@ -58,9 +58,8 @@ def _json(stream: TextIO, top: int | None) -> Write:
 
 
 def _csv(stream: TextIO, top: int | None) -> Write:
-    titles = ["path", *_titles(top or 1), "model_version", "error"]
     # A model with fewer classes than `top` leaves cells empty.
-    writer = csv.DictWriter(stream, titles, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, csv_titles(top), restval="", lineterminator="\n")
     writer.writeheader()
 
     def write(path: str, outcome: Prediction | ClientError) -> None:
@@ -77,6 +76,11 @@ def _csv(stream: TextIO, top: int | None) -> Write:
 
 
 FORMATS: Mapping[str, Callable[[TextIO, int | None], Write]] = {"table": _table, "json": _json, "csv": _csv}
+
+
+def csv_titles(top: int | None) -> list[str]:
+    """Gives the columns of CSV with so many classes; the first is the path, and the last the error."""
+    return ["path", *_titles(top or 1), "model_version", "error"]
 
 
 def _best(prediction: Prediction, count: int) -> list[tuple[str, float]]:

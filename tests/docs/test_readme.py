@@ -1,18 +1,22 @@
-"""README is executed: every block runs here, or says what runs it."""
+"""README and the examples are executed: every block runs here, or says what runs it."""
 
+import base64
 import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import h5py
 import keras
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from serving.config import batching, monitoring, tls
@@ -22,6 +26,7 @@ from trainer.config import Config
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READY_TIMEOUT_S = 120
+PICTURES = ["my_pictures/cats/1.jpg", "my_pictures/dogs/2.jpg"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,25 @@ def test_first_requests_are_those_of_the_benchmark():
     assert "took {:,.0f} ms with warm-up records and {:,.0f} ms without".format(*first) in README
 
 
+def test_costs_of_the_client_are_those_of_the_benchmark():
+    measured = results("client")
+    for name, side in (
+        ("Whisker's client", "whisker"),
+        ("`tensorflow-serving-api`", "tensorflow_serving_api"),
+        ("REST", "rest"),
+    ):
+        of_side = {measure: spread["median"] for measure, spread in measured["summary"][side].items()}
+        cells = f"{of_side['import_s']:.3f} s | {of_side['memory_mb']:.0f} MB"
+        cpu = f"{of_side['bytes_cpu_ms']:.2f} ms | {of_side['pixels_cpu_ms']:.2f} ms"
+        assert f"| {name} | {cells} | {cpu} |" in README
+    api = measured["targets"]["tensorflow_serving_api"]
+    for measure in ("import_s", "memory_mb"):
+        assert api[measure]["met"]
+        assert f"{api[measure]['times_less']['median']:.0f} times" in README
+    assert measured["commit"][:7] in README
+    assert measured["date"] in README
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""
@@ -185,8 +209,9 @@ def test_dry_run_prints_a_job(outputs):
     assert "workerPoolSpecs:" in output(outputs, "trainer.submit --dry_run")
 
 
-@pytest.mark.usefixtures("outputs")
-def test_server_and_client_lines_work_together(checkout):
+@pytest.fixture(scope="module")
+def ports(outputs, checkout):  # noqa: ARG001
+    """Those of the server that README starts, on the model that README trains."""
     command = block("serving.server --port").text.replace("--port=8500 --rest_api_port=8501", "--ports_file=ports.json")
     server = subprocess.Popen(["bash", "-c", "exec " + command], cwd=checkout, env=environment(checkout))
     try:
@@ -195,9 +220,7 @@ def test_server_and_client_lines_work_together(checkout):
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        port = json.loads((checkout / "ports.json").read_text())["port"]
-        client = block("from serving.client").text.replace("localhost:8500", f"localhost:{port}")
-        assert re.fullmatch(r"(cats|dogs) [01]\.\d+\n", execute(checkout, "python", client))
+        yield json.loads((checkout / "ports.json").read_text())
     finally:
         server.terminate()
         assert server.wait(30) == 0
@@ -210,6 +233,11 @@ def test_store_lines_say_what_is_live_and_that_all_is_well(checkout):
     assert "all well" in said
 
 
+def test_server_and_client_lines_work_together(ports, checkout):
+    client = block("from serving.client").text.replace("localhost:8500", f"localhost:{ports['port']}")
+    assert re.fullmatch(r"(cats|dogs) [01]\.\d+\n", execute(checkout, "python", client))
+
+
 def test_configuration_lines_write_files_that_are_read_back(tmp_path):
     for name, label in (("server.key", "PRIVATE KEY"), ("server.crt", "CERTIFICATE")):
         (tmp_path / name).write_text(f"-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n")
@@ -217,3 +245,75 @@ def test_configuration_lines_write_files_that_are_read_back(tmp_path):
     assert batching.read(tmp_path / "batching.config").max_batch_size.value == 32
     assert monitoring.read(tmp_path / "monitoring.config").prometheus_config.enable
     assert tls.read(tmp_path / "tls.config").server_key == (tmp_path / "server.key").read_text()
+
+
+def test_lines_that_keep_answers_and_draw_them_do_so(ports, checkout):
+    lines = block("--out=results.csv").text.replace("localhost:8500", f"localhost:{ports['port']}")
+    assert execute(checkout, "sh", lines).count("my_pictures/") == 50
+    assert (checkout / "results.csv").read_text().count("my_pictures/") == 50
+    assert (checkout / "sheet.png").is_file()
+
+
+def run_example(checkout, ports, name, *pictures, port="port", **variables):
+    command = [sys.executable] if name.endswith(".py") else []
+    ended = subprocess.run(
+        [*command, ROOT / "examples" / name, f"localhost:{ports[port]}", *pictures],
+        cwd=checkout,
+        env={**environment(checkout), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", ["ask.py", "ask_async.py"])
+def test_example_in_python_answers_every_picture(checkout, ports, name):
+    said = run_example(checkout, ports, name, *PICTURES)
+    assert re.fullmatch("".join(rf"{path} (cats|dogs) [01]\.\d\d\n" for path in PICTURES), said)
+
+
+def test_cells_of_the_notebook_run(checkout, ports):
+    notebook = json.loads((ROOT / "examples" / "ask.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    program = "\n".join([*cells, "print(len(answers), axes[2, 3].get_title())"])
+    said = execute(checkout, "python", program.replace("localhost:8500", f"localhost:{ports['port']}"))
+    assert re.fullmatch(r"12 (cats|dogs) [01]\.\d\d\n", said)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_example_with_curl_gives_the_label(checkout, ports):
+    (answer,) = json.loads(run_example(checkout, ports, "ask_rest.sh", PICTURES[0], port="rest_api_port"))[
+        "predictions"
+    ]
+    assert answer["label"] in ("cats", "dogs")
+
+
+@pytest.mark.skipif(
+    not shutil.which("grpcurl"), reason="grpcurl is not installed; the next test reads what it is given"
+)
+def test_example_with_grpcurl_gives_the_label(checkout, ports):
+    answer = json.loads(run_example(checkout, ports, "ask_grpcurl.sh", PICTURES[0]))
+    assert base64.b64decode(answer["outputs"]["label"]["string_val"][0]) in (b"cats", b"dogs")
+
+
+def test_what_grpcurl_is_given_is_a_method_and_a_request_that_the_server_answers(checkout, ports, tmp_path):
+    stand_in = tmp_path / "grpcurl"
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/body\n')
+    stand_in.chmod(0o755)
+    run_example(checkout, ports, "ask_grpcurl.sh", PICTURES[0], PATH=f"{tmp_path}:{os.environ['PATH']}")
+    *options, file, body, from_input, address, name = (tmp_path / "arguments").read_text().splitlines()
+    assert (options, body, from_input) == (["-plaintext", "-protoset"], "-d", "@")
+    # As grpcurl does, and any other language can: nothing but protobuf, gRPC and the descriptor set.
+    pool = descriptor_pool.DescriptorPool()
+    for one in descriptor_pb2.FileDescriptorSet.FromString(Path(file).read_bytes()).file:
+        pool.Add(one)
+    service, _, method = name.partition("/")
+    found = pool.FindServiceByName(service).FindMethodByName(method)
+    request, response = map(message_factory.GetMessageClass, (found.input_type, found.output_type))
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(f"/{name}", request.SerializeToString, response.FromString)
+        answer = call(json_format.Parse((tmp_path / "body").read_text(), request()), timeout=30)
+    assert answer.outputs["label"].string_val[0] in (b"cats", b"dogs")

@@ -1,6 +1,8 @@
 """Real pictures through the real server by the real client, on a model that was really trained."""
 
+import asyncio
 import base64
+import csv
 import json
 import subprocess
 import sys
@@ -8,12 +10,16 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 
+import numpy as np
 import pytest
 
+from serving import contract
+from serving.client.async_client import AsyncPredictClient
 from serving.client.errors import ClientError, NotAPicture
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
-from tests.trained_model import draw
+from serving.store import bucket as objects
+from tests.trained_model import draw, encode
 
 CLIENTS = 32
 
@@ -78,6 +84,23 @@ def test_rest_gives_the_answers_of_grpc(server):
     assert answer["valid"] is True
 
 
+def test_pixels_get_the_answer_of_the_picture_that_they_are_of(server):
+    # A PNG of the model's size loses nothing on its way through decoding and resizing.
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+    async def ask():
+        async with AsyncPredictClient(f"localhost:{server.port}", timeout_s=30) as client:
+            pictures = [encode(picture, "PNG") for picture in pixels]
+            of_pictures = [outcome async for outcome in client.predict_many([*pictures, b"rubbish"])]
+            return of_pictures, await client.predict_batch(pixels)
+
+    (*of_pictures, of_rubbish), of_pixels = asyncio.run(ask())
+    assert isinstance(of_rubbish, NotAPicture)
+    for one, other in zip(of_pictures, of_pixels, strict=True):
+        assert one.label == other.label
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
 def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp_path):
     (tmp_path / "good.jpg").write_bytes(draw("cats", 99))
     (tmp_path / "text.jpg").write_text("no picture")
@@ -95,3 +118,22 @@ def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp
     assert bad["path"] == str(tmp_path / "text.jpg")
     assert bad["error"]
     assert str(tmp_path / "text.jpg") in ended.stderr
+
+
+@pytest.mark.long
+def test_command_serves_a_store_in_a_bucket_for_the_while(trained, bucket):
+    config = (trained.store / contract.MODELS_CONFIG).read_text()
+    address = f"gs://{bucket}/store"
+    objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
+    objects.write(f"{address}/{contract.MODELS_CONFIG}", config.replace(str(trained.store), address).encode(), 0)
+    picture = str(trained.pictures / "cats" / "0.jpg")
+    ended = subprocess.run(
+        [sys.executable, "-m", "serving.predict", f"--model_dir={address}", "--label=stable", "--format=csv", picture],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    (row,) = csv.DictReader(ended.stdout.splitlines())
+    assert (row["path"], row["model_version"]) == (picture, "1")

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from serving import contract
-from serving.client.messages import encode
+from serving.client.messages import decode_lists, encode
 from serving.protos import message
 
 DEFAULT_CLASSES = ("cats", "dogs")
@@ -20,32 +20,43 @@ class StandIn:
     b"rubbish…" is no picture, and b"slow" is not answered (with "cats") before `released` is set.
     """
 
-    def __init__(self, port=0):
+    def __init__(self, port=0, credentials=None, receive_limit=-1):
         self.version = 3
         self.classes = {3: DEFAULT_CLASSES}
         self.states = deque([{3: "AVAILABLE"}])  # what GetModelStatus says, call by call; the last one stays
         self.outputs = contract.OUTPUTS
+        # By version: signature → input → (number of DataType, sizes).
+        self.signatures = {3: {name: {contract.INPUT_BYTES: (7, [-1])} for name in ("serving_default", "other")}}
+        self.signatures[3]["pixels"] = {contract.INPUT_PIXELS: (1, [-1, 4, 4, 3])}
         self.failures = deque()  # (code, details): what the next calls get, one each
         self.requests = []  # every Predict request that arrived, those that failed too
+        self.peers = set()  # the connections that they came by
+        self.tokens = []  # the authorization of every Predict request
         self.seconds_left = []  # of the deadline of every Predict request
-        self.statuses = 0
+        self.statuses = self.metadata = 0
         self.released = threading.Event()
         self._lock = threading.Condition()
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+            futures.ThreadPoolExecutor(16),
+            options=[("grpc.max_receive_message_length", receive_limit), ("grpc.so_reuseport", 0)],
         )
-        for service, method, request, answer in (
-            ("PredictionService", "Predict", "PredictRequest", self._predict),
-            ("ModelService", "GetModelStatus", "GetModelStatusRequest", self._status),
+        for service, method, answer in (
+            ("PredictionService", "Predict", self._predict),
+            ("PredictionService", "GetModelMetadata", self._get_metadata),
+            ("ModelService", "GetModelStatus", self._status),
         ):
+            request = message(f"tensorflow.serving.{method}Request")
             handler = grpc.unary_unary_rpc_method_handler(
-                answer, message(f"tensorflow.serving.{request}").FromString, lambda reply: reply.SerializeToString()
+                answer, request.FromString, lambda reply: reply.SerializeToString()
             )
             handlers = {method: handler}
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", handlers),)
             )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        at = f"127.0.0.1:{port}"
+        add = self._server.add_insecure_port
+        self.port = self._server.add_secure_port(at, credentials) if credentials else add(at)
+        self.address = f"127.0.0.1:{self.port}"
 
     def start(self):
         self._server.start()
@@ -69,28 +80,36 @@ class StandIn:
         with self._lock:
             self.requests.append(request)
             self.seconds_left.append(context.time_remaining())
+            self.peers.add(context.peer())
+            self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
             self._lock.notify_all()
         self._fail(context)
         if request.model_spec.name != contract.DEFAULT_MODEL_NAME:
             context.abort(
                 grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({request.model_spec.name})"
             )
-        (data,) = request.inputs[contract.INPUT_BYTES].string_val
-        if data.startswith(b"slow"):
-            self.released.wait(30)
-            data = b"cats 0.5"
-        classes = self.classes[self.version]
-        if data.startswith(b"rubbish"):
-            label, probability, valid = "", 0.0, False
+        if contract.INPUT_PIXELS in request.inputs:
+            # A picture's first value says how sure the stand-in is of cats.
+            tensor = request.inputs[contract.INPUT_PIXELS]
+            rows = [b"cats %g" % (picture[0][0][0] / 100) for picture in decode_lists(tensor)]
         else:
-            label, probability, valid = *self._read(data), True
-        rest = (1 - probability) / (len(classes) - 1)
+            rows = list(request.inputs[contract.INPUT_BYTES].string_val)
+        if rows[0].startswith(b"slow"):
+            self.released.wait(30)
+            rows = [b"cats 0.5"]
+        classes = self.classes[self.version]
+        read = [("", 0.0) if row.startswith(b"rubbish") else self._read(row) for row in rows]
         outputs = {
-            contract.OUTPUT_LABEL: encode([label]),
-            contract.OUTPUT_PROBABILITY: encode([probability]),
-            contract.OUTPUT_PROBABILITIES: encode([probability if name == label else rest for name in classes]),
-            contract.OUTPUT_CLASSES: encode(classes),
-            contract.OUTPUT_VALID: encode([valid]),
+            contract.OUTPUT_LABEL: encode([label for label, _ in read]),
+            contract.OUTPUT_PROBABILITY: encode([probability for _, probability in read]),
+            contract.OUTPUT_PROBABILITIES: encode(
+                [
+                    [probability if name == label else (1 - probability) / (len(classes) - 1) for name in classes]
+                    for label, probability in read
+                ]
+            ),
+            contract.OUTPUT_CLASSES: encode([classes] * len(read)),
+            contract.OUTPUT_VALID: encode([bool(label) for label, _ in read]),
         }
         response = message("tensorflow.serving.PredictResponse")()
         response.model_spec.version.value = self.version
@@ -102,6 +121,27 @@ class StandIn:
     def _read(data):
         label, probability = data.split()[:2]
         return label.decode(), float(probability)
+
+    def _get_metadata(self, request, context):
+        self.metadata += 1
+        if request.model_spec.name != contract.DEFAULT_MODEL_NAME:
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({request.model_spec.name})"
+            )
+        signatures = message("tensorflow.serving.SignatureDefMap")()
+        # What is not said about a version is as in the first.
+        for name, inputs in self.signatures.get(self.version, self.signatures[3]).items():
+            signature = signatures.signature_def[name]
+            for key, (dtype, sizes) in inputs.items():
+                signature.inputs[key].dtype = dtype
+                for size in sizes:
+                    signature.inputs[key].tensor_shape.dim.add(size=size)
+            for key in contract.OUTPUTS:
+                signature.outputs[key].dtype = 7
+        response = message("tensorflow.serving.GetModelMetadataResponse")()
+        response.model_spec.version.value = self.version
+        response.metadata["signature_def"].Pack(signatures)
+        return response
 
     def _status(self, request, context):
         self.statuses += 1

@@ -1,6 +1,7 @@
 import grpc
 import pytest
 
+from serving.client import channel
 from serving.client.errors import InvalidRequest, ServerUnavailable
 from serving.client.predict_client import PredictClient
 
@@ -33,3 +34,24 @@ def test_answer_above_four_mebibytes_is_received(stand_in):
     stand_in.classes[3] = ("dogs", "x" * 5_000_000)
     with PredictClient(stand_in.address) as client:
         assert list(client.predict(b"dogs 0.75").probabilities) == ["dogs", "x" * 5_000_000]
+
+
+def test_every_client_has_a_connection_of_its_own(stand_in):
+    with PredictClient(stand_in.address) as one, PredictClient(stand_in.address) as other:
+        for client in (one, other, one):
+            client.predict(b"dogs 0.75")
+    assert len(stand_in.peers) == 2
+
+
+def test_nothing_is_retried_for_a_server_that_fails_again_and_again(stand_in):
+    stand_in.failures.extend([BUSY] * 1000)
+    with PredictClient(stand_in.address) as client:
+        outcomes = list(client.predict_many([b"dogs 0.75"] * 150, concurrency=50))
+    assert {type(outcome) for outcome in outcomes} == {ServerUnavailable}
+    # Four attempts each would be 600.
+    assert 150 <= len(stand_in.requests) < 300
+
+
+def test_pings_are_neither_too_many_for_servers_nor_too_few_for_google_cloud():
+    # gRPC servers close connections that ping within 300 s; Google Cloud forgets those that are idle for 600 s.
+    assert 300_000 < dict(channel._OPTIONS)["grpc.keepalive_time_ms"] < 600_000

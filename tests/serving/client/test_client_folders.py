@@ -59,3 +59,39 @@ def test_suffix_of_a_folder_does_not_make_it_a_picture(tmp_path, name):
     path.parent.mkdir(exist_ok=True)
     path.touch()
     assert [path for path, _ in find_pictures([str(tmp_path)])] == [str(path)]
+
+
+def test_pattern_gives_what_it_matches_and_searches_folders_that_it_matches(tmp_path):
+    for name in ("b.jpg", "a.jpg", "a.txt", "sub/c.jpg", "sub/notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def found(pattern):
+        return [
+            os.path.relpath(path, tmp_path) for path, error in find_pictures([f"{tmp_path}/{pattern}"]) if not error
+        ]
+
+    assert found("*") == ["a.jpg", "a.txt", "b.jpg", "sub/c.jpg"]
+    assert found("?.jpg") == ["a.jpg", "b.jpg"]
+    assert found("**/*.jpg") == ["a.jpg", "b.jpg", "sub/c.jpg"]
+    # Each file by itself, and not once more with its folder.
+    assert found("**") == ["a.jpg", "a.txt", "b.jpg", "sub/c.jpg", "sub/notes.txt"]
+
+
+def test_name_that_looks_like_a_pattern_is_that_of_the_file_where_there_is_one(tmp_path):
+    (tmp_path / "a[1].jpg").touch()
+    (tmp_path / "a1.jpg").touch()
+    assert list(find_pictures([f"{tmp_path}/a[1].jpg"])) == [(f"{tmp_path}/a[1].jpg", None)]
+
+
+def test_pattern_that_matches_nothing_is_an_error_of_its_own(tmp_path):
+    ((path, error),) = find_pictures([f"{tmp_path}/*.jpg"])
+    assert path == f"{tmp_path}/*.jpg"
+    assert str(error).startswith("nothing matches this pattern")
+
+
+def test_link_to_a_folder_inside_is_not_followed(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "back").symlink_to(tmp_path)
+    assert list(find_pictures([str(tmp_path)])) == [(f"{tmp_path}/a.jpg", None)]

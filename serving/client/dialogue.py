@@ -1,0 +1,254 @@
+"""What is said between client and server, without saying it: the part that both clients share.
+
+A `Steps` generator yields what it needs (an answer, a pause, a file) and is sent the result, or thrown the error. Who
+runs it decides whether threads or an event loop wait meanwhile.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from serving import contract
+from serving.client import errors, signatures
+from serving.client.messages import Part, decode, decode_array, decode_lists, is_array
+from serving.client.prediction import Array, Picture, Prediction, read_picture
+from serving.client.signatures import Signatures
+from serving.protos import message
+
+PREDICT = "PredictionService/Predict"
+_METADATA = "PredictionService/GetModelMetadata"
+_STATUS = "ModelService/GetModelStatus"
+METHODS = {  # Path → message of the answer.
+    PREDICT: "PredictResponse",
+    _METADATA: "GetModelMetadataResponse",
+    _STATUS: "GetModelStatusResponse",
+}
+
+_OUTPUTS_WITHOUT_CLASSES = tuple(name for name in contract.OUTPUTS if name != contract.OUTPUT_CLASSES)
+_READ = (contract.OUTPUT_VALID, contract.OUTPUT_LABEL, contract.OUTPUT_PROBABILITY, contract.OUTPUT_PROBABILITIES)
+_FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Wants the answer to a serialized request; `method` is one of `METHODS`."""
+
+    method: str
+    request: bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """A PredictRequest, but for the model and the outputs that are asked for."""
+
+    signature: str
+    inputs: list[Part]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wants time to pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Read:
+    """Wants the result of a function that may block."""
+
+    function: Callable[[], bytes]
+
+
+Step = Ask | Pause | Read
+Result = TypeVar("Result")
+Steps = Generator[Step, Any, Result]
+
+
+class Dialogue:
+    """What is known about one model on one server, and how to ask for more. Threads may share it."""
+
+    def __init__(self, server: str, model_name: str, version: int | None, label: str | None, signature: str) -> None:
+        """Begins with nothing known; arguments as those of the clients.
+
+        Raises:
+            InvalidRequest: both version and label.
+        """
+        if version is not None and label is not None:
+            raise errors.InvalidRequest(
+                f"version {version} and label {label!r}: a request asks for one of them, not both"
+            )
+        self._server = server
+        self._signature = signature
+        self._model_spec = message("tensorflow.serving.ModelSpec")(name=model_name)
+        if version is not None:
+            self._model_spec.version.value = version
+        if label is not None:
+            self._model_spec.version_label = label
+        # By model version, as a version never changes: its class names, its signatures.
+        self._classes: dict[int, tuple[str, ...]] = {}
+        self._signatures: dict[int, Signatures] = {}
+        self._answering: int | None = None  # the version that answered last
+
+    @property
+    def _asked(self) -> str:
+        return f"{self._server}: model {self._model_spec.name}"
+
+    def predict(self, picture: Picture) -> Steps[Prediction]:
+        """Asks about one picture."""
+        outcome: Prediction | None
+        if is_array(picture):
+            (outcome,) = yield from self.predict_batch(picture[None])
+        else:
+            data = picture if isinstance(picture, bytes) else (yield Read(partial(read_picture, picture)))
+            (outcome,) = yield from self._predictions(self._signature, contract.INPUT_BYTES, [data])
+        if outcome is None:
+            raise errors.NotAPicture
+        return outcome
+
+    def predict_batch(self, pixels: Array) -> Steps[list[Prediction]]:
+        """Asks about pixels [n, height, width, 3] in one request."""
+        if not is_array(pixels) or len(pixels.shape) != 4:
+            shape = list(pixels.shape) if is_array(pixels) else type(pixels).__name__
+            raise errors.InvalidRequest(f"pixels of shape {shape}: expected arrays of [height, width, 3]")
+        outcomes = yield from self._predictions(contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, pixels)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def predict_raw(
+        self, inputs: Mapping[str, Any], signature: str | None, output_filter: Sequence[str]
+    ) -> Steps[dict[str, Any]]:
+        """Asks any signature; answers arrays where an input is one, else lists."""
+        request = yield from self._request(signature or self._signature, inputs, output_filter)
+        response = yield from self._answer(request, output_filter)
+        read = decode_array if any(map(is_array, inputs.values())) else decode_lists
+        try:
+            return {name: read(tensor) for name, tensor in response.outputs.items()}
+        except ValueError as error:
+            raise errors.UnexpectedReply(f"{self._asked} answers with {error}") from error
+
+    def model_versions(self) -> Steps[dict[int, str]]:
+        """Asks which versions the server knows, and their states."""
+        request = message("tensorflow.serving.GetModelStatusRequest")(model_spec=self._model_spec)
+        response = yield Ask(_STATUS, request.SerializeToString())
+        return {entry.version: entry.State.Name(entry.state) for entry in response.model_version_status}
+
+    def wait_until_ready(self, timeout_s: float) -> Steps[None]:
+        """Asks until a version is available."""
+        deadline = time.monotonic() + timeout_s
+        pause_s = _FIRST_POLL_S
+        while True:
+            cause = None
+            try:
+                versions = yield from self.model_versions()
+                if "AVAILABLE" in versions.values():
+                    return
+                last = f"versions {versions}"
+            except (errors.ServerUnavailable, errors.DeadlineExceeded, errors.ModelNotFound) as error:
+                cause, last = error, str(error)
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise errors.ModelNotReady(
+                    f"model {self._model_spec.name} on {self._server} is not available after {timeout_s:g} s: {last}"
+                ) from cause
+            yield Pause(min(pause_s, remaining_s))
+            pause_s = min(2 * pause_s, _SLOWEST_POLL_S)
+
+    def signatures(self, *, anew: bool = False) -> Steps[Signatures]:
+        """Gives those of the version that answers now; asks for them once per version, or `anew`."""
+        if anew or self._answering not in self._signatures:
+            response = yield from self._found(
+                Ask(_METADATA, signatures.metadata_request(self._model_spec).SerializeToString())
+            )
+            self._answering = response.model_spec.version.value
+            self._signatures[self._answering] = signatures.read(response)
+        return self._signatures[self._answering]
+
+    def _request(self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()) -> Steps[Request]:
+        """Makes a request that the signature takes."""
+        of_before = self._answering
+        known = yield from self.signatures()
+        try:
+            parts = signatures.input_parts(inputs, output_filter, known, signature, self._asked)
+        except errors.InvalidRequest:
+            if of_before is None:
+                raise
+            # The server may have moved to a version that wants what the one before did not.
+            known = yield from self.signatures(anew=True)
+            parts = signatures.input_parts(inputs, output_filter, known, signature, self._asked)
+        return Request(signature, parts)
+
+    def _answer(self, request: Request, output_filter: Sequence[str]) -> Steps[Any]:
+        head = message("tensorflow.serving.PredictRequest")(model_spec=self._model_spec, output_filter=output_filter)
+        head.model_spec.signature_name = request.signature
+        data = b"".join((head.SerializeToString(), *request.inputs))
+        response = yield from self._found(Ask(PREDICT, data))
+        self._answering = response.model_spec.version.value
+        return response
+
+    def _found(self, step: Ask) -> Steps[Any]:
+        """Asks; where the server has no such model, says whether it is still loading."""
+        try:
+            return (yield step)
+        except errors.ModelNotFound as error:
+            try:
+                versions = yield from self.model_versions()
+            except errors.ClientError:
+                raise error from error.__cause__
+            if {"START", "LOADING"} & set(versions.values()):
+                raise errors.ModelNotReady(
+                    f"{self._asked} is still loading (versions {versions}): call wait_until_ready before, or ask again",
+                    code=error.code,
+                    details=error.details,
+                ) from error
+            raise
+
+    def _predictions(self, signature: str, name: str, values: Any) -> Steps[list[Prediction | None]]:
+        """Asks about one or more pictures; gives None for each that is none."""
+        request = yield from self._request(signature, {name: values})
+        response = yield from self._answer(request, _OUTPUTS_WITHOUT_CLASSES if self._classes else ())
+        version = response.model_spec.version.value
+        if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:
+            # The server has moved to a version whose class names nobody has asked for yet.
+            response = yield from self._answer(request, ())
+            version = response.model_spec.version.value
+        try:
+            return self._read(response, version, len(values))
+        except ValueError as error:
+            raise errors.UnexpectedReply(
+                f"{self._server}: version {version} of model {self._model_spec.name} answers with {error}: "
+                "it is not a model that Whisker exported; check the model's name"
+            ) from error
+
+    def _read(self, response: Any, version: int, count: int) -> list[Prediction | None]:
+        valid, labels, best, every = (_output(response, name) for name in _READ)
+        if not len(valid) == len(labels) == len(best) == count:
+            raise ValueError(f"{len(labels)} labels for {count} pictures")
+        if version not in self._classes:
+            names = _output(response, contract.OUTPUT_CLASSES)
+            self._classes[version] = tuple(map(_text, names[: len(names) // count]))
+        classes = self._classes[version]
+        if len(every) != count * len(classes):
+            raise ValueError(f"{len(every)} probabilities for {count} pictures and {len(classes)} classes")
+        return [
+            Prediction(
+                _text(labels[row]),
+                best[row],
+                dict(zip(classes, every[row * len(classes) : (row + 1) * len(classes)], strict=True)),
+                version,
+            )
+            if valid[row]
+            else None
+            for row in range(count)
+        ]
+
+
+def _output(response: Any, name: str) -> list[Any]:
+    # Looking a missing name up in a message map adds it.
+    if name not in response.outputs:
+        raise ValueError(f"no output {name!r}")
+    return decode(response.outputs[name])
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
