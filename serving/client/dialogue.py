@@ -156,13 +156,15 @@ class Dialogue:
 
     def signatures(self, *, anew: bool = False) -> Steps[Signatures]:
         """Gives those of the version that answers now; asks for them once per version, or `anew`."""
-        if anew or self._answering not in self._signatures:
-            response = yield from self._found(
-                Ask(_METADATA, signatures.metadata_request(self._model_spec).SerializeToString())
-            )
-            self._answering = response.model_spec.version.value
-            self._signatures[self._answering] = signatures.read(response)
-        return self._signatures[self._answering]
+        # Looked up once: another thread may learn of another version at any moment.
+        known = None if anew or self._answering is None else self._signatures.get(self._answering)
+        if known is None:
+            request = signatures.metadata_request(self._model_spec)
+            response = yield from self._found(Ask(_METADATA, request.SerializeToString()))
+            version = response.model_spec.version.value
+            known = self._signatures[version] = signatures.read(response)
+            self._answering = version
+        return known
 
     def _request(self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()) -> Steps[Request]:
         """Makes a request that the signature takes."""
