@@ -91,7 +91,7 @@ def test_port_that_is_not_grpc_is_one_line_and_nothing_changes(flags: list[str])
         server.server_close()
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
-    assert "check that the server runs, that the address is its gRPC port (not REST)" in line
+    assert "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST" in line
     assert open_store(flags[0].partition("=")[2], "whisker").labels() == {"stable": 1}
 
 
