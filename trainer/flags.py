@@ -11,17 +11,26 @@ from trainer.config import Config
 _PARSERS = {
     bool: flags.BooleanParser,
     int: flags.IntegerParser,
+    float: flags.FloatParser,
     str: flags.ArgumentParser,
 }
 
 
-def define() -> None:
-    """Defines one flag per setting, as flags of the running command, so that its --help shows them."""
-    for setting in dataclasses.fields(Config):
+def define(settings: type = Config) -> None:
+    """Defines one flag per setting, as flags of the running command, so that its --help shows them.
+
+    Args:
+        settings: a dataclass whose fields say in their metadata what they mean, and which `choices` there are.
+    """
+    for setting in dataclasses.fields(settings):
         kind = type(setting.default)
         parser = _PARSERS[kind]()
         choices = setting.metadata["choices"]
-        text = f"<{'|'.join(choices)}>: {setting.metadata['help']}" if choices else setting.metadata["help"]
+        text = (
+            f"<{'|'.join(choice for choice in choices if choice)}>: {setting.metadata['help']}"
+            if choices
+            else setting.metadata["help"]
+        )
         # Choices and bounds stay in `Config`, whose errors say what is expected; a flag only parses its type.
         make = flags.BooleanFlag if kind is bool else flags.Flag
         flag = (
@@ -45,9 +54,12 @@ def config(**instead: Any) -> Config:
     return Config(**(asked | instead))
 
 
+def given() -> set[str]:
+    """Names of the settings that were given on this command line."""
+    return {setting.name for setting in dataclasses.fields(Config) if flags.FLAGS[setting.name].present}
+
+
 def arguments() -> list[str]:
     """Lists the settings that were given on this command line, as ``--name=value``, to be forwarded."""
-    given = (flags.FLAGS[setting.name] for setting in dataclasses.fields(Config))
-    return [
-        f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}" for flag in given if flag.present
-    ]
+    found = [flags.FLAGS[setting.name] for setting in dataclasses.fields(Config) if setting.name in given()]
+    return [f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}" for flag in found]

@@ -66,6 +66,7 @@ def run(
     downloads: Path = DOWNLOADS,
     say: Callable[[str], None] = _say,
     stop: Stop | None = None,
+    tensorboard: str = "",
     now: Callable[[], datetime] = datetime.now,
 ) -> dict[str, Any]:
     """Trains, evaluates, reports, exports and (with `model_dir`) publishes.
@@ -76,6 +77,7 @@ def run(
         downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
         say: prints one line of progress.
         stop: knows whether the run is to stop; None: nobody asks.
+        tensorboard: ``gs://…`` that gets a copy of the run folder's event files; empty: none.
         now: tells the time, which names the run folder.
 
     Returns:
@@ -92,7 +94,7 @@ def run(
     stop.install_again()
     _say_devices(config, devices, say)
     if cluster.is_chief:
-        opened = open_run(config, devices.names, now())
+        opened = open_run(config, devices.names, now(), tensorboard=tensorboard)
     else:
         opened, say = scratch_run(devices.names), _say_nothing
     with opened as folder, devices.workers.errors():
@@ -270,6 +272,7 @@ def _run(
     show_pictures(folder.file("pictures"), folder.path / "tensorboard", stages.steps(history))
     write_model_card(result, folder.environment, folder.file("model_card.md"))
     write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
+    folder.synchronise(say)
     return result
 
 

@@ -95,10 +95,16 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([IMAGE], "--project=: expected the id or number of a Google Cloud project"),
         (
-            [IMAGE],
-            "sending is not built yet: run the same with --dry_run, save the output as job.yaml and send it",
+            ["--project=p", "--region=us-central1", "--image_uri=example.dev/t:1"],
+            "--image_uri=example.dev/t:1: a tag can come to mean another image; give it by digest",
         ),
+        ([IMAGE, "--platform=kubernetes"], "--platform=kubernetes: sending is kubectl's"),
+        (["--dry_run", IMAGE, "--platform=slurm"], "--platform=slurm: expected vertex, kubernetes"),
+        (["--dry_run", IMAGE, "--spot"], "--spot: a job whose machine was taken away goes on in its run folder"),
+        (["--dry_run", IMAGE, "--max_cost=3"], "--max_cost=3 without --price_per_hour"),
+        (["--dry_run", IMAGE, "--build=docker"], f"{IMAGE}: with --build=docker expected a name and a tag"),
         (["--dry_run"], "--image_uri=: expected the image that holds the trainer"),
         (
             ["--dry_run", IMAGE, "--data=pictures"],
@@ -116,6 +122,33 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, message):
     assert f"error: {message}" in finished.stderr
 
 
+def test_dry_run_says_what_ends_the_job_what_it_needs_and_what_nobody_checked():
+    finished = submit(
+        "--dry_run",
+        "--image_uri=example.dev/p/r/trainer:mine",
+        "--build=docker",
+        "--machine=n1-standard-8",
+        "--accelerator=NVIDIA_TESLA_T4",
+        "--price_per_hour=2",
+        "--max_cost=9",
+    )
+    comments = [line.removeprefix("# ") for line in finished.stdout.splitlines() if line.startswith("# ")]
+    assert "Ended after 4.50 h, by --max_cost: 9 / (1 worker × 2 an hour)." in comments
+    assert any(line.startswith("Built first: docker push example.dev/p/r/trainer:mine") for line in comments)
+    assert "- that n1-standard-8 exists and takes NVIDIA_TESLA_T4 in this number" in comments
+    assert any(line.startswith("Note: the image is named by a tag") for line in comments)
+    assert any(line.startswith("Note: without --run_dir=gs://") for line in comments)
+    assert any(line.startswith("- aiplatform.customJobs.create  you, to send the job  docs.cloud") for line in comments)
+    assert yaml.safe_load(finished.stdout)["scheduling"] == {"timeout": "16200s"}
+
+
+def test_dry_run_for_kubernetes_prints_a_plain_job():
+    finished = submit("--dry_run", IMAGE, "--platform=kubernetes", "--run_dir=gs://b/r", "--spot")
+    assert finished.stdout.startswith("# Saved as job.yaml, sent by: kubectl create --filename=job.yaml\n")
+    job = yaml.safe_load(finished.stdout)
+    assert (job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("Job", 86400)
+
+
 @pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1"])
 def test_missing_extra_is_named_in_one_line(missing):
     finished = submit("--dry_run", IMAGE, missing=[missing])
@@ -127,5 +160,14 @@ def test_missing_extra_is_named_in_one_line(missing):
 def test_help_lists_the_flags_without_the_extra():
     finished = submit("--help", missing=["yaml", "google"])
     assert finished.returncode == 0
-    for flag in ("--[no]dry_run", "--image_uri", "--machine", "--accelerator", "--accelerator_count", "--variant"):
+    for flag in (
+        "--[no]dry_run",
+        "--image_uri",
+        "--machine",
+        "--accelerator",
+        "--workers",
+        "--[no]spot",
+        "--max_cost",
+        "--variant",
+    ):
         assert f"  {flag}:" in finished.stdout
