@@ -66,6 +66,11 @@ resource "google_storage_bucket" "all" {
     enabled = true
   }
 
+  # The service's own way to keep what was deleted, for a week at least and at the same price: versions do it here.
+  soft_delete_policy {
+    retention_duration_seconds = 0
+  }
+
   lifecycle_rule {
     condition {
       days_since_noncurrent_time = each.value

@@ -12,7 +12,7 @@ from trainer.cloud import vertex
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "docker"
-FILES = sorted(path.name for path in FOLDER.glob("*.Dockerfile"))
+FILES = ["serving.Dockerfile", "trainer.Dockerfile"]
 
 
 def instructions(name):
@@ -34,10 +34,10 @@ def copied_from_checkout(name):
     return [source for rest in rests(name, "COPY") if "--from=" not in rest for source in rest.split()[:-1]]
 
 
-def in_build_context(path):
-    """Whether .dockerignore lets a path through: as docker does, the last line that matches decides."""
+def in_build_context(path, ignore=ROOT / ".dockerignore"):
+    """Whether a .dockerignore lets a path through: as docker does, the last line that matches decides."""
     ignored = False
-    for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines():
+    for line in ignore.read_text("utf-8").splitlines():
         pattern = line.strip().removeprefix("!")
         if pattern and not pattern.startswith("#") and any(fnmatch(part, pattern) for part in (path, *parents(path))):
             ignored = not line.startswith("!")
@@ -48,8 +48,8 @@ def parents(path):
     return [str(parent) for parent in Path(path).parents][:-1]
 
 
-def test_both_images_have_a_dockerfile():
-    assert FILES == ["serving.Dockerfile", "trainer.Dockerfile"]
+def test_every_dockerfile_is_one_that_is_tested_here():
+    assert sorted(path.name for path in FOLDER.glob("*.Dockerfile")) == sorted([*FILES, "tests.Dockerfile"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -168,3 +168,20 @@ def test_health_check_succeeds_on_an_open_port_and_fails_on_a_closed_one():
         opened = subprocess.run(words, capture_output=True, check=False, timeout=10)
     assert closed.returncode != 0
     assert opened.returncode == 0
+
+
+def test_tests_stand_beside_the_code_of_the_image_that_they_are_given():
+    name = "tests.Dockerfile"
+    assert rests(name, "FROM") == ["${TRAINER}"]
+    assert rests(name, "ARG") == ["TRAINER"]
+    # The trainer's own folder for code and its own user.
+    assert rests(name, "WORKDIR") == ["/app"]
+    assert "PYTHONPATH=/app" in " ".join(rests("trainer.Dockerfile", "ENV"))
+    assert rests(name, "USER")[-1] == rests("trainer.Dockerfile", "USER")[-1]
+    ignore = FOLDER / f"{name}.dockerignore"
+    for source in copied_from_checkout(name):
+        assert (ROOT / source).exists(), source
+        assert in_build_context(source, ignore), source
+    assert not in_build_context("trainer/task.py", ignore)
+    for folder in json.loads(rests(name, "CMD")[0]):
+        assert (ROOT / folder).is_dir(), folder
