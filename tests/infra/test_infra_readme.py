@@ -94,7 +94,7 @@ def test_accounts_buckets_and_cluster_that_the_page_names_are_terraform_s():
     pods = set(re.findall(r'"\$\{local\.pods\}/([\w-]+)"', TERRAFORM))
     manifests = (path for path in FILES if path.parent.name == "kubernetes")
     assert pods == {name for path in manifests for name in re.findall(r"serviceAccountName: (\S+)", path.read_text())}
-    days = dict(re.findall(r"(\w+) = (\d+)\n", re.search(r"\n  buckets = \{(.*?)\n  \}", TERRAFORM, re.DOTALL)[1]))
+    days = dict(re.findall(r"(\w+) = (\d+)\n", re.search(r"\n  buckets = \{.*?\n  \}", TERRAFORM, re.DOTALL)[0]))
     assert f"some days ({', '.join(f'{name} {count}' for name, count in days.items())})" in TEXT
     assert set(re.findall(r"(?:\$PROJECT|PROJECT)-whisker-(\w+)", TEXT)) == set(days)
     assert '"${var.project}-whisker-${each.key}"' in TERRAFORM
