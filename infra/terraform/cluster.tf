@@ -25,6 +25,8 @@ resource "google_service_account" "nodes" {
 
   account_id   = "whisker-nodes"
   display_name = "Whisker: machines of the cluster"
+
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_project_iam_member" "nodes" {

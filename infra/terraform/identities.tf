@@ -11,6 +11,8 @@ locals {
 resource "google_service_account" "trainer" {
   account_id   = "whisker-trainer"
   display_name = "Whisker: training jobs"
+
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_storage_bucket_iam_member" "trainer" {
@@ -47,6 +49,8 @@ resource "google_storage_bucket_iam_member" "server_pods" {
 resource "google_service_account" "builder" {
   account_id   = "whisker-builder"
   display_name = "Whisker: builds"
+
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_storage_bucket_iam_member" "builder" {
@@ -61,6 +65,8 @@ resource "google_project_iam_custom_role" "bucket_lookup" {
   role_id     = "whiskerBucketLookup"
   title       = "Whisker: sees that a bucket is there, and where"
   permissions = ["storage.buckets.get"]
+
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_storage_bucket_iam_member" "builder_lookup" {
@@ -88,6 +94,8 @@ resource "google_project_iam_custom_role" "builder" {
     "cloudbuild.builds.create",
     "cloudbuild.builds.get",
   ]
+
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_project_iam_member" "builder" {
