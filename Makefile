@@ -66,9 +66,11 @@ require-pinned:
 
 # $(1): the image's name
 comma := ,
-build_image = docker buildx build --load --file infra/docker/$(1).Dockerfile --tag $(IMAGE_REPOSITORY)/$(1):$(IMAGE_TAG) \
-	$(if $(CACHE_REPOSITORY),--builder=whisker --cache-from=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache \
-	--cache-to=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache$(comma)mode=max) .
+build_image = docker $(if $(CACHE_REPOSITORY),buildx )build --file infra/docker/$(1).Dockerfile \
+	--tag $(IMAGE_REPOSITORY)/$(1):$(IMAGE_TAG) $(if $(CACHE_REPOSITORY),--builder=whisker --load \
+	--cache-from=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache \
+	--cache-to=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache$(comma)mode=max )\
+	.
 
 images:
 	$(if $(CACHE_REPOSITORY),docker buildx inspect whisker || docker buildx create --name=whisker --driver=docker-container)

@@ -166,13 +166,23 @@ def test_images_are_built_with_the_layers_of_earlier_builds(workspace):
         "docker buildx create --name=whisker --driver=docker-container",
     ]
     assert called[2:] == [
-        f"docker buildx build --load --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build "
-        f"--builder=whisker --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
+        f"docker buildx build --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build "
+        f"--builder=whisker --load --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
         f"--cache-to=type=registry,ref={REGISTRY}/{name}:cache,mode=max ."
         for name in ("trainer", "serving")
     ]
     assert list(BUILD.images) == [
         "${_LOCATION}-docker.pkg.dev/${PROJECT_ID}/${_REPOSITORY}/" + f"{name}:${{BUILD_ID}}"
+        for name in ("trainer", "serving")
+    ]
+
+
+def test_images_are_built_by_docker_alone_where_no_registry_keeps_layers(workspace):
+    shown = subprocess.run(
+        ["make", "--dry-run", "images"], cwd=workspace, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert [" ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()] == [
+        f"docker build --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
         for name in ("trainer", "serving")
     ]
 
