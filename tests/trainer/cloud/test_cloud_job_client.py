@@ -65,6 +65,12 @@ def test_answer_that_is_lost_makes_no_second_job(service, jobs):
     assert service.calls == ["ListCustomJobs", "CreateCustomJob", "ListCustomJobs"]
 
 
+def test_answer_that_is_lost_at_the_last_attempt_is_looked_for(service, jobs):
+    service.fail("CreateCustomJob", Code.UNAVAILABLE, times=2)
+    service.fail("CreateCustomJob", Code.DEADLINE_EXCEEDED, carried_out=True)
+    assert jobs.submit(job()) == (service.jobs[0], True)
+
+
 def test_request_that_is_lost_is_sent_again(service, jobs):
     service.fail("CreateCustomJob", Code.UNAVAILABLE)
     assert jobs.submit(job())[1]
@@ -73,7 +79,9 @@ def test_request_that_is_lost_is_sent_again(service, jobs):
 
 def test_service_that_stays_away_is_given_up_with_nothing_started(service, jobs):
     service.fail("CreateCustomJob", Code.UNAVAILABLE, times=3)
-    with pytest.raises(UnreachableError, match="my-project: the job service does not answer; check the network"):
+    with pytest.raises(
+        UnreachableError, match="my-project: the job service did not answer 3 times, and has no such job"
+    ):
         jobs.submit(job())
     assert service.jobs == []
 
@@ -136,7 +144,7 @@ def test_watched_job_that_fails_names_its_reason_and_its_log(service, jobs):
         watch(jobs, name)
     assert str(error.value) == (
         "the job failed: The replica workerpool0-0 exited with a non-zero status of 2.; its log: "
-        f"python -m trainer.jobs logs 1000 --project=123456789 --region=us-central1 --api_endpoint={service.url}"
+        f"python -m trainer.jobs logs 1000 --project=my-project --region=us-central1 --api_endpoint={service.url}"
     )
 
 
@@ -186,7 +194,10 @@ def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are
     pool = {
         "machineSpec": {"machineType": "e2-standard-8"},
         "replicaCount": 1,
-        "containerSpec": {"imageUri": "example.dev/t@sha256:0a", "command": ["python", "-c", f"import json, os; {lines}"]},
+        "containerSpec": {
+            "imageUri": "example.dev/t@sha256:0a",
+            "command": ["python", "-c", f"import json, os; {lines}"],
+        },
     }
     spec = {
         "workerPoolSpecs": [pool, pool],
