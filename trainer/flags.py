@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -41,25 +42,26 @@ def define(settings: type = Config) -> None:
         flags.DEFINE_flag(flag, module_name=sys.argv[0])
 
 
-def config(**instead: Any) -> Config:
+def config(otherwise: Mapping[str, Any] | None = None, **instead: Any) -> Config:
     """Makes the config that the parsed flags ask for.
 
     Args:
+        otherwise: values of settings that no flag gives, by name.
         instead: values that take the place of the flags' own, by name of the setting.
 
     Raises:
         ConfigError: a value is out of its range.
     """
-    asked = {setting.name: flags.FLAGS[setting.name].value for setting in dataclasses.fields(Config)}
-    return Config(**(asked | instead))
-
-
-def given() -> set[str]:
-    """Names of the settings that were given on this command line."""
-    return {setting.name for setting in dataclasses.fields(Config) if flags.FLAGS[setting.name].present}
+    asked = {setting.name: flags.FLAGS[setting.name] for setting in dataclasses.fields(Config)}
+    values = {
+        name: flag.value if flag.present else (otherwise or {}).get(name, flag.value) for name, flag in asked.items()
+    }
+    return Config(**(values | instead))
 
 
 def arguments() -> list[str]:
     """Lists the settings that were given on this command line, as ``--name=value``, to be forwarded."""
-    found = [flags.FLAGS[setting.name] for setting in dataclasses.fields(Config) if setting.name in given()]
-    return [f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}" for flag in found]
+    given = (flags.FLAGS[setting.name] for setting in dataclasses.fields(Config))
+    return [
+        f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}" for flag in given if flag.present
+    ]

@@ -26,9 +26,7 @@ def main() -> None:
 def _train(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
-    given = flags.given()
-    found = environment.settings(os.environ)
-    config = flags.config(**{name: value for name, value in found.items() if name not in given})
+    config = flags.config(otherwise=environment.settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
     command_line.import_tensorflow()
     from trainer.pipeline import run

@@ -1,14 +1,18 @@
 import dataclasses
 import os
+import pty
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
+from tests.trainer.cloud import job_service
 from trainer.config import Config
 
 IMAGE = "--image_uri=example.dev/p/r/trainer@sha256:0a"
@@ -171,3 +175,86 @@ def test_help_lists_the_flags_without_the_extra():
         "--variant",
     ):
         assert f"  {flag}:" in finished.stdout
+
+
+SENT = [
+    f"--project={job_service.PROJECT}",
+    f"--region={job_service.REGION}",
+    IMAGE,
+    "--machine=e2-standard-8",
+    "--accelerator=",
+    "--max_hours=2",
+    "--price_per_hour=1.5",
+]
+
+
+def send(service, *arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.submit", *SENT, f"--api_endpoint={service.url}", *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_on_a_terminal_the_job_is_watched_and_an_interrupt_can_cancel_it(service):
+    service.script = (job_service.RUNNING,)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.submit", *SENT, f"--api_endpoint={service.url}"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = ""
+
+    def read_until(text):
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while text not in seen:
+            assert time.monotonic() < deadline, seen
+            seen += os.read(ours, 4096).decode()
+
+    try:
+        read_until("running  about 0.00 so far")
+        process.send_signal(signal.SIGINT)
+        read_until("cancel the job? [y/N]")
+        os.write(ours, b"y\n")
+        read_until("error: the job cancelled: the user cancelled it; its log: python -m trainer.jobs logs 1000")
+        assert process.wait(20) == 2
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    (job,) = service.jobs
+    assert job.state == job_service.CANCELLED
+    assert job.job_spec.scheduling.timeout.total_seconds() == 7200
+    assert "ended by the service after 2 h, by --max_hours, 3.00 at most for 1 worker" in seen
+
+
+def test_without_a_terminal_the_job_is_sent_once_and_the_way_back_is_said(service):
+    first, second = send(service), send(service, "--detach")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    name = service.jobs[0].name
+    back = (
+        f"watch it with python -m trainer.jobs watch 1000 --project=my-project --region=us-central1 "
+        f"--api_endpoint={service.url}"
+    )
+    assert first.stdout.splitlines()[0] == f"sent {name}, example.dev/p/r/trainer@sha256:0a"
+    assert second.stdout.startswith(f"not sent again: the same run is {name} (pending, of 20")
+    assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1] == back
+    assert len(service.jobs) == 1
+
+
+def test_bucket_in_another_region_is_refused_before_anything_is_sent(service, bucket, gcs_emulator):
+    ended = send(
+        service,
+        f"--run_dir=gs://{bucket}/r",
+        "--region=europe-west4",
+        environment={"STORAGE_EMULATOR_HOST": gcs_emulator},
+    )
+    assert (ended.returncode, ended.stdout, service.calls) == (2, "", [])
+    assert f"error: gs://{bucket} is in US" in ended.stderr

@@ -123,17 +123,20 @@ class Jobs:
         """
         states = " AND ".join(f'state!="{state}"' for state in _CAME_TO_NOTHING)
         same = f"labels.{LABEL}={job.labels[LABEL]} AND {states}"
-        for attempt in range(_CREATE_ATTEMPTS):
+        lost: UnreachableError | None = None
+        # The last time only to look: an attempt whose answer was lost may have made the job.
+        for left in reversed(range(_CREATE_ATTEMPTS + 1)):
             if there := next(self.list(same), None):
-                # One that was not there at the first look is the one that we made.
-                return there, attempt > 0
-            try:
-                return self._call("create_custom_job", parent=self.parent, custom_job=job), True
-            except UnreachableError:
-                # Whether it was made, the next look tells.
-                if attempt == _CREATE_ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+                return there, lost is not None
+            if left:
+                try:
+                    return self._call("create_custom_job", parent=self.parent, custom_job=job), True
+                except UnreachableError as error:
+                    lost = error
+        raise UnreachableError(
+            f"{self.project}: the job service did not answer {_CREATE_ATTEMPTS} times, and has no such job; the same "
+            "command looks for it first"
+        ) from lost
 
     def list(self, filter_: str = f"labels.{LABEL}:*") -> Iterator[CustomJob]:
         """Lists jobs that a filter lets through; by default all that Whisker sent."""
@@ -160,9 +163,9 @@ class Jobs:
 
     def command(self, verb: str, name: str) -> str:
         """The command line that does something with a job."""
-        _, project, _, region, _, number = name.split("/")
+        *_, region, _, number = name.split("/")
         endpoint = f" --api_endpoint={self.api_endpoint}" if self.api_endpoint else ""
-        return f"python -m trainer.jobs {verb} {number} --project={project} --region={region}{endpoint}"
+        return f"python -m trainer.jobs {verb} {number} --project={self.project} --region={region}{endpoint}"
 
     def _call(self, method: str, **arguments: Any) -> Any:
         function: Callable[..., Any] = getattr(self._client, method)

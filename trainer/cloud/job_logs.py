@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 from google.cloud.logging_v2.types import ListLogEntriesRequest, LogEntry
+from google.logging.type.log_severity_pb2 import LogSeverity
 
 from trainer.cloud.job_client import limits, loopback_channel, mapped_errors
 
@@ -42,4 +43,5 @@ def _line(entry: LogEntry) -> str:
     worker = entry.resource.labels.get("task_name", "")
     payload = entry.json_payload
     text = payload.get("message", dict(payload)) if payload else entry.text_payload
-    return f"{entry.timestamp:%Y-%m-%d %H:%M:%S}  {worker or 'service'}  {entry.severity.name}  {text}".rstrip()
+    severity = LogSeverity.Name(entry.severity)
+    return f"{entry.timestamp:%Y-%m-%d %H:%M:%S}  {worker or 'service'}  {severity}  {text}".rstrip()

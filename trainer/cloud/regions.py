@@ -1,6 +1,6 @@
 """Whether buckets lie where the job runs: bytes that cross regions are slow, and billed.
 
-Locations of buckets: cloud.google.com/storage/docs/locations, read on 2026-11-22.
+Locations of buckets: cloud.google.com/storage/docs/locations, as of 2026-11-22.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from serving.store import bucket
 from serving.store.address import parse_address
 from serving.store.bucket_errors import mapped_errors
-from serving.store.errors import StoreError
+from serving.store.errors import PermissionMissingError
 from trainer.errors import ConfigError
 
 # Multi-regions, and how the names of the regions in them begin.
@@ -16,7 +16,7 @@ _AREAS = {"US": "us-", "EU": "europe-", "ASIA": "asia-"}
 
 
 def require_near(addresses: Iterable[str], region: str, say: Callable[[str], None]) -> None:
-    """Refuses buckets that are known to be in another region.
+    """Refuses buckets that are not there, or in another region.
 
     Args:
         addresses: ``gs://…``.
@@ -25,27 +25,27 @@ def require_near(addresses: Iterable[str], region: str, say: Callable[[str], Non
 
     Raises:
         ConfigError: a bucket lies elsewhere.
+        StoreError: it is not there, or cannot be asked about.
     """
     for name in sorted({parse_address(address)[0] for address in addresses}):
         try:
-            location = _location(name)
-        except StoreError as error:
-            say(f"not checked whether it is near {region}: {error}")
+            with mapped_errors(f"gs://{name}"), bucket.client() as client:
+                location = client.get_bucket(name, **bucket.CALL).location
+        except PermissionMissingError as error:
+            say(f"not checked whether it is in {region}: {error}")
             continue
-        if location in _AREAS:
-            near = region.startswith(_AREAS[location])
-        elif "-" in location:
-            near = location.lower() == region
-        else:
-            say(f"not checked whether it is near {region}: gs://{name} is in {location}, a pair of regions")
-            continue
-        if not near:
+        near = is_near(location, region)
+        if near is None:
+            say(f"not checked whether it is in {region}: gs://{name} is in {location}, a pair of regions")
+        elif not near:
             raise ConfigError(
                 f"gs://{name} is in {location} and the job in {region}: every byte between them is billed and slow; "
-                f"give --region of the bucket, or a bucket in {region}"
+                f"give the bucket's --region, or a bucket in {region}"
             )
 
 
-def _location(name: str) -> str:
-    with mapped_errors(f"gs://{name}"), bucket.client() as client:
-        return client.get_bucket(name, **bucket.CALL).location
+def is_near(location: str, region: str) -> bool | None:
+    """Tells whether a bucket's location holds a region; None of a pair of regions, whose names are not known here."""
+    if location in _AREAS:
+        return region.startswith(_AREAS[location])
+    return location.lower() == region if "-" in location else None
