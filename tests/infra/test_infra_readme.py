@@ -61,7 +61,7 @@ def test_job_file_is_what_the_page_s_command_prints(tmp_path, name):
     submits = [block for block in blocks if "trainer.submit" in block]
     (command,) = (block for block in submits if ("--platform=kubernetes" in block) == name.startswith("kubernetes"))
     printed = tmp_path / "job.yaml"
-    command = command.replace("python -m", f"'{sys.executable}' -m").replace("job.yaml", f"'{printed}'")
+    command = command.replace(".venv/bin/python", f"'{sys.executable}'").replace("job.yaml", f"'{printed}'")
     subprocess.run(
         ["bash", "-euc", command], cwd=ROOT, env={**os.environ, **EXAMPLE}, check=True, capture_output=True, timeout=60
     )
