@@ -16,6 +16,7 @@ from tests.trained_model import draw, write_pictures
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
 from trainer.cloud import job_logs, vertex, watching
 from trainer.cloud.job_client import CustomJob, Jobs
+from trainer.cloud.submission import Submission
 from trainer.errors import CloudError
 
 DEADLINE_S = 120
@@ -97,15 +98,15 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
 ):
     base = f"gs://{bucket}/out"
     objects.upload_folder(write_pictures(tmp_path / "pictures", per_class=40), f"gs://{bucket}/pictures")
-    spec = vertex.specification(
+    asked = Submission(
         image_uri="example.dev/p/r/trainer@sha256:0a",
-        arguments=[f"--data=gs://{bucket}/pictures", "--image_size=32", "--epochs=2", "--mixed_precision=none"],
         machine="e2-standard-8",
         accelerator="",
-        accelerator_count=0,
-        timeout_s=3600,
         workers=2,
-    ) | {"baseOutputDirectory": {"outputUriPrefix": base}}
+        dry_run=True,
+    )
+    arguments = [f"--data=gs://{bucket}/pictures", "--image_size=32", "--epochs=2", "--mixed_precision=none"]
+    spec = vertex.specification(asked, arguments) | {"baseOutputDirectory": {"outputUriPrefix": base}}
     environment = {"STORAGE_EMULATOR_HOST": gcs_emulator, "HOME": str(tmp_path)}
     with closing(JobService(run=True, environment=environment)) as service:
         jobs = Jobs(PROJECT, REGION, service.url)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.errors import EXIT_USAGE
+from trainer.cloud.submission import Submission
 from trainer.cloud.vertex import COMMAND, require_image, with_gpu_required
 from trainer.errors import ConfigError
 
@@ -19,28 +20,12 @@ _RESTARTS = 6
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 
 
-def manifest(
-    *,
-    name: str,
-    image_uri: str,
-    arguments: Sequence[str],
-    accelerator: str,
-    accelerator_count: int,
-    spot: bool,
-    service_account: str,
-    timeout_s: int,
-) -> dict[str, Any]:
+def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     """Describes one run as a ``batch/v1`` Job.
 
     Args:
-        name: of the Job.
-        image_uri: container image that holds the trainer.
+        asked: of the cloud; accelerators by Vertex AI's names, the service account by Kubernetes' own.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
-        accelerator: accelerator type as Vertex AI calls it, such as ``NVIDIA_L4``; empty: none.
-        accelerator_count: accelerators of the pod.
-        spot: whether it may be put on machines that can be taken away.
-        service_account: Kubernetes service account that the pod runs as; empty: the namespace's default.
-        timeout_s: seconds after which the Job is ended.
 
     Returns:
         The object, as ``kubectl create`` reads it.
@@ -48,19 +33,19 @@ def manifest(
     Raises:
         ConfigError: Kubernetes could not run this.
     """
-    require_image(image_uri)
-    for flag, value in (("display_name", name), ("service_account", service_account or "default")):
+    require_image(asked.image_uri)
+    for flag, value in (("display_name", asked.display_name), ("service_account", asked.service_account or "default")):
         if not _NAME.fullmatch(value):
             raise ConfigError(
                 f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters, digits and dashes"
             )
-    if accelerator and accelerator_count < 1:
-        raise ConfigError(f"--accelerator_count={accelerator_count}: expected at least 1")
+    if asked.accelerator and asked.accelerator_count < 1:
+        raise ConfigError(f"--accelerator_count={asked.accelerator_count}: expected at least 1")
     container: dict[str, Any] = {
         "name": "trainer",
-        "image": image_uri,
+        "image": asked.image_uri,
         "command": list(COMMAND),
-        "args": with_gpu_required(arguments, accelerator),
+        "args": with_gpu_required(arguments, asked.accelerator),
         # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB by default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -72,20 +57,20 @@ def manifest(
         "containers": [container],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
-    if accelerator:
-        container["resources"] = {"limits": {"nvidia.com/gpu": accelerator_count}}
-        pod["nodeSelector"] = {"cloud.google.com/gke-accelerator": accelerator.lower().replace("_", "-")}
-    if spot:
+    if asked.accelerator:
+        container["resources"] = {"limits": {"nvidia.com/gpu": asked.accelerator_count}}
+        pod["nodeSelector"] = {"cloud.google.com/gke-accelerator": asked.accelerator.lower().replace("_", "-")}
+    if asked.spot:
         pod.setdefault("nodeSelector", {})["cloud.google.com/gke-spot"] = "true"
-    if service_account:
-        pod["serviceAccountName"] = service_account
+    if asked.service_account:
+        pod["serviceAccountName"] = asked.service_account
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "whisker-trainer"}},
+        "metadata": {"name": asked.display_name, "labels": {"app.kubernetes.io/name": "whisker-trainer"}},
         "spec": {
             "backoffLimit": _RESTARTS,
-            "activeDeadlineSeconds": timeout_s,
+            "activeDeadlineSeconds": asked.budget.timeout_s,
             "podFailurePolicy": {
                 "rules": [
                     # Wrong settings, or no GPU where one is required: no restart mends them.

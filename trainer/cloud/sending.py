@@ -1,6 +1,7 @@
 """Makes a job of a run and what is asked of the cloud: printed, or sent once."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from google.cloud.aiplatform_v1.types import CustomJob
 
@@ -39,21 +40,13 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
     if not config.run_dir:
         lines.append("Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the machine.")
     if asked.platform == "kubernetes":
-        manifest = kubernetes.manifest(
-            name=asked.display_name,
-            image_uri=asked.image_uri,
-            arguments=arguments,
-            accelerator=asked.accelerator,
-            accelerator_count=asked.accelerator_count,
-            spot=asked.spot,
-            service_account=asked.service_account,
-            timeout_s=asked.budget.timeout_s,
-        )
         if asked.accelerator:
             unchecked.append(f"that the cluster has nodes with {asked.accelerator}, and labels them so")
         sent = "kubectl create --filename=job.yaml"
-        return vertex.to_yaml(manifest, [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)])
-    spec = _specification(asked, arguments, asked.image_uri)
+        return vertex.to_yaml(
+            kubernetes.manifest(asked, arguments), [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)]
+        )
+    spec = vertex.specification(asked, arguments)
     sent = vertex.send_command(spec, asked.display_name, project=asked.project, region=asked.region)
     unchecked.append(machines.unchecked(asked.machine, asked.accelerator))
     if asked.spot:
@@ -89,15 +82,14 @@ def send(
         WhiskerError: it could not run, or the service refuses it; nothing was started.
     """
     # Everything that can be refused without a build comes before the build.
-    _specification(asked, arguments, asked.image_uri)
-    vertex.labels({}, asked.display_name)
+    vertex.labels(vertex.specification(asked, arguments), asked.display_name)
     jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
     addresses = [value for value in (config.data, config.run_dir, config.model_dir) if value.startswith(BUCKET_SCHEME)]
     regions.require_near(addresses, asked.region, say)
-    image_uri = asked.image_uri
     if asked.build:
-        image_uri = image.build(asked.build, image_uri, asked.project, say=say)
-    spec = _specification(asked, arguments, image_uri)
+        pinned = image.build(asked.build, asked.image_uri, asked.project, say=say)
+        asked = replace(asked, image_uri=pinned, build="")
+    spec = vertex.specification(asked, arguments)
     job, new = jobs.submit(
         CustomJob(
             display_name=asked.display_name,
@@ -106,7 +98,7 @@ def send(
         )
     )
     if new:
-        say(f"sent {job.name}, {image_uri}")
+        say(f"sent {job.name}, {asked.image_uri}")
     else:
         state = job.state.name.removeprefix("JOB_STATE_").lower()
         say(
@@ -116,20 +108,6 @@ def send(
     say(f"ended by the service after {asked.budget.reason}")
     say(f"watch it with {jobs.command('watch', job.name)}")
     return jobs, job
-
-
-def _specification(asked: Submission, arguments: Sequence[str], image_uri: str) -> dict[str, object]:
-    return vertex.specification(
-        image_uri=image_uri,
-        arguments=arguments,
-        machine=asked.machine,
-        accelerator=asked.accelerator,
-        accelerator_count=asked.accelerator_count,
-        timeout_s=asked.budget.timeout_s,
-        workers=asked.workers,
-        spot=asked.spot,
-        service_account=asked.service_account,
-    )
 
 
 def _listed(unchecked: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
 from trainer.cloud.lint import require_acceptable
+from trainer.cloud.submission import Submission
 from trainer.errors import ConfigError
 
 # What runs in the container, spelled out so that any image that holds the trainer will do.
@@ -23,30 +24,12 @@ _MAX_DISPLAY_NAME = 128  # characters, from the description of CustomJob.display
 _REQUIRE_GPU = "--require_gpu="
 
 
-def specification(
-    *,
-    image_uri: str,
-    arguments: Sequence[str],
-    machine: str,
-    accelerator: str,
-    accelerator_count: int,
-    timeout_s: int,
-    workers: int = 1,
-    spot: bool = False,
-    service_account: str = "",
-) -> dict[str, Any]:
+def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     """Describes one run, in the form of the service's CustomJobSpec message.
 
     Args:
-        image_uri: container image that holds the trainer.
+        asked: of the cloud.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
-        machine: machine type, such as ``g2-standard-8``.
-        accelerator: accelerator type, such as ``NVIDIA_L4``; empty for a machine without.
-        accelerator_count: accelerators in the machine; without `accelerator` of no account.
-        timeout_s: seconds after which the service ends the job.
-        workers: machines, all alike.
-        spot: whether to take machines that cost less and can be taken away.
-        service_account: that the job runs as; empty: the service's own.
 
     Returns:
         The message's fields in camelCase.
@@ -54,10 +37,10 @@ def specification(
     Raises:
         ConfigError: the service could not run this.
     """
-    require_image(image_uri)
-    machine_spec: dict[str, Any] = {"machineType": machine}
-    if accelerator:
-        machine_spec |= {"acceleratorType": accelerator, "acceleratorCount": accelerator_count}
+    require_image(asked.image_uri)
+    machine_spec: dict[str, Any] = {"machineType": asked.machine}
+    if asked.accelerator:
+        machine_spec |= {"acceleratorType": asked.accelerator, "acceleratorCount": asked.accelerator_count}
     # A list, as the message has it; some of the service's own pages show a map, which the message refuses. The chief
     # has a pool of its own: the service takes no other number there.
     pools = [
@@ -65,22 +48,22 @@ def specification(
             "machineSpec": dict(machine_spec),
             "replicaCount": replicas,
             "containerSpec": {
-                "imageUri": image_uri,
+                "imageUri": asked.image_uri,
                 "command": list(COMMAND),
-                "args": with_gpu_required(arguments, accelerator),
+                "args": with_gpu_required(arguments, asked.accelerator),
             },
         }
-        for replicas in (1, workers - 1)
+        for replicas in (1, asked.workers - 1)
         if replicas
     ]
-    spec: dict[str, Any] = {"workerPoolSpecs": pools, "scheduling": {"timeout": f"{timeout_s}s"}}
-    if spot:
+    spec: dict[str, Any] = {"workerPoolSpecs": pools, "scheduling": {"timeout": f"{asked.budget.timeout_s}s"}}
+    if asked.spot:
         spec["scheduling"]["strategy"] = "SPOT"
-    if workers > 1:
+    if asked.workers > 1:
         # A worker that comes back alone finds nobody to meet: all of them have to begin again, from the checkpoint.
         spec["scheduling"]["restartJobOnWorkerRestart"] = True
-    if service_account:
-        spec["serviceAccount"] = service_account
+    if asked.service_account:
+        spec["serviceAccount"] = asked.service_account
     require_message(spec)
     require_acceptable(spec, {})
     return spec

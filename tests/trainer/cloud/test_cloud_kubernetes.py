@@ -1,22 +1,23 @@
 import pytest
 
 from trainer.cloud.kubernetes import manifest
+from trainer.cloud.submission import Submission
 from trainer.errors import ConfigError
 
 ASKED = {
-    "name": "whisker",
+    "platform": "kubernetes",
+    "dry_run": True,
     "image_uri": "example.dev/t@sha256:0a",
-    "arguments": ["--data=gs://b/p"],
     "accelerator": "NVIDIA_L4",
     "accelerator_count": 2,
     "spot": True,
     "service_account": "trainer",
-    "timeout_s": 3600,
+    "max_hours": 1.0,
 }
 
 
 def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work():
-    job = manifest(**ASKED)
+    job = manifest(Submission(**ASKED), ["--data=gs://b/p"])
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert (job["apiVersion"], job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("batch/v1", "Job", 3600)
@@ -35,7 +36,9 @@ def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work(
 
 
 def test_job_without_accelerator_runs_anywhere():
-    pod = manifest(**(ASKED | {"accelerator": "", "spot": False, "service_account": ""}))["spec"]["template"]["spec"]
+    pod = manifest(Submission(**(ASKED | {"accelerator": "", "spot": False, "service_account": ""})), [])["spec"][
+        "template"
+    ]["spec"]
     assert "nodeSelector" not in pod
     assert "serviceAccountName" not in pod
     assert "resources" not in pod["containers"][0]
@@ -44,7 +47,7 @@ def test_job_without_accelerator_runs_anywhere():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "My Job"}, "--display_name=My Job: expected a name of Kubernetes"),
+        ({"display_name": "My Job"}, "--display_name=My Job: expected a name of Kubernetes"),
         ({"service_account": "a@b"}, "--service_account=a@b: expected a name of Kubernetes"),
         ({"accelerator_count": 0}, "--accelerator_count=0: expected at least 1"),
         ({"image_uri": ""}, "--image_uri=: expected the image"),
@@ -52,4 +55,4 @@ def test_job_without_accelerator_runs_anywhere():
 )
 def test_what_kubernetes_would_refuse_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        manifest(**(ASKED | changes))
+        manifest(Submission(**(ASKED | changes)), [])

@@ -6,16 +6,22 @@ from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJobSpec, Sch
 from google.protobuf import json_format
 
 from trainer.cloud import vertex
+from trainer.cloud.submission import Submission
 from trainer.errors import ConfigError
 
 ASKED = {
     "image_uri": "example.dev/p/r/trainer:1",
-    "arguments": ["--data=gs://b/p", "--epochs=3"],
     "machine": "g2-standard-24",
     "accelerator": "NVIDIA_L4",
     "accelerator_count": 2,
-    "timeout_s": 90,
+    "max_hours": 0.025,
+    "dry_run": True,
 }
+ARGUMENTS = ["--data=gs://b/p", "--epochs=3"]
+
+
+def specification(arguments=ARGUMENTS, **changes):
+    return vertex.specification(Submission(**(ASKED | changes)), arguments)
 
 
 def message_of(spec):
@@ -25,11 +31,11 @@ def message_of(spec):
 
 
 def arguments_of(**changes):
-    return vertex.specification(**(ASKED | changes))["workerPoolSpecs"][0]["containerSpec"]["args"]
+    return specification(**changes)["workerPoolSpecs"][0]["containerSpec"]["args"]
 
 
 def test_specification_reads_back_from_the_service_message():
-    message = message_of(vertex.specification(**ASKED))
+    message = message_of(specification())
     assert len(message.worker_pool_specs) == 1
     pool = message.worker_pool_specs[0]
     assert pool.replica_count == 1
@@ -44,7 +50,7 @@ def test_specification_reads_back_from_the_service_message():
 
 
 def test_workers_are_one_chief_and_the_rest_and_begin_again_together():
-    message = message_of(vertex.specification(**ASKED, workers=3))
+    message = message_of(specification(workers=3))
     chief, others = message.worker_pool_specs
     assert (chief.replica_count, others.replica_count) == (1, 2)
     assert chief.machine_spec == others.machine_spec
@@ -53,17 +59,17 @@ def test_workers_are_one_chief_and_the_rest_and_begin_again_together():
 
 
 def test_spot_and_service_account_are_passed_on():
-    message = message_of(vertex.specification(**ASKED, spot=True, service_account="w@p.iam.gserviceaccount.com"))
+    message = message_of(specification(spot=True, service_account="w@p.iam.gserviceaccount.com"))
     assert message.scheduling.strategy == Scheduling.Strategy.SPOT
     assert message.service_account == "w@p.iam.gserviceaccount.com"
 
 
 def test_machine_without_accelerator_names_none_and_requires_no_gpu():
-    spec = vertex.specification(**(ASKED | {"machine": "e2-standard-8", "accelerator": ""}))
+    spec = specification(machine="e2-standard-8", accelerator="")
     machine = message_of(spec).worker_pool_specs[0].machine_spec
     assert machine.accelerator_type == AcceleratorType.ACCELERATOR_TYPE_UNSPECIFIED
     assert machine.accelerator_count == 0
-    assert spec["workerPoolSpecs"][0]["containerSpec"]["args"] == ASKED["arguments"]
+    assert spec["workerPoolSpecs"][0]["containerSpec"]["args"] == ARGUMENTS
 
 
 @pytest.mark.parametrize("given", ["--require_gpu=true", "--require_gpu=false"])
@@ -94,18 +100,18 @@ def test_arguments_of_the_caller_are_not_changed():
 )
 def test_setting_that_the_service_could_not_run_is_refused(changes, message):
     with pytest.raises(ConfigError) as refusal:
-        vertex.specification(**(ASKED | changes))
+        specification(**changes)
     assert message in str(refusal.value)
 
 
 def test_enum_refused_by_the_message_is_named_by_value():
     with pytest.raises(ConfigError, match="Invalid enum value T4"):
-        vertex.specification(**(ASKED | {"machine": "n1-standard-8", "accelerator": "T4"}))
+        specification(machine="n1-standard-8", accelerator="T4")
 
 
 def test_yaml_below_its_comments_is_the_specification():
     arguments = ["--model_name=a: b #c", "--data=gs://b/Größe", "--run_dir=gs://b/" + "long/" * 60]
-    spec = vertex.specification(**(ASKED | {"arguments": arguments}))
+    spec = specification(arguments)
     text = vertex.to_yaml(spec, ["one", "two"])
     assert text.startswith("# one\n# two\nworkerPoolSpecs:\n")
     assert yaml.safe_load(text) == spec
@@ -113,21 +119,21 @@ def test_yaml_below_its_comments_is_the_specification():
 
 
 def test_same_run_has_the_same_label_and_any_other_another():
-    spec = vertex.specification(**ASKED)
+    spec = specification()
     label = vertex.labels(spec, "whisker")
-    assert label == vertex.labels(vertex.specification(**ASKED), "whisker")
+    assert label == vertex.labels(specification(), "whisker")
     others = [
         vertex.labels(spec, "again"),
         *(
-            vertex.labels(vertex.specification(**(ASKED | change)), "whisker")
-            for change in ({"image_uri": "other"}, {"arguments": []}, {"timeout_s": 91}, {"spot": True}, {"workers": 2})
+            vertex.labels(specification(**change), "whisker")
+            for change in ({"image_uri": "other"}, {"arguments": []}, {"max_hours": 2}, {"spot": True}, {"workers": 2})
         ),
     ]
     assert len({each[vertex.LABEL] for each in [label, *others]}) == 7
 
 
 def test_send_command_quotes_the_name_and_carries_the_label():
-    spec = vertex.specification(**ASKED)
+    spec = specification()
     label = vertex.labels(spec, "it's mine")[vertex.LABEL]
     assert vertex.send_command(spec, "it's mine", project="", region="us-central1") == (
         "gcloud ai custom-jobs create --project=PROJECT --region=us-central1 "
