@@ -153,7 +153,7 @@ def test_dry_run_for_kubernetes_prints_a_plain_job():
     assert (job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("Job", 86400)
 
 
-@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1"])
+@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1", "google"])
 def test_missing_extra_is_named_in_one_line(missing):
     finished = submit("--dry_run", IMAGE, missing=[missing])
     assert (finished.returncode, finished.stdout) == (2, "")

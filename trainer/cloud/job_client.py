@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import grpc
 from google.api_core import exceptions as api
-from google.api_core.retry import Retry, if_exception_type
+from google.api_core.retry import Retry
 from google.auth import exceptions as auth
 from google.cloud.aiplatform_v1.services.job_service import JobServiceClient
 from google.cloud.aiplatform_v1.services.job_service.transports import JobServiceGrpcTransport
@@ -55,14 +55,16 @@ _CREATE_ATTEMPTS = 3
 
 _LOST = (api.ServiceUnavailable, api.DeadlineExceeded, api.InternalServerError, api.Aborted, api.Unknown)
 
+# How gRPC 1.85 says, as UNAVAILABLE, that the credentials gave no token.
+_NO_TOKEN = "Getting metadata from plugin failed"  # noqa: S105
+_SIGN_IN = (
+    "there are no Google Cloud credentials that work; run gcloud auth application-default login, or set "
+    "GOOGLE_APPLICATION_CREDENTIALS to a key file"
+)
+
 # What the libraries raise → what we raise, and what to do. The first row that fits counts.
 _TABLE: tuple[tuple[tuple[type[Exception], ...], type[CloudError], str], ...] = (
-    (
-        (auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized),
-        SignInError,
-        "there are no Google Cloud credentials that work; run gcloud auth application-default login, or set "
-        "GOOGLE_APPLICATION_CREDENTIALS to a key file",
-    ),
+    ((auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized), SignInError, _SIGN_IN),
     ((api.Forbidden,), CloudError, "grant just this permission (--dry_run lists what is needed, and why)"),
     (
         (api.TooManyRequests,),
@@ -75,7 +77,7 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[CloudError], str], ...] = 
         "the job service does not answer; check the network and --region, and try again",
     ),
     ((api.NotFound,), CloudError, "check --project, --region and the job's number"),
-    ((api.ClientError,), CloudError, "change what it names; nothing was started"),
+    ((api.ClientError,), CloudError, "mend what it names and try again"),
 )
 
 
@@ -176,8 +178,12 @@ class Jobs:
 def limits(method: str) -> Mapping[str, Any]:
     """Deadline and retry of a call, as the libraries' methods take them."""
     call = CALLS[method]
-    retry = Retry(predicate=if_exception_type(*_LOST), initial=0.5, maximum=20.0, timeout=call.retry_s)
+    retry = Retry(predicate=_may_come_back, initial=0.5, maximum=20.0, timeout=call.retry_s)
     return {"timeout": call.timeout_s, "retry": retry if call.retry_s else None}
+
+
+def _may_come_back(error: Exception) -> bool:
+    return isinstance(error, _LOST) and _NO_TOKEN not in str(error)
 
 
 def loopback_channel(api_endpoint: str) -> grpc.Channel | None:
@@ -209,6 +215,8 @@ def mapped_errors(project: str) -> Iterator[None]:
             raise CloudError(
                 f"{project}: the API is not enabled; run gcloud services enable {service} --project={project}"
             ) from error
+        if _NO_TOKEN in said:
+            raise SignInError(f"{project}: {_SIGN_IN}") from error
         for kinds, ours, cure in _TABLE:
             if isinstance(error, kinds):
                 raise ours(f"{project}: {said}; {cure}" if ours is CloudError else f"{project}: {cure}") from error

@@ -10,6 +10,7 @@ from trainer.cloud.job_client import Jobs
 from trainer.cloud.paths import BUCKET_SCHEME
 from trainer.cloud.submission import Submission
 from trainer.config import Config
+from trainer.errors import CloudError
 
 
 def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
@@ -90,13 +91,18 @@ def send(
         pinned = image.build(asked.build, asked.image_uri, asked.project, say=say)
         asked = replace(asked, image_uri=pinned, build="")
     spec = vertex.specification(asked, arguments)
-    job, new = jobs.submit(
-        CustomJob(
-            display_name=asked.display_name,
-            job_spec=vertex.require_message(spec),
-            labels=vertex.labels(spec, asked.display_name),
-        )
+    job = CustomJob(
+        display_name=asked.display_name,
+        job_spec=vertex.require_message(spec),
+        labels=vertex.labels(spec, asked.display_name),
     )
+    try:
+        job, new = jobs.submit(job)
+    except KeyboardInterrupt as interrupt:
+        raise CloudError(
+            "interrupted while sending: the job may be there; see python -m trainer.jobs list "
+            f"--project={asked.project} --region={asked.region}"
+        ) from interrupt
     if new:
         say(f"sent {job.name}, {asked.image_uri}")
     else:

@@ -98,8 +98,15 @@ def test_service_that_stays_away_is_given_up_with_nothing_started(service, jobs)
             CloudError,
             "my-project: the API is not enabled; run gcloud services enable aiplatform.googleapis.com --project=my-pro",
         ),
+        (
+            Code.UNAVAILABLE,
+            "Getting metadata from plugin failed with error: ('invalid_grant: Token has been expired or revoked.',)",
+            None,
+            SignInError,
+            "there are no Google Cloud credentials that work",
+        ),
         (Code.UNAUTHENTICATED, "invalid token", None, SignInError, "there are no Google Cloud credentials that work"),
-        (Code.INVALID_ARGUMENT, "image x is not found", None, CloudError, "image x is not found; change what it names"),
+        (Code.INVALID_ARGUMENT, "image x is not found", None, CloudError, "image x is not found; mend what it names"),
         (Code.NOT_FOUND, "no project", None, CloudError, "no project; check --project"),
     ],
 )
