@@ -9,12 +9,19 @@ GPU ?= $(shell [ "$$(uname -s)" = Linux ] && nvidia-smi -L 2>/dev/null | grep -q
 RUN_LOCK := requirements/$(if $(filter 1,$(GPU)),gpu,run).txt
 IMAGE_REPOSITORY ?= whisker
 IMAGE_TAG ?= latest
+TRAINER := $(IMAGE_REPOSITORY)/trainer:$(IMAGE_TAG)
+SERVING := $(IMAGE_REPOSITORY)/serving:$(IMAGE_TAG)
+# A registry's repository that keeps layers from build to build, of all stages (docs.docker.com/build/cache/backends/
+# registry), for which buildx needs a builder of its own; empty: this machine's docker alone.
+CACHE_REPOSITORY ?=
+DOCKERFILES := infra/docker/serving.Dockerfile infra/docker/trainer.Dockerfile
 
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check --require-virtualenv
 CHECK := .venv-check/bin
 
-.PHONY: install run test test-long check format bench lock images
+.PHONY: install run test test-long check format bench lock \
+	pin-images require-pinned images test-image smoke scan push submit-job
 
 install: .venv/installed-run-gpu$(GPU)
 
@@ -35,6 +42,7 @@ check: .venv/installed-dev .venv-check/installed
 	$(CHECK)/yamllint --strict .
 	$(CHECK)/hadolint infra/docker/*.Dockerfile
 	$(CHECK)/kubernetes-validate --quiet --strict infra/kubernetes/*.yaml
+	$(CHECK)/python infra/check_terraform.py infra/terraform
 
 format: .venv-check/installed
 	$(CHECK)/ruff check --fix .
@@ -51,9 +59,47 @@ bench: .venv/installed-dev .venv-bench/installed
 	$(BIN)/python -m benchmarks.bench_gate
 	$(BIN)/python -m benchmarks.bench_client
 
+# Writes the digests that the base images' tags stand for now into the Dockerfiles; needs the network.
+pin-images:
+	python3 infra/pin_images.py $(DOCKERFILES)
+
+require-pinned:
+	@python3 infra/pin_images.py --check $(DOCKERFILES)
+
+# $(1): the image's name
+comma := ,
+build_image = docker $(if $(CACHE_REPOSITORY),buildx )build --file infra/docker/$(1).Dockerfile \
+	--tag $(IMAGE_REPOSITORY)/$(1):$(IMAGE_TAG) $(if $(CACHE_REPOSITORY),--builder=whisker --load \
+	--cache-from=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache \
+	--cache-to=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache$(comma)mode=max )\
+	.
+
 images:
-	docker build --file infra/docker/trainer.Dockerfile --tag $(IMAGE_REPOSITORY)/trainer:$(IMAGE_TAG) .
-	docker build --file infra/docker/serving.Dockerfile --tag $(IMAGE_REPOSITORY)/serving:$(IMAGE_TAG) .
+	$(if $(CACHE_REPOSITORY),docker buildx inspect whisker || docker buildx create --name=whisker --driver=docker-container)
+	$(call build_image,trainer)
+	$(call build_image,serving)
+
+# The following work on the images that `make images` has made.
+test-image:
+	docker build --file infra/docker/tests.Dockerfile --build-arg=TRAINER=$(TRAINER) --tag whisker/tests .
+	docker run --rm whisker/tests
+
+smoke:
+	infra/smoke.sh $(TRAINER) $(SERVING)
+
+scan:
+	infra/scan.sh $(TRAINER) $(SERVING)
+
+push: require-pinned
+	docker push $(TRAINER)
+	docker push $(SERVING)
+	@mkdir -p build
+	docker image inspect --format='{{index .RepoDigests 0}}' $(TRAINER) > build/trainer.image
+
+# The run that SUBMIT_FLAGS describes, with the image that was pushed last; no flags: no run.
+submit-job: $(if $(SUBMIT_FLAGS),.venv/installed-dev)
+	$(if $(SUBMIT_FLAGS),$(BIN)/python -m trainer.submit --detach --image_uri="$$(cat build/trainer.image)" $(SUBMIT_FLAGS),\
+		@echo "no job asked for")
 
 .venv/bin/python:
 	@$(if $(PYTHON),,echo "Whisker needs Python 3.11, 3.12 or 3.13: install one, or name it: make install PYTHON=/path/to/python3.12" >&2; exit 2)

@@ -57,6 +57,7 @@ setup(
             "whisker-compare=trainer.compare:main",
             "whisker-data=trainer.data.__main__:main",
             "whisker-submit=trainer.submit:main",
+            "whisker-jobs=trainer.jobs:main",
             "whisker-serve=serving.server.__main__:main",
             "whisker-predict=serving.predict:main",
             "whisker-store=serving.store.__main__:main",

@@ -32,6 +32,9 @@ _EXTRAS = {
     "google.cloud": "store",
     "google.cloud.storage": "store",
     "google.cloud.aiplatform_v1": "cloud",
+    "google.cloud.logging_v2": "cloud",
+    # Nothing of Google's at all: others ask for grpc first.
+    "google": "cloud",
     "yaml": "cloud",
 }
 

@@ -45,3 +45,15 @@ class RunStopped(WhiskerError):
 
 class WorkersError(WhiskerError):
     """Another process of the run has not come, has gone, or does something else."""
+
+
+class CloudError(WhiskerError):
+    """The cloud refuses, or a job in it came to nothing."""
+
+
+class SignInError(CloudError):
+    """There are no credentials, or they are no longer good."""
+
+
+class UnreachableError(CloudError):
+    """The cloud does not answer."""

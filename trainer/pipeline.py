@@ -58,6 +58,7 @@ def run(
     downloads: Path = DOWNLOADS,
     say: Callable[[str], None] = say_on_screen,
     stop: Stop | None = None,
+    tensorboard: str = "",
     now: Callable[[], datetime] = datetime.now,
 ) -> dict[str, Any]:
     """Trains, evaluates, reports, exports and (with `model_dir`) publishes.
@@ -68,6 +69,7 @@ def run(
         downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
         say: prints one line of progress.
         stop: knows whether the run is to stop; None: nobody asks.
+        tensorboard: ``gs://…`` that gets a copy of the run folder's event files; empty: none.
         now: tells the time, which names the run folder.
 
     Returns:
@@ -84,7 +86,7 @@ def run(
     stop.install_again()
     say_devices(config, devices, say)
     if cluster.is_chief:
-        opened = open_run(config, devices.names, now())
+        opened = open_run(config, devices.names, now(), tensorboard=tensorboard)
     else:
         opened, say = scratch_run(devices.names), say_nothing
     with opened as folder, devices.workers.errors():
@@ -288,6 +290,7 @@ def _run(
     show_pictures(folder.file("pictures"), folder.path / "tensorboard", stages.steps(history))
     write_model_card(result, folder.environment, folder.file("model_card.md"))
     write_report(result, folder.environment, folder.file("pictures"), folder.file("report.html"))
+    folder.synchronise(say)
     if publication.gate is not None and version is None:
         raise GateRefused(publication.gate["sentence"])
     return result

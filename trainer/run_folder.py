@@ -39,11 +39,12 @@ class RunFolder:
         resumed: whether there is an earlier part of the same run to go on from.
     """
 
-    def __init__(self, path: Path, address: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, address: str, environment: Mapping[str, str], tensorboard: str = "") -> None:
         self.path = path
         self.address = address
         self.environment = environment
         self.resumed = False
+        self._tensorboard = tensorboard
 
     def state(self) -> str | None:
         """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is none."""
@@ -53,12 +54,16 @@ class RunFolder:
     def synchronise(self, say: Callable[[str], None]) -> None:
         """Copies what is new to the bucket, where the run folder is in one; a machine may vanish without a word.
 
+        Event files go to the folder that the job service shows too, where it named one.
+
         Args:
             say: prints one line; told where the bucket does not answer, which is no reason to give up training.
         """
-        if not is_address(self.address):
-            return
         try:
+            if self._tensorboard:
+                bucket.upload_folder(self.path / "tensorboard", self._tensorboard)
+            if not is_address(self.address):
+                return
             bucket.upload_folder(self.path, self.address)
             gone = [
                 name
@@ -104,7 +109,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[RunFolder]:
+def open_run(config: Config, devices: Sequence[str], now: datetime, *, tensorboard: str = "") -> Iterator[RunFolder]:
     """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the run ended.
 
     ``done``; ``incomplete`` while it runs, and where it was stopped, killed, or left alone by another worker; or
@@ -115,7 +120,7 @@ def open_run(config: Config, devices: Sequence[str], now: datetime) -> Iterator[
     """
     address = config.run_dir or _unfinished(config) or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
     with _local_folder(address) as path:
-        run = RunFolder(path, address, _environment(devices))
+        run = RunFolder(path, address, _environment(devices), tensorboard)
         run.resumed = _resumable(run, config)
         try:
             run.write_json("state.json", {"state": "incomplete", "started": now.isoformat(timespec="seconds")})

@@ -2,7 +2,9 @@
 
 python -m trainer.task --data=my_pictures --variant=transfer --model_dir=models
 
-The environment variable TF_CONFIG may name several workers, which are started with the same command.
+The environment variable TF_CONFIG may name several workers, which are started with the same command. In a custom job of
+Vertex AI, AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR stand for flags that are not given
+(`trainer.cloud.environment` says how).
 """
 
 import os
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 
 from serving import command_line
 from trainer import cluster, flags
+from trainer.cloud import environment
 from trainer.errors import ConfigError
 from trainer.stop import Stop
 
@@ -23,14 +26,14 @@ def main() -> None:
 def _train(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
-    config = flags.config()
+    config = flags.config(otherwise=environment.settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
     command_line.import_tensorflow()
     from trainer.pipeline import run
 
     stop = Stop()
     stop.install()
-    result = run(config, cluster=workers, stop=stop)
+    result = run(config, cluster=workers, stop=stop, tensorboard=os.environ.get(environment.TENSORBOARD, ""))
     if not result:  # the chief has it
         return
     test = result["test"]

@@ -38,4 +38,5 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1
 USER 10001
 # The user's own folder: a run without --run_dir writes below the working directory.
 WORKDIR /home/whisker
+# Without a GPU it trains on the CPU; jobs are sent with --require_gpu, which ends in one line where TensorFlow sees none.
 ENTRYPOINT ["python", "-m", "trainer.task"]

@@ -1,4 +1,8 @@
+"""The build: its form by the service's own message, what no message says by our lint, and what its steps call."""
+
+import os
 import re
+import shutil
 import string
 import subprocess
 from pathlib import Path
@@ -9,83 +13,273 @@ from google.cloud.devtools.cloudbuild_v1.types import Build, BuildOptions
 from google.protobuf import json_format
 
 ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "cloudbuild.yaml").read_text("utf-8")
 
 # Substitutions that the service always defines, also for a build that no trigger started.
 BUILT_IN = {"PROJECT_ID", "PROJECT_NUMBER", "BUILD_ID", "LOCATION"}
+REGISTRY = "us-central1-docker.pkg.dev/project/whisker"
+DIGEST = "sha256:" + "5" * 64
+
+DOCKER = f"""#!/bin/sh
+echo "docker $*" >> "$RECORD"
+case "$*" in
+  "$FAIL") exit 1;;
+  "buildx inspect"*) exit 1;;
+  "inspect --format"*) echo "$HEALTH";;
+  "image inspect"*) echo "{REGISTRY}/trainer@{DIGEST}";;
+esac
+"""
+GCLOUD = """#!/bin/sh
+echo "gcloud $*" >> "$RECORD"
+case "$*" in
+  "$FAIL") exit 1;;
+  *list-vulnerabilities*) printf 'LOW\\n%b\\n' "$SEVERITY";;
+  *scan*) echo projects/project/locations/us/scans/1;;
+esac
+"""
+RECORDER = '#!/bin/sh\necho "$(basename "$0") $*" >> "$RECORD"\n'
 
 
-@pytest.fixture(scope="module")
-def text():
-    return (ROOT / "cloudbuild.yaml").read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def build(text):
+def parsed(text):
     message = Build()
     json_format.ParseDict(yaml.safe_load(text), Build.pb(message))
     return message
 
 
-def make_targets(build):
-    return [next(word for word in step.args if "=" not in word) for step in build.steps]
+BUILD = parsed(TEXT)
 
 
-def used(text):
-    # "$$" is a dollar sign for the shell, not a substitution.
-    body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    return set(re.findall(r"(?<!\$)\$\{?(\w+)\}?", body))
-
-
-def test_message_of_the_service_refuses_a_field_that_it_does_not_know(text):
-    broken = yaml.safe_load(text) | {"step": []}
-    with pytest.raises(json_format.ParseError, match='no field named "step"'):
-        json_format.ParseDict(broken, Build.pb(Build()))
-
-
-def test_steps_check_then_test_then_build_images_by_make(build):
-    assert [step.entrypoint for step in build.steps] == ["make"] * 3
-    assert make_targets(build) == ["check", "test", "images"]
-
-
-def test_every_step_has_an_image_with_a_name_and_an_id_of_its_own(build):
-    assert all(step.name for step in build.steps)
-    ids = [step.id for step in build.steps]
-    assert all(ids)
-    assert len(set(ids)) == len(ids)
-
-
-def test_steps_wait_for_earlier_steps_only(build):
-    earlier = {"-"}
+def faults(text):
+    """What the service would refuse, or do wrong, and its message lets through."""
+    build = parsed(text)
+    earlier, found = set(), []
     for step in build.steps:
-        assert set(step.wait_for) <= earlier, step.id
+        if not step.id or step.id in earlier:
+            found.append(f"id {step.id!r}: missing, or there twice")
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", step.name):
+            found.append(f"step {step.id}: {step.name!r} is no image")
+        # An earlier one, so that no two can wait for each other; without any, a step waits for all before it.
+        found += [f"step {step.id} waits for {other}" for other in step.wait_for if other not in earlier | {"-"}]
         earlier.add(step.id)
+    body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    # Two dollar signs are one for the shell.
+    used = set(re.findall(r"\$\{?(\w+)\}?", body.replace("$$", "")))
+    found += [f"substitution {name}" for name in build.substitutions if not re.fullmatch(r"_[A-Z0-9_]+", name)]
+    found += [f"substitution {name} is not defined" for name in used - BUILT_IN - set(build.substitutions)]
+    found += [f"substitution {name} is not used" for name in set(build.substitutions) - used]
+    return found
 
 
-def test_substitutions_are_well_named_defined_and_used(build, text):
-    defined = set(build.substitutions)
-    assert all(re.fullmatch(r"_[A-Z0-9_]+", name) for name in defined)
-    assert used(text) - BUILT_IN == defined
+def test_build_has_no_fault():
+    assert faults(TEXT) == []
 
 
-def test_own_service_account_is_possible(build):
-    assert build.options.logging == BuildOptions.LoggingMode.CLOUD_LOGGING_ONLY
+def test_message_of_the_service_refuses_a_field_that_it_does_not_know():
+    with pytest.raises(json_format.ParseError, match='no field named "step"'):
+        parsed(TEXT + "step: []\n")
 
 
-def test_make_has_every_target_that_a_step_calls(build):
+@pytest.mark.parametrize(
+    ("right", "wrong", "fault"),
+    [
+        ("waitFor: [push]", "waitFor: [pushed]", "step submit waits for pushed"),
+        ("waitFor: [pinned]", "waitFor: [submit]", "step check waits for submit"),
+        ("id: smoke", "id: check", "id 'check': missing, or there twice"),
+        ("id: smoke", "dir: smoke", "id '': missing, or there twice"),
+        ("name: python:3.12", "name: ''", "step pinned: '' is no image"),
+        ("${_REPOSITORY}", "${_REPOSITRY}", "substitution _REPOSITRY is not defined"),
+        ("${_REPOSITORY}", "$$_REPOSITORY", "substitution _REPOSITORY is not used"),
+        ("  _LOCATION:", "  location:", "substitution location"),
+    ],
+)
+def test_lint_finds(right, wrong, fault):
+    assert right in TEXT
+    assert fault in faults(TEXT.replace(right, wrong))
+
+
+def test_own_service_account_is_possible():
+    assert BUILD.options.logging == BuildOptions.LoggingMode.CLOUD_LOGGING_ONLY
+
+
+def test_every_step_is_a_make_target_that_is_there():
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in make_targets(build):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for step in BUILD.steps:
+        assert step.entrypoint == "make"
+        assert re.search(rf"^{step.args[0]}:", makefile, re.MULTILINE), step.args
 
 
-def test_images_that_are_pushed_are_those_that_make_builds(build):
-    values = dict(build.substitutions) | {"PROJECT_ID": "project", "BUILD_ID": "build"}
-    (step,) = [step for step in build.steps if step.id == "images"]
-    arguments = [string.Template(argument).substitute(values) for argument in step.args]
-    dry_run = subprocess.run(
-        ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+def test_nothing_is_pushed_before_all_that_looks_at_it_has_passed():
+    waits = {step.id: set(step.wait_for) for step in BUILD.steps}
+    assert waits["push"] == {"check", "test-image", "smoke", "scan"}
+    assert waits["images"] == waits["check"] == {"pinned"}
+    assert waits["submit"] == {"push"}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A checkout with pinned base images, in which `docker`, `gcloud` and the environment's Python only take notes."""
+    for name in ("infra", "requirements"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("Makefile", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for path in (tmp_path / "infra" / "docker").glob("*.Dockerfile"):
+        path.write_text(re.sub(r"^(FROM [^\s$]+:[\w.-]+)", rf"\1@{DIGEST}", path.read_text("utf-8"), flags=re.M))
+    programs = {"bin/docker": DOCKER, "bin/gcloud": GCLOUD, "bin/sleep": RECORDER, ".venv/bin/python": RECORDER}
+    for name, text in programs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for name in ("installed-run-gpu0", "installed-dev"):
+        (tmp_path / ".venv" / name).touch()
+    return tmp_path
+
+
+def run_step(workspace, name, *, substitutions=(), **answers):
+    """Runs a step's command; gives how it ended, and the lines that the stand-ins wrote."""
+    values = dict(BUILD.substitutions) | {"PROJECT_ID": "project", "BUILD_ID": "build"} | dict(substitutions)
+    (step,) = [step for step in BUILD.steps if step.id == name]
+    record = workspace / "record"
+    record.write_text("")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        **{"PATH": f"{workspace / 'bin'}:{os.environ['PATH']}", "RECORD": str(record), "GPU": "0"},
+        **{"HEALTH": "healthy", "SEVERITY": "LOW", "FAIL": "-"},
+        **answers,
+    }
+    ended = subprocess.run(
+        [step.entrypoint, *(string.Template(argument).substitute(values) for argument in step.args)],
+        cwd=workspace,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    commands = [line for line in dry_run.stdout.replace("\\\n", " ").splitlines() if "docker build" in line]
-    tags = [re.search(r"--tag[= ](\S+)", line)[1] for line in commands]
-    assert sorted(tags) == sorted(string.Template(image).substitute(values) for image in build.images)
-    for line in commands:
-        assert (ROOT / re.search(r"--file[= ](\S+)", line)[1]).is_file(), line
+    return ended, record.read_text().splitlines()
+
+
+def test_images_are_built_with_the_layers_of_earlier_builds(workspace):
+    ended, called = run_step(workspace, "images")
+    assert ended.returncode == 0, ended.stderr
+    assert called[:2] == [
+        "docker buildx inspect whisker",
+        "docker buildx create --name=whisker --driver=docker-container",
+    ]
+    assert called[2:] == [
+        f"docker buildx build --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build "
+        f"--builder=whisker --load --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
+        f"--cache-to=type=registry,ref={REGISTRY}/{name}:cache,mode=max ."
+        for name in ("trainer", "serving")
+    ]
+    assert list(BUILD.images) == [
+        "${_LOCATION}-docker.pkg.dev/${PROJECT_ID}/${_REPOSITORY}/" + f"{name}:${{BUILD_ID}}"
+        for name in ("trainer", "serving")
+    ]
+
+
+def test_images_are_built_by_docker_alone_where_no_registry_keeps_layers(workspace):
+    shown = subprocess.run(
+        ["make", "--dry-run", "images"], cwd=workspace, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert [" ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()] == [
+        f"docker build --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
+        for name in ("trainer", "serving")
+    ]
+
+
+def test_tests_run_inside_the_image_that_was_built(workspace):
+    ended, called = run_step(workspace, "test-image")
+    assert ended.returncode == 0, ended.stderr
+    assert called == [
+        f"docker build --file infra/docker/tests.Dockerfile --build-arg=TRAINER={REGISTRY}/trainer:build "
+        "--tag whisker/tests .",
+        "docker run --rm whisker/tests",
+    ]
+
+
+def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
+    ended, called = run_step(workspace, "smoke")
+    assert ended.returncode == 0, ended.stderr
+    name = called[0].removeprefix("docker volume create ")
+    home = f"{name}:/home/whisker"
+    assert called[1:] == [
+        f"docker run --rm --volume {home} {REGISTRY}/trainer:build --data=sample --image_size=32 --epochs=1 "
+        "--run_dir=run --model_dir=models",
+        f"docker run --detach --name {name} --volume {home}:ro {REGISTRY}/serving:build "
+        "--model_config_file=/home/whisker/models/models.config",
+        f"docker inspect --format {{{{.State.Health.Status}}}} {name}",
+        f"docker run --rm --network container:{name} --volume {home}:ro --entrypoint python {REGISTRY}/trainer:build "
+        "-m serving.predict --label=stable .cache/whisker/sample-0/test/cats",
+        f"docker rm --force {name}",
+        f"docker volume rm {name}",
+    ]
+
+
+def test_smoke_fails_with_the_servers_log_where_it_never_turns_healthy(workspace):
+    ended, called = run_step(workspace, "smoke", HEALTH="starting")
+    assert ended.returncode != 0
+    assert f"smoke: {REGISTRY}/serving:build is starting two minutes after its start" in ended.stderr
+    assert called.count("sleep 2") == 59
+    name = called[0].removeprefix("docker volume create ")
+    assert called[-3:] == [f"docker logs {name}", f"docker rm --force {name}", f"docker volume rm {name}"]
+
+
+def test_scan_looks_at_both_images(workspace):
+    ended, called = run_step(workspace, "scan", SEVERITY="HIGH")
+    assert ended.returncode == 0, ended.stderr
+    assert called == [
+        line
+        for name in ("trainer", "serving")
+        for line in (
+            f"gcloud artifacts docker images scan {REGISTRY}/{name}:build --format=value(response.scan)",
+            "gcloud artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1 "
+            "--format=value(vulnerability.effectiveSeverity)",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"SEVERITY": "CRITICAL\\nLOW"},
+        {
+            "FAIL": "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1 "
+            "--format=value(vulnerability.effectiveSeverity)"
+        },
+    ],
+    ids=["critical", "no answer"],
+)
+def test_scan_fails_where_something_is_critical_or_nobody_knows(workspace, answers):
+    ended, called = run_step(workspace, "scan", **answers)
+    assert ended.returncode != 0
+    assert len(called) == 2
+
+
+def test_push_leaves_the_digest_for_the_job(workspace):
+    ended, called = run_step(workspace, "push")
+    assert ended.returncode == 0, ended.stderr
+    assert called[:2] == [f"docker push {REGISTRY}/trainer:build", f"docker push {REGISTRY}/serving:build"]
+    ended, called = run_step(
+        workspace, "submit", substitutions={"_SUBMIT_FLAGS": "--data=gs://bucket/pictures --max_hours=2"}.items()
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert called == [
+        f"python -m trainer.submit --detach --image_uri={REGISTRY}/trainer@{DIGEST} --data=gs://bucket/pictures "
+        "--max_hours=2"
+    ]
+
+
+def test_no_job_is_submitted_unless_asked_for(workspace):
+    ended, called = run_step(workspace, "submit")
+    assert (ended.returncode, called) == (0, [])
+    assert "no job asked for" in ended.stdout
+
+
+@pytest.mark.parametrize("step", ["pinned", "push"])
+def test_unpinned_base_images_are_refused_and_nothing_is_pushed(workspace, step):
+    assert run_step(workspace, "pinned")[0].returncode == 0
+    (workspace / "infra/docker/serving.Dockerfile").write_text("FROM tensorflow/serving:2.20.0\n")
+    ended, called = run_step(workspace, step)
+    assert ended.returncode != 0
+    assert called == []
+    assert "infra/docker/serving.Dockerfile: tensorflow/serving:2.20.0; run make pin-images" in ended.stderr

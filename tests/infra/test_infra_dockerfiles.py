@@ -12,7 +12,7 @@ from trainer.cloud import vertex
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "docker"
-FILES = sorted(path.name for path in FOLDER.glob("*.Dockerfile"))
+FILES = ["serving.Dockerfile", "trainer.Dockerfile"]
 
 
 def instructions(name):
@@ -48,8 +48,8 @@ def parents(path):
     return [str(parent) for parent in Path(path).parents][:-1]
 
 
-def test_both_images_have_a_dockerfile():
-    assert FILES == ["serving.Dockerfile", "trainer.Dockerfile"]
+def test_every_dockerfile_is_one_that_is_tested_here():
+    assert sorted(path.name for path in FOLDER.glob("*.Dockerfile")) == sorted([*FILES, "tests.Dockerfile"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -76,7 +76,7 @@ def test_entrypoint_is_one_exec_form_so_that_signals_arrive(name):
     assert words[0] not in ("sh", "bash", "/bin/sh", "/bin/bash")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "tests.Dockerfile"])
 def test_what_is_copied_exists_and_reaches_the_builder(name):
     for source in copied_from_checkout(name):
         assert (ROOT / source).exists(), source
@@ -88,6 +88,10 @@ def test_what_is_copied_exists_and_reaches_the_builder(name):
 )
 def test_what_no_image_needs_does_not_reach_the_builder(path):
     assert not in_build_context(path)
+
+
+def test_images_that_are_pushed_hold_no_tests():
+    assert not [source for name in FILES for source in copied_from_checkout(name) if source.startswith(("tests", "."))]
 
 
 def test_trainer_entrypoint_is_the_command_of_the_cloud_job_and_its_module_exists():
@@ -168,3 +172,15 @@ def test_health_check_succeeds_on_an_open_port_and_fails_on_a_closed_one():
         opened = subprocess.run(words, capture_output=True, check=False, timeout=10)
     assert closed.returncode != 0
     assert opened.returncode == 0
+
+
+def test_tests_stand_beside_the_code_of_the_image_that_they_are_given():
+    name = "tests.Dockerfile"
+    assert rests(name, "FROM") == ["${TRAINER}"]
+    assert rests(name, "ARG") == ["TRAINER"]
+    # The trainer's own folder for code and its own user.
+    assert rests(name, "WORKDIR") == ["/app"]
+    assert "PYTHONPATH=/app" in " ".join(rests("trainer.Dockerfile", "ENV"))
+    assert rests(name, "USER")[-1] == rests("trainer.Dockerfile", "USER")[-1]
+    for folder in json.loads(rests(name, "CMD")[0]):
+        assert (ROOT / folder).is_dir(), folder

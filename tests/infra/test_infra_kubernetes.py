@@ -1,6 +1,7 @@
 """What no schema says of the manifest: that its parts name each other, and that the server gets what it understands."""
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import fields
@@ -14,7 +15,7 @@ from serving.server.flags import Flags
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "infra" / "kubernetes" / "serving.yaml"
-PLACEHOLDERS = {"LOCATION", "PROJECT", "REPOSITORY", "TAG", "BUCKET"}
+PLACEHOLDERS = {"LOCATION", "PROJECT", "REPOSITORY", "DIGEST", "BUCKET"}
 
 # Of tensorflow_model_server 2.20 (main.cc), those that the local server need not know.
 FLAGS_OF_THE_REAL_SERVER = {"grpc_channel_arguments", "monitoring_config_file", "enable_grpc_healthcheck_service"}
@@ -190,14 +191,20 @@ def test_placeholders_are_those_that_the_page_replaces():
     (command,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "kubectl apply" in block)
     assert set(re.findall(r"s/([A-Z]+)/", command)) == PLACEHOLDERS
     filled = subprocess.run(
-        ["bash", "-ec", command.partition("|")[0]], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+        ["bash", "-euc", command.partition("|")[0]],
+        cwd=ROOT,
+        env={**os.environ, "PROJECT": "my-project", "REGION": "us-central1", "SERVING": "sha256:" + "0" * 64},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
     ).stdout
     values = "\n".join(line for line in filled.splitlines() if not line.lstrip().startswith("#"))
     assert not [name for name in PLACEHOLDERS if re.search(rf"\b{name}\b", values)]
     deployment = next(each for each in yaml.safe_load_all(filled) if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    # What a container runtime takes for the name of an image: lower case.
-    assert re.fullmatch(r"[a-z0-9.-]+(/[a-z0-9-]+)+:[\w.-]+", container["image"])
+    # What a container runtime takes for the name of an image: lower case. A tag could come to mean another one.
+    assert re.fullmatch(r"[a-z0-9.-]+(/[a-z0-9-]+)+@sha256:0{64}", container["image"])
 
 
 def test_a_busy_server_stops_getting_requests_long_before_it_is_killed(container):

@@ -89,6 +89,14 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
         open_run(Config(run_dir=address), [], NOW).__enter__()
 
 
+def test_event_files_are_copied_to_the_folder_that_the_job_service_names(bucket, tmp_path):
+    address = f"gs://{bucket}/logs/"
+    with open_run(Config(run_dir=str(tmp_path)), [], NOW, tensorboard=address) as run:
+        run.file("tensorboard", "events.out").touch()
+        run.synchronise(pytest.fail)
+    assert storage.list_names(address) == ["events.out"]
+
+
 def test_run_of_the_same_command_that_was_killed_is_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     killed = open_run(Config(seed=3), [], NOW)

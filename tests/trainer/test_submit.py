@@ -1,14 +1,18 @@
 import dataclasses
 import os
+import pty
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
+from tests.trainer.cloud import job_service
 from trainer.config import Config
 
 IMAGE = "--image_uri=example.dev/p/r/trainer@sha256:0a"
@@ -95,10 +99,16 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([IMAGE], "--project=: expected the id or number of a Google Cloud project"),
         (
-            [IMAGE],
-            "sending is not built yet: run the same with --dry_run, save the output as job.yaml and send it",
+            ["--project=p", "--region=us-central1", "--image_uri=example.dev/t:1"],
+            "--image_uri=example.dev/t:1: a tag can come to mean another image; give it by digest",
         ),
+        ([IMAGE, "--platform=kubernetes"], "--platform=kubernetes: sending is kubectl's"),
+        (["--dry_run", IMAGE, "--platform=slurm"], "--platform=slurm: expected vertex, kubernetes"),
+        (["--dry_run", IMAGE, "--spot"], "--spot: a job whose machine was taken away goes on in its run folder"),
+        (["--dry_run", IMAGE, "--max_cost=3"], "--max_cost=3 without --price_per_hour"),
+        (["--dry_run", IMAGE, "--build=docker"], f"{IMAGE}: with --build=docker expected a name and a tag"),
         (["--dry_run"], "--image_uri=: expected the image that holds the trainer"),
         (
             ["--dry_run", IMAGE, "--data=pictures"],
@@ -116,7 +126,34 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, message):
     assert f"error: {message}" in finished.stderr
 
 
-@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1"])
+def test_dry_run_says_what_ends_the_job_what_it_needs_and_what_nobody_checked():
+    finished = submit(
+        "--dry_run",
+        "--image_uri=example.dev/p/r/trainer:mine",
+        "--build=docker",
+        "--machine=n1-standard-8",
+        "--accelerator=NVIDIA_TESLA_T4",
+        "--price_per_hour=2",
+        "--max_cost=9",
+    )
+    comments = [line.removeprefix("# ") for line in finished.stdout.splitlines() if line.startswith("# ")]
+    assert "Ended after 4.50 h, by --max_cost: 9 / (1 worker × 2 an hour)." in comments
+    assert any(line.startswith("Built first: docker push example.dev/p/r/trainer:mine") for line in comments)
+    assert "- that n1-standard-8 exists and takes NVIDIA_TESLA_T4 in this number" in comments
+    assert any(line.startswith("Note: the image is named by a tag") for line in comments)
+    assert any(line.startswith("Note: without --run_dir=gs://") for line in comments)
+    assert any(line.startswith("- aiplatform.customJobs.create  you, to send the job  docs.cloud") for line in comments)
+    assert yaml.safe_load(finished.stdout)["scheduling"] == {"timeout": "16200s"}
+
+
+def test_dry_run_for_kubernetes_prints_a_plain_job():
+    finished = submit("--dry_run", IMAGE, "--platform=kubernetes", "--run_dir=gs://b/r", "--spot")
+    assert finished.stdout.startswith("# Saved as job.yaml, sent by: kubectl create --filename=job.yaml\n")
+    job = yaml.safe_load(finished.stdout)
+    assert (job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("Job", 86400)
+
+
+@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1", "google"])
 def test_missing_extra_is_named_in_one_line(missing):
     finished = submit("--dry_run", IMAGE, missing=[missing])
     assert (finished.returncode, finished.stdout) == (2, "")
@@ -127,5 +164,97 @@ def test_missing_extra_is_named_in_one_line(missing):
 def test_help_lists_the_flags_without_the_extra():
     finished = submit("--help", missing=["yaml", "google"])
     assert finished.returncode == 0
-    for flag in ("--[no]dry_run", "--image_uri", "--machine", "--accelerator", "--accelerator_count", "--variant"):
+    for flag in (
+        "--[no]dry_run",
+        "--image_uri",
+        "--machine",
+        "--accelerator",
+        "--workers",
+        "--[no]spot",
+        "--max_cost",
+        "--variant",
+    ):
         assert f"  {flag}:" in finished.stdout
+
+
+SENT = [
+    f"--project={job_service.PROJECT}",
+    f"--region={job_service.REGION}",
+    IMAGE,
+    "--machine=e2-standard-8",
+    "--accelerator=",
+    "--max_hours=2",
+    "--price_per_hour=1.5",
+]
+
+
+def send(service, *arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.submit", *SENT, f"--api_endpoint={service.url}", *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_on_a_terminal_the_job_is_watched_and_an_interrupt_can_cancel_it(service):
+    service.script = (job_service.RUNNING,)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.submit", *SENT, f"--api_endpoint={service.url}"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = ""
+
+    def read_until(text):
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while text not in seen:
+            assert time.monotonic() < deadline, seen
+            seen += os.read(ours, 4096).decode()
+
+    try:
+        read_until("running  about 0.00 so far")
+        process.send_signal(signal.SIGINT)
+        read_until("cancel the job? [y/N]")
+        os.write(ours, b"y\n")
+        read_until("error: the job cancelled: the user cancelled it; its log: python -m trainer.jobs logs 1000")
+        assert process.wait(20) == 2
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    (job,) = service.jobs
+    assert job.state == job_service.CANCELLED
+    assert job.job_spec.scheduling.timeout.total_seconds() == 7200
+    assert "ended by the service after 2 h, by --max_hours, 3.00 at most for 1 worker" in seen
+
+
+def test_without_a_terminal_the_job_is_sent_once_and_the_way_back_is_said(service):
+    first, second = send(service), send(service, "--detach")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    name = service.jobs[0].name
+    back = (
+        f"watch it with python -m trainer.jobs watch 1000 --project=my-project --region=us-central1 "
+        f"--api_endpoint={service.url}"
+    )
+    assert first.stdout.splitlines()[0] == f"sent {name}, example.dev/p/r/trainer@sha256:0a"
+    assert second.stdout.startswith(f"not sent again: the same run is {name} (pending, of 20")
+    assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1] == back
+    assert len(service.jobs) == 1
+
+
+def test_bucket_in_another_region_is_refused_before_anything_is_sent(service, bucket, gcs_emulator):
+    ended = send(
+        service,
+        f"--run_dir=gs://{bucket}/r",
+        "--region=europe-west4",
+        environment={"STORAGE_EMULATOR_HOST": gcs_emulator},
+    )
+    assert (ended.returncode, ended.stdout, service.calls) == (2, "", [])
+    assert f"error: gs://{bucket} is in US" in ended.stderr

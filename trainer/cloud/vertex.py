@@ -1,44 +1,35 @@
 """A training run as a custom job of Vertex AI: the job's specification, checked and written as YAML."""
 
+import hashlib
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from trainer.cloud.machines import require_possible, unchecked
+from trainer.cloud.lint import require_acceptable
+from trainer.cloud.submission import Submission
 from trainer.errors import ConfigError
 
 # What runs in the container, spelled out so that any image that holds the trainer will do.
 COMMAND = ("python", "-m", "trainer.task")
 
-# The service's own limit is seven days; a forgotten job should not cost a week.
-TIMEOUT_S = 24 * 60 * 60
+# Marks a job with what it runs, so that the same is not run twice.
+LABEL = "whisker-spec"
 
 _MAX_DISPLAY_NAME = 128  # characters, from the description of CustomJob.display_name
 _REQUIRE_GPU = "--require_gpu="
 
 
-def specification(
-    *,
-    image_uri: str,
-    arguments: Sequence[str],
-    machine: str,
-    accelerator: str,
-    accelerator_count: int,
-    timeout_s: int = TIMEOUT_S,
-) -> dict[str, Any]:
-    """Describes one run on one machine, in the form of the service's CustomJobSpec message.
+def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+    """Describes one run, in the form of the service's CustomJobSpec message.
 
     Args:
-        image_uri: container image that holds the trainer.
+        asked: of the cloud.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
-        machine: machine type, such as ``g2-standard-8``.
-        accelerator: accelerator type, such as ``NVIDIA_L4``; empty for a machine without.
-        accelerator_count: accelerators in the machine; without `accelerator` of no account.
-        timeout_s: seconds after which the service ends the job.
 
     Returns:
         The message's fields in camelCase.
@@ -46,40 +37,73 @@ def specification(
     Raises:
         ConfigError: the service could not run this.
     """
+    require_image(asked.image_uri)
+    machine_spec: dict[str, Any] = {"machineType": asked.machine}
+    if asked.accelerator:
+        machine_spec |= {"acceleratorType": asked.accelerator, "acceleratorCount": asked.accelerator_count}
+    # A list, as the message has it; some of the service's own pages show a map, which the message refuses. The chief
+    # has a pool of its own: the service takes no other number there.
+    pools = [
+        {
+            "machineSpec": dict(machine_spec),
+            "replicaCount": replicas,
+            "containerSpec": {
+                "imageUri": asked.image_uri,
+                "command": list(COMMAND),
+                "args": with_gpu_required(arguments, asked.accelerator),
+            },
+        }
+        for replicas in (1, asked.workers - 1)
+        if replicas
+    ]
+    spec: dict[str, Any] = {"workerPoolSpecs": pools, "scheduling": {"timeout": f"{asked.budget.timeout_s}s"}}
+    if asked.spot:
+        spec["scheduling"]["strategy"] = "SPOT"
+    if asked.workers > 1:
+        # A worker that comes back alone finds nobody to meet: all of them have to begin again, from the checkpoint.
+        spec["scheduling"]["restartJobOnWorkerRestart"] = True
+    if asked.service_account:
+        spec["serviceAccount"] = asked.service_account
+    require_message(spec)
+    require_acceptable(spec, {})
+    return spec
+
+
+def require_message(spec: Mapping[str, Any]) -> CustomJobSpec:
+    """Makes the service's own message of a specification.
+
+    Raises:
+        ConfigError: its type refuses a field or a value.
+    """
+    message = CustomJobSpec()
+    try:
+        json_format.ParseDict(spec, CustomJobSpec.pb(message))
+    except json_format.ParseError as error:
+        raise ConfigError(
+            f"the service's CustomJobSpec refuses these settings: {' '.join(str(error).split())}"
+        ) from error
+    return message
+
+
+def require_image(image_uri: str) -> None:
+    """Refuses what cannot be an image.
+
+    Raises:
+        ConfigError: it is empty, or has characters that no image's name has.
+    """
     if not image_uri or not image_uri.isprintable() or " " in image_uri:
         raise ConfigError(
             f"--image_uri={image_uri}: expected the image that holds the trainer, "
             "such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer@sha256:…"
         )
-    require_possible(machine, accelerator, accelerator_count)
-    machine_spec: dict[str, Any] = {"machineType": machine}
-    if accelerator:
-        machine_spec |= {"acceleratorType": accelerator, "acceleratorCount": accelerator_count}
-    spec = {
-        # A list, as the message has it; some of the service's own pages show a map, which the message refuses.
-        "workerPoolSpecs": [
-            {
-                "machineSpec": machine_spec,
-                "replicaCount": 1,
-                "containerSpec": {
-                    "imageUri": image_uri,
-                    "command": list(COMMAND),
-                    "args": _with_gpu_required(arguments, accelerator),
-                },
-            }
-        ],
-        "scheduling": {"timeout": f"{timeout_s}s"},
-    }
-    try:
-        json_format.ParseDict(spec, CustomJobSpec.pb(CustomJobSpec()))
-    except json_format.ParseError as error:
-        raise ConfigError(
-            f"the service's CustomJobSpec refuses these settings: {' '.join(str(error).split())}"
-        ) from error
-    return spec
 
 
-def _with_gpu_required(arguments: Sequence[str], accelerator: str) -> list[str]:
+def with_gpu_required(arguments: Sequence[str], accelerator: str) -> list[str]:
+    """Adds ``--require_gpu=true`` where a GPU is paid for and the user did not say otherwise.
+
+    Raises:
+        ConfigError: a GPU is required, and none asked for.
+    """
     given = [argument for argument in arguments if argument.startswith(_REQUIRE_GPU)]
     if f"{_REQUIRE_GPU}true" in given and not accelerator:
         raise ConfigError(
@@ -89,8 +113,8 @@ def _with_gpu_required(arguments: Sequence[str], accelerator: str) -> list[str]:
     return [*arguments, f"{_REQUIRE_GPU}true"] if accelerator and not given else list(arguments)
 
 
-def send_command(display_name: str) -> str:
-    """Writes the command that sends a specification which was saved as ``job.yaml``.
+def labels(spec: Mapping[str, Any], display_name: str) -> dict[str, str]:
+    """Labels by which the same run is known again: same image, flags, machines, limits and name.
 
     Raises:
         ConfigError: the service does not take such a name.
@@ -99,40 +123,21 @@ def send_command(display_name: str) -> str:
         raise ConfigError(
             f"--display_name={display_name!r}: expected 1 to {_MAX_DISPLAY_NAME} printable characters, such as whisker"
         )
+    content = json.dumps([display_name, spec], sort_keys=True).encode()
+    return {LABEL: hashlib.sha256(content).hexdigest()[:32]}
+
+
+def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, region: str) -> str:
+    """Writes the command that sends a specification which was saved as ``job.yaml``."""
+    marks = ",".join(f"{key}={value}" for key, value in labels(spec, display_name).items())
     return (
-        "gcloud ai custom-jobs create --project=PROJECT --region=REGION "
-        f"--display-name={shlex.quote(display_name)} --config=job.yaml"
+        f"gcloud ai custom-jobs create --project={project or 'PROJECT'} --region={region or 'REGION'} "
+        f"--display-name={shlex.quote(display_name)} --labels={marks} --config=job.yaml"
     )
 
 
-def to_yaml(spec: dict[str, Any], *, display_name: str, run_dir: str) -> str:
-    """Writes a specification as the file that ``gcloud ai custom-jobs create --config`` reads.
-
-    Args:
-        spec: what `specification` returned.
-        display_name: the job's name in the console.
-        run_dir: the run's folder; where it is empty the comments warn that the folder ends with the machine.
-
-    Returns:
-        YAML below comment lines that say how to send it and what nobody has checked.
-    """
-    pool = spec["workerPoolSpecs"][0]
-    image_uri = pool["containerSpec"]["imageUri"]
-    not_checked = [
-        "credentials, permissions, quota, price, and whether the region has this machine",
-        f"that {image_uri} exists and holds this checkout",
-        "that the job's service account may read and write the buckets named below",
-        unchecked(pool["machineSpec"]["machineType"], pool["machineSpec"].get("acceleratorType", "")),
-    ]
-    lines = [
-        f"Saved as job.yaml, sent by: {send_command(display_name)}",
-        "Not checked:",
-        *(f"- {fact}" for fact in not_checked if fact),
-    ]
-    if "@sha256:" not in image_uri:
-        lines.append("Note: the image is named by a tag, which can move; name it by digest to run what was tested.")
-    if not run_dir:
-        lines.append("Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the machine.")
-    return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(
-        spec, sort_keys=False, allow_unicode=True, width=float("inf")
+def to_yaml(content: Mapping[str, Any], comments: Sequence[str]) -> str:
+    """Writes a specification, or an object of Kubernetes, below lines of comment."""
+    return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(
+        dict(content), sort_keys=False, allow_unicode=True, width=float("inf")
     )

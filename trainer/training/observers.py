@@ -44,6 +44,7 @@ class Observers:
         self._say = say
         self._profile = profile
         self._profiling = False
+        self._step = 0
         self._bar: tqdm | None = None
 
     def say(self, line: str) -> None:
@@ -58,6 +59,7 @@ class Observers:
             step: number of the last of them, from 1.
             sums: float32 [steps, 4], as `Loop.train` gives them.
         """
+        self._step = step
         with self._writer.as_default():
             self._write_losses(sums[:, 0] / sums[:, 2], step - len(sums) + 1)
         if self._bar is None:
@@ -79,7 +81,19 @@ class Observers:
             self._bar.close()
             self._bar = None
         # All of it: a resumed run does an epoch again whose line may be there already.
-        lines = "".join(json.dumps({"epoch": number, **each}) + "\n" for number, each in enumerate(rows, start=1))
+        lines = "".join(
+            json.dumps(
+                {
+                    "epoch": number,
+                    # Every epoch has as many steps.
+                    "step": self._step * number // epoch,
+                    "pictures_per_second": self._pictures / each["seconds"],
+                    **each,
+                }
+            )
+            + "\n"
+            for number, each in enumerate(rows, start=1)
+        )
         self._metrics_file.write_text(lines, encoding="utf-8")
         with self._writer.as_default():
             for name, value in row.items():

@@ -95,6 +95,8 @@ def test_stopped_run_goes_on_at_the_very_batch(examples, whole, tmp_path, calls)
         assert getattr(history, name) == getattr(whole[1], name)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [PLAN.steps(examples) * number for number in (1, 2, 3)]
+    assert all(row["pictures_per_second"] > 0 for row in rows)
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(examples, whole, tmp_path):

@@ -1,0 +1,122 @@
+"""Building with stand-ins for docker and gcloud that record what they are asked."""
+
+import json
+import subprocess
+
+import pytest
+
+from trainer.cloud import image
+from trainer.errors import CloudError, ConfigError
+
+NAME = "us-docker.pkg.dev/p/r/trainer:mine"
+DIGEST = "sha256:" + "0a" * 32
+
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0")" "$@" >> "{log}"
+for argument in "$@"; do
+  case "$argument" in --config=*) cat "${{argument#--config=}}" > "{log}.config" ;; esac
+done
+case "$*" in
+  *inspect*) echo '["other.dev/x@sha256:ff", "us-docker.pkg.dev/p/r/trainer@{digest}"]' ;;
+  *describe*) echo '{{"image_summary": {{"digest": "{digest}"}}}}' ;;
+  *push*) exit {push} ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    folder = tmp_path / "checkout"
+    (folder / "infra" / "docker").mkdir(parents=True)
+    (folder / image.DOCKERFILE).write_text("FROM scratch\n")
+    for command in (
+        ["init", "--quiet"],
+        ["add", "--all"],
+        ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message=m"],
+    ):
+        subprocess.run(["git", "-C", str(folder), *command], check=True)
+    return folder
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Gives a function that puts both stand-ins on the path; the file that they write to is its answer."""
+
+    def install(push=0):
+        log = tmp_path / "log"
+        for name in ("docker", "gcloud"):
+            script = tmp_path / "bin" / name
+            script.parent.mkdir(exist_ok=True)
+            script.write_text(STAND_IN.format(log=log, digest=DIGEST, push=push))
+            script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+        return log
+
+    return install
+
+
+def build(kind, checkout):
+    lines = []
+    return image.build(kind, NAME, "p", say=lines.append, checkout=checkout), lines
+
+
+def test_docker_builds_pushes_and_names_the_image_by_the_digest_of_its_repository(checkout, tools):
+    log = tools()
+    name, lines = build("docker", checkout)
+    assert name == f"us-docker.pkg.dev/p/r/trainer@{DIGEST}"
+    assert image.is_pinned(name)
+    assert log.read_text().splitlines() == [
+        f"docker build --file infra/docker/trainer.Dockerfile --tag {NAME} .",
+        f"docker push {NAME}",
+        f"docker image inspect --format {{{{json .RepoDigests}}}} {NAME}",
+    ]
+    assert lines[0].startswith("the image is built from this checkout, of which everything is committed")
+
+
+def test_cloud_build_gets_one_step_that_builds_the_same(checkout, tools):
+    log = tools()
+    assert build("cloudbuild", checkout)[0] == f"us-docker.pkg.dev/p/r/trainer@{DIGEST}"
+    first, second = log.read_text().splitlines()
+    assert first.startswith("gcloud builds submit --project=p --config=")
+    assert second.startswith(f"gcloud artifacts docker images describe {NAME} --project=p")
+    config = json.loads(log.with_suffix(".config").read_text())
+    assert config["images"] == [NAME]
+    assert config["steps"][0]["args"][:3] == ["build", "--file", image.DOCKERFILE]
+
+
+def test_files_that_are_not_committed_are_named(checkout):
+    (checkout / "edited.py").write_text("")
+    assert "with 1 files that are not committed: edited.py" in image.describe("docker", NAME, "p", checkout)[0]
+
+
+def test_folder_without_git_is_said_to_go_in_whole(tmp_path):
+    assert f"everything in {tmp_path}, which is no git checkout" in image.describe("docker", NAME, "p", tmp_path)[0]
+
+
+def test_command_that_fails_ends_the_build_with_nothing_submitted(checkout, tools):
+    tools(push=3)
+    with pytest.raises(CloudError, match=f"docker push {NAME}: ended with 3; nothing was submitted"):
+        build("docker", checkout)
+
+
+def test_missing_command_is_named(checkout, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CloudError, match="docker is not installed: install it, or give another --build"):
+        build("docker", checkout)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("docker", f"example.dev/t@{DIGEST}", "with --build=docker expected a name and a tag"),
+        ("docker", "example.dev:5000/t", "with --build=docker expected a name and a tag"),
+    ],
+)
+def test_name_that_cannot_be_pushed_to_is_refused(checkout, kind, name, message):
+    with pytest.raises(ConfigError, match=message):
+        image.require_buildable(kind, name, checkout)
+
+
+def test_folder_without_the_dockerfile_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="has no infra/docker/trainer.Dockerfile; run this from a checkout"):
+        image.require_buildable("cloudbuild", NAME, tmp_path)

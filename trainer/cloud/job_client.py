@@ -1,0 +1,223 @@
+"""The client of the job service: which calls are made, how long each may take, what is retried, and what went wrong.
+
+A custom job has no request id by which the service could tell a repeated request: whoever makes one looks for its
+label first.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+from google.api_core import exceptions as api
+from google.api_core.retry import Retry
+from google.auth import exceptions as auth
+from google.cloud.aiplatform_v1.services.job_service import JobServiceClient
+from google.cloud.aiplatform_v1.services.job_service.transports import JobServiceGrpcTransport
+from google.cloud.aiplatform_v1.types import CustomJob, JobState
+
+from trainer.cloud.vertex import LABEL
+from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
+
+_Answer = TypeVar("_Answer")
+
+ENDED = (
+    JobState.JOB_STATE_SUCCEEDED,
+    JobState.JOB_STATE_FAILED,
+    JobState.JOB_STATE_CANCELLED,
+    JobState.JOB_STATE_EXPIRED,
+    JobState.JOB_STATE_PARTIALLY_SUCCEEDED,
+)
+
+# Jobs in these states do not keep the same run from being sent again.
+_CAME_TO_NOTHING = ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED")
+
+
+@dataclass(frozen=True)
+class Call:
+    """How long one attempt may take, and for how long it is repeated; seconds, 0: never."""
+
+    timeout_s: float
+    retry_s: float
+
+
+# The one table of deadlines. Creating is not repeated blindly: an attempt whose answer is lost may have made the job.
+CALLS = {
+    "create_custom_job": Call(60.0, 0.0),
+    "list_custom_jobs": Call(30.0, 120.0),
+    "get_custom_job": Call(30.0, 300.0),
+    "cancel_custom_job": Call(30.0, 120.0),
+    "list_log_entries": Call(60.0, 120.0),
+}
+_CREATE_ATTEMPTS = 3
+
+_LOST = (api.ServiceUnavailable, api.DeadlineExceeded, api.InternalServerError, api.Aborted, api.Unknown)
+
+# How gRPC 1.85 says, as UNAVAILABLE, that the credentials gave no token.
+_NO_TOKEN = "Getting metadata from plugin failed"  # noqa: S105
+_SIGN_IN = (
+    "there are no Google Cloud credentials that work; run gcloud auth application-default login, or set "
+    "GOOGLE_APPLICATION_CREDENTIALS to a key file"
+)
+
+# What the libraries raise → what we raise, and what to do. The first row that fits counts.
+_TABLE: tuple[tuple[tuple[type[Exception], ...], type[CloudError], str], ...] = (
+    ((auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized), SignInError, _SIGN_IN),
+    ((api.Forbidden,), CloudError, "grant just this permission (--dry_run lists what is needed, and why)"),
+    (
+        (api.TooManyRequests,),
+        CloudError,
+        "ask for more of this quota, or give another --region or --accelerator",
+    ),
+    (
+        (auth.TransportError, api.RetryError, *_LOST),
+        UnreachableError,
+        "the job service does not answer; check the network and --region, and try again",
+    ),
+    ((api.NotFound,), CloudError, "check --project, --region and the job's number"),
+    ((api.ClientError,), CloudError, "mend what it names and try again"),
+)
+
+
+class Jobs:
+    """The jobs of a project in a region.
+
+    Args:
+        project: id or number.
+        region: such as ``us-central1``.
+        api_endpoint: host of the service; empty: the region's own; ``http://127.0.0.1:…``: without TLS or credentials.
+
+    Raises:
+        SignInError: there are no credentials.
+    """
+
+    def __init__(self, project: str, region: str, api_endpoint: str = "") -> None:
+        self.project = project
+        self.parent = f"projects/{project}/locations/{region}"
+        self.api_endpoint = api_endpoint
+        self._host = api_endpoint or f"{region}-aiplatform.googleapis.com"
+        self.sign_in()
+
+    def sign_in(self) -> None:
+        """Connects, with the credentials that there are now."""
+        channel = loopback_channel(self.api_endpoint)
+        with mapped_errors(self.project):
+            self._client = (
+                JobServiceClient(transport=JobServiceGrpcTransport(channel=channel))
+                if channel
+                else JobServiceClient(client_options={"api_endpoint": self._host})
+            )
+
+    def submit(self, job: CustomJob) -> tuple[CustomJob, bool]:
+        """Sends a job, unless the same is there already: waiting, at work, or done.
+
+        Args:
+            job: with the label that says what it runs.
+
+        Returns:
+            The job as the service has it, and whether it is a new one.
+
+        Raises:
+            CloudError: the service refuses; nothing was started.
+            UnreachableError: it does not answer.
+        """
+        states = " AND ".join(f'state!="{state}"' for state in _CAME_TO_NOTHING)
+        same = f"labels.{LABEL}={job.labels[LABEL]} AND {states}"
+        lost: UnreachableError | None = None
+        # The last time only to look: an attempt whose answer was lost may have made the job.
+        for left in reversed(range(_CREATE_ATTEMPTS + 1)):
+            if there := next(self.list(same), None):
+                return there, lost is not None
+            if left:
+                try:
+                    return self._call("create_custom_job", parent=self.parent, custom_job=job), True
+                except UnreachableError as error:
+                    lost = error
+        raise UnreachableError(
+            f"{self.project}: the job service did not answer {_CREATE_ATTEMPTS} times, and has no such job; the same "
+            "command looks for it first"
+        ) from lost
+
+    def list(self, filter_: str = f"labels.{LABEL}:*") -> Iterator[CustomJob]:
+        """Lists jobs that a filter lets through; by default all that Whisker sent."""
+        with mapped_errors(self.project):
+            yield from self._call("list_custom_jobs", request={"parent": self.parent, "filter": filter_})
+
+    def get(self, name: str) -> CustomJob:
+        """Looks at a job."""
+        return self._call("get_custom_job", name=name)
+
+    def cancel(self, name: str) -> None:
+        """Asks the service to end a job; one that has ended stays as it is."""
+        self._call("cancel_custom_job", name=name)
+
+    def name(self, job: str) -> str:
+        """Full name of a job that is given by its number, or by its full name.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if job.isdigit():
+            return f"{self.parent}/customJobs/{job}"
+        raise ConfigError(f"{job}: expected the number of a job; python -m trainer.jobs list shows them")
+
+    def command(self, verb: str, name: str) -> str:
+        """The command line that does something with a job."""
+        *_, region, _, number = name.split("/")
+        endpoint = f" --api_endpoint={self.api_endpoint}" if self.api_endpoint else ""
+        return f"python -m trainer.jobs {verb} {number} --project={self.project} --region={region}{endpoint}"
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        function: Callable[..., Any] = getattr(self._client, method)
+        with mapped_errors(self.project):
+            return function(**arguments, **limits(method))
+
+
+def limits(method: str) -> Mapping[str, Any]:
+    """Deadline and retry of a call, as the libraries' methods take them."""
+    call = CALLS[method]
+    retry = Retry(predicate=_may_come_back, initial=0.5, maximum=20.0, timeout=call.retry_s)
+    return {"timeout": call.timeout_s, "retry": retry if call.retry_s else None}
+
+
+def _may_come_back(error: Exception) -> bool:
+    return isinstance(error, _LOST) and _NO_TOKEN not in str(error)
+
+
+def loopback_channel(api_endpoint: str) -> grpc.Channel | None:
+    """A connection without TLS to a service on this machine; None where the endpoint is another.
+
+    Raises:
+        ConfigError: it would leave this machine without TLS.
+    """
+    if not api_endpoint.startswith("http://"):
+        return None
+    address = urlsplit(api_endpoint)
+    if address.hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigError(
+            f"--api_endpoint={api_endpoint}: http:// is for a service on this machine; give a host's name"
+        )
+    return grpc.insecure_channel(address.netloc)
+
+
+@contextmanager
+def mapped_errors(project: str) -> Iterator[None]:
+    """Turns what the libraries raise inside into a CloudError of one line."""
+    try:
+        yield
+    except (api.GoogleAPIError, auth.GoogleAuthError) as error:
+        said = " ".join(str(getattr(error, "message", None) or error).split())
+        if getattr(error, "reason", None) == "SERVICE_DISABLED":
+            # google.rpc.ErrorInfo: the same for every service of Google's.
+            service = (error.metadata or {}).get("service", "aiplatform.googleapis.com")
+            raise CloudError(
+                f"{project}: the API is not enabled; run gcloud services enable {service} --project={project}"
+            ) from error
+        if _NO_TOKEN in said:
+            raise SignInError(f"{project}: {_SIGN_IN}") from error
+        for kinds, ours, cure in _TABLE:
+            if isinstance(error, kinds):
+                raise ours(f"{project}: {said}; {cure}" if ours is CloudError else f"{project}: {cure}") from error
+        raise CloudError(f"{project}: {said}") from error

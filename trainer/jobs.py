@@ -1,0 +1,75 @@
+"""Jobs in the cloud that `trainer.submit` has sent.
+
+python -m trainer.jobs list --project=my-project --region=us-central1
+python -m trainer.jobs watch|logs|cancel JOB --project=my-project --region=us-central1
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from serving import command_line
+from trainer.cloud import lint
+from trainer.errors import ConfigError
+
+_VERBS = ("list", "watch", "logs", "cancel")
+
+
+def main() -> None:
+    """Entry point of `python -m trainer.jobs` and `whisker-jobs`."""
+    here = sys.argv[0]
+    text = flags.ArgumentParser()
+    for name, meaning in (
+        ("project", "Google Cloud project of the jobs"),
+        ("region", "where they run, such as us-central1"),
+        ("api_endpoint", "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS"),
+    ):
+        flags.DEFINE(text, name, "", meaning, module_name=here)
+    flags.DEFINE(
+        flags.FloatParser(lower_bound=0.0),
+        "price_per_hour",
+        0.0,
+        "watch: what one worker costs, in your currency; 0: unknown",
+        module_name=here,
+    )
+    command_line.run(_jobs)
+
+
+def _jobs(arguments: Sequence[str]) -> int | None:
+    verb, *which = arguments[1:] or [""]
+    if verb not in _VERBS or len(which) != (verb != "list"):
+        raise ConfigError(
+            f"{' '.join(arguments[1:])}: expected list, or one of watch, logs and cancel with a job's number"
+        )
+    asked = flags.FLAGS
+    lint.require_place(asked.project, asked.region)
+
+    # A second and the extra `cloud`: not for --help or a mistyped flag.
+    from trainer.cloud import job_logs, watching
+    from trainer.cloud.job_client import Jobs
+
+    jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
+    if verb == "list":
+        for job in jobs.list():
+            _say(watching.describe(job))
+        return None
+    name = jobs.name(which[0])
+    if verb == "watch":
+        ask = input if sys.stdin.isatty() else None
+        return watching.watch(jobs, name, price_per_hour=asked.price_per_hour, say=_say, ask=ask)
+    if verb == "logs":
+        for line in job_logs.read(name, asked.api_endpoint):
+            _say(line)
+        return None
+    jobs.cancel(name)
+    _say(f"asked the service to cancel {name}; see it end with {jobs.command('watch', name)}")
+    return None
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
