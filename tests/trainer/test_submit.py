@@ -26,6 +26,9 @@ class Absent:
         if name in {missing!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
+# A namespace package may be there from the start.
+for name in [name for name in sys.modules if name.partition(".")[0] in {missing!r}]:
+    del sys.modules[name]
 sys.argv[0] = "whisker-submit"
 from trainer.submit import main
 main()
