@@ -41,7 +41,7 @@ setup(
         "train": [*TRAIN, *STORE, *SERVER],
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "server": SERVER,
-        "cloud": ["google-cloud-aiplatform>=2.7,<3", "google-cloud-logging>=3.11", "pyyaml>=6"],
+        "cloud": ["google-cloud-aiplatform>=2.7,<3", "google-cloud-logging>=3.11", "pyyaml>=6", *STORE],
         "dev": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",

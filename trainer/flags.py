@@ -13,7 +13,6 @@ _PARSERS = {
     bool: flags.BooleanParser,
     float: flags.FloatParser,
     int: flags.IntegerParser,
-    float: flags.FloatParser,
     str: flags.ArgumentParser,
 }
 
