@@ -17,6 +17,9 @@ from trainer.errors import ConfigError
 # A Spot pod gets 25 s at most between SIGTERM and SIGKILL.
 _GRACE_S = 25
 _RESTARTS = 6
+# Pictures, features and the run folder lie there. Autopilot gives a container 1 GiB unless it asks for more
+# (cloud.google.com/kubernetes-engine/docs/concepts/autopilot-resource-requests, as of 2026-11-23).
+_DISK = "10Gi"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 
 
@@ -49,6 +52,7 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
         # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB by default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "resources": {"requests": {"ephemeral-storage": _DISK}},
     }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -58,7 +62,7 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
     if asked.accelerator:
-        container["resources"] = {"limits": {"nvidia.com/gpu": asked.accelerator_count}}
+        container["resources"]["limits"] = {"nvidia.com/gpu": asked.accelerator_count}
         pod["nodeSelector"] = {"cloud.google.com/gke-accelerator": asked.accelerator.lower().replace("_", "-")}
     if asked.spot:
         pod.setdefault("nodeSelector", {})["cloud.google.com/gke-spot"] = "true"
