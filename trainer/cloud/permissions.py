@@ -1,7 +1,7 @@
 """Which permissions a job needs, of whom, and why: so that nobody hands out a role that allows everything.
 
-Read on 2026-11-22 from the page that stands with each, but for customJobs.list and get, Cloud Logging and Cloud Storage:
-those names are from Google's lists of roles, and nobody opened their pages.
+Read on 2026-11-22 from the page that stands with each, but for customJobs.list and get, Cloud Logging and Cloud
+Storage: those names are from Google's lists of roles, and nobody opened their pages.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work(
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert (job["apiVersion"], job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("batch/v1", "Job", 3600)
-    assert container["resources"] == {"limits": {"nvidia.com/gpu": 2}}
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 2}
     assert container["args"] == ["--data=gs://b/p", "--require_gpu=true"]
     assert pod["nodeSelector"] == {
         "cloud.google.com/gke-accelerator": "nvidia-l4",
@@ -41,7 +41,7 @@ def test_job_without_accelerator_runs_anywhere():
     ]["spec"]
     assert "nodeSelector" not in pod
     assert "serviceAccountName" not in pod
-    assert "resources" not in pod["containers"][0]
+    assert pod["containers"][0]["resources"] == {"requests": {"ephemeral-storage": "10Gi"}}
 
 
 @pytest.mark.parametrize(
