@@ -7,6 +7,7 @@ docker images describe), read on 2026-11-22.
 import json
 import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainer.errors import CloudError, ConfigError
 
 KINDS = ("", "cloudbuild", "docker")
 DOCKERFILE = "infra/docker/trainer.Dockerfile"
+_PIN_CHECK = "infra/pin_images.py"
 
 _CHECKOUT = Path(__file__).parents[2]
 _GIT_TIMEOUT_S = 10.0
@@ -97,10 +99,11 @@ def build(
         The image's name by digest.
 
     Raises:
-        CloudError: a command is missing or fails; nothing was submitted.
+        CloudError: the base image is not named by digest, or a command is missing or fails; nothing was submitted.
     """
     for line in describe(kind, image_uri, project, checkout):
         say(line)
+    _run([sys.executable, _PIN_CHECK, "--check", DOCKERFILE], checkout)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
         # The one step that is needed; cloudbuild.yaml also checks and tests.
         arguments = commands("docker", image_uri, project)[0][1:]

@@ -1,13 +1,16 @@
 """Building with stand-ins for docker and gcloud that record what they are asked."""
 
 import json
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from trainer.cloud import image
 from trainer.errors import CloudError, ConfigError
 
+ROOT = Path(__file__).parents[3]
 NAME = "us-docker.pkg.dev/p/r/trainer:mine"
 DIGEST = "sha256:" + "0a" * 32
 
@@ -28,7 +31,8 @@ esac
 def checkout(tmp_path):
     folder = tmp_path / "checkout"
     (folder / "infra" / "docker").mkdir(parents=True)
-    (folder / image.DOCKERFILE).write_text("FROM scratch\n")
+    (folder / image.DOCKERFILE).write_text(f"FROM python:3.12-slim@{DIGEST}\n")
+    shutil.copy(ROOT / "infra" / "pin_images.py", folder / "infra")
     for command in (
         ["init", "--quiet"],
         ["add", "--all"],
@@ -97,6 +101,15 @@ def test_command_that_fails_ends_the_build_with_nothing_submitted(checkout, tool
     tools(push=3)
     with pytest.raises(CloudError, match=f"docker push {NAME}: ended with 3; nothing was submitted"):
         build("docker", checkout)
+
+
+def test_base_image_that_a_tag_names_is_not_built_on(checkout, tools, capfd):
+    log = tools()
+    (checkout / image.DOCKERFILE).write_text("FROM python:3.12-slim\n")
+    with pytest.raises(CloudError, match="nothing was submitted; its own lines are above"):
+        build("docker", checkout)
+    assert "make pin-images" in capfd.readouterr().err
+    assert not log.exists()
 
 
 def test_missing_command_is_named(checkout, monkeypatch, tmp_path):
