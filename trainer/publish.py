@@ -148,7 +148,9 @@ def _examine(
     labels = [picture.label for picture in expected.pictures]
     predicted = [answer.label for answer in answers]
     decision = gate.decide(config.gate, config.gate_margin / 100, labels, predicted, judged, cost, live)
-    say(decision["sentence"])
+    if decision["passed"]:
+        # A refusal ends the run with its sentence.
+        say(decision["sentence"])
     return found, decision
 
 
