@@ -123,7 +123,7 @@ def floors(
     chance = _CLASS_OF_CHANCE / len(judged["test"]["per_class"])
     highest = {name: wilson_interval(row["correct"], row["n"], Z_ONE_SIDED_95)[1] for name, row in seen.items()}
     worst = min(highest, key=lambda name: highest[name])
-    recall = f"the highest recall of {worst} that the test pictures allow"
+    recall = f"at best, the recall of {worst}"
     error = judged["calibration"]["after"]
     rows = [
         _floor(recall, highest[worst], chance, broken=highest[worst] < chance),
@@ -141,7 +141,7 @@ def floors(
         quantile = NormalDist().inv_cdf(1 - 0.05 / len(by_class))
         change = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items() if counts[2]}
         worst = min(change, key=lambda name: change[name])
-        best = f"the best change of the recall of {worst} that they allow"
+        best = f"at best, the change of the recall of {worst}"
         rows.append(_floor(best, change[worst], -_CLASS_LOSS, broken=change[worst] < -_CLASS_LOSS))
     return rows
 
