@@ -32,7 +32,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=loadfile
 
 test-long: .venv/installed-dev
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long --numprocesses=2 --dist=loadfile
 
 check: .venv/installed-dev .venv-check/installed
 	$(CHECK)/ruff check .

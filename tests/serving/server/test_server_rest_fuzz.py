@@ -52,8 +52,8 @@ def check(body, dtypes):
         arrays = rest_inputs.inputs(document, {name: dtype.as_datatype_enum for name, dtype in dtypes.items()})
     except StatusError as error:
         assert error.code.name in ("INVALID_ARGUMENT", "UNIMPLEMENTED")
-        # The server quotes a value as JSON of several lines.
-        assert "\n" not in re.split("JSON (?:Value|object)", error.message)[0]
+        # The server quotes a name as it is, and a value as JSON of several lines.
+        assert "\n" not in re.split("JSON (?:Value|object)| key: ", error.message)[0]
         return
     assert set(arrays) == set(dtypes)
     said = first_object(body)
