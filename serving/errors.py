@@ -19,6 +19,10 @@ class WhiskerError(Exception):
     exit_code = EXIT_USAGE
 
 
+class WrongUse(WhiskerError):
+    """The command line asks for something that cannot be done."""
+
+
 class MissingExtra(WhiskerError):
     """A command needs packages that the installed extras do not bring."""
 

@@ -18,7 +18,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,11 +26,17 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import command_line, contract
-from serving.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_PICTURES_FAILED, EXIT_STOPPED, WhiskerError
+from serving import command_line, connection_flags, contract
+from serving.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_SOME_PICTURES_FAILED,
+    EXIT_STOPPED,
+    WhiskerError,
+    WrongUse,
+)
 
 if TYPE_CHECKING:
-    from serving.client.credentials import Tls
     from serving.client.errors import ClientError
     from serving.client.formats import Write
     from serving.client.predict_client import PredictClient
@@ -42,12 +48,7 @@ if TYPE_CHECKING:
     Answered = tuple[str, str | bytes | ClientError, Prediction | ClientError]
 
 _STANDARD_INPUT = "-"
-_DEFAULT = "default"  # of --tls_ca
 _LONG_S = 2.0  # of work, from which on a progress bar is worth its line
-
-
-class WrongUse(WhiskerError):
-    """The command line asks for something that cannot be done."""
 
 
 class Stopped(WhiskerError):
@@ -83,17 +84,7 @@ def main() -> None:
         module_name=here,
     )
     flags.DEFINE(flags.FloatParser(), "timeout_s", 10.0, "seconds that an answer may take", module_name=here)
-    flags.DEFINE(
-        text,
-        "tls_ca",
-        None,
-        "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word default, by one that "
-        "gRPC comes with",
-        module_name=here,
-    )
-    flags.DEFINE(text, "tls_certificate", None, "PEM file of this client's own, if it needs one", module_name=here)
-    flags.DEFINE(text, "tls_key", None, "PEM file of the private key that belongs to it", module_name=here)
-    flags.DEFINE(text, "token_file", None, "file with a bearer token, read anew for each request", module_name=here)
+    connection_flags.define(here)
     command_line.run(_predict)
 
 
@@ -121,8 +112,7 @@ def _predict(arguments: Sequence[str]) -> int:
             label=asked.label,
             signature=asked.signature,
             timeout_s=asked.timeout_s,
-            tls=_tls(asked.tls_ca, asked.tls_certificate, asked.tls_key),
-            token=_token(Path(asked.token_file)) if asked.token_file else None,
+            **connection_flags.security(),
         )
         stack.enter_context(client)
         # Without the server or the model: fail once, not for every picture.
@@ -167,25 +157,6 @@ def _predict(arguments: Sequence[str]) -> int:
         if stopped:
             raise stopped
         return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
-
-
-def _tls(ca: str | None, certificate: str | None, key: str | None) -> Tls | None:
-    from serving.client.credentials import Tls
-
-    if not (ca or certificate or key):
-        return None
-    return Tls(ca=None if ca == _DEFAULT else ca, certificate=certificate, key=key)
-
-
-def _token(file: Path) -> Callable[[], str]:
-    def read() -> str:
-        try:
-            return file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise WrongUse(f"--token_file={file}: cannot be read: {error.strerror}") from error
-
-    read()
-    return read
 
 
 def _sheet(out: Path) -> Sheet | None:

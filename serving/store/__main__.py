@@ -20,13 +20,9 @@ from typing import Any
 
 from absl import flags
 
-from serving import command_line, contract
-from serving.errors import EXIT_DONE, EXIT_USAGE, WhiskerError
+from serving import command_line, connection_flags, contract
+from serving.errors import EXIT_DONE, EXIT_USAGE, WrongUse
 from serving.store import ModelStore, open_store
-
-
-class WrongUse(WhiskerError):
-    """The command line asks for something that cannot be done."""
 
 
 def main() -> None:
@@ -47,6 +43,7 @@ def main() -> None:
     flags.DEFINE(text, "label", contract.STABLE_LABEL, "promote: stable is what is live", module_name=here)
     flags.DEFINE(flags.IntegerParser(lower_bound=1), "keep", 5, "prune: how many versions stay", module_name=here)
     flags.DEFINE(seconds, "timeout_s", 120.0, "seconds that a server may take to load a version", module_name=here)
+    connection_flags.define(here)
     command_line.run(_run)
 
 
@@ -115,7 +112,7 @@ def _promote(store: ModelStore, number: str) -> _Outcome:
     if asked.server:
         from serving.store import rollout
 
-        with rollout.RunningServer(asked.server) as server:
+        with rollout.RunningServer(asked.server, **connection_flags.security()) as server:
             seconds = rollout.promote(store, version, asked.label, server, asked.timeout_s)
     else:
         store.promote(version, asked.label)
@@ -129,7 +126,7 @@ def _rollback(store: ModelStore) -> _Outcome:
     if asked.server:
         from serving.store import rollout
 
-        with rollout.RunningServer(asked.server) as server:
+        with rollout.RunningServer(asked.server, **connection_flags.security()) as server:
             version, seconds = rollout.rollback(store, server, asked.timeout_s)
     else:
         version = store.rollback()

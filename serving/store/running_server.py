@@ -6,6 +6,7 @@ from typing import Any, Self
 import grpc
 
 from serving.client.channel import open_channel
+from serving.client.credentials import Tls, Token
 from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error
 from serving.config.models_config import ModelServerConfig
 from serving.protos import message
@@ -62,11 +63,16 @@ class RunningServer:
 
     Args:
         address: ``host:port`` of its gRPC port. A name of several servers would reach one of them only.
+        tls: how to check and encrypt the connection; None: plaintext.
+        token: a bearer token for every call.
+
+    Raises:
+        InvalidRequest: as `open_channel` says.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, tls: Tls | None = None, token: Token | None = None) -> None:
         self.address = address
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, tls=tls, token=token)
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from serving.client import errors
 from serving.client.channel import open_channel
 from serving.client.credentials import Tls
 from serving.client.predict_client import PredictClient
+from serving.store.running_server import AVAILABLE, RunningServer
 
 
 def issue(folder, name, issuer=None):
@@ -111,6 +112,13 @@ def test_command_uses_the_files_that_its_flags_name(secure, files, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert secure.tokens == ["Bearer secret"]
+
+
+@mutual
+def test_server_that_a_rollout_moves_is_asked_the_same_way(secure, files):
+    tls = Tls(ca=files.ca.crt, certificate=files.client.crt, key=files.client.pem)
+    with RunningServer(secure.address, tls=tls) as server:
+        assert AVAILABLE in {status.state for status in server.versions("whisker").values()}
 
 
 @mutual

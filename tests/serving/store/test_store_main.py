@@ -69,6 +69,7 @@ def test_show_says_in_words_and_in_json_what_is_known(flags: list[str]) -> None:
         (["promote", "9"], "has no version 9: its versions are 1, 2"),
         (["rollback"], "has no version that was live before 1: promote one of 1, 2"),
         (["promote", "2", "--server=127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE: "),
+        (["rollback", "--server=127.0.0.1:1", "--token_file=nowhere"], "--token_file=nowhere: cannot be read"),
         (["list", "--model_name=lions"], "lions has no version: check --model_dir and --model_name"),
     ],
 )

@@ -1,0 +1,64 @@
+"""Flags of the commands that ask a running server: how to trust it, and what tells it who asks; for entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from serving.errors import WrongUse
+
+if TYPE_CHECKING:
+    from serving.client.credentials import Tls
+
+_DEFAULT = "default"  # of --tls_ca
+
+
+def define(module_name: str) -> None:
+    """Defines the flags, as flags of the running command."""
+    text = flags.ArgumentParser()
+    for name, meaning in (
+        (
+            "tls_ca",
+            "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word default, by one "
+            "that gRPC comes with",
+        ),
+        ("tls_certificate", "PEM file of this client's own, if it needs one"),
+        ("tls_key", "PEM file of the private key that belongs to it"),
+        ("token_file", "file with a bearer token, read anew for each request"),
+    ):
+        flags.DEFINE(text, name, None, meaning, module_name=module_name)
+
+
+def security() -> dict[str, Any]:
+    """Gives what the parsed flags ask for, as the arguments `tls` and `token` of `open_channel` and of the clients.
+
+    Raises:
+        WrongUse: the file of the token cannot be read.
+    """
+    asked = flags.FLAGS
+    return {
+        "tls": _tls(asked.tls_ca, asked.tls_certificate, asked.tls_key),
+        "token": _token(Path(asked.token_file)) if asked.token_file else None,
+    }
+
+
+def _tls(ca: str | None, certificate: str | None, key: str | None) -> Tls | None:
+    from serving.client.credentials import Tls
+
+    if not (ca or certificate or key):
+        return None
+    return Tls(ca=None if ca == _DEFAULT else ca, certificate=certificate, key=key)
+
+
+def _token(file: Path) -> Callable[[], str]:
+    def read() -> str:
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise WrongUse(f"--token_file={file}: cannot be read: {error.strerror}") from error
+
+    read()
+    return read
