@@ -179,7 +179,12 @@ def test_images_are_built_with_the_layers_of_earlier_builds(workspace):
 
 def test_images_are_built_by_docker_alone_where_no_registry_keeps_layers(workspace):
     shown = subprocess.run(
-        ["make", "--dry-run", "images"], cwd=workspace, capture_output=True, text=True, check=True, timeout=60
+        ["make", "--no-print-directory", "--dry-run", "images"],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout
     assert [" ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()] == [
         f"docker build --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
