@@ -24,30 +24,28 @@ _EXTRAS = {
     "matplotlib": "train",
     "jinja2": "train",
     "PIL": "train",
-    "tqdm": "train",
+    "tqdm": "client",
     "numpy": "train",
     "tensorflow_serving": "server",
     "grpc": "client",
     "google.protobuf": "client",
     "google.cloud": "store",
     "google.cloud.storage": "store",
-    "google.cloud.aiplatform_v1": "cloud",
-    "google.cloud.logging_v2": "cloud",
-    # Nothing of Google's at all: others ask for grpc first.
     "google": "cloud",
     "yaml": "cloud",
 }
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(main: Callable[[Sequence[str]], int | None], extra: str | None = None) -> None:
     """Parses the flags of the running command, calls `main` with what is left, and exits.
 
     Args:
         main: gets the program name and the arguments that are no flags; returns an exit code, or None for 0.
+        extra: that the command as a whole needs, to be named where a package is missing; None: the package's own.
     """
     # absl prints the docstring of the started module as its usage; a console script has none of its own.
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
-    app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse)
+    app.run(lambda arguments: _guarded(main, arguments, extra), flags_parser=_parse)
 
 
 def import_tensorflow() -> None:
@@ -86,7 +84,7 @@ def _parse(arguments: Sequence[str]) -> list[str]:
         sys.exit(EXIT_DONE)
 
 
-def _guarded(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
+def _guarded(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str], extra: str | None) -> int:
     try:
         return main(arguments) or EXIT_DONE
     except WhiskerError as error:
@@ -94,11 +92,11 @@ def _guarded(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
         return error.exit_code
     except ModuleNotFoundError as error:
         name = error.name or ""
-        extra = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
-        if extra is None:
+        known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
+        if known is None:
             traceback.print_exc()
             return EXIT_DEFECT
-        _say(str(MissingExtra(name, extra)))
+        _say(str(MissingExtra(name, extra or known)))
         return EXIT_USAGE
     except KeyboardInterrupt:
         _say("interrupted")

@@ -33,7 +33,7 @@ def main() -> None:
         "watch: what one worker costs, in your currency; 0: unknown",
         module_name=here,
     )
-    command_line.run(_jobs)
+    command_line.run(_jobs, extra="cloud")
 
 
 def _jobs(arguments: Sequence[str]) -> int | None:

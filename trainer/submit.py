@@ -23,7 +23,7 @@ def main() -> None:
     """Entry point of `python -m trainer.submit` and `whisker-submit`."""
     trainer.flags.define()
     trainer.flags.define(Submission)
-    command_line.run(_submit)
+    command_line.run(_submit, extra="cloud")
 
 
 def _submit(arguments: Sequence[str]) -> int | None:

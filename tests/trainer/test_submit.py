@@ -27,7 +27,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 # A namespace package may be there from the start.
-for name in [name for name in sys.modules if name.partition(".")[0] in {missing!r}]:
+for name in [name for name in sys.modules if any(f"{{name}}.".startswith(f"{{one}}.") for one in {missing!r})]:
     del sys.modules[name]
 sys.argv[0] = "whisker-submit"
 from trainer.submit import main
@@ -156,7 +156,7 @@ def test_dry_run_for_kubernetes_prints_a_plain_job():
     assert (job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("Job", 86400)
 
 
-@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1", "google"])
+@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1", "google.cloud", "google"])
 def test_missing_extra_is_named_in_one_line(missing):
     finished = submit("--dry_run", IMAGE, missing=[missing])
     assert (finished.returncode, finished.stdout) == (2, "")
