@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -260,6 +261,11 @@ def test_refused_run_is_whole_and_not_published(trained, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["gate"] == verdict
     for name in ("report.html", "model_card.md"):
         assert "The gate refused it: version 1, which is live," in (tmp_path / "run" / name).read_text()
+    # The way out that the sentence names: the same command with the gate off trains nothing again.
+    lines = []
+    result = run(dataclasses.replace(config, gate="off"), downloads=tmp_path, say=lines.append)
+    assert (result["model_version"], result["gate"]["verdict"], store.live_version()) == (2, "off", 2)
+    assert not any(line.startswith("epoch ") for line in lines)
 
 
 def test_run_that_fails_keeps_its_folder_and_publishes_nothing(tmp_path):
