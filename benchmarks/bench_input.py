@@ -6,6 +6,7 @@ Each measurement is a process of its own that goes over all pictures a few times
 pass is all it does before the second: hashing, decoding and keeping every picture, and then giving it.
 """
 
+import importlib
 import json
 import resource
 import subprocess
@@ -114,7 +115,7 @@ def _measure(side: str, data: Path, passes: int) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    import trainer.data.input as _  # noqa: F401
+    importlib.import_module("trainer.data.scan")
 
     next(iter(tf.data.Dataset.from_tensors(tf.image.resize(tf.zeros([8, 8, 3]), [_SIZE, _SIZE])).batch(1)))
     before = _peak_mb()
@@ -139,9 +140,10 @@ def _stock(keras: Any, data: Path, passes: int) -> Iterator[Any]:
 
 def _whisker(cache: str, data: Path, passes: int) -> Iterator[Any]:
     from trainer.data.cache import free_memory_bytes, make_cache
-    from trainer.data.input import Examples, scan
+    from trainer.data.input import Examples
     from trainer.data.ledger import Ledger, Picture
     from trainer.data.pictures import open_pictures
+    from trainer.data.scan import scan
 
     pictures = open_pictures(data)
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder:

@@ -50,7 +50,7 @@ def _serve(_: Sequence[str]) -> None:
 
 def _handler(file: str) -> grpc.RpcMethodHandler:
     answer = Path(file).read_bytes()
-    return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)  # noqa: ARG005
+    return grpc.unary_unary_rpc_method_handler(lambda *_: answer)
 
 
 def _rest(port: int, answer: bytes) -> ThreadingHTTPServer:

@@ -116,10 +116,10 @@ def _training_clock() -> Any:
             self.seconds: list[float] = []
             self._start = 0.0
 
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        def on_epoch_begin(self, *_: Any) -> None:
             self._start = time.perf_counter()
 
-        def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+        def on_test_begin(self, *_: Any) -> None:
             self.seconds.append(time.perf_counter() - self._start)
 
     return Clock()

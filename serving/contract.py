@@ -27,5 +27,11 @@ DEFAULT_MODEL_NAME = "whisker"
 STABLE_LABEL = "stable"
 MODELS_CONFIG = "models.config"
 SAVED_MODEL_FILE = "saved_model.pb"
+# What travels along with a version; TensorFlow Serving reads one file of it (saved_model_warmup_util.h).
+EXTRA_FOLDER = "assets.extra"
+WARMUP_FILE = f"{EXTRA_FOLDER}/tf_serving_warmup_requests"
+
+# Of addresses in Cloud Storage.
+BUCKET_SCHEME = "gs://"
 
 DEFAULT_SERVER = "localhost:8500"

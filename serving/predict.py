@@ -228,10 +228,11 @@ def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answ
 @contextmanager
 def _serving(model_dir: str) -> Iterator[str]:
     from serving.client.local_server import local_server
+    from serving.store.address import is_address
 
     config: str | Path = f"{model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
     # What is in a bucket the server looks for itself.
-    if not model_dir.startswith("gs://"):
+    if not is_address(model_dir):
         config = Path(config)
         if not config.is_file():
             raise WrongUse(f"{config} is not there: expected --model_dir to be a model store with a published model")

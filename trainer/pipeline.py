@@ -23,6 +23,7 @@ from trainer.cluster import ALONE, Cluster, meet
 from trainer.config import Config
 from trainer.data import frozen as data_frozen
 from trainer.data import input as data_input
+from trainer.data import scan as data_scan
 from trainer.data import sources
 from trainer.data.cache import free_memory_bytes, make_cache
 from trainer.data.pictures import assign, open_pictures
@@ -126,7 +127,7 @@ def _run(
         downloads / "pixels",
         free_bytes=free_memory_bytes(),
     )
-    scan = data_input.scan(own, config.image_size, on_bad_image=config.on_bad_image, cache=cache)
+    scan = data_scan.scan(own, config.image_size, on_bad_image=config.on_bad_image, cache=cache)
     ledger = assign(pictures, scan.sha256, scan.left_out, protocol=config.split, say=say)
     workers.require_same("the pictures or their split", ledger.digest)
     workers.require_same("what they compute in (--mixed_precision)", devices.precision)

@@ -1,6 +1,7 @@
 """What both clients are made of, and when neither may be used."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from serving.client.dialogue import METHODS, Dialogue
 from serving.protos import message
 
 
-class BaseClient:
+class BaseClient(ABC):
     """A channel, the methods on it, and what has been learned of the model."""
 
     def __init__(
@@ -66,8 +67,9 @@ class BaseClient:
             for path, response in METHODS.items()
         }
 
+    @abstractmethod
     def _open(self, server: Server, **options: Any) -> Any:
-        raise NotImplementedError
+        """Opens a channel; options are those of `open_channel`."""
 
     def _method(self, path: str) -> Any:
         """Gives the call, where it can end.

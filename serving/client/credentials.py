@@ -63,7 +63,7 @@ def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequenc
 
 def _from_function(token: Callable[[], str]) -> Any:
     class Plugin(grpc.AuthMetadataPlugin):
-        def __call__(self, context: Any, callback: Any) -> None:  # noqa: ARG002
+        def __call__(self, _: Any, callback: Any) -> None:
             # gRPC turns what this raises into the status of the call.
             callback((("authorization", f"Bearer {token()}"),), None)
 

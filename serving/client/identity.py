@@ -23,9 +23,12 @@ class IdentityToken:
             MissingExtra: google-auth is not installed.
         """
         try:
-            import google.auth.transport.requests  # noqa: F401
+            from google.auth.exceptions import GoogleAuthError
+            from google.auth.transport.requests import Request
+            from google.oauth2.id_token import fetch_id_token_credentials
         except ImportError as error:
             raise MissingExtra("google-auth", "identity") from error
+        self._error, self._request, self._fetch = GoogleAuthError, Request, fetch_id_token_credentials
         self._audience = audience
         self._credentials: Any = None
         self._lock = Lock()
@@ -36,17 +39,13 @@ class IdentityToken:
         Raises:
             NotAllowed: nobody vouches for this program.
         """
-        from google.auth.exceptions import GoogleAuthError
-        from google.auth.transport.requests import Request
-        from google.oauth2.id_token import fetch_id_token_credentials
-
         with self._lock:
             try:
                 if self._credentials is None:
-                    self._credentials = fetch_id_token_credentials(self._audience, Request())
+                    self._credentials = self._fetch(self._audience, self._request())
                 if not self._credentials.valid:
-                    self._credentials.refresh(Request())
-            except GoogleAuthError as error:
+                    self._credentials.refresh(self._request())
+            except self._error as error:
                 raise NotAllowed(
                     f"no identity token for {self._audience}: {' '.join(str(error).split())}; run in Google Cloud, or "
                     "let GOOGLE_APPLICATION_CREDENTIALS name the key file of a service account"

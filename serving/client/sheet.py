@@ -2,6 +2,7 @@
 
 import io
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,12 +53,8 @@ class Sheet:
         """
         if not file.parent.is_dir():
             raise NoSheet(f"{file}: there is no folder {file.parent}")
-        try:
-            import PIL  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise NoSheet(
-                f"{file}: a sheet of pictures needs Pillow, which is not installed: run pip install pillow"
-            ) from error
+        if find_spec("PIL") is None:
+            raise NoSheet(f"{file}: a sheet of pictures needs Pillow, which is not installed: run pip install pillow")
         self._file = file
         self._tiles: list[_Tile] = []
         self._counts = {"answers": 0, "wrong": 0, "uncertain": 0, "failed": 0}

@@ -128,18 +128,19 @@ class Scheduler:
 
     def _work(self) -> None:
         while True:
-            batch = self._next_batch()
-            try:
-                answers = self._process(batch)
-            except Exception as error:
-                # Handed to every requester: StatusErrors as they are, defects to be logged with their trace there.
-                for task in batch.tasks:
-                    task.result.set_exception(error)
-            else:
-                for task, answer in zip(batch.tasks, answers, strict=True):
-                    task.result.set_result(answer)
-            # The next batch may be long in coming, and these hold a model and what it answered.
-            batch = answers = task = answer = None  # type: ignore[assignment]
+            # Without a name here: the next batch may be long in coming, and this one holds a model and its answers.
+            self._answer(self._next_batch())
+
+    def _answer(self, batch: _Batch) -> None:
+        try:
+            answers = self._process(batch)
+        except Exception as error:
+            # Handed to every requester: StatusErrors as they are, defects to be logged with their trace there.
+            for task in batch.tasks:
+                task.result.set_exception(error)
+        else:
+            for task, answer in zip(batch.tasks, answers, strict=True):
+                task.result.set_result(answer)
 
     def _next_batch(self) -> _Batch:
         with self._changed:

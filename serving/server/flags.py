@@ -131,7 +131,7 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
     if arguments and arguments[0] == "--help":
         output.write(usage())
         raise SystemExit(EXIT_START_FAILED)
-    values: dict[str, _Value] = {}
+    values: dict[str, Any] = {}
     unknown = []
     for argument in arguments:
         if argument in ("--version", "--version=true"):
@@ -152,7 +152,7 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
             output.write(f"warning: --{name} has no effect here: {reason}\n")
     if unknown:
         output.write("".join(f"unknown argument: {argument}\n" for argument in unknown) + usage())
-    return Flags(**values)  # type: ignore[arg-type]
+    return Flags(**values)
 
 
 def usage() -> str:

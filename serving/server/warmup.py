@@ -10,12 +10,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from serving.contract import WARMUP_FILE
 from serving.server import examples, prediction
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
 
 # saved_model_warmup_util.h
-_FILE = "assets.extra/tf_serving_warmup_requests"
 _MAX_RECORDS = 1000
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def warm_up(servable: Servable, path: str, iterations: int) -> None:
     Raises:
         StatusError: a record that fails, more than 1000 of them, or a file that is no TFRecord: the load has failed.
     """
-    file = f"{path}/{_FILE}"
+    file = f"{path}/{WARMUP_FILE}"
     if not tf.io.gfile.exists(file):
         _log.info("No warmup data file found at %s", file)
         return

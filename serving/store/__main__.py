@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from serving import command_line, connection_flags, contract
-from serving.errors import EXIT_DONE, EXIT_USAGE, WrongUse
+from serving.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, WrongUse
 from serving.store import ModelStore, open_store
 
 
@@ -56,7 +56,7 @@ _COMMANDS = "list|show N|publish DIR|promote N|rollback|prune|check [models.conf
 def _run(arguments: Sequence[str]) -> int:
     asked = flags.FLAGS
     # By default SIGTERM ends this process on the spot: a server half way, or one started here, would stay so.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
     given = arguments[1:]
     commands: dict[str, tuple[int, Callable[..., _Outcome]]] = {
         "list": (0, _list),

@@ -2,9 +2,8 @@
 
 import re
 
+from serving.contract import BUCKET_SCHEME
 from serving.store.errors import AddressError
-
-SCHEME = "gs://"
 
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -12,7 +11,7 @@ _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 def is_address(path: str) -> bool:
     """Tells an address in a bucket from the path of a local file or folder."""
-    return path.startswith(SCHEME)
+    return path.startswith(BUCKET_SCHEME)
 
 
 def parse_address(address: str) -> tuple[str, str]:
@@ -27,7 +26,7 @@ def parse_address(address: str) -> tuple[str, str]:
     Raises:
         AddressError: it is no such address.
     """
-    bucket, _, prefix = address.removeprefix(SCHEME).partition("/")
+    bucket, _, prefix = address.removeprefix(BUCKET_SCHEME).partition("/")
     if not is_address(address) or not _BUCKET_NAME.fullmatch(bucket):
         raise AddressError(f"{address} is no address in a bucket: expected gs://bucket or gs://bucket/prefix")
     return bucket, prefix.strip("/")

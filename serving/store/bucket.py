@@ -16,8 +16,9 @@ from google.cloud import storage
 from google.cloud.storage import transfer_manager
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from serving.contract import BUCKET_SCHEME
 from serving.store import errors
-from serving.store.address import SCHEME, parse_address
+from serving.store.address import parse_address
 from serving.store.bucket_errors import mapped_errors
 from serving.store.checksum import same
 
@@ -259,7 +260,7 @@ def _blobs(bucket: storage.Bucket, prefix: str) -> dict[str, storage.Blob]:
 
 
 def _taken(blob: storage.Blob) -> errors.ConflictError:
-    address = f"{SCHEME}{blob.bucket.name}/{blob.name}"
+    address = f"{BUCKET_SCHEME}{blob.bucket.name}/{blob.name}"
     return errors.ConflictError(f"{address} is there already, with other content: nothing was replaced")
 
 

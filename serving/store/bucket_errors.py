@@ -10,6 +10,10 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from serving.store import errors
 
+SIGN_IN = (
+    "there are no Google Cloud credentials that work; run gcloud auth application-default login, "
+    "or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+)
 _OFFLINE = "Cloud Storage does not answer; check the network and try again"
 
 # What the libraries raise → what we raise, and why. The first row that fits counts.
@@ -17,8 +21,7 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StoreError], str], 
     (
         (auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized),
         errors.CredentialsError,
-        "there are no Google Cloud credentials that work; run gcloud auth application-default login, "
-        "or set GOOGLE_APPLICATION_CREDENTIALS to a key file",
+        SIGN_IN,
     ),
     (
         (api.Forbidden,),

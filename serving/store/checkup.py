@@ -9,14 +9,13 @@ from serving.client.local_server import LocalServerFailed, local_server
 from serving.config import models_config
 from serving.config.models_config import PLATFORM
 from serving.config.text_file import ConfigError
-from serving.contract import SAVED_MODEL_FILE
+from serving.contract import SAVED_MODEL_FILE, WARMUP_FILE
 from serving.store.address import is_address
 from serving.store.errors import StoreError
 from serving.store.manifest import MANIFEST_FILE
-from serving.store.model_store import open_store
+from serving.store.model_store import ModelStore, open_store
 from serving.store.running_server import AVAILABLE, END, RunningServer
 
-_WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 _MODEL_TYPE_TENSORFLOW = 1
 _POLL_S = 0.1
 
@@ -44,13 +43,14 @@ def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
     warm = False
     for model in models:
         try:
-            names = _names(model)
-            findings += [f"{model.name}: {text}" for text in _look(model, names)]
+            store = _store(model)
+            names = _names(model, store)
+            findings += [f"{model.name}: {text}" for text in _look(model, names, store)]
         except StoreError as error:
             findings.append(f"{model.name}: {error}")
             continue
         whole[model.name] = sorted(names)
-        warm = warm or any(_WARM_UP_FILE in files for files in names.values())
+        warm = warm or any(WARMUP_FILE in files for files in names.values())
     return (findings + _replay(path, whole, timeout_s) if warm else findings), warm
 
 
@@ -70,14 +70,19 @@ def _read(path: str) -> bytes:
     raise ConfigError(f"{path} {reason}: expected a models.config; name another file, or another --model_dir")
 
 
-def _names(model: Any) -> dict[int, set[str]]:
-    """Lists the files of every version that the server would load, and that is there."""
+def _store(model: Any) -> ModelStore:
+    """Opens the store that a model's versions lie in."""
     base_path = model.base_path.rstrip("/")
     if "://" in base_path and not is_address(base_path):
         raise StoreError(f"{base_path} cannot be looked at from here: expected a path or gs://")
     root, _, folder = base_path.rpartition("/")
-    there = open_store(root or "/", folder).versions()
-    return {version: _files(f"{base_path}/{version}") for version in _wanted(model, there) if version in there}
+    return open_store(root or "/", folder)
+
+
+def _names(model: Any, store: ModelStore) -> dict[int, set[str]]:
+    """Lists the files of every version that the server would load, and that is there."""
+    there = store.versions()
+    return {version: _files(f"{store.base_path}/{version}") for version in _wanted(model, there) if version in there}
 
 
 def _wanted(model: Any, there: list[int]) -> list[int]:
@@ -97,7 +102,7 @@ def _files(path: str) -> set[str]:
     return {file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file()}
 
 
-def _look(model: Any, names: dict[int, set[str]]) -> Iterator[str]:
+def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator[str]:
     if model.model_platform not in ("", PLATFORM) or model.model_type not in (0, _MODEL_TYPE_TENSORFLOW):
         yield f'the platform is {model.model_platform or model.model_type}: expected model_platform: "{PLATFORM}"'
     if not names:
@@ -108,8 +113,6 @@ def _look(model: Any, names: dict[int, set[str]]) -> Iterator[str]:
     for label, version in sorted(model.version_labels.items()):
         if version not in names:
             yield f"the label {label} is on version {version}, which is not loaded: move it to one of {sorted(names)}"
-    root, _, folder = model.base_path.rstrip("/").rpartition("/")
-    store = open_store(root or "/", folder)
     for version, files in sorted(names.items()):
         has_data = any(name.startswith("variables/variables.data-") for name in files)
         if "variables/variables.index" not in files or not has_data:

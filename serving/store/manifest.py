@@ -11,10 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from serving.contract import EXTRA_FOLDER
 from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError, disk_errors
 
-MANIFEST_FILE = "assets.extra/whisker.json"
-LEDGER_FILE = "assets.extra/ledger.jsonl"
+MANIFEST_FILE = f"{EXTRA_FOLDER}/whisker.json"
+LEDGER_FILE = f"{EXTRA_FOLDER}/ledger.jsonl"
 
 # Set by `complete`; what the trainer says under these names is replaced.
 _CLASSES_DIGEST = "classes_sha256"

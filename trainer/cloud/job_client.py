@@ -18,6 +18,7 @@ from google.cloud.aiplatform_v1.services.job_service import JobServiceClient
 from google.cloud.aiplatform_v1.services.job_service.transports import JobServiceGrpcTransport
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
+from serving.store.bucket_errors import SIGN_IN
 from trainer.cloud.vertex import LABEL
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
 
@@ -57,14 +58,10 @@ _LOST = (api.ServiceUnavailable, api.DeadlineExceeded, api.InternalServerError, 
 
 # How gRPC 1.85 says, as UNAVAILABLE, that the credentials gave no token.
 _NO_TOKEN = "Getting metadata from plugin failed"  # noqa: S105
-_SIGN_IN = (
-    "there are no Google Cloud credentials that work; run gcloud auth application-default login, or set "
-    "GOOGLE_APPLICATION_CREDENTIALS to a key file"
-)
 
 # What the libraries raise → what we raise, and what to do. The first row that fits counts.
 _TABLE: tuple[tuple[tuple[type[Exception], ...], type[CloudError], str], ...] = (
-    ((auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized), SignInError, _SIGN_IN),
+    ((auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized), SignInError, SIGN_IN),
     ((api.Forbidden,), CloudError, "grant just this permission (--dry_run lists what is needed, and why)"),
     (
         (api.TooManyRequests,),
@@ -216,7 +213,7 @@ def mapped_errors(project: str) -> Iterator[None]:
                 f"{project}: the API is not enabled; run gcloud services enable {service} --project={project}"
             ) from error
         if _NO_TOKEN in said:
-            raise SignInError(f"{project}: {_SIGN_IN}") from error
+            raise SignInError(f"{project}: {SIGN_IN}") from error
         for kinds, ours, cure in _TABLE:
             if isinstance(error, kinds):
                 raise ours(f"{project}: {said}; {cure}" if ours is CloudError else f"{project}: {cure}") from error

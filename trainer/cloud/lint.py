@@ -33,12 +33,11 @@ def require_place(project: str, region: str) -> None:
         )
 
 
-def require_acceptable(spec: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+def require_acceptable(spec: Mapping[str, Any]) -> None:
     """Refuses a job that the service would refuse, or run otherwise than meant.
 
     Args:
         spec: fields of a CustomJobSpec in camelCase, which its message type takes.
-        labels: the job's labels.
 
     Raises:
         ConfigError: the first thing that is wrong.
@@ -56,6 +55,14 @@ def require_acceptable(spec: Mapping[str, Any], labels: Mapping[str, str]) -> No
         )
     if spec.get("tensorboard") and not account:
         raise ConfigError("tensorboard: the service writes there as a service account; give --service_account")
+
+
+def require_labels(labels: Mapping[str, str]) -> None:
+    """Refuses labels that the service would refuse.
+
+    Raises:
+        ConfigError: the first that is wrong.
+    """
     for key, value in labels.items():
         for text in (key, value):
             if not _LABEL.fullmatch(text) or text != text.lower():

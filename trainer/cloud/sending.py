@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from google.cloud.aiplatform_v1.types import CustomJob
 
+from serving.store.address import is_address
 from trainer.cloud import image, kubernetes, machines, permissions, regions, vertex
 from trainer.cloud.job_client import Jobs
-from trainer.cloud.paths import BUCKET_SCHEME
 from trainer.cloud.submission import Submission
 from trainer.config import Config
 from trainer.errors import CloudError
@@ -85,7 +85,7 @@ def send(
     # Everything that can be refused without a build comes before the build.
     vertex.labels(vertex.specification(asked, arguments), asked.display_name)
     jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
-    addresses = [value for value in (config.data, config.run_dir, config.model_dir) if value.startswith(BUCKET_SCHEME)]
+    addresses = [value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)]
     regions.require_near(addresses, asked.region, say)
     if asked.build:
         pinned = image.build(asked.build, asked.image_uri, asked.project, say=say)

@@ -10,7 +10,7 @@ import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from trainer.cloud.lint import require_acceptable
+from trainer.cloud.lint import require_acceptable, require_labels
 from trainer.cloud.submission import Submission
 from trainer.errors import ConfigError
 
@@ -65,7 +65,7 @@ def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]
     if asked.service_account:
         spec["serviceAccount"] = asked.service_account
     require_message(spec)
-    require_acceptable(spec, {})
+    require_acceptable(spec)
     return spec
 
 
@@ -124,7 +124,9 @@ def labels(spec: Mapping[str, Any], display_name: str) -> dict[str, str]:
             f"--display_name={display_name!r}: expected 1 to {_MAX_DISPLAY_NAME} printable characters, such as whisker"
         )
     content = json.dumps([display_name, spec], sort_keys=True).encode()
-    return {LABEL: hashlib.sha256(content).hexdigest()[:32]}
+    made = {LABEL: hashlib.sha256(content).hexdigest()[:32]}
+    require_labels(made)
+    return made
 
 
 def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, region: str) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
+from serving.contract import BUCKET_SCHEME
 from serving.errors import EXIT_DONE, EXIT_INTERRUPTED
 from serving.store import bucket
 from serving.store.errors import StoreError
@@ -111,7 +112,9 @@ def _name(state: JobState) -> str:
 def _progress(job: CustomJob) -> str:
     """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it cannot be read."""
     pool = job.job_spec.worker_pool_specs[0]
-    folder = next((argument for argument in pool.container_spec.args if argument.startswith(f"{_RUN_DIR}gs://")), "")
+    folder = next(
+        (argument for argument in pool.container_spec.args if argument.startswith(f"{_RUN_DIR}{BUCKET_SCHEME}")), ""
+    )
     if not folder:
         return ""
     try:

@@ -1,9 +1,8 @@
-"""From files to batches: every picture is read, hashed and decoded once; then each epoch is a pure function of seed.
+"""From pictures to batches: each epoch is a pure function of the seed.
 
 Where pixels are not kept, pictures are read and decoded again whenever they are needed.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,38 +10,17 @@ from functools import partial
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from trainer.data.cache import PixelCache
-from trainer.data.kinds import why_undecodable
-from trainer.data.ledger import Ledger, LeftOut
+from trainer.data.ledger import Ledger
 from trainer.data.pictures import Pictures
-from trainer.errors import DataError
 from trainer.variants.preprocessing import decode_and_resize
 
-_SCANNED_AT_ONCE = 32
 # Pictures decoded at a time: one waits for the disk while another takes a core.
-_CALLS = 2 * (os.cpu_count() or 1)
+CALLS = 2 * (os.cpu_count() or 1)
 # For functions without tensors in their `if` and `for`: converting one takes tens of milliseconds, at every pass.
-_as_it_is = tf.autograph.experimental.do_not_convert
+as_it_is = tf.autograph.experimental.do_not_convert
 # Batches that are ready before they are asked for.
 _READY = 2
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What one pass over the pictures found.
-
-    Attributes:
-        sha256: content hash in hexadecimal, by path, of those that decode.
-        left_out: those that do not, with the reason.
-        pixels: uint8 [n, image_size, image_size, 3], a row per picture in the order given, or None where they are not
-            kept. Rows of pictures that do not decode are zeros.
-    """
-
-    sha256: dict[str, str]
-    left_out: list[LeftOut]
-    pixels: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -76,52 +54,7 @@ def own_pictures(pictures: Pictures, part: Part | None) -> Pictures:
     return replace(pictures, found=tuple(file for file in pictures.found if file.path not in others))
 
 
-def scan(pictures: Pictures, image_size: int, *, on_bad_image: str, cache: PixelCache | None = None) -> Scan:
-    """Reads, hashes and decodes every picture once, in parallel.
-
-    Args:
-        pictures: where they come from.
-        image_size: side in pixels that pictures are resized to.
-        on_bad_image: ``skip`` or ``fail``.
-        cache: keeps what is decoded, a row per picture; None: nothing is kept.
-
-    Raises:
-        DataError: a picture does not decode and on_bad_image is ``fail``, or none does, or the disk is full.
-    """
-    found = pictures.found
-    digests = [""] * len(found)
-    with tf.device("CPU:0"):
-        read = _reader(pictures, [file.path for file in found])
-
-        @_as_it_is
-        def decode(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            encoded = read(index)
-            return index, encoded, decode_and_resize(encoded, image_size)
-
-        dataset = tf.data.Dataset.range(len(found)).map(decode, num_parallel_calls=_CALLS)
-        dataset = make_ready(dataset.ignore_errors().batch(_SCANNED_AT_ONCE))
-    # disable=None: a bar on a terminal, nothing in a log.
-    with tqdm(desc="reading pictures", total=len(found), leave=False, disable=None) as bar:
-        for indices, encoded, rows in dataset.as_numpy_iterator():
-            for index, content in zip(indices, encoded, strict=True):
-                digests[index] = hashlib.sha256(content).hexdigest()
-            if cache is not None:
-                for run in np.split(np.arange(len(indices)), np.flatnonzero(np.diff(indices) != 1) + 1):
-                    cache.put(int(indices[run[0]]), rows[run[0] : run[-1] + 1])
-            bar.update(len(indices))
-    left_out = [_problem(pictures, found[index].path) for index, digest in enumerate(digests) if not digest]
-    if left_out and on_bad_image == "fail":
-        raise DataError(
-            f"{pictures.folder / left_out[0].path}: {left_out[0].reason} ({len(left_out)} such files); mend or remove "
-            "it, or use --on_bad_image=skip"
-        )
-    sha256 = {file.path: digest for file, digest in zip(found, digests, strict=True) if digest}
-    if not sha256:
-        raise DataError(f"--data={pictures.folder}: none of the {len(found)} files is a picture that can be decoded")
-    return Scan(sha256, left_out, None if cache is None else cache.pixels)
-
-
-def _reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], tf.Tensor]:
+def reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], tf.Tensor]:
     """Gives what reads, inside a graph, the picture with a number: int64 scalar to string scalar."""
     if pictures.stored is None:
         # Without Python: an eighth faster, decoding included.
@@ -132,13 +65,6 @@ def _reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], t
         return pictures.read(paths[number])
 
     return lambda number: tf.ensure_shape(tf.numpy_function(read, [number], tf.string, stateful=False), [])
-
-
-def _problem(pictures: Pictures, path: str) -> LeftOut:
-    try:
-        return LeftOut(path, why_undecodable(pictures.read(path), "TensorFlow"))
-    except OSError as error:
-        return LeftOut(path, f"cannot be read: {error.strerror or error}")
 
 
 class Examples:
@@ -245,16 +171,16 @@ class Examples:
         with tf.device("CPU:0"):
             if self._pixels is not None and (rows >= 0).all():
                 dataset = tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size)
-                dataset = dataset.map(_as_it_is(partial(self._kept, self._pixels)))
+                dataset = dataset.map(as_it_is(partial(self._kept, self._pixels)))
             else:
-                read = _reader(self._pictures, [picture.path for picture in self._ledger.pictures])
+                read = reader(self._pictures, [picture.path for picture in self._ledger.pictures])
 
-                @_as_it_is
+                @as_it_is
                 def decode(index: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
                     return decode_and_resize(read(index), self._image_size), *others
 
                 dataset = tf.data.Dataset.from_tensor_slices((indices, *others))
-                dataset = dataset.map(decode, num_parallel_calls=_CALLS, deterministic=True).batch(batch_size)
+                dataset = dataset.map(decode, num_parallel_calls=CALLS, deterministic=True).batch(batch_size)
             return make_ready(dataset)
 
     def _kept(self, pixels: np.ndarray, rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:

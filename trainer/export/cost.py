@@ -8,10 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from serving.contract import EXTRA_FOLDER
+
 
 def size_bytes(folder: Path) -> int:
     """Size of a SavedModel's files; what travels along in `assets.extra/` is left out."""
-    own = (file for file in folder.rglob("*") if file.relative_to(folder).parts[0] != "assets.extra")
+    own = (file for file in folder.rglob("*") if file.relative_to(folder).parts[0] != EXTRA_FOLDER)
     return sum(file.stat().st_size for file in own if file.is_file())
 
 

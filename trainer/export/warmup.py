@@ -9,8 +9,6 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving import contract
 
-FILE = "assets.extra/tf_serving_warmup_requests"
-
 # One picture is what most clients send; a batch is what the server makes of many clients, or a client of many pictures.
 _BATCH_SIZES = (1, 8, 32)
 # So many different ones: what warms a model up is the shape of a request, and large pictures would make files large.
@@ -30,7 +28,7 @@ def write(folder: Path, model_name: str, pictures: Sequence[bytes]) -> int:
         How many records there are: fewer than 3 where they would take more than 2 MB, 0 where one picture does.
     """
     smallest = sorted(pictures, key=len)[:_DIFFERENT]
-    file = folder / FILE
+    file = folder / contract.WARMUP_FILE
     file.parent.mkdir(exist_ok=True)
     records, size = 0, 0
     with tf.io.TFRecordWriter(str(file)) as writer:

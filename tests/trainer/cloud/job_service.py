@@ -28,7 +28,7 @@ from google.protobuf import any_pb2, empty_pb2, json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trainer.cloud.lint import require_acceptable
+from trainer.cloud.lint import require_acceptable, require_labels
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -161,7 +161,8 @@ class JobService:
         if header.replace("%2F", "/") != f"parent={PARENT}":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"routing header {header!r}")
         try:
-            require_acceptable(json_format.MessageToDict(types.CustomJobSpec.pb(job.job_spec)), dict(job.labels))
+            require_acceptable(json_format.MessageToDict(types.CustomJobSpec.pb(job.job_spec)))
+            require_labels(dict(job.labels))
         except ConfigError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if not 1 <= len(job.display_name) <= 128:

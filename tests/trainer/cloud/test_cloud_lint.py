@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from trainer.cloud.lint import require_acceptable, require_place
+from trainer.cloud.lint import require_acceptable, require_labels, require_place
 from trainer.errors import ConfigError
 
 POOL = {
@@ -22,7 +22,8 @@ def spec(*pools, **more):
 
 def test_chief_and_workers_and_an_empty_pool_between_pass():
     account = {"serviceAccount": "w@p.iam.gserviceaccount.com", "tensorboard": "projects/1/…"}
-    require_acceptable(spec(pool(), {}, pool(replicaCount=5), **account), {"whisker-spec": "0a"})
+    require_acceptable(spec(pool(), {}, pool(replicaCount=5), **account))
+    require_labels({"whisker-spec": "0a"})
 
 
 @pytest.mark.parametrize(
@@ -44,14 +45,14 @@ def test_chief_and_workers_and_an_empty_pool_between_pass():
 )
 def test_what_the_service_would_refuse_is_named(content, message):
     with pytest.raises(ConfigError, match=message):
-        require_acceptable(content, {})
+        require_acceptable(content)
 
 
 @pytest.mark.parametrize("label", ["Upper", "a b", "x" * 64, "a.b"])
 def test_label_with_other_characters_is_refused(label):
     for labels in ({label: "x"}, {"x": label}):
         with pytest.raises(ConfigError, match="expected at most 63 lowercase letters"):
-            require_acceptable(spec(pool()), labels)
+            require_labels(labels)
 
 
 @pytest.mark.parametrize("region", ["us-central1", "northamerica-northeast1", "europe-west12"])

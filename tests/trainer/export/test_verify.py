@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving import contract
 from trainer.data.ledger import Ledger
 from trainer.errors import VerificationError
-from trainer.export import saved_model, warmup
+from trainer.export import saved_model
 from trainer.export.verify import Expected, _difference, serve, verify
 from trainer.variants.head import Head
 
@@ -69,7 +70,7 @@ def test_label_may_differ_only_where_two_probabilities_are_as_good_as_equal(trai
 
 def test_warm_up_record_that_fails_keeps_the_model_from_being_served(trained, tmp_path):
     shutil.copytree(trained.run / "export", tmp_path / "export")
-    with tf.io.TFRecordWriter(str(tmp_path / "export" / warmup.FILE)) as writer:
+    with tf.io.TFRecordWriter(str(tmp_path / "export" / contract.WARMUP_FILE)) as writer:
         writer.write(b"no record")
     with (
         pytest.raises(VerificationError, match=r"the exported model, .*, cannot be served: .*warmup record") as error,

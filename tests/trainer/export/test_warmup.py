@@ -7,7 +7,7 @@ from trainer.export import warmup
 
 
 def records(folder):
-    dataset = tf.data.TFRecordDataset(str(folder / warmup.FILE))
+    dataset = tf.data.TFRecordDataset(str(folder / contract.WARMUP_FILE))
     return [PredictionLog.FromString(record.numpy()).predict_log.request for record in dataset]
 
 
@@ -26,4 +26,4 @@ def test_large_pictures_make_fewer_records_and_no_large_file(tmp_path):
     for size, count in ((100_000, 2), (1_500_000, 1), (2_500_000, 0)):
         assert warmup.write(tmp_path, "whisker", [bytes(size)]) == count
         assert len(records(tmp_path)) == count
-        assert (tmp_path / warmup.FILE).stat().st_size <= 2_010_000
+        assert (tmp_path / contract.WARMUP_FILE).stat().st_size <= 2_010_000
