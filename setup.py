@@ -1,4 +1,6 @@
-"""Packaging: the base needs no TensorFlow, each extra adds one room (reasons per dependency: CONTRIBUTING.md)."""
+"""Packaging: the base needs no TensorFlow, each extra adds one room (reasons per dependency:
+CONTRIBUTING.md).
+"""
 
 from pathlib import Path
 
@@ -41,7 +43,12 @@ setup(
         "train": [*TRAIN, *STORE, *SERVER],
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "server": SERVER,
-        "cloud": ["google-cloud-aiplatform>=2.7,<3", "google-cloud-logging>=3.11", "pyyaml>=6", *STORE],
+        "cloud": [
+            "google-cloud-aiplatform>=2.7,<3",
+            "google-cloud-logging>=3.11",
+            "pyyaml>=6",
+            *STORE,
+        ],
         "dev": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",

@@ -1,9 +1,12 @@
-"""How accurate the recipes are on the real cats and dogs: beside the stock Keras recipe, and part by part.
+"""How accurate the recipes are on the real cats and dogs: beside the stock Keras recipe, and part
+by part.
 
-  python -m benchmarks.accuracy --data=cats_and_dogs_filtered --weights=mobilenet_v2_..._160_no_top.h5
+  python -m benchmarks.accuracy --data=cats_and_dogs_filtered
+  --weights=mobilenet_v2_..._160_no_top.h5
 
-Seed by seed, so that what is there after a part of the time is a table already; the same command goes on where it was
-stopped, in the middle of a run. No time is measured here: other work on the machine does no harm.
+Seed by seed, so that what is there after a part of the time is a table already; the same command
+goes on where it was stopped, in the middle of a run. No time is measured here: other work on the
+machine does no harm.
 """
 
 import sys
@@ -55,13 +58,38 @@ RECIPES = (
     Row("transfer best", "whisker", "transfer", _BEST, 5),
     Row("transfer best 224", "whisker", "transfer", (*_BEST, "--image_size=224"), 5),
 )
-# What `best` is made of, one part at a time; one seed each, as the parts differ by more than seeds do or are not taken.
+# What `best` is made of, one part at a time; one seed each, as the parts differ by more than seeds
+# do or are not taken.
 ABLATION = (
-    Row("preprocessed notebook for 60 epochs at a falling rate", "whisker", "preprocessed", _LONGER, 1),
+    Row(
+        "preprocessed notebook for 60 epochs at a falling rate",
+        "whisker",
+        "preprocessed",
+        _LONGER,
+        1,
+    ),
     Row("preprocessed best for 20 epochs", "whisker", "preprocessed", (*_BEST, "--epochs=20"), 1),
-    Row("transfer fast with 4 views", "whisker", "transfer", ("--recipe=fast", "--feature_views=4"), 1),
-    Row("transfer fast then fine-tuned", "whisker", "transfer", ("--recipe=fast", "--fine_tune_epochs=4"), 1),
-    Row("transfer best with 8 epochs of fine-tuning", "whisker", "transfer", (*_BEST, "--fine_tune_epochs=8"), 1),
+    Row(
+        "transfer fast with 4 views",
+        "whisker",
+        "transfer",
+        ("--recipe=fast", "--feature_views=4"),
+        1,
+    ),
+    Row(
+        "transfer fast then fine-tuned",
+        "whisker",
+        "transfer",
+        ("--recipe=fast", "--fine_tune_epochs=4"),
+        1,
+    ),
+    Row(
+        "transfer best with 8 epochs of fine-tuning",
+        "whisker",
+        "transfer",
+        (*_BEST, "--fine_tune_epochs=8"),
+        1,
+    ),
     Row("transfer fast 224", "whisker", "transfer", ("--recipe=fast", "--image_size=224"), 1),
 )
 
@@ -69,12 +97,20 @@ ABLATION = (
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_string("data", None, "folder of the real pictures", required=True, module_name=here)
-    flags.DEFINE_string("weights", None, "file of MobileNetV2 weights, or none", required=True, module_name=here)
+    flags.DEFINE_string(
+        "data", None, "folder of the real pictures", required=True, module_name=here
+    )
+    flags.DEFINE_string(
+        "weights", None, "file of MobileNetV2 weights, or none", required=True, module_name=here
+    )
     flags.DEFINE_list("rows", [], "names of the rows to measure; empty: all", module_name=here)
     flags.DEFINE_integer("seeds", 5, "of each row at most", lower_bound=1, module_name=here)
-    flags.DEFINE_string("work_dir", "runs/accuracy", "keeps what is measured already", module_name=here)
-    flags.DEFINE_string("output", str(RESULTS), "JSON file to write, after each run", module_name=here)
+    flags.DEFINE_string(
+        "work_dir", "runs/accuracy", "keeps what is measured already", module_name=here
+    )
+    flags.DEFINE_string(
+        "output", str(RESULTS), "JSON file to write, after each run", module_name=here
+    )
     command_line.run(_measure)
 
 
@@ -83,14 +119,20 @@ def _measure(_: Sequence[str]) -> None:
     data = Path(asked.data).expanduser().resolve()
     if not data.is_dir():
         raise WhiskerError(f"--data={asked.data}: expected a folder of pictures")
-    weights = asked.weights if asked.weights == "none" else str(Path(asked.weights).expanduser().resolve())
+    weights = (
+        asked.weights
+        if asked.weights == "none"
+        else str(Path(asked.weights).expanduser().resolve())
+    )
     sides = Sides(data, weights, Path(asked.work_dir).expanduser().resolve())
     found: dict[str, dict[int, dict[str, Any]]] = {}
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
     rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
     # What is there already stands in the tables, whatever is asked for now.
     for row in rows:
-        known = {seed: sides.known(row.side, row.variant, seed, row.flags) for seed in range(row.seeds)}
+        known = {
+            seed: sides.known(row.side, row.variant, seed, row.flags) for seed in range(row.seeds)
+        }
         found[row.name] = {seed: run for seed, run in known.items() if run is not None}
     for seed in range(asked.seeds):
         for row in rows:
@@ -106,10 +148,12 @@ def _measure(_: Sequence[str]) -> None:
 def _write(output: Path, sides: Sides, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     machine.write(
         output,
-        "test accuracy on cats_and_dogs_filtered, --split=hold_out: the given validation folder is the test "
-        "set, a fifth of train selects; one test picture in the wrong class is 0.001",
+        "test accuracy on cats_and_dogs_filtered, --split=hold_out: the given validation folder is"
+        " the test set, a fifth of train selects; one test picture in the wrong class is 0.001",
         "python -m benchmarks.accuracy",
-        commits=sorted({run["environment"]["commit"] for runs in found.values() for run in runs if _ours(run)}),
+        commits=sorted(
+            {run["environment"]["commit"] for runs in found.values() for run in runs if _ours(run)}
+        ),
         pictures=sides.counts(),
         recipes=[summarize(row, found[row.name]) for row in RECIPES if found[row.name]],
         ablation=[summarize(row, found[row.name]) for row in ABLATION if found[row.name]],
@@ -128,9 +172,9 @@ def summarize(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         runs: measurements, as `Sides.measure` gives them.
 
     Returns:
-        The row's own fields; `seeds` that are there, `n` test pictures, `test` accuracy as {`mean`, `min`, `max`}; for
-        Whisker's also `precision`, each seed's `interval_95`, and means of `test_loss`, `validation_accuracy` and
-        `validation_loss`.
+        The row's own fields; `seeds` that are there, `n` test pictures, `test` accuracy as {`mean`,
+        `min`, `max`}; for Whisker's also `precision`, each seed's `interval_95`, and means of
+        `test_loss`, `validation_accuracy` and `validation_loss`.
     """
     accuracy = [run["test_accuracy"] for run in runs]
     summary = asdict(row) | {

@@ -1,8 +1,10 @@
-"""What asking costs the one who asks: Whisker's client, tensorflow-serving-api, and REST with the standard library.
+"""What asking costs the one who asks: Whisker's client, tensorflow-serving-api, and REST with the
+standard library.
 
   python -m benchmarks.bench_client
 
-Each side runs in a fresh process of its own, in turn, and asks a server that does nothing (`benchmarks.echo`).
+Each side runs in a fresh process of its own, in turn, and asks a server that does nothing
+(`benchmarks.echo`).
 """
 
 import contextlib
@@ -32,9 +34,15 @@ from trainer.run_folder import commit
 RESULTS = Path(__file__).parent / "results" / "client.json"
 _OURS = "whisker"
 _MEASURES = ("import_s", "memory_mb", "bytes_cpu_ms", "pixels_cpu_ms")
-# Times less than the peer's. REST asks for the standard library alone, so that only its requests are compared.
+# Times less than the peer's. REST asks for the standard library alone, so that only its requests
+# are compared.
 _TARGETS = {
-    "tensorflow_serving_api": {"import_s": 20.0, "memory_mb": 8.0, "bytes_cpu_ms": 1.0, "pixels_cpu_ms": 1.0},
+    "tensorflow_serving_api": {
+        "import_s": 20.0,
+        "memory_mb": 8.0,
+        "bytes_cpu_ms": 1.0,
+        "pixels_cpu_ms": 1.0,
+    },
     "rest": {"bytes_cpu_ms": 1.0, "pixels_cpu_ms": 1.0},
 }
 _OUTPUTS: dict[str, Any] = {
@@ -60,7 +68,9 @@ def main() -> None:
     """Entry point."""
     here = sys.argv[0]
     flags.DEFINE_integer("repeats", 5, "processes of each side", lower_bound=1, module_name=here)
-    flags.DEFINE_integer("count", 500, "requests of each kind in a process", lower_bound=1, module_name=here)
+    flags.DEFINE_integer(
+        "count", 500, "requests of each kind in a process", lower_bound=1, module_name=here
+    )
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
     command_line.run(_run)
 
@@ -68,7 +78,10 @@ def main() -> None:
 def _run(_: Sequence[str]) -> None:
     asked = flags.FLAGS
     rows = []
-    with tempfile.TemporaryDirectory(prefix="whisker-bench-") as folder, _echo(Path(folder)) as addresses:
+    with (
+        tempfile.TemporaryDirectory(prefix="whisker-bench-") as folder,
+        _echo(Path(folder)) as addresses,
+    ):
         for repeat in range(asked.repeats):
             # In turn, and each first as often as last: a machine that slows down hits all.
             for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
@@ -76,9 +89,10 @@ def _run(_: Sequence[str]) -> None:
                 print(rows[-1], flush=True)
     measured = machine.write(
         Path(asked.output),
-        "one that asks, in a fresh process: seconds of importing and opening a client, resident memory after that, and "
-        "milliseconds of its processor time per request, one after the other, about a picture's bytes and about "
-        f"float32 pixels, to a server that does nothing; targets: the peer's over {_OURS}'s, repeat by repeat",
+        "one that asks, in a fresh process: seconds of importing and opening a client, resident"
+        " memory after that, and milliseconds of its processor time per request, one after the"
+        " other, about a picture's bytes and about float32 pixels, to a server that does nothing;"
+        f" targets: the peer's over {_OURS}'s, repeat by repeat",
         f"python -m benchmarks.bench_client --repeats={asked.repeats} --count={asked.count}",
         commit=commit(),
         picture={"bytes": PICTURE_BYTES, "pixels": PIXELS},
@@ -96,7 +110,9 @@ def _run(_: Sequence[str]) -> None:
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Gives each measure of each side as {`median`, `min`, `max`} over the repeats."""
     return {
-        side: {name: _spread([row[name] for row in rows if row["side"] == side]) for name in _MEASURES}
+        side: {
+            name: _spread([row[name] for row in rows if row["side"] == side]) for name in _MEASURES
+        }
         for side in dict.fromkeys(row["side"] for row in rows)
     }
 
@@ -108,7 +124,8 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         rows: `repeat`, `side` and the measures of each process.
 
     Returns:
-        By peer and measure: `times_less` as {`median`, `min`, `max`}, the `target`, and whether the median `met` it.
+        By peer and measure: `times_less` as {`median`, `min`, `max`}, the `target`, and whether the
+            median `met` it.
     """
     at = {(row["side"], row["repeat"]): row for row in rows}
     repeats = sorted({row["repeat"] for row in rows})
@@ -117,7 +134,11 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         for name, target in targets.items():
             times_less = _spread([at[peer, one][name] / at[_OURS, one][name] for one in repeats])
             met = times_less["median"] >= target
-            found.setdefault(peer, {})[name] = {"times_less": times_less, "target": target, "met": met}
+            found.setdefault(peer, {})[name] = {
+                "times_less": times_less,
+                "target": target,
+                "met": met,
+            }
     return found
 
 
@@ -126,10 +147,20 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _measure(side: str, address: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.client_sides", f"--side={side}", f"--address={address}"]
-    ended = subprocess.run([*command, f"--count={flags.FLAGS.count}"], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.client_sides",
+        f"--side={side}",
+        f"--address={address}",
+    ]
+    ended = subprocess.run(
+        [*command, f"--count={flags.FLAGS.count}"], capture_output=True, text=True, check=False
+    )
     if ended.returncode:
-        raise WhiskerError(f"{side}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}")
+        raise WhiskerError(
+            f"{side}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}"
+        )
     return json.loads(ended.stdout)
 
 
@@ -144,9 +175,16 @@ def _echo(folder: Path) -> Iterator[dict[str, str]]:
         for free in (one, other):
             free.bind(("127.0.0.1", 0))
         port, rest_port = (free.getsockname()[1] for free in (one, other))
-    command = [sys.executable, "-m", "benchmarks.echo", f"--port={port}", f"--rest_api_port={rest_port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.echo",
+        f"--port={port}",
+        f"--rest_api_port={rest_port}",
+    ]
     with subprocess.Popen(
-        [*command, *(f"--{name}={folder / name}" for name in (*answers, "rest_answer"))], stdin=subprocess.DEVNULL
+        [*command, *(f"--{name}={folder / name}" for name in (*answers, "rest_answer"))],
+        stdin=subprocess.DEVNULL,
     ) as process:
         try:
             with PredictClient(f"127.0.0.1:{port}") as client, contextlib.suppress(ServerError):

@@ -1,4 +1,5 @@
-"""How often the gate lets a worse model through, and refuses one that is as good: 1,000 simulated pairs of models each.
+"""How often the gate lets a worse model through, and refuses one that is as good: 1,000 simulated
+pairs of models each.
 
 python -m benchmarks.bench_gate
 """
@@ -21,8 +22,8 @@ PICTURES = (200, 1000, 5000)
 WORSE_BY_POINTS = (0, 1, 2, 3)
 _PAIRS = 1000
 
-# Variant, its test accuracy, and the share of the 1,000 test pictures that one of two seeds alone is right about (mean
-# over the pairs of three seeds): of the runs that are in results/compare.json.
+# Variant, its test accuracy, and the share of the 1,000 test pictures that one of two seeds alone
+# is right about (mean over the pairs of three seeds): of the runs that are in results/compare.json.
 _MODELS = (("transfer", 0.967, 0.0207), ("preprocessed", 0.744, 0.1873))
 
 
@@ -35,31 +36,41 @@ def main() -> None:
 def _measure(_: Sequence[str]) -> None:
     found = machine.write(
         Path(flags.FLAGS.out),
-        "share of simulated pairs that --gate=not_worse and --gate=strict refuse, by test pictures and by how many "
-        "points fewer of all pictures the candidate is right on; it loses these pictures and no other, beyond those "
-        "that two seeds of the same recipe differ in",
+        "share of simulated pairs that --gate=not_worse and --gate=strict refuse, by test pictures"
+        " and by how many points fewer of all pictures the candidate is right on; it loses these"
+        " pictures and no other, beyond those that two seeds of the same recipe differ in",
         "python -m benchmarks.bench_gate",
         pairs=_PAIRS,
         margin_points=Config.gate_margin,
         models=[
-            {"variant": variant, "accuracy": accuracy, "differ": differ, "rows": list(simulate(differ))}
+            {
+                "variant": variant,
+                "accuracy": accuracy,
+                "differ": differ,
+                "rows": list(simulate(differ)),
+            }
             for variant, accuracy, differ in _MODELS
         ],
     )
     for model in found["models"]:
         print(f"{model['variant']}: accuracy {model['accuracy']}, differ in {model['differ']:.1%}")
         for row in model["rows"]:
-            print(f"  n={row['n']:5d} worse by {row['worse_by_points']}: {row['verdicts']} {row['refused']}")
+            print(
+                f"  n={row['n']:5d} worse by {row['worse_by_points']}: {row['verdicts']}"
+                f" {row['refused']}"
+            )
 
 
 def simulate(differ: float) -> Iterator[dict[str, Any]]:
     """Simulates pairs of models.
 
     Args:
-        differ: share of the test pictures that one of two models alone is right about, where they are equally good.
+        differ: share of the test pictures that one of two models alone is right about, where they
+            are equally good.
 
     Yields:
-        For each number of pictures and each loss, counts of `verdicts` and shares of `refused` by --gate.
+        For each number of pictures and each loss, counts of `verdicts` and shares of `refused` by
+        --gate.
     """
     generator = np.random.default_rng(0)
     for n in PICTURES:
@@ -71,7 +82,12 @@ def simulate(differ: float) -> Iterator[dict[str, Any]]:
                 policy: sum(verdicts[verdict] for verdict in gate.REFUSED[policy]) / _PAIRS
                 for policy in ("not_worse", "strict")
             }
-            yield {"n": n, "worse_by_points": points, "verdicts": dict(verdicts), "refused": refused}
+            yield {
+                "n": n,
+                "worse_by_points": points,
+                "verdicts": dict(verdicts),
+                "refused": refused,
+            }
 
 
 def _verdict(lost: int, gained: int, n: int) -> str:

@@ -1,9 +1,11 @@
-"""Reading pictures with stock Keras and with Whisker in turn: pictures per second of each pass, and memory.
+"""Reading pictures with stock Keras and with Whisker in turn: pictures per second of each pass, and
+memory.
 
   python -m benchmarks.bench_input --data=cats_and_dogs_filtered/train
 
-Each measurement is a process of its own that goes over all pictures a few times and trains nothing. Whisker's first
-pass is all it does before the second: hashing, decoding and keeping every picture, and then giving it.
+Each measurement is a process of its own that goes over all pictures a few times and trains nothing.
+Whisker's first pass is all it does before the second: hashing, decoding and keeping every picture,
+and then giving it.
 """
 
 import importlib
@@ -37,7 +39,13 @@ def main() -> None:
     flags.DEFINE_integer("repeats", 3, "measurements of each side", lower_bound=1, module_name=here)
     flags.DEFINE_integer("passes", 4, "over all pictures", lower_bound=2, module_name=here)
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
-    flags.DEFINE_enum("only", None, list(SIDES), "measure this one, in this process, and print it", module_name=here)
+    flags.DEFINE_enum(
+        "only",
+        None,
+        list(SIDES),
+        "measure this one, in this process, and print it",
+        module_name=here,
+    )
     command_line.run(_run)
 
 
@@ -49,7 +57,9 @@ def _run(_: Sequence[str]) -> None:
         print(json.dumps(_measure(asked.only, data, asked.passes)))
         return
     if not data.is_dir():
-        raise WhiskerError(f"--data={asked.data}: there is no such folder; expected a folder of class folders")
+        raise WhiskerError(
+            f"--data={asked.data}: there is no such folder; expected a folder of class folders"
+        )
     # The first process would pay for reading the pictures from the disk.
     for path in data.rglob("*.*"):
         path.read_bytes()
@@ -61,10 +71,11 @@ def _run(_: Sequence[str]) -> None:
             print(rows[-1], flush=True)
     measured = machine.write(
         Path(asked.output),
-        f"all pictures of a folder as batches of {_BATCH} of {_SIZE} pixels, by "
-        "keras.utils.image_dataset_from_directory (stock) and by Whisker with --cache=memory, disk and none: pictures "
-        "per second of the first pass (Whisker's holds hashing and keeping them) and of the later ones, each in a "
-        "process of its own; peak_mb: most memory of the process, less what it had before the first picture",
+        f"all pictures of a folder as batches of {_BATCH} of {_SIZE} pixels, by"
+        " keras.utils.image_dataset_from_directory (stock) and by Whisker with --cache=memory,"
+        " disk and none: pictures per second of the first pass (Whisker's holds hashing and"
+        " keeping them) and of the later ones, each in a process of its own; peak_mb: most memory"
+        " of the process, less what it had before the first picture",
         f"python -m benchmarks.bench_input --repeats={asked.repeats} --passes={asked.passes}",
         commit=commit(),
         pictures=rows[0]["pictures"],
@@ -81,7 +92,8 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows: `side`, `pictures`, `seconds` of each pass, and `peak_mb`, of each measurement.
 
     Returns:
-        By side: `first` and `later` pictures per second as {`median`, `min`, `max`, `ratio` to stock}, and `peak_mb`
+        By side: `first` and `later` pictures per second as {`median`, `min`, `max`, `ratio` to
+            stock}, and `peak_mb`
         (the most of all measurements).
     """
     found: dict[str, Any] = {}
@@ -89,7 +101,9 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         of_it = [row for row in rows if row["side"] == side]
         found[side] = {
             "first": _spread([row["pictures"] / row["seconds"][0] for row in of_it]),
-            "later": _spread([row["pictures"] / seconds for row in of_it for seconds in row["seconds"][1:]]),
+            "later": _spread(
+                [row["pictures"] / seconds for row in of_it for seconds in row["seconds"][1:]]
+            ),
             "peak_mb": max(row["peak_mb"] for row in of_it),
         }
     for summary in found.values():
@@ -103,10 +117,20 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _in_a_process(side: str, data: Path, passes: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.bench_input", f"--only={side}", f"--data={data}", f"--passes={passes}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.bench_input",
+        f"--only={side}",
+        f"--data={data}",
+        f"--passes={passes}",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise WhiskerError(f"--only={side}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}")
+        raise WhiskerError(
+            f"--only={side}: exit code {ended.returncode}:"
+            f" {(ended.stderr.splitlines() or [''])[-1]}"
+        )
     return json.loads(ended.stdout.splitlines()[-1])
 
 
@@ -117,7 +141,13 @@ def _measure(side: str, data: Path, passes: int) -> dict[str, Any]:
 
     importlib.import_module("trainer.data.scan")
 
-    next(iter(tf.data.Dataset.from_tensors(tf.image.resize(tf.zeros([8, 8, 3]), [_SIZE, _SIZE])).batch(1)))
+    next(
+        iter(
+            tf.data.Dataset.from_tensors(
+                tf.image.resize(tf.zeros([8, 8, 3]), [_SIZE, _SIZE])
+            ).batch(1)
+        )
+    )
     before = _peak_mb()
     seconds: list[float] = []
     counts: set[int] = set()
@@ -147,10 +177,15 @@ def _whisker(cache: str, data: Path, passes: int) -> Iterator[Any]:
 
     pictures = open_pictures(data)
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
-        kept = make_cache(cache, len(pictures.found), _SIZE, Path(folder), free_bytes=free_memory_bytes())
+        kept = make_cache(
+            cache, len(pictures.found), _SIZE, Path(folder), free_bytes=free_memory_bytes()
+        )
         scanned = scan(pictures, _SIZE, on_bad_image="fail", cache=kept)
         # All of them train, as for the other side.
-        rows = [Picture(file.path, file.label, "train", scanned.sha256[file.path]) for file in pictures.found]
+        rows = [
+            Picture(file.path, file.label, "train", scanned.sha256[file.path])
+            for file in pictures.found
+        ]
         ledger = Ledger(tuple(sorted({row.label for row in rows})), tuple(rows), ())
         examples = Examples(pictures, ledger, scanned.pixels, _SIZE)
         for number in range(passes):

@@ -1,10 +1,11 @@
-"""Answering one picture a request: this server, an empty gRPC echo, the model in a loop, and what people write instead.
+"""Answering one picture a request: this server, an empty gRPC echo, the model in a loop, and what
+people write instead.
 
   make .venv-bench/installed
   python -m benchmarks.bench_serving
 
-Everything is started once and kept; what is not being measured is stopped (SIGSTOP). See `benchmarks.load` for how
-time is taken, and `benchmarks.peers` for the other servers.
+Everything is started once and kept; what is not being measured is stopped (SIGSTOP). See
+`benchmarks.load` for how time is taken, and `benchmarks.peers` for the other servers.
 """
 
 import contextlib
@@ -39,9 +40,16 @@ LOOPS = {
     "whisker_xnnpack": ("xnnpack_in_a_loop",),
 }
 _LOOPS_SAY = {
-    "model_in_a_loop": "no server: a thread for each client, but no more than processors, calls the model's signature",
-    "model_in_batches": "no server: one thread calls the signature with as many pictures as there are clients",
-    "xnnpack_in_a_loop": "no server: threads as for model_in_a_loop call what --xnnpack makes of the model",
+    "model_in_a_loop": (
+        "no server: a thread for each client, but no more than processors, calls the model's"
+        " signature"
+    ),
+    "model_in_batches": (
+        "no server: one thread calls the signature with as many pictures as there are clients"
+    ),
+    "xnnpack_in_a_loop": (
+        "no server: threads as for model_in_a_loop call what --xnnpack makes of the model"
+    ),
 }
 _SIZE, _PICTURES = 160, 16
 # XNNPACK and batches compute in another order.
@@ -53,16 +61,28 @@ Row = Mapping[str, Any]
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_string("data", None, "folder of pictures; without it, the sample's are drawn", module_name=here)
     flags.DEFINE_string(
-        "model", None, "folder of a SavedModel; without it, transfer with random weights", module_name=here
+        "data", None, "folder of pictures; without it, the sample's are drawn", module_name=here
     )
-    flags.DEFINE_list("contenders", list(CONTENDERS), "what to measure, beside whisker and the loops", module_name=here)
+    flags.DEFINE_string(
+        "model",
+        None,
+        "folder of a SavedModel; without it, transfer with random weights",
+        module_name=here,
+    )
+    flags.DEFINE_list(
+        "contenders",
+        list(CONTENDERS),
+        "what to measure, beside whisker and the loops",
+        module_name=here,
+    )
     flags.DEFINE_list("concurrency", ["1", "8", "32"], "clients at a time", module_name=here)
     flags.DEFINE_integer("repeats", 5, "measurements of each", lower_bound=1, module_name=here)
     flags.DEFINE_integer("count", 600, "requests of a measurement", lower_bound=2, module_name=here)
     flags.DEFINE_float("seconds", 10, "of a measurement, at most", lower_bound=0, module_name=here)
-    flags.DEFINE_string("peers_python", str(PEERS_PYTHON), "Python that has the other servers", module_name=here)
+    flags.DEFINE_string(
+        "peers_python", str(PEERS_PYTHON), "Python that has the other servers", module_name=here
+    )
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
     command_line.run(_run)
 
@@ -72,14 +92,20 @@ def _run(_: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     asked = flags.FLAGS
     if unknown := set(asked.contenders) - set(CONTENDERS):
-        raise WhiskerError(f"--contenders={','.join(sorted(unknown))}: expected some of {', '.join(CONTENDERS)}")
+        raise WhiskerError(
+            f"--contenders={','.join(sorted(unknown))}: expected some of {', '.join(CONTENDERS)}"
+        )
     peers = [name for name in PEERS if name in asked.contenders]
     if peers and not Path(asked.peers_python).exists():
         raise WhiskerError(
-            f"--peers_python={asked.peers_python}: there is no such file; run `make .venv-bench/installed` first, or "
-            f"leave the peers out: --contenders={','.join((*OURS, 'echo'))}"
+            f"--peers_python={asked.peers_python}: there is no such file; run `make"
+            " .venv-bench/installed` first, or leave the peers out:"
+            f" --contenders={','.join((*OURS, 'echo'))}"
         )
-    with tempfile.TemporaryDirectory(prefix="whisker-bench-") as name, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="whisker-bench-") as name,
+        contextlib.ExitStack() as stack,
+    ):
         folder = Path(name)
         pictures = folder / "pictures"
         pictures.mkdir()
@@ -92,26 +118,47 @@ def _run(_: Sequence[str]) -> None:
         else:
             _export(versions / "1")
         servers = servers_of(folder, versions, asked.peers_python)
-        measurements = _start(stack, [*OURS[:1], *(one for one in servers if one in asked.contenders)], servers, folder)
+        measurements = _start(
+            stack,
+            [*OURS[:1], *(one for one in servers if one in asked.contenders)],
+            servers,
+            folder,
+        )
         rows = []
         for repeat in range(asked.repeats):
             for concurrency in map(int, asked.concurrency):
                 # In turn, and each first as often as last: a machine that slows down hits all.
                 for contender in measurements if repeat % 2 == 0 else reversed(measurements):
                     found = measurements[contender](concurrency, asked.count, asked.seconds)
-                    rows.append({"repeat": repeat, "contender": contender, "concurrency": concurrency, **found})
+                    rows.append(
+                        {
+                            "repeat": repeat,
+                            "contender": contender,
+                            "concurrency": concurrency,
+                            **found,
+                        }
+                    )
                     print(rows[-1], flush=True)
         sizes = sorted(path.stat().st_size for path in pictures.iterdir())
     measured = machine.write(
         Path(asked.output),
-        "one picture a request, by clients that ask again as soon as they are answered, in a process of their own on "
-        "the same machine: requests per second, milliseconds of the median and of the 99th in a hundred, and "
-        "milliseconds of processor time per request in server and client. targets: see compare in bench_serving.py",
+        "one picture a request, by clients that ask again as soon as they are answered, in a"
+        " process of their own on the same machine: requests per second, milliseconds of the median"
+        " and of the 99th in a hundred, and milliseconds of processor time per request in server"
+        " and client. targets: see compare in bench_serving.py",
         f"python -m benchmarks.bench_serving --repeats={asked.repeats} --count={asked.count}",
         commit=commit(),
-        pictures={"count": len(sizes), "median_bytes": median(sizes), "source": "--data" if asked.data else "sample"},
+        pictures={
+            "count": len(sizes),
+            "median_bytes": median(sizes),
+            "source": "--data" if asked.data else "sample",
+        },
         model="--model" if asked.model else f"transfer, {_SIZE} pixels, 2 classes, random weights",
-        versions={"tensorflow": version("tensorflow"), "grpcio": version("grpcio"), **_versions(peers)},
+        versions={
+            "tensorflow": version("tensorflow"),
+            "grpcio": version("grpcio"),
+            **_versions(peers),
+        },
         contenders={name: _LOOPS_SAY.get(name) or servers[name].says for name in measurements},
         summary=summarize(rows),
         targets=compare(rows),
@@ -127,13 +174,24 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         rows: `contender`, `concurrency`, and the measures, of each measurement.
 
     Returns:
-        By contender and concurrency: `per_second` as {`median`, `min`, `max`}, and the medians of `p50_ms`, `p99_ms`,
+        By contender and concurrency: `per_second` as {`median`, `min`, `max`}, and the medians of
+            `p50_ms`, `p99_ms`,
         `server_cpu_ms` (where there is a server) and `client_cpu_ms`.
     """
     found: dict[str, Any] = {}
-    for contender, concurrency in dict.fromkeys((row["contender"], row["concurrency"]) for row in rows):
-        of_it = [row for row in rows if (row["contender"], row["concurrency"]) == (contender, concurrency)]
-        names = [name for name in ("p50_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms") if name in of_it[0]]
+    for contender, concurrency in dict.fromkeys(
+        (row["contender"], row["concurrency"]) for row in rows
+    ):
+        of_it = [
+            row
+            for row in rows
+            if (row["contender"], row["concurrency"]) == (contender, concurrency)
+        ]
+        names = [
+            name
+            for name in ("p50_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms")
+            if name in of_it[0]
+        ]
         found.setdefault(contender, {})[str(concurrency)] = {
             "per_second": _spread([row["per_second"] for row in of_it]),
             **{name: median(row[name] for row in of_it) for name in names},
@@ -148,10 +206,11 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         rows: `repeat`, `contender`, `concurrency`, `per_second` and `p50_ms` of each measurement.
 
     Returns:
-        By name of ours, as {`median`, `min`, `max`} over the repeats: `share_of_possible` by concurrency, requests per
-        second over what one echo and one run of the model after the other would allow; `overhead_by_echo`, with one
-        client, what the median request takes beyond the model's, over the echo's; `ahead_of`, by peer and concurrency,
-        requests per second over the peer's. What was not measured is left out.
+        By name of ours, as {`median`, `min`, `max`} over the repeats: `share_of_possible` by
+        concurrency, requests per second over what one echo and one run of the model after the other
+        would allow; `overhead_by_echo`, with one client, what the median request takes beyond the
+        model's, over the echo's; `ahead_of`, by peer and concurrency, requests per second over the
+        peer's. What was not measured is left out.
     """
     at = {(row["contender"], row["concurrency"], row["repeat"]): row for row in rows}
     repeats = sorted({row["repeat"] for row in rows})
@@ -161,11 +220,17 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         return at[contender, concurrency, repeat]["per_second"]
 
     def possible(ours: str, concurrency: int, repeat: int) -> float:
-        model = max(speed(loop, concurrency, repeat) for loop in LOOPS[ours] if (loop, concurrency, repeat) in at)
+        model = max(
+            speed(loop, concurrency, repeat)
+            for loop in LOOPS[ours]
+            if (loop, concurrency, repeat) in at
+        )
         return 1 / (1 / speed("echo", concurrency, repeat) + 1 / model)
 
     def overhead(ours: str, repeat: int) -> float:
-        request, model, echo = (at[one, 1, repeat]["p50_ms"] for one in (ours, LOOPS[ours][0], "echo"))
+        request, model, echo = (
+            at[one, 1, repeat]["p50_ms"] for one in (ours, LOOPS[ours][0], "echo")
+        )
         return (request - model) / echo
 
     measured = {contender for contender, _, _ in at}
@@ -174,7 +239,9 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         found[ours] = {
             "ahead_of": {
                 peer: {
-                    str(many): _spread([speed(ours, many, one) / speed(peer, many, one) for one in repeats])
+                    str(many): _spread(
+                        [speed(ours, many, one) / speed(peer, many, one) for one in repeats]
+                    )
                     for many in concurrencies
                 }
                 for peer in PEERS
@@ -183,7 +250,9 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         }
         if "echo" in measured:
             found[ours]["share_of_possible"] = {
-                str(many): _spread([speed(ours, many, one) / possible(ours, many, one) for one in repeats])
+                str(many): _spread(
+                    [speed(ours, many, one) / possible(ours, many, one) for one in repeats]
+                )
                 for many in concurrencies
             }
             if 1 in concurrencies:
@@ -200,7 +269,11 @@ def _pictures(data: str | None) -> list[bytes]:
         from trainer.data.sample import unseen_pictures
 
         return [picture for _, picture in unseen_pictures(0, _PICTURES // 2)]
-    found = sorted(path for path in Path(data).expanduser().rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    found = sorted(
+        path
+        for path in Path(data).expanduser().rglob("*")
+        if path.suffix.lower() in (".jpg", ".jpeg")
+    )
     if not found:
         raise WhiskerError(f"--data={data}: holds no .jpg files; expected a folder of pictures")
     return [path.read_bytes() for path in found[:: math.ceil(len(found) / _PICTURES)]]
@@ -222,7 +295,9 @@ def _export(folder: Path) -> None:
 def _start(
     stack: contextlib.ExitStack, names: Sequence[str], servers: Mapping[str, Server], folder: Path
 ) -> dict[str, Callable[[int, int, float], dict[str, float]]]:
-    """Starts everything and checks its answers; gives what measures each at a concurrency, a count and seconds."""
+    """Starts everything and checks its answers; gives what measures each at a concurrency, a count
+    and seconds.
+    """
     pictures = folder / "pictures"
     sent = [path.read_bytes() for path in sorted(pictures.iterdir())]
     processors = os.cpu_count() or 1
@@ -235,8 +310,12 @@ def _start(
 
     plain = loop(xnnpack=False)
     measurements = {
-        "model_in_a_loop": lambda many, count, seconds: plain.measure(min(many, processors), 1, count, seconds),
-        "model_in_batches": lambda many, count, seconds: plain.measure(1, many, max(4, count // many), seconds),
+        "model_in_a_loop": lambda many, count, seconds: plain.measure(
+            min(many, processors), 1, count, seconds
+        ),
+        "model_in_batches": lambda many, count, seconds: plain.measure(
+            1, many, max(4, count // many), seconds
+        ),
     }
     if "whisker_xnnpack" in names:
         fast = loop(xnnpack=True)
@@ -257,7 +336,9 @@ def _start(
 
 def _check(name: str, found: tuple[str, float], expected: tuple[str, float]) -> None:
     if found[0] != expected[0] or abs(found[1] - expected[1]) > _TOLERANCE:
-        raise WhiskerError(f"{name} answers {found} for the first picture, expected the model's {expected}")
+        raise WhiskerError(
+            f"{name} answers {found} for the first picture, expected the model's {expected}"
+        )
 
 
 def _versions(peers: Sequence[str]) -> dict[str, str]:
@@ -265,7 +346,9 @@ def _versions(peers: Sequence[str]) -> dict[str, str]:
         return {}
     packages = sorted({name.partition("_")[0] for name in peers})
     code = f"from importlib.metadata import version\nfor name in {packages}: print(version(name))"
-    ended = subprocess.run([flags.FLAGS.peers_python, "-c", code], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [flags.FLAGS.peers_python, "-c", code], capture_output=True, text=True, check=True
+    )
     return dict(zip(packages, ended.stdout.split(), strict=True))
 
 

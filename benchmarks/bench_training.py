@@ -1,9 +1,12 @@
-"""Training with the stock Keras recipe and with Whisker in turn, on the same pictures: speed, whole time, accuracy.
+"""Training with the stock Keras recipe and with Whisker in turn, on the same pictures: speed, whole
+time, accuracy.
 
-  python -m benchmarks.bench_training --data=cats_and_dogs_filtered --weights=mobilenet_v2_..._160_no_top.h5
+  python -m benchmarks.bench_training --data=cats_and_dogs_filtered
+  --weights=mobilenet_v2_..._160_no_top.h5
 
-Each measurement is a process of its own, `benchmarks.stock_recipe` or `trainer.task`, with an empty home folder, so
-that no cache of an earlier one helps. One that is in --work_dir already is not done again.
+Each measurement is a process of its own, `benchmarks.stock_recipe` or `trainer.task`, with an empty
+home folder, so that no cache of an earlier one helps. One that is in --work_dir already is not done
+again.
 """
 
 import json
@@ -30,15 +33,27 @@ _UNTOLD = ("environment", "data", "weights", "chosen")
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_string("data", None, "folder of the real pictures", required=True, module_name=here)
+    flags.DEFINE_string(
+        "data", None, "folder of the real pictures", required=True, module_name=here
+    )
     flags.DEFINE_string("weights", "none", "file of MobileNetV2 weights, or none", module_name=here)
-    flags.DEFINE_list("variants", "plain,augmented,preprocessed,transfer", "what to measure", module_name=here)
+    flags.DEFINE_list(
+        "variants", "plain,augmented,preprocessed,transfer", "what to measure", module_name=here
+    )
     flags.DEFINE_integer("repeats", 3, "measurements of each side", lower_bound=1, module_name=here)
     # Speed is that of the epochs after the first, which needs no 20 of them.
-    flags.DEFINE_integer("epochs_scratch", 3, "epochs of all but transfer", lower_bound=2, module_name=here)
-    flags.DEFINE_integer("epochs_transfer", 20, "epochs of transfer", lower_bound=2, module_name=here)
-    flags.DEFINE_string("whisker_transfer_flags", "", "more flags of trainer.task for transfer", module_name=here)
-    flags.DEFINE_string("work_dir", "runs/bench_training", "keeps what is measured already", module_name=here)
+    flags.DEFINE_integer(
+        "epochs_scratch", 3, "epochs of all but transfer", lower_bound=2, module_name=here
+    )
+    flags.DEFINE_integer(
+        "epochs_transfer", 20, "epochs of transfer", lower_bound=2, module_name=here
+    )
+    flags.DEFINE_string(
+        "whisker_transfer_flags", "", "more flags of trainer.task for transfer", module_name=here
+    )
+    flags.DEFINE_string(
+        "work_dir", "runs/bench_training", "keeps what is measured already", module_name=here
+    )
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
     command_line.run(_measure)
 
@@ -47,36 +62,56 @@ def _measure(_: Sequence[str]) -> None:
     asked = flags.FLAGS
     data = Path(asked.data).expanduser().resolve()
     if not data.is_dir():
-        raise WhiskerError(f"--data={asked.data}: expected a folder: a name would be downloaded anew by each process")
-    weights = asked.weights if asked.weights == "none" else str(Path(asked.weights).expanduser().resolve())
+        raise WhiskerError(
+            f"--data={asked.data}: expected a folder: a name would be downloaded anew by each"
+            " process"
+        )
+    weights = (
+        asked.weights
+        if asked.weights == "none"
+        else str(Path(asked.weights).expanduser().resolve())
+    )
     sides = Sides(data, weights, Path(asked.work_dir).expanduser().resolve())
     rows = []
     for variant in asked.variants:
         transfer = variant == "transfer"
         epochs = asked.epochs_transfer if transfer else asked.epochs_scratch
         # Whisker begins, as its ledger says which pictures the other trains on.
-        contenders = {"whisker": shlex.split(asked.whisker_transfer_flags) if transfer else [], "stock": []}
+        contenders = {
+            "whisker": shlex.split(asked.whisker_transfer_flags) if transfer else [],
+            "stock": [],
+        }
         if not transfer:
             contenders["whisker_float32"] = ["--mixed_precision=none"]
         for repeat in range(asked.repeats):
             # In turn, and each first as often as last: a machine that slows down hits all.
             for name in contenders if repeat % 2 == 0 else reversed(contenders):
                 side = name.partition("_")[0]
-                row = sides.measure(side, variant, repeat, contenders[name], epochs=epochs, timed=True)
+                row = sides.measure(
+                    side, variant, repeat, contenders[name], epochs=epochs, timed=True
+                )
                 rows.append({"contender": name, **row})
     measured = machine.write(
         Path(asked.output),
-        "the stock Keras recipe, Whisker, and Whisker in float32, in turn, --split=hold_out, batches of 32 "
-        "pictures of 160 pixels; images_per_second: training passes after the first epoch; seconds: process start to "
-        "SavedModel on disk (Whisker's holds its look at the test set, the stock recipe's does not); ratio: how many "
-        "times faster than the stock recipe, by the medians",
-        " ".join(["python -m benchmarks.bench_training", *(shlex.quote(flag) for flag in _shown(asked))]),
+        "the stock Keras recipe, Whisker, and Whisker in float32, in turn, --split=hold_out,"
+        " batches of 32 pictures of 160 pixels; images_per_second: training passes after the first"
+        " epoch; seconds: process start to SavedModel on disk (Whisker's holds its look at the test"
+        " set, the stock recipe's does not); ratio: how many times faster than the stock recipe, by"
+        " the medians",
+        " ".join(
+            ["python -m benchmarks.bench_training", *(shlex.quote(flag) for flag in _shown(asked))]
+        ),
         environments=_distinct(row["environment"] for row in rows if row["side"] == "whisker"),
         pictures=sides.counts(),
-        variants={variant: summarize([row for row in rows if row["variant"] == variant]) for variant in asked.variants},
+        variants={
+            variant: summarize([row for row in rows if row["variant"] == variant])
+            for variant in asked.variants
+        },
         runs=[{name: value for name, value in row.items() if name not in _UNTOLD} for row in rows],
     )
-    print(json.dumps({name: measured[name] for name in ("machine", "pictures", "variants")}, indent=1))
+    print(
+        json.dumps({name: measured[name] for name in ("machine", "pictures", "variants")}, indent=1)
+    )
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -86,15 +121,21 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows: measurements, as `Sides.measure` gives them, with the `contender`'s name.
 
     Returns:
-        `epochs`; for `images_per_second`, `seconds`, `validation_accuracy` (of the last epoch) and `test_accuracy` a
-        {`median`, `min`, `max`, `n`} of each contender; and for the first two the `ratio` of each to the stock recipe.
+        `epochs`; for `images_per_second`, `seconds`, `validation_accuracy` (of the last epoch) and
+        `test_accuracy` a {`median`, `min`, `max`, `n`} of each contender; and for the first two the
+        `ratio` of each to the stock recipe.
     """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["contender"], []).append(row)
-    summary: dict[str, Any] = {"epochs": rows[0]["epochs"], "whisker_flags": found["whisker"][0]["flags"]}
+    summary: dict[str, Any] = {
+        "epochs": rows[0]["epochs"],
+        "whisker_flags": found["whisker"][0]["flags"],
+    }
     for name in ("images_per_second", "seconds", "validation_accuracy", "test_accuracy"):
-        summary[name] = {each: _spread([_last(row[name]) for row in of_it]) for each, of_it in found.items()}
+        summary[name] = {
+            each: _spread([_last(row[name]) for row in of_it]) for each, of_it in found.items()
+        }
     for name, power in (("images_per_second", 1), ("seconds", -1)):
         medians = {each: spread["median"] for each, spread in summary[name].items()}
         stock = medians.pop("stock")
@@ -112,14 +153,20 @@ def _last(value: Any) -> float:
 
 def _distinct(values: Any) -> list[Any]:
     # More than one where a measurement was gone on with after a change; all of them are told.
-    return [json.loads(text) for text in dict.fromkeys(json.dumps(value, sort_keys=True) for value in values)]
+    return [
+        json.loads(text)
+        for text in dict.fromkeys(json.dumps(value, sort_keys=True) for value in values)
+    ]
 
 
 def _shown(asked: Any) -> list[str]:
     """The flags that decide what is measured, without the paths of this machine."""
     names = ("variants", "repeats", "epochs_scratch", "epochs_transfer", "whisker_transfer_flags")
     values = {name: asked[name].value for name in names}
-    return [f"--{name}={','.join(value) if isinstance(value, list) else value}" for name, value in values.items()]
+    return [
+        f"--{name}={','.join(value) if isinstance(value, list) else value}"
+        for name, value in values.items()
+    ]
 
 
 if __name__ == "__main__":

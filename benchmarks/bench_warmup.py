@@ -1,4 +1,5 @@
-"""How long the first request to a freshly loaded version takes, with and without its warm-up records.
+"""How long the first request to a freshly loaded version takes, with and without its warm-up
+records.
 
 python -m benchmarks.bench_warmup --export=runs/…/export --picture=cat.jpg
 """
@@ -24,7 +25,9 @@ _TIMEOUT_S = 60.0
 
 def main() -> None:
     """Entry point of `python -m benchmarks.bench_warmup`."""
-    flags.DEFINE_string("export", None, "SavedModel with warm-up records: export/ of a run", required=True)
+    flags.DEFINE_string(
+        "export", None, "SavedModel with warm-up records: export/ of a run", required=True
+    )
     flags.DEFINE_string("picture", None, "encoded picture to ask about", required=True)
     flags.DEFINE_integer("repeats", 5, "servers to start, with and without")
     flags.DEFINE_string("out", str(RESULTS), "file to write")
@@ -42,9 +45,9 @@ def _measure(_: Sequence[str]) -> None:
     config = json.loads((export.parent / "config.json").read_text())
     found = machine.write(
         Path(flags.FLAGS.out),
-        "milliseconds of the first request with one picture to a freshly loaded version, of the later ones (median of "
-        f"{_LATER}), and seconds from the start of the server's process until it is ready; with and without warm-up "
-        "records, in turn",
+        "milliseconds of the first request with one picture to a freshly loaded version, of the"
+        f" later ones (median of {_LATER}), and seconds from the start of the server's process"
+        " until it is ready; with and without warm-up records, in turn",
         "python -m benchmarks.bench_warmup --export=runs/…/export --picture=…",
         environment=machine.environment(export.parent),
         config={name: config[name] for name in ("variant", "image_size")},

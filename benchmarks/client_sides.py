@@ -1,4 +1,5 @@
-"""One way to ask a model, in a process of its own: what it costs until it is ready, and for each request.
+"""One way to ask a model, in a process of its own: what it costs until it is ready, and for each
+request.
 
   python -m benchmarks.client_sides --side=whisker --address=127.0.0.1:8500
 
@@ -39,14 +40,20 @@ def whisker(address: str) -> Asks:
         return found.label, list(found.probabilities.values())
 
     def of_pixels(pixels: Any) -> tuple[str, list[float]]:
-        found = client.predict_raw({contract.INPUT_PIXELS: pixels}, signature=contract.SIGNATURE_PIXELS)
-        return found[contract.OUTPUT_LABEL][0].decode(), list(found[contract.OUTPUT_PROBABILITIES][0])
+        found = client.predict_raw(
+            {contract.INPUT_PIXELS: pixels}, signature=contract.SIGNATURE_PIXELS
+        )
+        return found[contract.OUTPUT_LABEL][0].decode(), list(
+            found[contract.OUTPUT_PROBABILITIES][0]
+        )
 
     return of_bytes, of_pixels
 
 
 def tensorflow_serving_api(address: str) -> Asks:
-    """TensorFlow Serving's own package, as its examples use it: a stub, make_tensor_proto and make_ndarray."""
+    """TensorFlow Serving's own package, as its examples use it: a stub, make_tensor_proto and
+    make_ndarray.
+    """
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -88,8 +95,12 @@ def rest(address: str) -> Asks:
         return found[contract.OUTPUT_LABEL], found[contract.OUTPUT_PROBABILITIES]
 
     return (
-        lambda data: ask({"instances": [{contract.INPUT_BYTES: {"b64": base64.b64encode(data).decode()}}]}),
-        lambda pixels: ask({"signature_name": contract.SIGNATURE_PIXELS, "instances": pixels.tolist()}),
+        lambda data: ask(
+            {"instances": [{contract.INPUT_BYTES: {"b64": base64.b64encode(data).decode()}}]}
+        ),
+        lambda pixels: ask(
+            {"signature_name": contract.SIGNATURE_PIXELS, "instances": pixels.tolist()}
+        ),
     )
 
 
@@ -105,7 +116,9 @@ def main() -> None:
     here = sys.argv[0]
     flags.DEFINE_enum("side", None, list(SIDES), "who asks", required=True, module_name=here)
     flags.DEFINE_string("address", None, "host:port of the server", required=True, module_name=here)
-    flags.DEFINE_integer("count", 500, "requests to measure of each kind", lower_bound=1, module_name=here)
+    flags.DEFINE_integer(
+        "count", 500, "requests to measure of each kind", lower_bound=1, module_name=here
+    )
     command_line.run(_run)
 
 
@@ -114,7 +127,11 @@ def _run(_: Sequence[str]) -> None:
     before = _resident_mb()
     start = time.perf_counter()
     of_bytes, of_pixels = SIDES[asked.side](asked.address)
-    found = {"import_s": time.perf_counter() - start, "memory_mb": _resident_mb(), "python_memory_mb": before}
+    found = {
+        "import_s": time.perf_counter() - start,
+        "memory_mb": _resident_mb(),
+        "python_memory_mb": before,
+    }
     found["bytes_cpu_ms"] = _cpu_ms(of_bytes, os.urandom(PICTURE_BYTES), asked.count)
 
     import numpy as np

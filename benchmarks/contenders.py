@@ -1,6 +1,7 @@
 """What is measured against one another, each started in processes of its own.
 
-What is not being measured is stopped (SIGSTOP), so that all can stay loaded without disturbing one another.
+What is not being measured is stopped (SIGSTOP), so that all can stay loaded without disturbing one
+another.
 """
 
 import contextlib
@@ -118,7 +119,8 @@ class ServerContender(Contender):
             seconds: to measure, at most.
 
         Returns:
-            What `load.closed_loop` gives, and `server_cpu_ms`: processor time of the server per request.
+            What `load.closed_loop` gives, and `server_cpu_ms`: processor time of the server per
+            request.
         """
         load = (
             f"--protocol={self._server.protocol}",
@@ -138,12 +140,16 @@ class ServerContender(Contender):
         end = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                (ask,) = connect(self._server.protocol, self._address, "/predict", self._server.content_type, 1)
+                (ask,) = connect(
+                    self._server.protocol, self._address, "/predict", self._server.content_type, 1
+                )
                 return ask(self._server.request(picture))
             except (OSError, grpc.RpcError, http.client.HTTPException, WhiskerError) as error:
                 if self._process.poll() is not None or time.monotonic() > end:
                     lines = log.read_text(errors="replace").split("\n")
-                    last = next((line for line in reversed(lines) if line.strip()), "its log is empty")
+                    last = next(
+                        (line for line in reversed(lines) if line.strip()), "its log is empty"
+                    )
                     raise WhiskerError(f"{name} did not start: {error}; {last}") from error
             time.sleep(_POLL_S)
 
@@ -159,9 +165,18 @@ class LoopContender(Contender):
             pictures: folder of them.
             xnnpack: see there.
         """
-        command = [sys.executable, "-m", "benchmarks.model_loop", f"--model={model}", f"--requests={pictures}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.model_loop",
+            f"--model={model}",
+            f"--requests={pictures}",
+        ]
         process = subprocess.Popen(
-            [*command, f"--xnnpack={xnnpack}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, f"--xnnpack={xnnpack}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         super().__init__(process)
         self.first: tuple[str, float] = tuple(self._read())
@@ -182,9 +197,13 @@ class LoopContender(Contender):
 
 
 def _output(module: str, *arguments: str) -> dict[str, float]:
-    ended = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
     if ended.returncode:
-        raise WhiskerError(f"{module}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}")
+        raise WhiskerError(
+            f"{module}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}"
+        )
     return json.loads(ended.stdout)
 
 
@@ -192,8 +211,9 @@ def _family(leader: int) -> dict[int, int]:
     """A process and all that come from it, with the processor time of each in ticks."""
     parents, ticks = {}, {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
-        # It may have ended meanwhile. The name, in parentheses, may hold anything; man 5 proc has the rest in order:
-        # the parent is the 4th value of all, utime and stime are the 14th and 15th.
+        # It may have ended meanwhile. The name, in parentheses, may hold anything; man 5 proc has
+        # the rest in order: the parent is the 4th value of all, utime and stime are the 14th and
+        # 15th.
         with contextlib.suppress(OSError):
             values = entry.read_text().rpartition(")")[2].split()
             number = int(entry.parent.name)

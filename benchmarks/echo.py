@@ -1,9 +1,10 @@
-"""A server that does nothing: it answers every request with the same bytes, and neither reads nor builds messages.
+"""A server that does nothing: it answers every request with the same bytes, and neither reads nor
+builds messages.
 
   python -m benchmarks.echo --port=8500 --answer=file
 
-With --metadata it also says what the model's signatures are, and with --rest_api_port and --rest_answer it does the
-same over HTTP. What is left of a request's time is gRPC in Python.
+With --metadata it also says what the model's signatures are, and with --rest_api_port and
+--rest_answer it does the same over HTTP. What is left of a request's time is gRPC in Python.
 """
 
 import sys
@@ -26,8 +27,12 @@ def main() -> None:
     """Entry point."""
     here = sys.argv[0]
     flags.DEFINE_integer("port", None, "to listen on", required=True, module_name=here)
-    flags.DEFINE_string("answer", None, "file that holds the answer", required=True, module_name=here)
-    flags.DEFINE_string("metadata", None, "file that holds the answer about signatures", module_name=here)
+    flags.DEFINE_string(
+        "answer", None, "file that holds the answer", required=True, module_name=here
+    )
+    flags.DEFINE_string(
+        "metadata", None, "file that holds the answer about signatures", module_name=here
+    )
     flags.DEFINE_integer("rest_api_port", None, "to listen on for HTTP too", module_name=here)
     flags.DEFINE_string("rest_answer", None, "file that holds the answer to it", module_name=here)
     command_line.run(_serve)

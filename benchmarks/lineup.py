@@ -14,7 +14,8 @@ from serving.protos import message
 OURS = ("whisker", "whisker_batching", "whisker_xnnpack")
 PEERS = ("fastapi", "litserve", "litserve_batching", "bentoml", "bentoml_batching")
 CONTENDERS = (*OURS, "echo", *PEERS)
-# One batch of all clients at most; no waiting, as runs that are under way let the next batch gather.
+# One batch of all clients at most; no waiting, as runs that are under way let the next batch
+# gather.
 _BATCHING = {"max_batch_size": 32, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
 _BOUNDARY = "picture-boundary"
 
@@ -52,8 +53,8 @@ class Server:
         if not self.form:
             return picture
         head = (
-            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{self.form}"; filename="picture.jpg"\r\n'
-            "Content-Type: image/jpeg\r\n\r\n"
+            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{self.form}";'
+            ' filename="picture.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
         )
         return b"".join((head.encode(), picture, f"\r\n--{_BOUNDARY}--\r\n".encode()))
 
@@ -85,28 +86,64 @@ def servers_of(folder: Path, versions: Path, peers_python: str) -> dict[str, Ser
         f"--model_base_path={versions}",
     ]
     batched = [*whisker, "--enable_batching", f"--batching_parameters_file={parameters}"]
-    bento = [peers_python, "-m", "bentoml", "serve", "--host=127.0.0.1", "--port={port}", "--quiet", "--do-not-track"]
+    bento = [
+        peers_python,
+        "-m",
+        "bentoml",
+        "serve",
+        "--host=127.0.0.1",
+        "--port={port}",
+        "--quiet",
+        "--do-not-track",
+    ]
     bentos = "benchmarks.peers.bentoml_server"
     lit = [peers_python, "-m", "benchmarks.peers.litserve_server", "--port={port}"]
-    fast = [peers_python, "-m", "uvicorn", "benchmarks.peers.fastapi_server:app", "--port={port}", "--no-access-log"]
+    fast = [
+        peers_python,
+        "-m",
+        "uvicorn",
+        "benchmarks.peers.fastapi_server:app",
+        "--port={port}",
+        "--no-access-log",
+    ]
     model = {"MODEL": str(versions / "1"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     form = ": the picture in a form"
     return {
         "whisker": Server(whisker, "gRPC, as it starts"),
-        "whisker_batching": Server(batched, f"gRPC, --enable_batching with {json.dumps(_BATCHING)}"),
+        "whisker_batching": Server(
+            batched, f"gRPC, --enable_batching with {json.dumps(_BATCHING)}"
+        ),
         "whisker_xnnpack": Server([*whisker, "--xnnpack"], "gRPC, --xnnpack"),
         "echo": Server(
-            [sys.executable, "-m", "benchmarks.echo", "--port={port}", f"--answer={folder / 'answer'}"],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.echo",
+                "--port={port}",
+                f"--answer={folder / 'answer'}",
+            ],
             "gRPC, empty: the same requests, and answers of the same size",
         ),
         "fastapi": Server(
-            fast, "a plain function under one uvicorn, no access log: the picture as it is", "http", "", model
+            fast,
+            "a plain function under one uvicorn, no access log: the picture as it is",
+            "http",
+            "",
+            model,
         ),
-        "litserve": Server(lit, f"one worker, no batches{form}", "http", "picture", {**model, "BATCH": "1"}),
+        "litserve": Server(
+            lit, f"one worker, no batches{form}", "http", "picture", {**model, "BATCH": "1"}
+        ),
         "litserve_batching": Server(
-            lit, f"one worker, max_batch_size 8, batch_timeout 0.01 s{form}", "http", "picture", {**model, "BATCH": "8"}
+            lit,
+            f"one worker, max_batch_size 8, batch_timeout 0.01 s{form}",
+            "http",
+            "picture",
+            {**model, "BATCH": "8"},
         ),
-        "bentoml": Server([*bento, f"{bentos}:Classifier"], "one worker: the picture as it is", "http", "", model),
+        "bentoml": Server(
+            [*bento, f"{bentos}:Classifier"], "one worker: the picture as it is", "http", "", model
+        ),
         "bentoml_batching": Server(
             [*bento, f"{bentos}:BatchClassifier"],
             f"one worker, batchable, max_batch_size 32, max_latency_ms 1000{form}",

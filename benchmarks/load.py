@@ -1,8 +1,10 @@
 """Loads a server from a process of its own: each of N clients asks again as soon as it is answered.
 
-  python -m benchmarks.load --protocol=grpc --address=127.0.0.1:8500 --requests=folder --concurrency=8
+  python -m benchmarks.load --protocol=grpc --address=127.0.0.1:8500 --requests=folder
+  --concurrency=8
 
-Requests are sent as they lie in the files of the folder: nothing is built or parsed while time is taken.
+Requests are sent as they lie in the files of the folder: nothing is built or parsed while time is
+taken.
 """
 
 import http.client
@@ -33,11 +35,15 @@ Client = Callable[[bytes], bytes]
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_enum("protocol", "grpc", list(PROTOCOLS), "what the server speaks", module_name=here)
+    flags.DEFINE_enum(
+        "protocol", "grpc", list(PROTOCOLS), "what the server speaks", module_name=here
+    )
     flags.DEFINE_string("address", None, "host:port of the server", required=True, module_name=here)
     flags.DEFINE_string("path", "/predict", "of the URL, for http", module_name=here)
     flags.DEFINE_string("content_type", "image/jpeg", "for http", module_name=here)
-    flags.DEFINE_string("requests", None, "folder of requests, a file each", required=True, module_name=here)
+    flags.DEFINE_string(
+        "requests", None, "folder of requests, a file each", required=True, module_name=here
+    )
     flags.DEFINE_integer("concurrency", 1, "clients", lower_bound=1, module_name=here)
     flags.DEFINE_integer("count", 300, "answers to measure", lower_bound=2, module_name=here)
     flags.DEFINE_float("seconds", 10, "to measure, at most", lower_bound=0, module_name=here)
@@ -47,12 +53,15 @@ def main() -> None:
 def _run(_: Sequence[str]) -> None:
     asked = flags.FLAGS
     messages = [path.read_bytes() for path in sorted(Path(asked.requests).iterdir())]
-    clients = connect(asked.protocol, asked.address, asked.path, asked.content_type, asked.concurrency)
+    clients = connect(
+        asked.protocol, asked.address, asked.path, asked.content_type, asked.concurrency
+    )
     print(json.dumps(closed_loop(clients, messages, asked.count, asked.seconds)))
 
 
 def connect(protocol: str, address: str, path: str, content_type: str, count: int) -> list[Client]:
-    """Makes clients; those of gRPC share a channel, as threads of a program do, those of HTTP have a connection each.
+    """Makes clients; those of gRPC share a channel, as threads of a program do, those of HTTP have
+    a connection each.
 
     Args:
         protocol: in `PROTOCOLS`.
@@ -86,8 +95,8 @@ def closed_loop(
 ) -> dict[str, float]:
     """Keeps every client busy until so many answers have come, and takes the time of each.
 
-    The first few are not measured, and clients go on until the last one that is: beginning and end are as busy as the
-    rest.
+    The first few are not measured, and clients go on until the last one that is: beginning and end
+    are as busy as the rest.
 
     Args:
         clients: each is used by one thread.
@@ -96,8 +105,8 @@ def closed_loop(
         seconds: to measure, at most.
 
     Returns:
-        `requests` that are measured, `seconds`, `per_second`, `p50_ms`, `p99_ms`; `sent`: requests in all, and
-        `client_cpu_ms`: processor time of this process for each of them.
+        `requests` that are measured, `seconds`, `per_second`, `p50_ms`, `p99_ms`; `sent`: requests
+        in all, and `client_cpu_ms`: processor time of this process for each of them.
 
     Raises:
         WhiskerError: fewer than two answers came in time.
@@ -124,7 +133,9 @@ def closed_loop(
     # What came later met a server with less to do.
     measured = answered[unmeasured : unmeasured + count]
     if len(measured) < 2:
-        raise WhiskerError(f"{len(measured)} answers in {seconds:g} s: expected 2 or more; give it more time")
+        raise WhiskerError(
+            f"{len(measured)} answers in {seconds:g} s: expected 2 or more; give it more time"
+        )
     percentiles = quantiles([latency for _, latency in measured], n=100, method="inclusive")
     took = measured[-1][0] - start
     return {

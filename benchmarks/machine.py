@@ -21,9 +21,14 @@ def describe() -> dict[str, Any]:
 
 
 def environment(run: Path) -> dict[str, str]:
-    """Versions, devices and commit of a run folder; what says more of one machine than its kind is left out."""
+    """Versions, devices and commit of a run folder; what says more of one machine than its kind is
+    left out.
+    """
     recorded = json.loads((run / "environment.json").read_text())
-    return {name: recorded[name] for name in ("python", "tensorflow", "keras", "numpy", "devices", "commit")}
+    return {
+        name: recorded[name]
+        for name in ("python", "tensorflow", "keras", "numpy", "devices", "commit")
+    }
 
 
 def write(output: Path, what: str, command: str, **found: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
   python -m benchmarks.model_loop --model=folder --requests=folder
 
-Writes label and probability of the first picture as a line of JSON. Then reads lines, {"threads", "rows", "count",
-"seconds"}, and answers each with what `load.closed_loop` gives, with `per_second` in pictures.
+Writes label and probability of the first picture as a line of JSON. Then reads lines, {"threads",
+"rows", "count", "seconds"}, and answers each with what `load.closed_loop` gives, with `per_second`
+in pictures.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Whisker and the stock Keras recipe on the same pictures: what the measurements of training share.
 
-Each training is a process of its own, `benchmarks.stock_recipe` or `trainer.task`, with an empty home folder, so that
-no cache of an earlier one helps. One that is in the work folder already is not done again.
+Each training is a process of its own, `benchmarks.stock_recipe` or `trainer.task`, with an empty
+home folder, so that no cache of an earlier one helps. One that is in the work folder already is not
+done again.
 """
 
 import hashlib
@@ -30,7 +31,8 @@ class Sides:
     Args:
         data: the pictures.
         weights: weights file of the backbone, or none.
-        work: keeps measurements, Whisker's ledger, and the same pictures as links for the other side.
+        work: keeps measurements, Whisker's ledger, and the same pictures as links for the other
+            side.
     """
 
     def __init__(self, data: Path, weights: str, work: Path) -> None:
@@ -41,7 +43,9 @@ class Sides:
         self._ledger = work / "ledger.json"
         work.mkdir(parents=True, exist_ok=True)
         self._known = (
-            [json.loads(line) for line in self._lines.read_text().splitlines()] if self._lines.exists() else []
+            [json.loads(line) for line in self._lines.read_text().splitlines()]
+            if self._lines.exists()
+            else []
         )
         self._warm = False
 
@@ -51,7 +55,14 @@ class Sides:
         return {split: splits.count(split) for split in ("train", "validation", "test")}
 
     def measure(
-        self, side: str, variant: str, seed: int, more: Sequence[str], *, epochs: int = 0, timed: bool = False
+        self,
+        side: str,
+        variant: str,
+        seed: int,
+        more: Sequence[str],
+        *,
+        epochs: int = 0,
+        timed: bool = False,
     ) -> dict[str, Any]:
         """Gives the measurement from the file, or makes it and appends it there.
 
@@ -64,16 +75,16 @@ class Sides:
             timed: a run that was killed is done anew, and does not go on.
 
         Returns:
-            What was asked for, and `seconds` from process start to SavedModel on disk, `images_per_second` of the
-            training passes after the first epoch, `epoch_seconds`, `validation_accuracy` of each epoch,
-            `test_accuracy` and `test_pictures`.
+            What was asked for, and `seconds` from process start to SavedModel on disk,
+            `images_per_second` of the training passes after the first epoch, `epoch_seconds`,
+            `validation_accuracy` of each epoch, `test_accuracy` and `test_pictures`.
         """
         asked = self._asked(side, variant, seed, more, epochs)
         if (row := self._find(asked)) is not None:
             return row
         print(f"{variant}, seed {seed}: {' '.join((side, *more))} ...", flush=True)
-        # Named after what is asked for: a run that was killed goes on there. Gone when measured: it holds tens of
-        # megabytes.
+        # Named after what is asked for: a run that was killed goes on there. Gone when measured: it
+        # holds tens of megabytes.
         digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         scratch = self._work / f".{side}-{variant}-{digest[:12]}"
         if timed:
@@ -89,11 +100,15 @@ class Sides:
         self._known.append(row)
         return row
 
-    def known(self, side: str, variant: str, seed: int, more: Sequence[str]) -> dict[str, Any] | None:
+    def known(
+        self, side: str, variant: str, seed: int, more: Sequence[str]
+    ) -> dict[str, Any] | None:
         """What `measure` would give without measuring; None where it would have to."""
         return self._find(self._asked(side, variant, seed, more, 0))
 
-    def _asked(self, side: str, variant: str, seed: int, more: Sequence[str], epochs: int) -> dict[str, Any]:
+    def _asked(
+        self, side: str, variant: str, seed: int, more: Sequence[str], epochs: int
+    ) -> dict[str, Any]:
         return {
             "side": side,
             "variant": variant,
@@ -155,10 +170,18 @@ class Sides:
         seconds, output = self._timed(command, scratch, saved_model)
         return {"seconds": seconds, **json.loads(output.splitlines()[-1])}
 
-    def _timed(self, arguments: Sequence[str], scratch: Path, saved_model: Path) -> tuple[float, str]:
-        """Runs Python; gives the seconds from its start to the last write of its SavedModel, and what it printed."""
-        # matplotlib lists the machine's fonts once per home, in seconds: that is neither recipe's training.
-        environment = os.environ | {"HOME": str(scratch), "MPLCONFIGDIR": str(self._work / "matplotlib")}
+    def _timed(
+        self, arguments: Sequence[str], scratch: Path, saved_model: Path
+    ) -> tuple[float, str]:
+        """Runs Python; gives the seconds from its start to the last write of its SavedModel, and
+        what it printed.
+        """
+        # matplotlib lists the machine's fonts once per home, in seconds: that is neither recipe's
+        # training.
+        environment = os.environ | {
+            "HOME": str(scratch),
+            "MPLCONFIGDIR": str(self._work / "matplotlib"),
+        }
         if not self._warm:
             # The first process would pay for reading libraries and pictures from the disk.
             for path in self._data.rglob("*"):
@@ -172,28 +195,42 @@ class Sides:
 
     def _run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
         ended = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if ended.returncode:
             raise WhiskerError(
-                f"{shlex.join(arguments)}: exit code {ended.returncode}: {(ended.stderr.splitlines() or [''])[-1]}"
+                f"{shlex.join(arguments)}: exit code {ended.returncode}:"
+                f" {(ended.stderr.splitlines() or [''])[-1]}"
             )
         return ended.stdout
 
     def _keep_ledger(self, ledger: Path) -> None:
         if not self._ledger.exists():
             shutil.copy(ledger, self._ledger)
-        if json.loads(ledger.read_text())["digest"] != json.loads(self._ledger.read_text())["digest"]:
-            raise WhiskerError(f"{self._data}: the pictures have changed since {self._work} was begun; remove it")
+        if (
+            json.loads(ledger.read_text())["digest"]
+            != json.loads(self._ledger.read_text())["digest"]
+        ):
+            raise WhiskerError(
+                f"{self._data}: the pictures have changed since {self._work} was begun; remove it"
+            )
 
     def _links(self) -> Path:
-        """Makes train, validation and test folders of exactly the pictures that Whisker uses, as links."""
+        """Makes train, validation and test folders of exactly the pictures that Whisker uses, as
+        links.
+        """
         folder = self._work / "pictures"
         if not folder.exists():
             staging = Path(tempfile.mkdtemp(dir=self._work, prefix=".pictures-"))
             for number, picture in enumerate(json.loads(self._ledger.read_text())["pictures"]):
                 source = self._data / picture["path"]
-                link = staging / picture["split"] / picture["label"] / f"{number:06d}{source.suffix}"
+                link = (
+                    staging / picture["split"] / picture["label"] / f"{number:06d}{source.suffix}"
+                )
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(source)
             staging.rename(folder)

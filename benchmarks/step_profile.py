@@ -1,4 +1,5 @@
-"""Where the time of a training step goes, by operation, beside what the machine's matrix multiplication allows.
+"""Where the time of a training step goes, by operation, beside what the machine's matrix
+multiplication allows.
 
   python -m benchmarks.step_profile
 
@@ -35,7 +36,9 @@ def main() -> None:
 
 def _profile(_: Sequence[str]) -> None:
     command_line.import_tensorflow()
-    multiplications = {precision: _multiplications_per_s(precision) for precision in ("float32", "bfloat16")}
+    multiplications = {
+        precision: _multiplications_per_s(precision) for precision in ("float32", "bfloat16")
+    }
     steps = [
         _step(variant, precision, multiplications)
         for variant in flags.FLAGS.variants
@@ -43,12 +46,14 @@ def _profile(_: Sequence[str]) -> None:
     ]
     measured = machine.write(
         Path(flags.FLAGS.output),
-        f"one training step on {_BATCH} pictures of {_SIZE} pixels: milliseconds, and those of the operations "
-        "that take longest (they overlap: several run at a time); limit: the step's convolutions and dense layers at "
-        f"the speed of a {_MATRIX} x {_MATRIX} matrix product",
+        f"one training step on {_BATCH} pictures of {_SIZE} pixels: milliseconds, and those of the"
+        " operations that take longest (they overlap: several run at a time); limit: the step's"
+        f" convolutions and dense layers at the speed of a {_MATRIX} x {_MATRIX} matrix product",
         "python -m benchmarks.step_profile",
         commit=commit(),
-        matrix_product_gflops={precision: rate / 1e9 for precision, rate in multiplications.items()},
+        matrix_product_gflops={
+            precision: rate / 1e9 for precision, rate in multiplications.items()
+        },
         steps=steps,
     )
     print(json.dumps(measured, indent=1))
@@ -119,19 +124,28 @@ def _operations(folder: Path) -> Iterator[tuple[str, float]]:
                         path, _, kind = name.rpartition(":")
                         backward = "gradient, " * ("gradient_tape" in path)
                         yield (
-                            f"{backward}{'/'.join(path.split('/')[-3 if backward else -2 :])}: {kind}",
+                            (
+                                f"{backward}{'/'.join(path.split('/')[-3 if backward else -2 :])}:"
+                                f" {kind}"
+                            ),
                             event.duration_ps / 1e9,
                         )
 
 
 def _operations_per_step(model: Any) -> float:
-    """Floating-point operations of a step's convolutions and dense layers, forwards and backwards."""
+    """Floating-point operations of a step's convolutions and dense layers, forwards and
+    backwards.
+    """
     import keras
 
     total, first = 0.0, True
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            positions = float(layer.output.shape[1] * layer.output.shape[2]) if len(layer.output.shape) == 4 else 1.0
+            positions = (
+                float(layer.output.shape[1] * layer.output.shape[2])
+                if len(layer.output.shape) == 4
+                else 1.0
+            )
             kernel = 1.0
             for side in layer.kernel.shape:
                 kernel *= side

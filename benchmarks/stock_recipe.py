@@ -1,9 +1,11 @@
-"""The training recipe that people copy from Keras' tutorials, as it is: the peer of `benchmarks.bench_training`.
+"""The training recipe that people copy from Keras' tutorials, as it is: the peer of
+`benchmarks.bench_training`.
 
-  python -m benchmarks.stock_recipe --pictures=folder --variant=transfer --weights=file --epochs=20 --saved_model=folder
+  python -m benchmarks.stock_recipe --pictures=folder --variant=transfer --weights=file --epochs=20
+  --saved_model=folder
 
-Nothing of Whisker is in it, and its faults are left in it: a sigmoid before a loss that expects logits, pictures that
-are read and decoded anew in every epoch. It prints one JSON line at the end.
+Nothing of Whisker is in it, and its faults are left in it: a sigmoid before a loss that expects
+logits, pictures that are read and decoded anew in every epoch. It prints one JSON line at the end.
 """
 
 import json
@@ -27,9 +29,13 @@ BATCH_SIZE = 32
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_string("pictures", None, "holds train, validation and test", required=True, module_name=here)
+    flags.DEFINE_string(
+        "pictures", None, "holds train, validation and test", required=True, module_name=here
+    )
     flags.DEFINE_string("variant", "preprocessed", "which of the four models", module_name=here)
-    flags.DEFINE_string("weights", "imagenet", "MobileNetV2 weights: imagenet, none or a file", module_name=here)
+    flags.DEFINE_string(
+        "weights", "imagenet", "MobileNetV2 weights: imagenet, none or a file", module_name=here
+    )
     flags.DEFINE_integer("epochs", 20, "passes over the training pictures", module_name=here)
     flags.DEFINE_integer("seed", 0, "of weights, order and augmentation", module_name=here)
     flags.DEFINE_string("saved_model", None, "folder to write", required=True, module_name=here)
@@ -69,7 +75,9 @@ def _train(_: Sequence[str]) -> None:
 def _pictures(folder: Path) -> Any:
     import keras
 
-    return keras.utils.image_dataset_from_directory(folder, image_size=(IMAGE_SIZE, IMAGE_SIZE), batch_size=BATCH_SIZE)
+    return keras.utils.image_dataset_from_directory(
+        folder, image_size=(IMAGE_SIZE, IMAGE_SIZE), batch_size=BATCH_SIZE
+    )
 
 
 def build(variant: str, weights: str | None) -> "keras.Model":
@@ -109,7 +117,9 @@ def _training_clock() -> Any:
     import keras
 
     class Clock(keras.callbacks.Callback):
-        """Seconds of each epoch's training pass alone: from its begin to the begin of its validation."""
+        """Seconds of each epoch's training pass alone: from its begin to the begin of its
+        validation.
+        """
 
         def __init__(self) -> None:
             super().__init__()

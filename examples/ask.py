@@ -9,4 +9,11 @@ server, *pictures = sys.argv[1:]
 with PredictClient(server, label="stable") as client:
     for picture, answer in zip(pictures, client.predict_many(pictures), strict=True):
         # A picture that failed has its error as its answer, and costs the others nothing.
-        print(picture, f"{answer.label} {answer.probability:.2f}" if isinstance(answer, Prediction) else answer)
+        print(
+            picture,
+            (
+                f"{answer.label} {answer.probability:.2f}"
+                if isinstance(answer, Prediction)
+                else answer
+            ),
+        )

@@ -1,16 +1,16 @@
 """What `terraform validate` would say without a network, and what it never says: who may do what.
 
-``python infra/check_terraform.py FOLDER`` reads the folder's ``*.tf`` with python-hcl2 and lists what is wrong: names
-that are used and not declared, or declared and not used; roles and members that allow too much. Whether a resource has
-an argument of that name, only the provider knows.
+``python infra/check_terraform.py FOLDER`` reads the folder's ``*.tf`` with python-hcl2 and lists
+what is wrong: names that are used and not declared, or declared and not used; roles and members
+that allow too much. Whether a resource has an argument of that name, only the provider knows.
 """
 
 import re
 import sys
 from pathlib import Path
 
-# Nothing smaller than the project takes these: logs, scans of images that are in no registry yet, and what the
-# cluster's machines are. Roles of our own say which permissions they hold.
+# Nothing smaller than the project takes these: logs, scans of images that are in no registry yet,
+# and what the cluster's machines are. Roles of our own say which permissions they hold.
 ON_PROJECT = {
     "roles/logging.logWriter",
     "roles/ondemandscanning.admin",
@@ -26,7 +26,8 @@ def problems(documents):
     """Lists what is wrong with a folder.
 
     Args:
-        documents: what python-hcl2 reads from each file: kind of block to list of blocks, strings in their quotes.
+        documents: what python-hcl2 reads from each file: kind of block to list of blocks, strings
+            in their quotes.
 
     Returns:
         One line for each fault; empty: none.
@@ -91,11 +92,17 @@ def project_roles(document):
     """Gives name and role of every grant on the whole project."""
     for block in document.get("resource", []):
         for kind, inner in block.items():
-            if not bare(kind).startswith("google_project_iam_") or bare(kind) == "google_project_iam_custom_role":
+            if (
+                not bare(kind).startswith("google_project_iam_")
+                or bare(kind) == "google_project_iam_custom_role"
+            ):
                 continue
             for name, body in inner.items():
                 for _, text in leaves({key: body.get(key, "") for key in ("role", "for_each")}):
-                    yield from ((f"{bare(kind)}.{bare(name)}", role) for role in re.findall(r"roles/[\w.]+", text))
+                    yield from (
+                        (f"{bare(kind)}.{bare(name)}", role)
+                        for role in re.findall(r"roles/[\w.]+", text)
+                    )
 
 
 def bare(label):

@@ -1,7 +1,8 @@
 """Names the base images of Dockerfiles by digest; standard library only, any Python from 3.8.
 
-``python3 infra/pin_images.py Dockerfile…`` asks each image's registry what its tag stands for now and writes that
-behind the tag; ``--check`` asks nobody, and ends with one line where an image is named by a tag alone, which can move.
+``python3 infra/pin_images.py Dockerfile…`` asks each image's registry what its tag stands for now
+and writes that behind the tag; ``--check`` asks nobody, and ends with one line where an image is
+named by a tag alone, which can move.
 """
 
 import argparse
@@ -17,10 +18,13 @@ from pathlib import Path
 
 TIMEOUT_S = 30
 
-_FROM = re.compile(r"^FROM\s+(?:--\S+\s+)*(?P<image>[^\s@]+)(?P<digest>@\S+)?(?:\s+AS\s+(?P<stage>\S+))?", re.MULTILINE)
+_FROM = re.compile(
+    r"^FROM\s+(?:--\S+\s+)*(?P<image>[^\s@]+)(?P<digest>@\S+)?(?:\s+AS\s+(?P<stage>\S+))?",
+    re.MULTILINE,
+)
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}")
-# What a tag may stand for: an image for several platforms first, as its digest is right on all of them
-# (the specifications of the Open Container Initiative and of Docker's registry, version 2).
+# What a tag may stand for: an image for several platforms first, as its digest is right on all of
+# them (the specifications of the Open Container Initiative and of Docker's registry, version 2).
 _MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -36,7 +40,9 @@ class PinError(Exception):
 def main():
     """Pins, or checks; ends with one line where it cannot."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="ask nobody; fail where an image is not pinned")
+    parser.add_argument(
+        "--check", action="store_true", help="ask nobody; fail where an image is not pinned"
+    )
     parser.add_argument("files", nargs="+", type=Path)
     arguments = parser.parse_args()
     try:
@@ -63,13 +69,14 @@ def check(files):
     ]
     if loose:
         raise PinError(
-            f"require-pinned: base images that are not named by digest: {', '.join(loose)}; run make pin-images, and "
-            "commit what it changes"
+            f"require-pinned: base images that are not named by digest: {', '.join(loose)}; run"
+            " make pin-images, and commit what it changes"
         )
 
 
 def pin(files):
-    """Writes behind every base image's tag the digest that its registry gives for it; all files, or none.
+    """Writes behind every base image's tag the digest that its registry gives for it; all files, or
+    none.
 
     Args:
         files: paths of Dockerfiles.
@@ -93,7 +100,9 @@ def pin(files):
 
 
 def base_images(text):
-    """Gives the matches of FROM lines that name an image of a registry: no earlier stage, no argument of the build."""
+    """Gives the matches of FROM lines that name an image of a registry: no earlier stage, no
+    argument of the build.
+    """
     stages = set()
     for found in _FROM.finditer(text):
         if found["image"] not in stages and not found["image"].startswith("$"):
@@ -111,7 +120,8 @@ def digest_of(image):
         ``sha256:`` and 64 hexadecimal digits: the hash of the manifest that was sent.
 
     Raises:
-        PinError: no answer, or one that is no manifest, or not the one that the registry says it is.
+        PinError: no answer, or one that is no manifest, or not the one that the registry says it
+            is.
     """
     url, repository = manifest_url(image)
     try:
@@ -124,16 +134,22 @@ def digest_of(image):
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise PinError(f"pin-images: {image}: {url}: {' '.join(str(error).split())}") from error
     if headers.get_content_type() not in _MANIFESTS:
-        raise PinError(f"pin-images: {image}: {url}: {headers.get_content_type()} is no manifest of an image")
+        raise PinError(
+            f"pin-images: {image}: {url}: {headers.get_content_type()} is no manifest of an image"
+        )
     digest = "sha256:" + hashlib.sha256(body).hexdigest()
     named = headers.get("Docker-Content-Digest", digest)
     if named != digest:
-        raise PinError(f"pin-images: {image}: the registry calls it {named}, but what it sent is {digest}")
+        raise PinError(
+            f"pin-images: {image}: the registry calls it {named}, but what it sent is {digest}"
+        )
     return digest
 
 
 def manifest_url(image):
-    """Gives the address of an image's manifest, and its repository; by docker's rules for names without a host."""
+    """Gives the address of an image's manifest, and its repository; by docker's rules for names
+    without a host.
+    """
     host, slash, path = image.partition("/")
     if not slash or not ("." in host or ":" in host or host == "localhost"):
         host, path = "docker.io", image if slash else "library/" + image
@@ -145,11 +161,16 @@ def manifest_url(image):
 
 
 def token(challenge, repository):
-    """Gets the token that a registry asks even strangers to bring (distribution.github.io, token authentication)."""
+    """Gets the token that a registry asks even strangers to bring (distribution.github.io, token
+    authentication).
+    """
     asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     if not challenge.startswith("Bearer ") or not asked.get("realm"):
         raise ValueError("401, and no address to get a token from")
-    query = {"service": asked.get("service", ""), "scope": asked.get("scope", f"repository:{repository}:pull")}
+    query = {
+        "service": asked.get("service", ""),
+        "scope": asked.get("scope", f"repository:{repository}:pull"),
+    }
     answer = json.loads(get(asked["realm"] + "?" + urllib.parse.urlencode(query))[0])
     found = isinstance(answer, dict) and (answer.get("token") or answer.get("access_token"))
     if not found:

@@ -1,4 +1,6 @@
-"""Says before a download of hundreds of megabytes what would make it useless; standard library only, any Python 3."""
+"""Says before a download of hundreds of megabytes what would make it useless; standard library
+only, any Python 3.
+"""
 
 import platform
 import shutil
@@ -13,7 +15,9 @@ PLATFORMS = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")}
 
 
 def main():
-    """Prints the size of the download, or one line that says why there is no point in it, and exits with 2."""
+    """Prints the size of the download, or one line that says why there is no point in it, and exits
+    with 2.
+    """
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         refuse(
             "Python %s: expected 3.11, 3.12 or 3.13; make install PYTHON=/path/to/python3.12"
@@ -22,8 +26,8 @@ def main():
     system, machine = platform.system(), platform.machine()
     if (system, machine) not in PLATFORMS:
         refuse(
-            "%s on %s: TensorFlow has no wheels for it; expected Linux (x86-64, arm64), macOS (arm64), or WSL2"
-            % (system, machine)
+            "%s on %s: TensorFlow has no wheels for it; expected Linux (x86-64, arm64), macOS"
+            " (arm64), or WSL2" % (system, machine)
         )
     free_gb = shutil.disk_usage(".").free / 1e9
     if free_gb < INSTALLED_GB * 1.5:
@@ -31,7 +35,10 @@ def main():
             "%.1f GB free on this disk: the installation needs about %.1f GB while it runs"
             % (free_gb, INSTALLED_GB * 1.5)
         )
-    print("installing into .venv: about %d MB to download, %.1f GB on disk, once" % (DOWNLOAD_MB, INSTALLED_GB))
+    print(
+        "installing into .venv: about %d MB to download, %.1f GB on disk, once"
+        % (DOWNLOAD_MB, INSTALLED_GB)
+    )
 
 
 def refuse(reason):

@@ -1,1 +1,3 @@
-"""Serving: the contract with the SavedModel, the client, the model store, the configuration and the local server."""
+"""Serving: the contract with the SavedModel, the client, the model store, the configuration and the
+local server.
+"""

@@ -1,4 +1,6 @@
-"""How every command starts and ends: flags parsed by absl, one line per mistake, the right exit code."""
+"""How every command starts and ends: flags parsed by absl, one line per mistake, the right exit
+code.
+"""
 
 import importlib
 import logging
@@ -13,7 +15,14 @@ from pathlib import Path
 from absl import app, flags
 from absl import logging as absl_logging
 
-from serving.errors import EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, MissingExtra, WhiskerError
+from serving.errors import (
+    EXIT_DEFECT,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    MissingExtra,
+    WhiskerError,
+)
 
 _SILENT = "3"
 
@@ -40,19 +49,23 @@ def run(main: Callable[[Sequence[str]], int | None], extra: str | None = None) -
     """Parses the flags of the running command, calls `main` with what is left, and exits.
 
     Args:
-        main: gets the program name and the arguments that are no flags; returns an exit code, or None for 0.
-        extra: that the command as a whole needs, to be named where a package is missing; None: the package's own.
+        main: gets the program name and the arguments that are no flags; returns an exit code, or
+            None for 0.
+        extra: that the command as a whole needs, to be named where a package is missing; None: the
+            package's own.
     """
-    # absl prints the docstring of the started module as its usage; a console script has none of its own.
+    # absl prints the docstring of the started module as its usage; a console script has none of its
+    # own.
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     app.run(lambda arguments: _guarded(main, arguments, extra), flags_parser=_parse)
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL (0 to 2) asks for it.
+    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL (0 to 2) asks
+    for it.
 
-    Its first lines go to standard error before any log level is looked at; they are kept back, and shown only where
-    the import fails. For entry points alone.
+    Its first lines go to standard error before any log level is looked at; they are kept back, and
+    shown only where the import fails. For entry points alone.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _SILENT) != _SILENT:
         return
@@ -84,7 +97,9 @@ def _parse(arguments: Sequence[str]) -> list[str]:
         sys.exit(EXIT_DONE)
 
 
-def _guarded(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str], extra: str | None) -> int:
+def _guarded(
+    main: Callable[[Sequence[str]], int | None], arguments: Sequence[str], extra: str | None
+) -> int:
     try:
         return main(arguments) or EXIT_DONE
     except WhiskerError as error:
@@ -102,7 +117,8 @@ def _guarded(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
         _say("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has left. Standard output is closed, so that the interpreter does not complain.
+        # The reader (head, less) has left. Standard output is closed, so that the interpreter does
+        # not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception:

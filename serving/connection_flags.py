@@ -1,4 +1,6 @@
-"""Flags of the commands that ask a running server: how to trust it, and what tells it who asks; for entry points."""
+"""Flags of the commands that ask a running server: how to trust it, and what tells it who asks; for
+entry points.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ def define(module_name: str) -> None:
     for name, meaning in (
         (
             "tls_ca",
-            "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word default, by one "
-            "that gRPC comes with",
+            (
+                "encrypt, and trust what is signed by a certificate in this PEM file, or, given the"
+                " word default, by one that gRPC comes with"
+            ),
         ),
         ("tls_certificate", "PEM file of this client's own, if it needs one"),
         ("tls_key", "PEM file of the private key that belongs to it"),
@@ -33,7 +37,8 @@ def define(module_name: str) -> None:
 
 
 def security() -> dict[str, Any]:
-    """Gives what the parsed flags ask for, as the arguments `tls` and `token` of `open_channel` and of the clients.
+    """Gives what the parsed flags ask for, as the arguments `tls` and `token` of `open_channel` and
+    of the clients.
 
     Raises:
         WrongUse: the file of the token cannot be read.

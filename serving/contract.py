@@ -1,13 +1,14 @@
-"""The contract between exported models, servers and clients: names that both sides spell the same way.
+"""The contract between exported models, servers and clients: names that both sides spell the same
+way.
 
 Two signatures (design of the SavedModel: README, "The served model"):
 
 * ``serving_default``: ``image_bytes`` string [N], encoded pictures as they come;
 * ``pixels``: ``pixels`` float32 [N, size, size, 3] in 0…255.
 
-Both answer ``label`` string [N], ``probability`` float32 [N], ``probabilities`` float32 [N, K], ``classes``
-string [N, K] in the order of ``probabilities``, and ``valid`` bool [N]. An element that is no picture has
-``valid`` false, an empty ``label`` and zeros; it is never an error.
+Both answer ``label`` string [N], ``probability`` float32 [N], ``probabilities`` float32 [N, K],
+``classes`` string [N, K] in the order of ``probabilities``, and ``valid`` bool [N]. An element that
+is no picture has ``valid`` false, an empty ``label`` and zeros; it is never an error.
 """
 
 SIGNATURE_BYTES = "serving_default"
@@ -27,7 +28,8 @@ DEFAULT_MODEL_NAME = "whisker"
 STABLE_LABEL = "stable"
 MODELS_CONFIG = "models.config"
 SAVED_MODEL_FILE = "saved_model.pb"
-# What travels along with a version; TensorFlow Serving reads one file of it (saved_model_warmup_util.h).
+# What travels along with a version; TensorFlow Serving reads one file of it
+# (saved_model_warmup_util.h).
 EXTRA_FOLDER = "assets.extra"
 WARMUP_FILE = f"{EXTRA_FOLDER}/tf_serving_warmup_requests"
 

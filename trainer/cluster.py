@@ -1,8 +1,10 @@
-"""The processes that train one model together: who they are, by TF_CONFIG, and how they find one another.
+"""The processes that train one model together: who they are, by TF_CONFIG, and how they find one
+another.
 
-TensorFlow waits for its cluster inside one C++ call, an hour long, in which it holds the interpreter's lock and takes
-SIGTERM for itself: no signal, no thread and no deadline of ours is heard there. So the workers meet in plain Python
-before it starts, on the chief's own port, and TensorFlow starts when all of them are known to be there.
+TensorFlow waits for its cluster inside one C++ call, an hour long, in which it holds the
+interpreter's lock and takes SIGTERM for itself: no signal, no thread and no deadline of ours is
+heard there. So the workers meet in plain Python before it starts, on the chief's own port, and
+TensorFlow starts when all of them are known to be there.
 """
 
 import json
@@ -16,7 +18,8 @@ from trainer.errors import ConfigError, WorkersError
 
 # How much later than the first a machine may start: they pull their images at different speeds.
 _START_S = 600.0
-# The longest that one worker may keep the others waiting while training: the chief judges and saves meanwhile.
+# The longest that one worker may keep the others waiting while training: the chief judges and saves
+# meanwhile.
 _STALL_S = 1800.0
 
 _RETRY_S = 0.2
@@ -35,7 +38,8 @@ class Cluster:
         workers: ``host:port`` of every worker, the chief first.
         index: which of them this process is.
         start_s: seconds within which all have to be there.
-        stall_s: seconds after which a worker that keeps the others waiting in training counts as lost.
+        stall_s: seconds after which a worker that keeps the others waiting in training counts as
+            lost.
     """
 
     workers: tuple[str, ...] = ()
@@ -65,12 +69,16 @@ def parse(tf_config: str | None) -> Cluster:
     """
     if not tf_config:
         return ALONE
-    expected = 'expected {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}'
+    expected = (
+        'expected {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}'
+    )
     try:
         content = json.loads(tf_config)
         # Parameter servers are no workers: Vertex AI lists a reduction server as one.
         jobs = {job: content.get("cluster", {}).get(job, []) for job in ("chief", "worker")}
-        tasks = [(job, number) for job, addresses in jobs.items() for number in range(len(addresses))]
+        tasks = [
+            (job, number) for job, addresses in jobs.items() for number in range(len(addresses))
+        ]
         workers = tuple(str(address) for addresses in jobs.values() for address in addresses)
         if len(workers) < 2:
             return ALONE
@@ -83,8 +91,8 @@ def parse(tf_config: str | None) -> Cluster:
         raise ConfigError(f"TF_CONFIG: {error.args[0]} is missing; {expected}") from error
     if task not in tasks:
         raise ConfigError(
-            f"TF_CONFIG: this process is {task[0]} {task[1]}, which is none of its {len(workers)} workers "
-            f"({', '.join(f'{job} {number}' for job, number in tasks)})"
+            f"TF_CONFIG: this process is {task[0]} {task[1]}, which is none of its {len(workers)}"
+            f" workers ({', '.join(f'{job} {number}' for job, number in tasks)})"
         )
     return Cluster(workers, tasks.index(task))
 
@@ -111,7 +119,8 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
     arrived: dict[int, socket.socket] = {}
     refusal = ""
     try:
-        # On every interface, as TensorFlow's own server afterwards: the chief's name may be that of a load balancer.
+        # On every interface, as TensorFlow's own server afterwards: the chief's name may be that of
+        # a load balancer.
         with socket.create_server(("", _host_and_port(address)[1])) as server:
             while len(arrived) < cluster.count - 1:
                 server.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -126,14 +135,20 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
                 arrived[index] = connection
                 refusal = refusal or _difference(index, settings, theirs)
     except TimeoutError as error:
-        missing = [f"{each} ({cluster.workers[each]})" for each in range(1, cluster.count) if each not in arrived]
+        missing = [
+            f"{each} ({cluster.workers[each]})"
+            for each in range(1, cluster.count)
+            if each not in arrived
+        ]
         refusal = (
-            f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; start the same command on every "
-            "machine that TF_CONFIG names"
+            f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; start the same"
+            " command on every machine that TF_CONFIG names"
         )
         raise WorkersError(refusal) from error
     except OSError as error:
-        raise WorkersError(f"{address}: the chief cannot listen there ({error.strerror}); give a free port") from error
+        raise WorkersError(
+            f"{address}: the chief cannot listen there ({error.strerror}); give a free port"
+        ) from error
     finally:
         for connection in arrived.values():
             with connection:
@@ -150,8 +165,9 @@ def _report(cluster: Cluster, settings: Mapping[str, Any]) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise WorkersError(
-                f"the chief, worker 0 ({cluster.workers[0]}), did not answer within {cluster.start_s:g} s; start the "
-                "same command on every machine that TF_CONFIG names"
+                f"the chief, worker 0 ({cluster.workers[0]}), did not answer within"
+                f" {cluster.start_s:g} s; start the same command on every machine that TF_CONFIG"
+                " names"
             )
         try:
             with socket.create_connection(chief, timeout=left) as connection:
@@ -172,7 +188,10 @@ def _difference(index: int, ours: Mapping[str, Any], theirs: Mapping[str, Any]) 
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     ]
-    return f"worker {index} has other settings ({'; '.join(different)}); give every worker the same" * bool(different)
+    return (
+        f"worker {index} has other settings ({'; '.join(different)}); give every worker the same"
+        * bool(different)
+    )
 
 
 def _say(connection: socket.socket, line: str) -> None:

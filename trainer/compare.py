@@ -1,6 +1,8 @@
-"""Trains variants with several seeds on one split, each in a process of its own, and lists them in one table.
+"""Trains variants with several seeds on one split, each in a process of its own, and lists them in
+one table.
 
-python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2 --run_dir=runs/compare
+python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2
+--run_dir=runs/compare
 
 The same command goes on where it was stopped: what is done is not done again.
 """
@@ -26,7 +28,9 @@ _DEFAULT_SEEDS = "0,1,2"
 _NOT_OURS = {
     "variant": "a comparison trains several; use --variants",
     "seed": "a comparison takes several; use --seeds",
-    "model_dir": "a comparison publishes nothing; train what you choose with trainer.task and publish that",
+    "model_dir": (
+        "a comparison publishes nothing; train what you choose with trainer.task and publish that"
+    ),
 }
 
 
@@ -35,8 +39,20 @@ def main() -> None:
     trainer.flags.define()
     here = sys.argv[0]
     text = flags.ArgumentParser()
-    flags.DEFINE(text, "variants", _DEFAULT_VARIANTS, "variants to train, with commas between", module_name=here)
-    flags.DEFINE(text, "seeds", _DEFAULT_SEEDS, "seeds to train each with, with commas between", module_name=here)
+    flags.DEFINE(
+        text,
+        "variants",
+        _DEFAULT_VARIANTS,
+        "variants to train, with commas between",
+        module_name=here,
+    )
+    flags.DEFINE(
+        text,
+        "seeds",
+        _DEFAULT_SEEDS,
+        "seeds to train each with, with commas between",
+        module_name=here,
+    )
     command_line.run(_compare)
 
 
@@ -49,18 +65,26 @@ def _compare(arguments: Sequence[str]) -> int | None:
             raise ConfigError(f"--{name}={asked[name].value}: {instead}")
     folder = asked.run_dir or _DEFAULT_RUN_DIR
     if is_address(folder):
-        raise ConfigError(f"--run_dir={folder}: a comparison keeps its runs on this machine; give a local folder")
-    passed_on = [argument for argument in trainer.flags.arguments() if not argument.startswith("--run_dir=")]
+        raise ConfigError(
+            f"--run_dir={folder}: a comparison keeps its runs on this machine; give a local folder"
+        )
+    passed_on = [
+        argument for argument in trainer.flags.arguments() if not argument.startswith("--run_dir=")
+    ]
 
     # Seed by seed, so that a comparison that is stopped early has seen every variant.
     runs = []
     for seed in dict.fromkeys(_numbers(asked.seeds)):
         for variant in dict.fromkeys(asked.variants.split(",")):
             config = trainer.flags.config(
-                variant=variant, seed=seed, run_dir=str(Path(folder).expanduser() / f"{variant}-seed{seed}")
+                variant=variant,
+                seed=seed,
+                run_dir=str(Path(folder).expanduser() / f"{variant}-seed{seed}"),
             )
             runs.append(comparison.Run(config, passed_on))
-    problems = comparison.compare(runs, Path(folder).expanduser(), say=lambda line: print(line, flush=True))
+    problems = comparison.compare(
+        runs, Path(folder).expanduser(), say=lambda line: print(line, flush=True)
+    )
     for problem in problems:
         print(problem, file=sys.stderr)
     return EXIT_USAGE if problems else None
@@ -70,7 +94,9 @@ def _numbers(seeds: str) -> list[int]:
     try:
         return [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--seeds={seeds}: expected whole numbers with commas between, such as 0,1,2") from error
+        raise ConfigError(
+            f"--seeds={seeds}: expected whole numbers with commas between, such as 0,1,2"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Several runs beside one another: each in a process of its own; what they found in one file, table and report."""
+"""Several runs beside one another: each in a process of its own; what they found in one file, table
+and report.
+"""
 
 import fcntl
 import json
@@ -22,7 +24,17 @@ from trainer.evaluation.reading import read_comparison
 from trainer.run_folder import RunFolder
 
 # What a run keeps in compare.json of its result.json.
-_KEPT = ("recipe", "epochs", "parameters", "validation", "test", "images_per_second", "seconds", "history", "export")
+_KEPT = (
+    "recipe",
+    "epochs",
+    "parameters",
+    "validation",
+    "test",
+    "images_per_second",
+    "seconds",
+    "history",
+    "export",
+)
 
 
 class StoppedError(RunError):
@@ -69,10 +81,12 @@ def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) ->
         say: prints one line.
 
     Returns:
-        What makes the comparison incomplete or unsound, a line each: runs that failed, and more than one split.
+        What makes the comparison incomplete or unsound, a line each: runs that failed, and more
+            than one split.
 
     Raises:
-        RunError: a run is done with other settings, or another comparison is at work in this folder.
+        RunError: a run is done with other settings, or another comparison is at work in this
+            folder.
         StoppedError: SIGTERM came; the run that was at work has ended.
     """
     with _alone_in(folder) as lock:
@@ -121,7 +135,10 @@ def table(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
         )
         for row in cells
     ]
@@ -129,7 +146,9 @@ def table(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[int]:
-    """Holds the folder's lock, whose descriptor the runs inherit: a run that outlives us still holds it."""
+    """Holds the folder's lock, whose descriptor the runs inherit: a run that outlives us still
+    holds it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
@@ -137,12 +156,13 @@ def _alone_in(folder: Path) -> Iterator[int]:
             yield lock.fileno()
     except BlockingIOError as error:
         raise RunError(
-            f"--run_dir={folder}: another comparison, or a run of one that was killed, is at work here; wait for it "
-            "to end or stop it"
+            f"--run_dir={folder}: another comparison, or a run of one that was killed, is at work"
+            " here; wait for it to end or stop it"
         ) from error
     except OSError as error:
         raise RunError(
-            f"--run_dir={folder}: cannot be written ({error.strerror}); give a folder that this user may write to"
+            f"--run_dir={folder}: cannot be written ({error.strerror}); give a folder that this"
+            " user may write to"
         ) from error
 
 
@@ -157,21 +177,23 @@ def _is_done(run: Run) -> bool:
     ]
     if different:
         raise RunError(
-            f"{run.folder}: done with other settings ({'; '.join(different)}); give another --run_dir, or remove "
-            "this folder"
+            f"{run.folder}: done with other settings ({'; '.join(different)}); give another"
+            " --run_dir, or remove this folder"
         )
     return True
 
 
 def _make_room(run: Run) -> None:
-    # A run that failed begins anew; one that was stopped goes on by itself. A folder without a state is no run: it is
-    # not ours to remove.
+    # A run that failed begins anew; one that was stopped goes on by itself. A folder without a
+    # state is no run: it is not ours to remove.
     if _state(run).get("state") == "failed":
         shutil.rmtree(run.folder)
 
 
 def _execute(command: Sequence[str], lock: int) -> int:
-    """Runs a command to its end; a SIGTERM meanwhile is passed on, and ends the comparison after it."""
+    """Runs a command to its end; a SIGTERM meanwhile is passed on, and ends the comparison after
+    it.
+    """
     stopped = False
     with subprocess.Popen(command, pass_fds=[lock]) as process:
 
@@ -205,30 +227,40 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path}: cannot be read ({error}); remove the folder {path.parent} to do this run again"
+            f"{path}: cannot be read ({error}); remove the folder {path.parent} to do this run"
+            " again"
         ) from error
 
 
 def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"variant": run.config.variant, "seed": run.config.seed, "run_dir": str(run.folder)}
+    row: dict[str, Any] = {
+        "variant": run.config.variant,
+        "seed": run.config.seed,
+        "run_dir": str(run.folder),
+    }
     if not done:
         return row | ({"state": "failed", "reason": failure} if failure else {"state": "to do"})
     result = _read(run.folder / "result.json")
     if missing := [name for name in _KEPT if name not in result]:
         raise RunError(
-            f"{run.folder}: written by an earlier version of Whisker ({missing[0]} is missing in result.json); remove "
-            "the folder to do this run again"
+            f"{run.folder}: written by an earlier version of Whisker ({missing[0]} is missing in"
+            " result.json); remove the folder to do this run again"
         )
-    return row | {"state": "done", "split": result["data"]["digest"]} | {name: result[name] for name in _KEPT}
+    return (
+        row
+        | {"state": "done", "split": result["data"]["digest"]}
+        | {name: result[name] for name in _KEPT}
+    )
 
 
 def _compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sums the runs that are done up, by variant, in the order in which they were asked for.
 
     Returns:
-        `variants` {variant: `seeds`, `n` test pictures, accuracies `test` and `validation` over seeds, `parameters`,
-        and means of `seconds` in all, `images_per_second`, `size_bytes` and `latency_ms`}; `paired`, the tests of each
-        variant against the one before it; `reading`, what all this says; and the rows as `runs`.
+        `variants` {variant: `seeds`, `n` test pictures, accuracies `test` and `validation` over
+        seeds, `parameters`, and means of `seconds` in all, `images_per_second`, `size_bytes` and
+        `latency_ms`}; `paired`, the tests of each variant against the one before it; `reading`,
+        what all this says; and the rows as `runs`.
     """
     done = _done_by_variant(rows)
     variants = {
@@ -247,10 +279,19 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     predictions = {variant: [_predictions(row) for row in own] for variant, own in done.items()}
     paired = [
-        {"first": first, "second": second, "test": paired_test(predictions[first], predictions[second])}
+        {
+            "first": first,
+            "second": second,
+            "test": paired_test(predictions[first], predictions[second]),
+        }
         for first, second in pairwise(variants)
     ]
-    return {"variants": variants, "paired": paired, "reading": read_comparison(variants, paired), "runs": list(rows)}
+    return {
+        "variants": variants,
+        "paired": paired,
+        "reading": read_comparison(variants, paired),
+        "runs": list(rows),
+    }
 
 
 def _done_by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -267,7 +308,8 @@ def _predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _report(compared: Mapping[str, Any], folder: Path) -> None:
-    # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so by the first run.
+    # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so by the
+    # first run.
     from trainer.reporting import charts, files
     from trainer.reporting.report import write_comparison
 
@@ -286,6 +328,6 @@ def _split_problem(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     listed = "; ".join(f"{digest[:8]}: {', '.join(names)}" for digest, names in runs_of.items())
     return [
-        f"the runs do not share one split, as the pictures changed between them ({listed}): their accuracies cannot be "
-        "compared; remove the older runs and give the same command again"
+        f"the runs do not share one split, as the pictures changed between them ({listed}): their"
+        " accuracies cannot be compared; remove the older runs and give the same command again"
     ]

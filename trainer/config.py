@@ -1,4 +1,6 @@
-"""The settings of one run: every name, default, bound and meaning, once; the flags are made from these fields."""
+"""The settings of one run: every name, default, bound and meaning, once; the flags are made from
+these fields.
+"""
 
 import dataclasses
 import difflib
@@ -14,18 +16,33 @@ VARIANTS = ("plain", "augmented", "preprocessed", "transfer")
 # What stands for "as the recipe says" in a setting that a recipe decides.
 _BY_RECIPE: dict[type, Any] = {int: -1, str: ""}
 
-_NOTEBOOK = {"epochs": 20, "learning_rate": "0.001", "early_stopping": 0, "feature_views": 0, "fine_tune_epochs": 0}
+_NOTEBOOK = {
+    "epochs": 20,
+    "learning_rate": "0.001",
+    "early_stopping": 0,
+    "feature_views": 0,
+    "fine_tune_epochs": 0,
+}
 
-# Settings of each recipe, by variant; where a variant is missing, the recipe is not for it. Fixed views are learnt by
-# heart sooner than fresh ones: a rate that falls to 0 keeps the last epochs from swinging. `best` is what
-# benchmarks/results/accuracy.json shows.
+# Settings of each recipe, by variant; where a variant is missing, the recipe is not for it. Fixed
+# views are learnt by heart sooner than fresh ones: a rate that falls to 0 keeps the last epochs
+# from swinging. `best` is what benchmarks/results/accuracy.json shows.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "notebook": dict.fromkeys(VARIANTS, _NOTEBOOK),
     "fast": {"transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1}},
-    "best": dict.fromkeys(VARIANTS, _NOTEBOOK | {"epochs": 60, "learning_rate": "cosine:0.001"})
-    | {
-        "transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1, "fine_tune_epochs": 4},
-    },
+    "best": (
+        dict.fromkeys(VARIANTS, _NOTEBOOK | {"epochs": 60, "learning_rate": "cosine:0.001"})
+        | {
+            "transfer": (
+                _NOTEBOOK
+                | {
+                    "learning_rate": "cosine:0.001",
+                    "feature_views": 1,
+                    "fine_tune_epochs": 4,
+                }
+            ),
+        }
+    ),
 }
 
 
@@ -55,110 +72,134 @@ class Config:
     """One run's settings, checked when made.
 
     Raises:
-        ConfigError: a value is out of its range; the text names the flag, the value and what is expected.
+        ConfigError: a value is out of its range; the text names the flag, the value and what is
+            expected.
     """
 
     data: str = _setting(
         "sample",
-        "pictures to train on: sample (drawn by the program), cats_and_dogs (downloaded once), a folder of class "
-        "folders, or gs://bucket/folder",
+        "pictures to train on: sample (drawn by the program), cats_and_dogs (downloaded once), a"
+        " folder of class folders, or gs://bucket/folder",
     )
-    image_size: int = _setting(160, "side in pixels of the square that pictures are resized to", minimum=32)
+    image_size: int = _setting(
+        160, "side in pixels of the square that pictures are resized to", minimum=32
+    )
     batch_size: int = _setting(32, "pictures per step over all replicas", minimum=1)
     split: str = _setting(
         "given",
-        "given: one fifth of a given validation folder becomes the test set; hold_out: all of it is the test set, and "
-        "a fifth of train selects",
+        "given: one fifth of a given validation folder becomes the test set; hold_out: all of it is"
+        " the test set, and a fifth of train selects",
         choices=("given", "hold_out"),
     )
     on_bad_image: str = _setting(
-        "skip", "skip: leave out and list pictures that cannot be decoded; fail: stop", choices=("skip", "fail")
+        "skip",
+        "skip: leave out and list pictures that cannot be decoded; fail: stop",
+        choices=("skip", "fail"),
     )
     class_weights: str = _setting(
         "none",
-        "balanced: in training every class weighs the same, whatever its number of pictures; none: every picture does",
+        "balanced: in training every class weighs the same, whatever its number of pictures; none:"
+        " every picture does",
         choices=("none", "balanced"),
     )
     cache: str = _setting(
         "auto",
-        "where decoded pictures are kept: memory, disk (gone when the run is), none (decoded at every pass); auto: the "
-        "first of them that they fit into",
+        "where decoded pictures are kept: memory, disk (gone when the run is), none (decoded at"
+        " every pass); auto: the first of them that they fit into",
         choices=("auto", "memory", "disk", "none"),
     )
     variant: str = _setting("preprocessed", "model to train", choices=VARIANTS)
     base_weights: str = _setting(
         "imagenet",
-        "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file, or gs://…",
+        "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file,"
+        " or gs://…",
     )
     recipe: str = _setting(
         "notebook",
-        "decides the settings that say so: notebook: 20 epochs, fresh augmentation at every epoch; fast, for "
-        "--variant=transfer: the head is trained on features of the pictures, computed once and kept; best: what gave "
-        "the best accuracy, for several times the work",
+        "decides the settings that say so: notebook: 20 epochs, fresh augmentation at every epoch;"
+        " fast, for --variant=transfer: the head is trained on features of the pictures, computed"
+        " once and kept; best: what gave the best accuracy, for several times the work",
         choices=("notebook", "fast", "best"),
     )
     feature_views: int = _setting(
         -1,
-        "for --variant=transfer: train the head on features, computed once and kept, of this many views of each "
-        "training picture: the untouched one, and augmented ones; 0: fresh augmentation at every epoch; -1: the "
-        "recipe's",
+        "for --variant=transfer: train the head on features, computed once and kept, of this many"
+        " views of each training picture: the untouched one, and augmented ones; 0: fresh"
+        " augmentation at every epoch; -1: the recipe's",
         minimum=-1,
     )
     epochs: int = _setting(-1, "passes over the training pictures; -1: the recipe's", minimum=-1)
     learning_rate: str = _setting(
         "",
-        "step size of Adam; cosine:RATE warms up over a tenth of the steps and then falls to 0, plateau:RATE halves "
-        "it after 3 epochs without a lower validation loss; empty: the recipe's",
+        "step size of Adam; cosine:RATE warms up over a tenth of the steps and then falls to 0,"
+        " plateau:RATE halves it after 3 epochs without a lower validation loss; empty: the"
+        " recipe's",
     )
     fine_tune_epochs: int = _setting(
         -1,
-        "for --variant=transfer: passes after those, at a low rate, that change the top of the backbone too; kept "
-        "only where the validation loss falls; -1: the recipe's",
+        "for --variant=transfer: passes after those, at a low rate, that change the top of the"
+        " backbone too; kept only where the validation loss falls; -1: the recipe's",
         minimum=-1,
     )
     early_stopping: int = _setting(
         -1,
-        "epochs without a lower validation loss after which training ends and the best epoch is kept; 0: train all "
-        "epochs and keep the last; -1: the recipe's",
+        "epochs without a lower validation loss after which training ends and the best epoch is"
+        " kept; 0: train all epochs and keep the last; -1: the recipe's",
         minimum=-1,
     )
     seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0)
-    deterministic: bool = _setting(False, "the same bits at every run on the same machine, at some cost in speed")
+    deterministic: bool = _setting(
+        False, "the same bits at every run on the same machine, at some cost in speed"
+    )
     strategy: str = _setting(
         "auto",
-        "auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several devices, else "
-        "none; none: one device; mirrored: MirroredStrategy; multi_worker: MultiWorkerMirroredStrategy",
+        "auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several"
+        " devices, else none; none: one device; mirrored: MirroredStrategy; multi_worker:"
+        " MultiWorkerMirroredStrategy",
         choices=("auto", "none", "mirrored", "multi_worker"),
     )
     gpus: str = _setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
     require_gpu: bool = _setting(False, "stop where TensorFlow sees no GPU")
     logical_replicas: int = _setting(
-        1, "split one device into this many logical ones, to see several replicas work anywhere", minimum=1
+        1,
+        "split one device into this many logical ones, to see several replicas work anywhere",
+        minimum=1,
     )
     mixed_precision: str = _setting(
         "auto",
-        "compute in bfloat16 what can be: auto: where a GPU (compute capability 8.0 on) or the CPU (AMX; not for "
-        "transfer) has units for it, but not for plain; none: float32; bfloat16: always",
+        "compute in bfloat16 what can be: auto: where a GPU (compute capability 8.0 on) or the CPU"
+        " (AMX; not for transfer) has units for it, but not for plain; none: float32; bfloat16:"
+        " always",
         choices=("auto", "none", "bfloat16"),
     )
-    jit: bool = _setting(False, "compile the training step with XLA, on one device; on CPUs it is slower")
+    jit: bool = _setting(
+        False, "compile the training step with XLA, on one device; on CPUs it is slower"
+    )
     run_dir: str = _setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
     resume: str = _setting(
         "auto",
         "auto: the same command goes on where it was stopped or killed; never: begin anew",
         choices=("auto", "never"),
     )
-    profile_steps: str = _setting("", "first and last step to profile for TensorBoard, as 20,40; empty: none")
-    model_dir: str = _setting("", "model store to publish to, local or gs://; empty: do not publish")
-    model_name: str = _setting(DEFAULT_MODEL_NAME, "name of the model in the store and on the server")
+    profile_steps: str = _setting(
+        "", "first and last step to profile for TensorBoard, as 20,40; empty: none"
+    )
+    model_dir: str = _setting(
+        "", "model store to publish to, local or gs://; empty: do not publish"
+    )
+    model_name: str = _setting(
+        DEFAULT_MODEL_NAME, "name of the model in the store and on the server"
+    )
     gate: str = _setting(
         "not_worse",
-        "not_worse: publish no model that is worse than the live one on the test pictures, or broken; strict: nor one "
-        "that they do not tell to be not worse; off: publish any",
+        "not_worse: publish no model that is worse than the live one on the test pictures, or"
+        " broken; strict: nor one that they do not tell to be not worse; off: publish any",
         choices=("not_worse", "strict", "off"),
     )
     gate_margin: float = _setting(
-        2.0, "points of test accuracy below the live model's that still count as not worse", minimum=0
+        2.0,
+        "points of test accuracy below the live model's that still count as not worse",
+        minimum=0,
     )
 
     def __post_init__(self) -> None:
@@ -171,23 +212,28 @@ class Config:
             _check(setting, getattr(self, setting.name))
         if self.logical_replicas > 1 and self.strategy == "none":
             raise ConfigError(
-                f"--logical_replicas={self.logical_replicas} with --strategy=none: several replicas need "
-                "--strategy=auto or mirrored"
+                f"--logical_replicas={self.logical_replicas} with --strategy=none: several replicas"
+                " need --strategy=auto or mirrored"
             )
         if self.gpus and not all(number.isdigit() for number in self.gpus.split(",")):
-            raise ConfigError(f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1")
+            raise ConfigError(
+                f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1"
+            )
         self._follow_recipe()
         _ = self.rate, self.profile_window
         if not self.model_name or "/" in self.model_name or self.model_name.startswith("."):
-            raise ConfigError(f"--model_name={self.model_name}: expected a plain name without '/', such as whisker")
+            raise ConfigError(
+                f"--model_name={self.model_name}: expected a plain name without '/', such as"
+                " whisker"
+            )
 
     def _follow_recipe(self) -> None:
         """Fills in what the recipe decides, so that a config holds what is done."""
         recipe = RECIPES[self.recipe].get(self.variant)
         if recipe is None:
             raise ConfigError(
-                f"--recipe={self.recipe} with --variant={self.variant}: only transfer has a frozen part to keep "
-                "features of"
+                f"--recipe={self.recipe} with --variant={self.variant}: only transfer has a frozen"
+                " part to keep features of"
             )
         for name, value in recipe.items():
             if getattr(self, name) == _BY_RECIPE[type(value)]:
@@ -197,7 +243,8 @@ class Config:
         for name in ("feature_views", "fine_tune_epochs"):
             if getattr(self, name) and self.variant != "transfer":
                 raise ConfigError(
-                    f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer has a backbone"
+                    f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer"
+                    " has a backbone"
                 )
 
     @property
@@ -215,8 +262,8 @@ class Config:
             peak = math.nan
         if schedule not in ("", "cosine", "plateau") or not (peak > 0 and math.isfinite(peak)):
             raise ConfigError(
-                f"--learning_rate={self.learning_rate}: expected a number above 0, such as 0.001, cosine:0.001 or "
-                "plateau:0.001"
+                f"--learning_rate={self.learning_rate}: expected a number above 0, such as 0.001,"
+                " cosine:0.001 or plateau:0.001"
             )
         return LearningRate(schedule or "constant", peak)
 
@@ -227,7 +274,9 @@ class Config:
             return None
         first, _, last = self.profile_steps.partition(",")
         if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
-            raise ConfigError(f"--profile_steps={self.profile_steps}: expected two growing numbers, such as 20,40")
+            raise ConfigError(
+                f"--profile_steps={self.profile_steps}: expected two growing numbers, such as 20,40"
+            )
         return int(first), int(last)
 
 
@@ -236,7 +285,9 @@ def _check(setting: Any, value: Any) -> None:
     meta = setting.metadata
     flag = f"--{setting.name}={value}"
     if type(value) is not kind:
-        raise ConfigError(f"{flag}: expected a value of type {kind.__name__}, received {type(value).__name__}")
+        raise ConfigError(
+            f"{flag}: expected a value of type {kind.__name__}, received {type(value).__name__}"
+        )
     if meta["choices"] and value not in meta["choices"]:
         near = difflib.get_close_matches(value, meta["choices"], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -21,7 +21,8 @@ def define(settings: type = Config) -> None:
     """Defines one flag per setting, as flags of the running command, so that its --help shows them.
 
     Args:
-        settings: a dataclass whose fields say in their metadata what they mean, and which `choices` there are.
+        settings: a dataclass whose fields say in their metadata what they mean, and which `choices`
+            there are.
     """
     for setting in dataclasses.fields(settings):
         kind = type(setting.default)
@@ -32,7 +33,8 @@ def define(settings: type = Config) -> None:
             if choices
             else setting.metadata["help"]
         )
-        # Choices and bounds stay in `Config`, whose errors say what is expected; a flag only parses its type.
+        # Choices and bounds stay in `Config`, whose errors say what is expected; a flag only parses
+        # its type.
         make = flags.BooleanFlag if kind is bool else flags.Flag
         flag = (
             make(setting.name, setting.default, text)
@@ -54,14 +56,19 @@ def config(otherwise: Mapping[str, Any] | None = None, **instead: Any) -> Config
     """
     asked = {setting.name: flags.FLAGS[setting.name] for setting in dataclasses.fields(Config)}
     values = {
-        name: flag.value if flag.present else (otherwise or {}).get(name, flag.value) for name, flag in asked.items()
+        name: flag.value if flag.present else (otherwise or {}).get(name, flag.value)
+        for name, flag in asked.items()
     }
     return Config(**(values | instead))
 
 
 def arguments() -> list[str]:
-    """Lists the settings that were given on this command line, as ``--name=value``, to be forwarded."""
+    """Lists the settings that were given on this command line, as ``--name=value``, to be
+    forwarded.
+    """
     given = (flags.FLAGS[setting.name] for setting in dataclasses.fields(Config))
     return [
-        f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}" for flag in given if flag.present
+        f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}"
+        for flag in given
+        if flag.present
     ]

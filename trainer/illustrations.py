@@ -1,4 +1,6 @@
-"""Which pictures of a run are drawn: chosen here, by the run's seed; drawn by `trainer.reporting.plots`."""
+"""Which pictures of a run are drawn: chosen here, by the run's seed; drawn by
+`trainer.reporting.plots`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +26,8 @@ _DONE_BY = {
 
 
 def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:
-    """Draws what training starts from: pictures of each class, label counts, and one picture augmented nine times.
+    """Draws what training starts from: pictures of each class, label counts, and one picture
+    augmented nine times.
 
     Args:
         examples: the pictures.
@@ -38,7 +41,9 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
     shown = {}
     for number, name in enumerate(ledger.classes):
         of_class = train[labels == number]
-        shown[name] = list(examples.pictures(generator.permutation(of_class)[: plots.PICTURES_PER_CLASS]))
+        shown[name] = list(
+            examples.pictures(generator.permutation(of_class)[: plots.PICTURES_PER_CLASS])
+        )
     plots.class_rows(shown, folder / files.CLASS_ROWS)
     plots.label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / files.LABEL_COUNTS)
     # Features of untouched pictures alone see no augmentation.
@@ -48,14 +53,18 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
         layers = augmentation_layers(config.seed, strong=config.strong_augmentation, scaled=False)
         augmented = {
             _DONE_BY[layer.name]: list(
-                tf.cast(tf.clip_by_value(tf.round(layer(batch, training=True)), 0, 255), tf.uint8).numpy()
+                tf.cast(
+                    tf.clip_by_value(tf.round(layer(batch, training=True)), 0, 255), tf.uint8
+                ).numpy()
             )
             for layer in layers
         }
         plots.augmentation_grid(original[0], augmented, folder / files.AUGMENTATION)
 
 
-def illustrate_result(examples: Examples, ledger: Ledger, result: Mapping[str, Any], folder: Path) -> None:
+def illustrate_result(
+    examples: Examples, ledger: Ledger, result: Mapping[str, Any], folder: Path
+) -> None:
     """Draws how training went, and test pictures with what the model says of them.
 
     Args:

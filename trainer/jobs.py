@@ -23,7 +23,10 @@ def main() -> None:
     for name, meaning in (
         ("project", "Google Cloud project of the jobs"),
         ("region", "where they run, such as us-central1"),
-        ("api_endpoint", "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS"),
+        (
+            "api_endpoint",
+            "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS",
+        ),
     ):
         flags.DEFINE(text, name, "", meaning, module_name=here)
     flags.DEFINE(
@@ -40,7 +43,8 @@ def _jobs(arguments: Sequence[str]) -> int | None:
     verb, *which = arguments[1:] or [""]
     if verb not in _VERBS or len(which) != (verb != "list"):
         raise ConfigError(
-            f"{' '.join(arguments[1:])}: expected list, or one of watch, logs and cancel with a job's number"
+            f"{' '.join(arguments[1:])}: expected list, or one of watch, logs and cancel with a"
+            " job's number"
         )
     asked = flags.FLAGS
     lint.require_place(asked.project, asked.region)

@@ -66,7 +66,8 @@ def run(
 
     Args:
         config: what to do.
-        cluster: the processes that share the training, each of which calls this with the same config.
+        cluster: the processes that share the training, each of which calls this with the same
+            config.
         downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
         say: prints one line of progress.
         stop: knows whether the run is to stop; None: nobody asks.
@@ -81,7 +82,10 @@ def run(
     """
     stop = stop or Stop()
     if cluster.count > 1:
-        say(f"worker {cluster.index} of {cluster.count} ({cluster.workers[cluster.index]}): waiting for the others")
+        say(
+            f"worker {cluster.index} of {cluster.count} ({cluster.workers[cluster.index]}): waiting"
+            " for the others"
+        )
         meet(cluster, asdict(config))
     devices = prepare(config, cluster)
     stop.install_again()
@@ -132,7 +136,9 @@ def _run(
     workers.require_same("the pictures or their split", ledger.digest)
     workers.require_same("what they compute in (--mixed_precision)", devices.precision)
     folder.freeze_ledger(ledger)
-    examples = data_input.Examples(own, ledger, scan.pixels, config.image_size, class_weights=config.class_weights)
+    examples = data_input.Examples(
+        own, ledger, scan.pixels, config.image_size, class_weights=config.class_weights
+    )
     say_data(ledger, say)
     if store is not None:
         require_same_classes(store, ledger.classes)
@@ -220,9 +226,13 @@ def _run(
     clock.stop("evaluate")
 
     # 5. The SavedModel.
-    answer_bytes = saved_model.export(single, head, ledger.classes, config.image_size, folder.file("export"))
+    answer_bytes = saved_model.export(
+        single, head, ledger.classes, config.image_size, folder.file("export")
+    )
     single.save(folder.file("model.keras"))
-    timed = [pictures.read(picture.path) for picture in ledger.pictures if picture.split == "test"][:_TIMED]
+    timed = [pictures.read(picture.path) for picture in ledger.pictures if picture.split == "test"][
+        :_TIMED
+    ]
     exported = cost.measure(folder.file("export"), answer_bytes, timed)
     result = {
         "variant": config.variant,
@@ -236,9 +246,11 @@ def _run(
         "baseline_accuracy": ledger.baseline_accuracy(),
         **judged,
         "export": exported,
-        "images_per_second": len(examples.indices("train"))
-        * len(history.loss)
-        / (sum(history.seconds) + clock.seconds().get("features", 0.0)),
+        "images_per_second": (
+            len(examples.indices("train"))
+            * len(history.loss)
+            / (sum(history.seconds) + clock.seconds().get("features", 0.0))
+        ),
         "throughput": [len(examples.indices("train")) / seconds for seconds in history.seconds],
         "data": {
             "name": config.data,

@@ -42,19 +42,27 @@ def _quickstart(_: Sequence[str]) -> None:
 
     result = run(config)
     print("starting the local server, and asking it about pictures that it has never seen ...")
-    answers = _ask(Path(config.model_dir), unseen_pictures(result["model_version"], _UNSEEN_PER_CLASS))
+    answers = _ask(
+        Path(config.model_dir), unseen_pictures(result["model_version"], _UNSEEN_PER_CLASS)
+    )
 
     test = result["test"]
     low, high = test["interval_95"]
     print()
-    print(f"accuracy  {test['accuracy']:.3f} of {test['n']} test pictures (95 % interval {low:.3f} to {high:.3f});")
+    print(
+        f"accuracy  {test['accuracy']:.3f} of {test['n']} test pictures (95 % interval {low:.3f} to"
+        f" {high:.3f});"
+    )
     print(f"          always naming the most frequent class gets {result['baseline_accuracy']:.3f}")
     print(f"version   {result['model_version']}, published to {result['model_path']}")
     print(f"report    {result['run_dir']}/report.html")
     print("answers   of the server:")
     for true, answer in answers:
         verdict = "right" if answer["label"] == true else "wrong"
-        print(f"          drawn as {true:5s} answered {answer['label']:5s} {answer['probability']:.2f}  {verdict}")
+        print(
+            f"          drawn as {true:5s} answered {answer['label']:5s}"
+            f" {answer['probability']:.2f}  {verdict}"
+        )
     print(f"seconds   {time.perf_counter() - start:.0f} in all")
     print(f"try it    with pictures of your own at http://localhost:{_PAGE_PORT}/, after")
     print(f"          {_serve_command(Path(config.model_dir) / contract.MODELS_CONFIG)}")
@@ -64,14 +72,24 @@ def _serve_command(config: Path) -> str:
     """Gives the command that serves what is live, with the page to try it."""
     python = Path(sys.executable)
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    more = ["--demo_page", "--allow_version_labels_for_unavailable_models", f"--model_config_file={config}"]
+    more = [
+        "--demo_page",
+        "--allow_version_labels_for_unavailable_models",
+        f"--model_config_file={config}",
+    ]
     return shlex.join([str(python), "-m", "serving.server", f"--rest_api_port={_PAGE_PORT}", *more])
 
 
-def _ask(model_dir: Path, pictures: Sequence[tuple[str, bytes]]) -> list[tuple[str, dict[str, Any]]]:
-    """Serves what is live in the store for a moment; gives each picture's true label and the server's answer."""
+def _ask(
+    model_dir: Path, pictures: Sequence[tuple[str, bytes]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Serves what is live in the store for a moment; gives each picture's true label and the
+    server's answer.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        paths = [Path(scratch) / f"{label}.{number}.jpg" for number, (label, _) in enumerate(pictures)]
+        paths = [
+            Path(scratch) / f"{label}.{number}.jpg" for number, (label, _) in enumerate(pictures)
+        ]
         for path, (_, encoded) in zip(paths, pictures, strict=True):
             path.write_bytes(encoded)
         with local_server(model_config_file=model_dir / contract.MODELS_CONFIG) as server:
@@ -91,8 +109,13 @@ def _ask(model_dir: Path, pictures: Sequence[tuple[str, bytes]]) -> list[tuple[s
                 timeout=_PREDICT_TIMEOUT_S,
             )
     if asked.returncode:
-        raise WhiskerError(f"serving.predict ended with exit code {asked.returncode}: {asked.stderr.strip()}")
-    return [(label, json.loads(line)) for (label, _), line in zip(pictures, asked.stdout.splitlines(), strict=True)]
+        raise WhiskerError(
+            f"serving.predict ended with exit code {asked.returncode}: {asked.stderr.strip()}"
+        )
+    return [
+        (label, json.loads(line))
+        for (label, _), line in zip(pictures, asked.stdout.splitlines(), strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -24,9 +24,18 @@ from trainer.errors import RunError, RunStopped, WorkersError
 
 _COMMIT_TIMEOUT_S = 10.0
 
-# Where and whether to go on, what is only looked at, where pixels are kept, and what may be published do not change
-# what is computed: a run that the gate refused goes on, and ends, with another gate.
-_NOT_COMPUTED = ("run_dir", "resume", "profile_steps", "require_gpu", "cache", "gate", "gate_margin")
+# Where and whether to go on, what is only looked at, where pixels are kept, and what may be
+# published do not change what is computed: a run that the gate refused goes on, and ends, with
+# another gate.
+_NOT_COMPUTED = (
+    "run_dir",
+    "resume",
+    "profile_steps",
+    "require_gpu",
+    "cache",
+    "gate",
+    "gate_margin",
+)
 
 
 class RunFolder:
@@ -34,12 +43,15 @@ class RunFolder:
 
     Attributes:
         path: the folder on this machine.
-        address: what the user calls it: the same, or ``gs://…``, to which it is copied when the run ends.
+        address: what the user calls it: the same, or ``gs://…``, to which it is copied when the run
+            ends.
         environment: what `environment.json` holds: versions, devices, commit.
         resumed: whether there is an earlier part of the same run to go on from.
     """
 
-    def __init__(self, path: Path, address: str, environment: Mapping[str, str], tensorboard: str = "") -> None:
+    def __init__(
+        self, path: Path, address: str, environment: Mapping[str, str], tensorboard: str = ""
+    ) -> None:
         self.path = path
         self.address = address
         self.environment = environment
@@ -47,17 +59,21 @@ class RunFolder:
         self._tensorboard = tensorboard
 
     def state(self) -> str | None:
-        """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is none."""
+        """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is
+        none.
+        """
         file = self.path / "state.json"
         return json.loads(file.read_text(encoding="utf-8"))["state"] if file.exists() else None
 
     def synchronise(self, say: Callable[[str], None]) -> None:
-        """Copies what is new to the bucket, where the run folder is in one; a machine may vanish without a word.
+        """Copies what is new to the bucket, where the run folder is in one; a machine may vanish
+        without a word.
 
         Event files go to the folder that the job service shows too, where it named one.
 
         Args:
-            say: prints one line; told where the bucket does not answer, which is no reason to give up training.
+            say: prints one line; told where the bucket does not answer, which is no reason to give
+                up training.
         """
         try:
             if self._tensorboard:
@@ -97,33 +113,42 @@ class RunFolder:
             digest = json.loads(file.read_text(encoding="utf-8"))["digest"]
             if digest != ledger.digest:
                 raise RunError(
-                    f"{self.address}: the pictures have changed since this run began (ledger {digest[:12]}, now "
-                    f"{ledger.digest[:12]}); put them back, or begin anew in another folder"
+                    f"{self.address}: the pictures have changed since this run began (ledger"
+                    f" {digest[:12]}, now {ledger.digest[:12]}); put them back, or begin anew in"
+                    " another folder"
                 )
         ledger.write(file)
 
     def write_predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `predictions.jsonl`: `sha256`, `split`, `label` and `logits` of a picture a line."""
+        """Writes `predictions.jsonl`: `sha256`, `split`, `label` and `logits` of a picture a
+        line.
+        """
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.file("predictions.jsonl").write_text(lines, encoding="utf-8")
 
 
 @contextmanager
-def open_run(config: Config, devices: Sequence[str], now: datetime, *, tensorboard: str = "") -> Iterator[RunFolder]:
-    """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the run ended.
+def open_run(
+    config: Config, devices: Sequence[str], now: datetime, *, tensorboard: str = ""
+) -> Iterator[RunFolder]:
+    """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the
+    run ended.
 
-    ``done``; ``incomplete`` while it runs, and where it was stopped, killed, or left alone by another worker; or
-    ``failed`` with the reason.
+    ``done``; ``incomplete`` while it runs, and where it was stopped, killed, or left alone by
+    another worker; or ``failed`` with the reason.
 
     Raises:
-        RunError: the folder cannot be written, holds a run that is done, or one with other settings.
+        RunError: the folder cannot be written, holds a run that is done, or one with other
+            settings.
     """
     address = config.run_dir or _unfinished(config) or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
     with _local_folder(address) as path:
         run = RunFolder(path, address, _environment(devices), tensorboard)
         run.resumed = _resumable(run, config)
         try:
-            run.write_json("state.json", {"state": "incomplete", "started": now.isoformat(timespec="seconds")})
+            run.write_json(
+                "state.json", {"state": "incomplete", "started": now.isoformat(timespec="seconds")}
+            )
             run.write_json("config.json", asdict(config))
             run.write_json("environment.json", run.environment)
         except OSError as error:
@@ -168,7 +193,9 @@ def _unfinished(config: Config) -> str | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder; the lock ends with the process, however that ends."""
+    """Keeps other processes out of a run folder; the lock ends with the process, however that
+    ends.
+    """
     with (path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -180,12 +207,13 @@ def _resumable(run: RunFolder, config: Config) -> bool:
         return False
     if state == "done" or config.resume == "never":
         raise RunError(
-            f"--run_dir={run.address}: holds a run already ({state}); give another folder, or remove this one"
+            f"--run_dir={run.address}: holds a run already ({state}); give another folder, or"
+            " remove this one"
         )
     if differences := _differences(run, config):
         raise RunError(
-            f"--run_dir={run.address}: holds a run with other settings ({'; '.join(differences)}); give the same "
-            "settings to go on with it, or another folder"
+            f"--run_dir={run.address}: holds a run with other settings ({'; '.join(differences)});"
+            " give the same settings to go on with it, or another folder"
         )
     return True
 
@@ -215,7 +243,9 @@ def _local_folder(address: str) -> Iterator[Path]:
         path.mkdir(parents=True, exist_ok=True)
         lock.enter_context(_locked(path))
     except BlockingIOError as error:
-        raise RunError(f"--run_dir={address}: a run is at work here; wait for it, or give another folder") from error
+        raise RunError(
+            f"--run_dir={address}: a run is at work here; wait for it, or give another folder"
+        ) from error
     except OSError as error:
         raise RunError(_unwritable(address, error)) from error
     with lock:
@@ -223,7 +253,10 @@ def _local_folder(address: str) -> Iterator[Path]:
 
 
 def _unwritable(address: str, error: OSError) -> str:
-    return f"--run_dir={address}: cannot be written ({error.strerror}); give a folder that this user may write to"
+    return (
+        f"--run_dir={address}: cannot be written ({error.strerror}); give a folder that this user"
+        " may write to"
+    )
 
 
 def _mark(run: RunFolder, state: str, reason: str | None) -> None:
@@ -234,7 +267,8 @@ def _mark(run: RunFolder, state: str, reason: str | None) -> None:
     try:
         run.write_json("state.json", content)
     except OSError as error:
-        # The disk is what failed: the state stays incomplete, and the error that led here is the one to tell.
+        # The disk is what failed: the state stays incomplete, and the error that led here is the
+        # one to tell.
         if state == "done":
             raise WhiskerError(_unwritable(run.address, error)) from error
 
@@ -251,11 +285,17 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the checkout that this code runs from, with ``+`` where files differ from it; else ``unknown``."""
+    """Commit of the checkout that this code runs from, with ``+`` where files differ from it; else
+    ``unknown``.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=_COMMIT_TIMEOUT_S, check=True
+            [*git, "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=_COMMIT_TIMEOUT_S,
+            check=True,
         ).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no"],

@@ -13,8 +13,8 @@ _OUTSIDE = "stopped outside of training; the same command goes on from there"
 class Stop:
     """Remembers that the run was asked to stop.
 
-    Outside of training the request ends the run at once; training looks at it between two calls and writes a
-    checkpoint first.
+    Outside of training the request ends the run at once; training looks at it between two calls and
+    writes a checkpoint first.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,9 @@ class Stop:
         self._installed = True
 
     def install_again(self) -> None:
-        """Takes SIGTERM back, if it was ours, from TensorFlow, which takes it when it starts a cluster."""
+        """Takes SIGTERM back, if it was ours, from TensorFlow, which takes it when it starts a
+        cluster.
+        """
         if self._installed:
             self.install()
 
@@ -47,7 +49,9 @@ class Stop:
 
     @contextmanager
     def told_plainly(self) -> Iterator[None]:
-        """Inside, a request that surfaces from the depths of a library, wrapped as its error, is the request again."""
+        """Inside, a request that surfaces from the depths of a library, wrapped as its error, is
+        the request again.
+        """
         try:
             yield
         except Exception as error:

@@ -1,9 +1,10 @@
 """The run of `trainer.task` as a job on a cloud GPU.
 
-python -m trainer.submit --project=… --region=… --image_uri=…@sha256:… --data=gs://… --run_dir=gs://… --model_dir=gs://…
+python -m trainer.submit --project=… --region=… --image_uri=…@sha256:… --data=gs://…
+--run_dir=gs://… --model_dir=gs://…
 
-sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai custom-jobs create --config` accepts,
-without credentials or network. Every flag of `trainer.task` is forwarded.
+sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai custom-jobs create
+--config` accepts, without credentials or network. Every flag of `trainer.task` is forwarded.
 """
 
 import dataclasses
@@ -28,9 +29,13 @@ def main() -> None:
 
 def _submit(arguments: Sequence[str]) -> int | None:
     if len(arguments) > 1:
-        raise ConfigError(f"{arguments[1]} is no flag: expected --name=value only; --help lists the flags")
+        raise ConfigError(
+            f"{arguments[1]} is no flag: expected --name=value only; --help lists the flags"
+        )
     config = trainer.flags.config()
-    asked = Submission(**{each.name: flags.FLAGS[each.name].value for each in dataclasses.fields(Submission)})
+    asked = Submission(
+        **{each.name: flags.FLAGS[each.name].value for each in dataclasses.fields(Submission)}
+    )
     paths.require_remote(config)
     asked.require_run(config)
 

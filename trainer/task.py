@@ -2,9 +2,9 @@
 
 python -m trainer.task --data=my_pictures --variant=transfer --model_dir=models
 
-The environment variable TF_CONFIG may name several workers, which are started with the same command. In a custom job of
-Vertex AI, AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR stand for flags that are not given
-(`trainer.cloud.environment` says how).
+The environment variable TF_CONFIG may name several workers, which are started with the same
+command. In a custom job of Vertex AI, AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR
+stand for flags that are not given (`trainer.cloud.environment` says how).
 """
 
 import os
@@ -33,14 +33,16 @@ def _train(arguments: Sequence[str]) -> None:
 
     stop = Stop()
     stop.install()
-    result = run(config, cluster=workers, stop=stop, tensorboard=os.environ.get(environment.TENSORBOARD, ""))
+    result = run(
+        config, cluster=workers, stop=stop, tensorboard=os.environ.get(environment.TENSORBOARD, "")
+    )
     if not result:  # the chief has it
         return
     test = result["test"]
     low, high = test["interval_95"]
     print(
-        f"test accuracy {test['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}, n={test['n']}; "
-        f"majority-class baseline {result['baseline_accuracy']:.3f})"
+        f"test accuracy {test['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f},"
+        f" n={test['n']}; majority-class baseline {result['baseline_accuracy']:.3f})"
     )
     if result["model_version"] is not None:
         print(f"published version {result['model_version']}: {result['model_path']}")

@@ -1,4 +1,6 @@
-"""BentoML: ``MODEL=folder bentoml serve benchmarks.peers.bentoml_server:Classifier``, or ``:BatchClassifier``."""
+"""BentoML: ``MODEL=folder bentoml serve benchmarks.peers.bentoml_server:Classifier``, or
+``:BatchClassifier``.
+"""
 
 import os
 from pathlib import Path
@@ -18,7 +20,9 @@ class Classifier:
         self.classify = load(os.environ["MODEL"])
 
     @bentoml.api
-    def predict(self, picture: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, str | float]:
+    def predict(
+        self, picture: Annotated[Path, ContentType("image/jpeg")], /
+    ) -> dict[str, str | float]:
         """Answers for one picture."""
         return self.classify([picture.read_bytes()])[0]
 

@@ -30,7 +30,9 @@ class Classifier(litserve.LitAPI):
 
     def predict(self, pictures: Any) -> Any:
         """Gives an answer, or one for each of a batch."""
-        return self.classify([pictures])[0] if isinstance(pictures, bytes) else self.classify(pictures)
+        return (
+            self.classify([pictures])[0] if isinstance(pictures, bytes) else self.classify(pictures)
+        )
 
     def batch(self, inputs: Sequence[bytes]) -> Sequence[bytes]:
         """Pictures are not stacked: their sizes differ."""
@@ -46,4 +48,9 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     api = Classifier(max_batch_size=int(os.environ["BATCH"]), batch_timeout=_BATCH_TIMEOUT_S)
     server = litserve.LitServer(api, accelerator="cpu")
-    server.run(host="127.0.0.1", port=parser.parse_args().port, log_level="warning", generate_client_file=False)
+    server.run(
+        host="127.0.0.1",
+        port=parser.parse_args().port,
+        log_level="warning",
+        generate_client_file=False,
+    )

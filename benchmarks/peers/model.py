@@ -16,6 +16,9 @@ def load(folder: str) -> Callable[[Sequence[bytes]], list[dict[str, str | float]
     def classify(pictures: Sequence[bytes]) -> list[dict[str, str | float]]:
         answer = signature(image_bytes=tf.constant(list(pictures)))
         rows = zip(answer["label"].numpy(), answer["probability"].numpy(), strict=True)
-        return [{"label": label.decode(), "probability": float(probability)} for label, probability in rows]
+        return [
+            {"label": label.decode(), "probability": float(probability)}
+            for label, probability in rows
+        ]
 
     return classify

@@ -1,1 +1,3 @@
-"""The client: pictures out, predictions in, over gRPC; needs grpcio and protobuf, never TensorFlow."""
+"""The client: pictures out, predictions in, over gRPC; needs grpcio and protobuf, never
+TensorFlow.
+"""

@@ -18,9 +18,10 @@ from serving.client.prediction import Array, Picture, Prediction
 class AsyncPredictClient(BaseClient):
     """Asks one model on one server, or on several with the same models, one request per picture.
 
-    Close it, or use it in an `async with` block. It belongs to the event loop that it is made in, whose tasks may share
-    it, and to no other thread. A process that forks makes its client after the fork, in the child. Methods take and
-    give what those of `PredictClient` do, and raise the same.
+    Close it, or use it in an `async with` block. It belongs to the event loop that it is made in,
+    whose tasks may share it, and to no other thread. A process that forks makes its client after
+    the fork, in the child. Methods take and give what those of `PredictClient` do, and raise the
+    same.
     """
 
     async def __aenter__(self) -> Self:
@@ -47,7 +48,9 @@ class AsyncPredictClient(BaseClient):
     ) -> AsyncIterator[Prediction | ClientError]:
         """Asks about any number of pictures, several at a time, in order and in constant memory."""
         check_concurrency(concurrency)
-        with suppress(ClientError):  # Once, not in every one of the first tasks; what is wrong each of them will say.
+        with suppress(
+            ClientError
+        ):  # Once, not in every one of the first tasks; what is wrong each of them will say.
             await self._run(self._dialogue.signatures())
         pending: deque[asyncio.Task[Prediction | ClientError]] = deque()
         try:
@@ -63,7 +66,11 @@ class AsyncPredictClient(BaseClient):
             await asyncio.gather(*pending, return_exceptions=True)
 
     async def predict_raw(
-        self, inputs: Mapping[str, Any], *, signature: str | None = None, output_filter: Sequence[str] = ()
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        output_filter: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Asks any signature of any model."""
         return await self._run(self._dialogue.predict_raw(inputs, signature, output_filter))
@@ -80,7 +87,9 @@ class AsyncPredictClient(BaseClient):
         try:
             asyncio.get_running_loop()
         except RuntimeError as error:
-            raise InvalidRequest("no event loop is running: make an AsyncPredictClient inside a coroutine") from error
+            raise InvalidRequest(
+                "no event loop is running: make an AsyncPredictClient inside a coroutine"
+            ) from error
         return open_async_channel(server, **options)
 
     async def _run(self, steps: Steps[Result]) -> Result:

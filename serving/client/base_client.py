@@ -34,22 +34,24 @@ class BaseClient(ABC):
         """Prepares the connection; nothing is sent yet.
 
         Args:
-            server: ``host:port`` of the gRPC port, another gRPC name, or several ``host:port`` that are asked in turn
-                (see `open_channel`).
+            server: ``host:port`` of the gRPC port, another gRPC name, or several ``host:port`` that
+                are asked in turn (see `open_channel`).
             model_name: as the server knows it.
             version: ask this version; None asks the newest that is loaded.
             label: ask the version that has this label, such as `contract.STABLE_LABEL`.
-            signature: the one that pictures as bytes are sent to; pixels go to `contract.SIGNATURE_PIXELS`.
-            timeout_s: how long one call may take, retries included. The first picture that a version gets takes two
-                calls, as its signatures are asked for before.
+            signature: the one that pictures as bytes are sent to; pixels go to
+                `contract.SIGNATURE_PIXELS`.
+            timeout_s: how long one call may take, retries included. The first picture that a
+                version gets takes two calls, as its signatures are asked for before.
             tls: how to check and encrypt the connection; None: plaintext.
-            token: a bearer token, or a function that gives one for every call; needs `tls` except to this machine.
-            interceptors: of gRPC, for unary-unary calls; for `AsyncPredictClient` those of grpc.aio. They see requests
-                as bytes, ready for the wire, and answers as messages.
+            token: a bearer token, or a function that gives one for every call; needs `tls` except
+                to this machine.
+            interceptors: of gRPC, for unary-unary calls; for `AsyncPredictClient` those of
+                grpc.aio. They see requests as bytes, ready for the wire, and answers as messages.
 
         Raises:
-            InvalidRequest: both version and label, a timeout that is not above 0, or an argument that the channel
-                cannot use.
+            InvalidRequest: both version and label, a timeout that is not above 0, or an argument
+                that the channel cannot use.
         """
         self._server = server if isinstance(server, str) else ",".join(server)
         self._dialogue = Dialogue(self._server, model_name, version, label, signature)
@@ -75,12 +77,13 @@ class BaseClient(ABC):
         """Gives the call, where it can end.
 
         Raises:
-            InvalidRequest: the client is closed, or belongs to the process that this one was forked from.
+            InvalidRequest: the client is closed, or belongs to the process that this one was forked
+                from.
         """
         if self._process != os.getpid():
             raise errors.InvalidRequest(
-                f"this client was made by process {self._process} and this is {os.getpid()}, forked from it: a "
-                "connection does not survive that; make a client here, after the fork"
+                f"this client was made by process {self._process} and this is {os.getpid()}, forked"
+                " from it: a connection does not survive that; make a client here, after the fork"
             )
         if self._closed:
             raise errors.InvalidRequest("this client is closed: make another one")

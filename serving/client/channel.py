@@ -12,9 +12,10 @@ from serving.client.errors import InvalidRequest
 
 Server = str | Sequence[str]
 
-# Retries: gRFC A6 (https://github.com/grpc/proposal/blob/master/A6-client-retries.md). UNAVAILABLE alone says that the
-# request did no harm and may work elsewhere or later; prediction and status change nothing on the server, so repeating
-# them is safe. HandleReloadConfigRequest is not listed and so never repeated.
+# Retries: gRFC A6 (https://github.com/grpc/proposal/blob/master/A6-client-retries.md). UNAVAILABLE
+# alone says that the request did no harm and may work elsewhere or later; prediction and status
+# change nothing on the server, so repeating them is safe. HandleReloadConfigRequest is not listed
+# and so never repeated.
 _SERVICE_CONFIG = {
     # The default, pick_first, sends everything to one of the addresses that a name has.
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -33,29 +34,34 @@ _SERVICE_CONFIG = {
             },
         }
     ],
-    # A server that is in trouble is not asked four times as much: a failed attempt takes one token, an answer gives
-    # half of one back, and with half of them left nothing is retried. One lost connection fails every request that is
-    # on it, hence more tokens than twice those, and more back than the usual tenth: with 8 on their way and a fault in
-    # every 20th, a fifth of all requests failed for want of tokens, and a hundredth like this (measured on loopback).
+    # A server that is in trouble is not asked four times as much: a failed attempt takes one token,
+    # an answer gives half of one back, and with half of them left nothing is retried. One lost
+    # connection fails every request that is on it, hence more tokens than twice those, and more
+    # back than the usual tenth: with 8 on their way and a fault in every 20th, a fifth of all
+    # requests failed for want of tokens, and a hundredth like this (measured on loopback).
     "retryThrottling": {"maxTokens": 200, "tokenRatio": 0.5},
 }
 
 # Names and defaults: grpc/grpc, include/grpc/impl/channel_arg_names.h.
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # -1 is no limit. Received messages are limited to 4 MiB by default, and only the client can lift that.
+    # -1 is no limit. Received messages are limited to 4 MiB by default, and only the client can
+    # lift that.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A request is retried only if it fits in here. The default of 256 KiB is less than many a picture.
+    # A request is retried only if it fits in here. The default of 256 KiB is less than many a
+    # picture.
     ("grpc.per_rpc_retry_buffer_size", 64 * 1024 * 1024),
     # The default of 120 s leaves a client blind for minutes to a server that has come up.
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Servers close connections that ping more often than every 300 s without data (grpc.http2.
-    # min_ping_interval_without_data_ms; grpc/grpc, doc/keepalive.md). Google Cloud forgets connections that were idle
-    # for 600 s (its documentation of VPC firewall rules). Between the two, and also while nothing is asked.
+    # min_ping_interval_without_data_ms; grpc/grpc, doc/keepalive.md). Google Cloud forgets
+    # connections that were idle for 600 s (its documentation of VPC firewall rules). Between the
+    # two, and also while nothing is asked.
     ("grpc.keepalive_time_ms", 360_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # By default channels to one address share their connection, and a forked child's would be its parent's.
+    # By default channels to one address share their connection, and a forked child's would be its
+    # parent's.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
 )
@@ -71,14 +77,16 @@ def open_channel(
     """Opens a channel; the connection itself is made at the first call.
 
     Args:
-        server: ``host:port``, any gRPC name such as ``dns:///models:8500``, or several ``host:port``, which are asked
-            in turn. The names in such a list are resolved here and now; those of ``dns:///`` again and again.
+        server: ``host:port``, any gRPC name such as ``dns:///models:8500``, or several
+            ``host:port``, which are asked in turn. The names in such a list are resolved here and
+            now; those of ``dns:///`` again and again.
         tls: how to check and encrypt; None: plaintext.
         token: a bearer token for every call.
         interceptors: of gRPC, for calls with one request and one answer.
 
     Raises:
-        InvalidRequest: an address that cannot be used, a file of `tls`, or a token that would travel in the open.
+        InvalidRequest: an address that cannot be used, a file of `tls`, or a token that would
+            travel in the open.
     """
     channel = _open(server, tls, token, grpc.insecure_channel, grpc.secure_channel)
     return grpc.intercept_channel(channel, *interceptors)
@@ -91,7 +99,9 @@ def open_async_channel(
     token: Token | None = None,
     interceptors: Sequence[Any] = (),
 ) -> grpc.aio.Channel:
-    """Opens a channel of grpc.aio in the running event loop; as `open_channel`, with interceptors of grpc.aio."""
+    """Opens a channel of grpc.aio in the running event loop; as `open_channel`, with interceptors
+    of grpc.aio.
+    """
     own = {"interceptors": list(interceptors)}
     return _open(server, tls, token, grpc.aio.insecure_channel, grpc.aio.secure_channel, **own)
 
@@ -110,7 +120,9 @@ def _open(
     options: list[tuple[str, int | str]] = list(_OPTIONS)
     if tls is not None and (tls.server_name or not isinstance(server, str)):
         # Of a list gRPC would compare the addresses, not the names, with the certificate.
-        options.append(("grpc.ssl_target_name_override", tls.server_name or addresses[0].rpartition(":")[0]))
+        options.append(
+            ("grpc.ssl_target_name_override", tls.server_name or addresses[0].rpartition(":")[0])
+        )
     target = server if isinstance(server, str) else _resolve(addresses)
     credentials = channel_credentials(tls, token, addresses)
     if credentials is None:
@@ -119,17 +131,26 @@ def _open(
 
 
 def _resolve(addresses: list[str]) -> str:
-    """Makes one gRPC name of several ``host:port``: gRPC takes lists of numeric addresses of one family only."""
-    for family, scheme, form in ((socket.AF_INET, "ipv4", "{}:{}"), (socket.AF_INET6, "ipv6", "[{}]:{}")):
+    """Makes one gRPC name of several ``host:port``: gRPC takes lists of numeric addresses of one
+    family only.
+    """
+    for family, scheme, form in (
+        (socket.AF_INET, "ipv4", "{}:{}"),
+        (socket.AF_INET6, "ipv6", "[{}]:{}"),
+    ):
         try:
             found = [_look_up(address, family) for address in addresses]
         except OSError:
             continue
         return f"{scheme}:{','.join(form.format(*one) for one in found)}"
-    raise InvalidRequest(f"server is {addresses}: expected host:port each, all with IPv4 or all with IPv6 addresses")
+    raise InvalidRequest(
+        f"server is {addresses}: expected host:port each, all with IPv4 or all with IPv6 addresses"
+    )
 
 
 def _look_up(address: str, family: int) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    ((*_, found), *_) = socket.getaddrinfo(host.strip("[]"), port, family=family, type=socket.SOCK_STREAM)
+    (*_, found), *_ = socket.getaddrinfo(
+        host.strip("[]"), port, family=family, type=socket.SOCK_STREAM
+    )
     return str(found[0]), int(found[1])

@@ -13,7 +13,9 @@ from serving.client.errors import InvalidRequest
 
 Token = str | Callable[[], str]
 
-_LOOPBACK = re.compile(r"((dns:///|ipv4:)?(localhost|127(\.\d+){3})|(ipv6:)?\[::1\])(:\d+)?|unix:.*")
+_LOOPBACK = re.compile(
+    r"((dns:///|ipv4:)?(localhost|127(\.\d+){3})|(ipv6:)?\[::1\])(:\d+)?|unix:.*"
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Tls:
     """How a connection is checked and encrypted.
 
     Attributes:
-        ca: PEM file of the certificates that the server's may be signed with; None: those that gRPC comes with.
+        ca: PEM file of the certificates that the server's may be signed with; None: those that gRPC
+            comes with.
         certificate: PEM file of the client's own certificate, where the server asks for one (mTLS).
         key: PEM file of the private key that belongs to it.
         server_name: the name in the server's certificate, where it is reached by another one.
@@ -38,7 +41,8 @@ def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequenc
 
     Args:
         tls: None: plaintext.
-        token: without the word Bearer; a function is called for every request, in a thread of gRPC's own.
+        token: without the word Bearer; a function is called for every request, in a thread of
+            gRPC's own.
         addresses: of the servers: over plaintext a token goes to this very machine only.
 
     Raises:
@@ -52,12 +56,16 @@ def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequenc
         transport = grpc.local_channel_credentials()
     else:
         raise InvalidRequest(
-            f"a token for {', '.join(addresses)} without TLS: anyone on the way could read it, and gRPC refuses to "
-            "send it to another machine; give tls=Tls(…)"
+            f"a token for {', '.join(addresses)} without TLS: anyone on the way could read it, and"
+            " gRPC refuses to send it to another machine; give tls=Tls(…)"
         )
     if token is None:
         return transport
-    of_call = grpc.access_token_call_credentials(token) if isinstance(token, str) else _from_function(token)
+    of_call = (
+        grpc.access_token_call_credentials(token)
+        if isinstance(token, str)
+        else _from_function(token)
+    )
     return grpc.composite_channel_credentials(transport, of_call)
 
 
@@ -71,7 +79,9 @@ def _from_function(token: Callable[[], str]) -> Any:
 
 
 def _pem_texts(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """Reads what `grpc.ssl_channel_credentials` takes; gRPC would say of bad PEM text only that nothing connects."""
+    """Reads what `grpc.ssl_channel_credentials` takes; gRPC would say of bad PEM text only that
+    nothing connects.
+    """
     if (tls.certificate is None) != (tls.key is None):
         raise InvalidRequest("tls: certificate and key belong together: expected both or neither")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -84,8 +94,14 @@ def _pem_texts(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
             # An empty password, or OpenSSL would ask the terminal for that of an encrypted key.
             context.load_cert_chain(tls.certificate, tls.key, password="")
     except OSError as error:  # ssl.SSLError is one.
-        reason = "not the PEM text that is expected" if isinstance(error, ssl.SSLError) else error.strerror
+        reason = (
+            "not the PEM text that is expected"
+            if isinstance(error, ssl.SSLError)
+            else error.strerror
+        )
         also = f" (or {tls.key}, its unencrypted private key)" if path is not tls.ca else ""
         raise InvalidRequest(f"tls: {path}{also}: {reason}") from error
-    ca, key, certificate = (path and Path(path).read_bytes() for path in (tls.ca, tls.key, tls.certificate))
+    ca, key, certificate = (
+        path and Path(path).read_bytes() for path in (tls.ca, tls.key, tls.certificate)
+    )
     return ca or None, key or None, certificate or None

@@ -1,7 +1,7 @@
 """What is said between client and server, without saying it: the part that both clients share.
 
-A `Steps` generator yields what it needs (an answer, a pause, a file) and is sent the result, or thrown the error. Who
-runs it decides whether threads or an event loop wait meanwhile.
+A `Steps` generator yields what it needs (an answer, a pause, a file) and is sent the result, or
+thrown the error. Who runs it decides whether threads or an event loop wait meanwhile.
 """
 
 import time
@@ -26,8 +26,15 @@ METHODS = {  # Path → message of the answer.
     _STATUS: "GetModelStatusResponse",
 }
 
-_OUTPUTS_WITHOUT_CLASSES = tuple(name for name in contract.OUTPUTS if name != contract.OUTPUT_CLASSES)
-_READ = (contract.OUTPUT_VALID, contract.OUTPUT_LABEL, contract.OUTPUT_PROBABILITY, contract.OUTPUT_PROBABILITIES)
+_OUTPUTS_WITHOUT_CLASSES = tuple(
+    name for name in contract.OUTPUTS if name != contract.OUTPUT_CLASSES
+)
+_READ = (
+    contract.OUTPUT_VALID,
+    contract.OUTPUT_LABEL,
+    contract.OUTPUT_PROBABILITY,
+    contract.OUTPUT_PROBABILITIES,
+)
 _FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
 
 
@@ -67,9 +74,13 @@ Steps = Generator[Step, Any, Result]
 
 
 class Dialogue:
-    """What is known about one model on one server, and how to ask for more. Threads may share it."""
+    """What is known about one model on one server, and how to ask for more. Threads may share
+    it.
+    """
 
-    def __init__(self, server: str, model_name: str, version: int | None, label: str | None, signature: str) -> None:
+    def __init__(
+        self, server: str, model_name: str, version: int | None, label: str | None, signature: str
+    ) -> None:
         """Begins with nothing known; arguments as those of the clients.
 
         Raises:
@@ -101,7 +112,11 @@ class Dialogue:
         if is_array(picture):
             (outcome,) = yield from self.predict_batch(picture[None])
         else:
-            data = picture if isinstance(picture, bytes) else (yield Read(partial(read_picture, picture)))
+            data = (
+                picture
+                if isinstance(picture, bytes)
+                else (yield Read(partial(read_picture, picture)))
+            )
             (outcome,) = yield from self._predictions(self._signature, contract.INPUT_BYTES, [data])
         if outcome is None:
             raise errors.NotAPicture
@@ -111,8 +126,12 @@ class Dialogue:
         """Asks about pixels [n, height, width, 3] in one request."""
         if not is_array(pixels) or len(pixels.shape) != 4:
             shape = list(pixels.shape) if is_array(pixels) else type(pixels).__name__
-            raise errors.InvalidRequest(f"pixels of shape {shape}: expected arrays of [height, width, 3]")
-        outcomes = yield from self._predictions(contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, pixels)
+            raise errors.InvalidRequest(
+                f"pixels of shape {shape}: expected arrays of [height, width, 3]"
+            )
+        outcomes = yield from self._predictions(
+            contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, pixels
+        )
         return [outcome for outcome in outcomes if outcome is not None]
 
     def predict_raw(
@@ -131,7 +150,9 @@ class Dialogue:
         """Asks which versions the server knows, and their states."""
         request = message("tensorflow.serving.GetModelStatusRequest")(model_spec=self._model_spec)
         response = yield Ask(_STATUS, request.SerializeToString())
-        return {entry.version: entry.State.Name(entry.state) for entry in response.model_version_status}
+        return {
+            entry.version: entry.State.Name(entry.state) for entry in response.model_version_status
+        }
 
     def wait_until_ready(self, timeout_s: float) -> Steps[None]:
         """Asks until a version is available."""
@@ -144,18 +165,25 @@ class Dialogue:
                 if "AVAILABLE" in versions.values():
                     return
                 last = f"versions {versions}"
-            except (errors.ServerUnavailable, errors.DeadlineExceeded, errors.ModelNotFound) as error:
+            except (
+                errors.ServerUnavailable,
+                errors.DeadlineExceeded,
+                errors.ModelNotFound,
+            ) as error:
                 cause, last = error, str(error)
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise errors.ModelNotReady(
-                    f"model {self._model_spec.name} on {self._server} is not available after {timeout_s:g} s: {last}"
+                    f"model {self._model_spec.name} on {self._server} is not available after"
+                    f" {timeout_s:g} s: {last}"
                 ) from cause
             yield Pause(min(pause_s, remaining_s))
             pause_s = min(2 * pause_s, _SLOWEST_POLL_S)
 
     def signatures(self, *, anew: bool = False) -> Steps[Signatures]:
-        """Gives those of the version that answers now; asks for them once per version, or `anew`."""
+        """Gives those of the version that answers now; asks for them once per version, or
+        `anew`.
+        """
         # Looked up once: another thread may learn of another version at any moment.
         known = None if anew or self._answering is None else self._signatures.get(self._answering)
         if known is None:
@@ -166,7 +194,9 @@ class Dialogue:
             self._answering = version
         return known
 
-    def _request(self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()) -> Steps[Request]:
+    def _request(
+        self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()
+    ) -> Steps[Request]:
         """Makes a request that the signature takes."""
         of_before = self._answering
         known = yield from self.signatures()
@@ -181,7 +211,9 @@ class Dialogue:
         return Request(signature, parts)
 
     def _answer(self, request: Request, output_filter: Sequence[str]) -> Steps[Any]:
-        head = message("tensorflow.serving.PredictRequest")(model_spec=self._model_spec, output_filter=output_filter)
+        head = message("tensorflow.serving.PredictRequest")(
+            model_spec=self._model_spec, output_filter=output_filter
+        )
         head.model_spec.signature_name = request.signature
         data = b"".join((head.SerializeToString(), *request.inputs))
         response = yield from self._found(Ask(PREDICT, data))
@@ -199,16 +231,21 @@ class Dialogue:
                 raise error from error.__cause__
             if {"START", "LOADING"} & set(versions.values()):
                 raise errors.ModelNotReady(
-                    f"{self._asked} is still loading (versions {versions}): call wait_until_ready before, or ask again",
+                    f"{self._asked} is still loading (versions {versions}): call wait_until_ready"
+                    " before, or ask again",
                     code=error.code,
                     details=error.details,
                 ) from error
             raise
 
-    def _predictions(self, signature: str, name: str, values: Any) -> Steps[list[Prediction | None]]:
+    def _predictions(
+        self, signature: str, name: str, values: Any
+    ) -> Steps[list[Prediction | None]]:
         """Asks about one or more pictures; gives None for each that is none."""
         request = yield from self._request(signature, {name: values})
-        response = yield from self._answer(request, _OUTPUTS_WITHOUT_CLASSES if self._classes else ())
+        response = yield from self._answer(
+            request, _OUTPUTS_WITHOUT_CLASSES if self._classes else ()
+        )
         version = response.model_spec.version.value
         if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:
             # The server has moved to a version whose class names nobody has asked for yet.
@@ -218,8 +255,8 @@ class Dialogue:
             return self._read(response, version, len(values))
         except ValueError as error:
             raise errors.UnexpectedReply(
-                f"{self._server}: version {version} of model {self._model_spec.name} answers with {error}: "
-                "it is not a model that Whisker exported; check the model's name"
+                f"{self._server}: version {version} of model {self._model_spec.name} answers with"
+                f" {error}: it is not a model that Whisker exported; check the model's name"
             ) from error
 
     def _read(self, response: Any, version: int, count: int) -> list[Prediction | None]:
@@ -231,16 +268,26 @@ class Dialogue:
             self._classes[version] = tuple(map(_text, names[: len(names) // count]))
         classes = self._classes[version]
         if len(every) != count * len(classes):
-            raise ValueError(f"{len(every)} probabilities for {count} pictures and {len(classes)} classes")
-        return [
-            Prediction(
-                _text(labels[row]),
-                best[row],
-                dict(zip(classes, every[row * len(classes) : (row + 1) * len(classes)], strict=True)),
-                version,
+            raise ValueError(
+                f"{len(every)} probabilities for {count} pictures and {len(classes)} classes"
             )
-            if valid[row]
-            else None
+        return [
+            (
+                Prediction(
+                    _text(labels[row]),
+                    best[row],
+                    dict(
+                        zip(
+                            classes,
+                            every[row * len(classes) : (row + 1) * len(classes)],
+                            strict=True,
+                        )
+                    ),
+                    version,
+                )
+                if valid[row]
+                else None
+            )
             for row in range(count)
         ]
 

@@ -1,10 +1,11 @@
-"""What can go wrong between client and server; each text is one line that names the server and the way out.
+"""What can go wrong between client and server; each text is one line that names the server and the
+way out.
 
     WhiskerError
       ClientError
-        ServerUnavailable   DeadlineExceeded   ModelNotFound   ModelNotReady   InvalidRequest   MessageTooLarge
-        WrongProtocol       NotAllowed         ServerError     UnexpectedReply UnreadablePicture
-        NotAPicture
+        ServerUnavailable   DeadlineExceeded   ModelNotFound   ModelNotReady   InvalidRequest
+        MessageTooLarge WrongProtocol       NotAllowed         ServerError     UnexpectedReply
+        UnreadablePicture NotAPicture
 
 No text names the picture: whoever sent it knows which it was.
 """
@@ -24,18 +25,24 @@ class ClientError(WhiskerError):
         details: the server's own words, unshortened; empty where there are none.
     """
 
-    def __init__(self, text: str, *, code: grpc.StatusCode | None = None, details: str = "") -> None:
+    def __init__(
+        self, text: str, *, code: grpc.StatusCode | None = None, details: str = ""
+    ) -> None:
         super().__init__(text)
         self.code = code
         self.details = details
 
 
 class ServerUnavailable(ClientError):
-    """No connection, or the server turned the request away because it is starting, stopping or overloaded."""
+    """No connection, or the server turned the request away because it is starting, stopping or
+    overloaded.
+    """
 
 
 class WrongProtocol(ClientError):
-    """The port answers, but not what the client speaks: REST, TLS on one side only, a certificate not trusted."""
+    """The port answers, but not what the client speaks: REST, TLS on one side only, a certificate
+    not trusted.
+    """
 
 
 class NotAllowed(ClientError):
@@ -79,7 +86,8 @@ class NotAPicture(ClientError):
 
     def __init__(self) -> None:
         super().__init__(
-            "not a picture that the server can decode: send a whole JPEG, PNG, GIF or BMP file, as it lies on disk"
+            "not a picture that the server can decode: send a whole JPEG, PNG, GIF or BMP file, as"
+            " it lies on disk"
         )
 
 
@@ -87,8 +95,9 @@ _CODE = grpc.StatusCode
 _INVALID = "check signature, label and inputs against the model's"
 _REFUSED = "check the client's token and certificate, and what they are allowed"
 
-# The only place where gRPC's statuses become types; the first row fits whose code is the status' and whose pattern is
-# in its details. The patterns are what grpcio 1.66 to 1.85 says. What no row fits becomes a ServerError.
+# The only place where gRPC's statuses become types; the first row fits whose code is the status'
+# and whose pattern is in its details. The patterns are what grpcio 1.66 to 1.85 says. What no row
+# fits becomes a ServerError.
 _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
     (
         _CODE.UNAVAILABLE,
@@ -96,7 +105,12 @@ _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
         WrongProtocol,
         "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST",
     ),
-    (_CODE.UNAVAILABLE, "WRONG_VERSION_NUMBER", WrongProtocol, "this port speaks no TLS: leave tls out"),
+    (
+        _CODE.UNAVAILABLE,
+        "WRONG_VERSION_NUMBER",
+        WrongProtocol,
+        "this port speaks no TLS: leave tls out",
+    ),
     (
         _CODE.UNAVAILABLE,
         "CERTIFICATE_VERIFY_FAILED",
@@ -107,45 +121,91 @@ _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
         _CODE.UNAVAILABLE,
         "Hostname Verification|not valid for|Peer name",
         WrongProtocol,
-        "the server's certificate is for another name: ask it by that name, or give it as server_name",
+        (
+            "the server's certificate is for another name: ask it by that name, or give it as"
+            " server_name"
+        ),
     ),
-    (_CODE.UNAVAILABLE, "metadata from plugin|Illegal metadata", NotAllowed, "see to it that token gives a token"),
+    (
+        _CODE.UNAVAILABLE,
+        "metadata from plugin|Illegal metadata",
+        NotAllowed,
+        "see to it that token gives a token",
+    ),
     (
         _CODE.UNAVAILABLE,
         "Socket closed|recvmsg|Connection reset|Broken pipe",
         ServerUnavailable,
-        "the connection was closed: check that the server is well, and, where this happens to every call, whether it "
-        "wants TLS or a client's certificate and whether the address is its gRPC port",
+        (
+            "the connection was closed: check that the server is well, and, where this happens to"
+            " every call, whether it wants TLS or a client's certificate and whether the address is"
+            " its gRPC port"
+        ),
     ),
     (
         _CODE.UNAVAILABLE,
         "",
         ServerUnavailable,
-        "check that the server runs, that the address is its gRPC port (not REST), and that it is not overloaded",
+        (
+            "check that the server runs, that the address is its gRPC port (not REST), and that it"
+            " is not overloaded"
+        ),
     ),
     (
         _CODE.DEADLINE_EXCEEDED,
         "",
         DeadlineExceeded,
-        "give more time, or look why the server is slow; where no call is ever answered, whether the address is its "
-        "gRPC port, with TLS on both sides or on neither",
+        (
+            "give more time, or look why the server is slow; where no call is ever answered,"
+            " whether the address is its gRPC port, with TLS on both sides or on neither"
+        ),
     ),
-    (_CODE.NOT_FOUND, "", ModelNotFound, "check name and version against what the server has loaded"),
+    (
+        _CODE.NOT_FOUND,
+        "",
+        ModelNotFound,
+        "check name and version against what the server has loaded",
+    ),
     (_CODE.INVALID_ARGUMENT, "", InvalidRequest, _INVALID),
     (_CODE.FAILED_PRECONDITION, "", InvalidRequest, _INVALID),
     (_CODE.UNAUTHENTICATED, "", NotAllowed, _REFUSED),
     (_CODE.PERMISSION_DENIED, "", NotAllowed, _REFUSED),
-    (_CODE.UNIMPLEMENTED, "", ServerError, "check that the address is that of a TensorFlow Serving server"),
+    (
+        _CODE.UNIMPLEMENTED,
+        "",
+        ServerError,
+        "check that the address is that of a TensorFlow Serving server",
+    ),
     (
         _CODE.RESOURCE_EXHAUSTED,
         "larger than max",
         MessageTooLarge,
         "send a smaller picture, or raise grpc.max_receive_message_length on the side that refuses",
     ),
-    (_CODE.RESOURCE_EXHAUSTED, "", ServerUnavailable, "the server is at its limit: send less, or ask again later"),
-    (_CODE.CANCELLED, "", ClientError, "the client was closed, or the call cancelled, before the answer came"),
-    (_CODE.UNKNOWN, "Failed to create channel", InvalidRequest, "expected host:port, or another name that gRPC knows"),
-    (_CODE.INTERNAL, "deserializing", UnexpectedReply, "check that the address is that of a TensorFlow Serving server"),
+    (
+        _CODE.RESOURCE_EXHAUSTED,
+        "",
+        ServerUnavailable,
+        "the server is at its limit: send less, or ask again later",
+    ),
+    (
+        _CODE.CANCELLED,
+        "",
+        ClientError,
+        "the client was closed, or the call cancelled, before the answer came",
+    ),
+    (
+        _CODE.UNKNOWN,
+        "Failed to create channel",
+        InvalidRequest,
+        "expected host:port, or another name that gRPC knows",
+    ),
+    (
+        _CODE.INTERNAL,
+        "deserializing",
+        UnexpectedReply,
+        "check that the address is that of a TensorFlow Serving server",
+    ),
 )
 
 
@@ -160,7 +220,13 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
         The typed error, with code and details kept; to be raised ``from error``.
     """
     code, details = error.code(), error.details() or ""
-    fits = ((kind, advice) for of, pattern, kind, advice in _CASES if of is code and re.search(pattern, details))
+    fits = (
+        (kind, advice)
+        for of, pattern, kind, advice in _CASES
+        if of is code and re.search(pattern, details)
+    )
     kind, advice = next(fits, (ServerError, "see the server's log"))
     # A status of TensorFlow can span lines; an error of ours is one.
-    return kind(f"{server}: {code.name}: {' '.join(details.split())}; {advice}", code=code, details=details)
+    return kind(
+        f"{server}: {code.name}: {' '.join(details.split())}; {advice}", code=code, details=details
+    )

@@ -15,16 +15,18 @@ Found = tuple[str, UnreadablePicture | None]
 
 
 def find_pictures(paths: Iterable[str]) -> Iterator[Found]:
-    """Lists the pictures, one at a time, always in the same order, in constant memory however many there are.
+    """Lists the pictures, one at a time, always in the same order, in constant memory however many
+    there are.
 
     Args:
-        paths: files, taken whatever they are called and whether or not they exist; folders, searched with all below
-            them for files with one of `SUFFIXES`; and patterns (``*``, ``?``, ``[…]``, ``**`` for folders at any depth)
-            that are not themselves the path of something.
+        paths: files, taken whatever they are called and whether or not they exist; folders,
+            searched with all below them for files with one of `SUFFIXES`; and patterns (``*``,
+            ``?``, ``[…]``, ``**`` for folders at any depth) that are not themselves the path of
+            something.
 
     Yields:
-        The path of a picture and None; or a folder that is empty of pictures or cannot be read, or a pattern that
-        matches nothing, and the error.
+        The path of a picture and None; or a folder that is empty of pictures or cannot be read, or
+        a pattern that matches nothing, and the error.
     """
     for path in paths:
         if os.path.lexists(path) or not glob.has_magic(path):
@@ -47,7 +49,12 @@ def _match(pattern: str) -> Iterator[Found]:
             empty = False
             yield from _search(path)
     if empty:
-        yield pattern, UnreadablePicture("nothing matches this pattern: expected the path of a file or a folder")
+        yield (
+            pattern,
+            UnreadablePicture(
+                "nothing matches this pattern: expected the path of a file or a folder"
+            ),
+        )
 
 
 def _search(folder: str) -> Iterator[Found]:
@@ -56,7 +63,12 @@ def _search(folder: str) -> Iterator[Found]:
         empty = False
         yield found
     if empty:
-        yield folder, UnreadablePicture(f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}")
+        yield (
+            folder,
+            UnreadablePicture(
+                f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}"
+            ),
+        )
 
 
 def _walk(folder: str) -> Iterator[Found]:
@@ -80,11 +92,17 @@ def _may_hold(entry: os.DirEntry[str]) -> bool:
 
 
 def _in_order(found: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
-    """Sorts paths, those of folders last, on disk where there are many: in a temporary database without a name."""
+    """Sorts paths, those of folders last, on disk where there are many: in a temporary database
+    without a name.
+    """
     with closing(sqlite3.connect("")) as database:
         # As bytes, because a path need not be text.
-        database.execute("CREATE TABLE found (folder, path, PRIMARY KEY (folder, path)) WITHOUT ROWID")
+        database.execute(
+            "CREATE TABLE found (folder, path, PRIMARY KEY (folder, path)) WITHOUT ROWID"
+        )
         rows = ((is_folder, os.fsencode(path)) for path, is_folder in found)
         database.executemany("INSERT OR IGNORE INTO found VALUES (?, ?)", rows)
-        for is_folder, path in database.execute("SELECT folder, path FROM found ORDER BY folder, path"):
+        for is_folder, path in database.execute(
+            "SELECT folder, path FROM found ORDER BY folder, path"
+        ):
             yield os.fsdecode(path), bool(is_folder)

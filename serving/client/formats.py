@@ -1,7 +1,9 @@
-"""Predictions as text: an aligned table for people, JSON lines and CSV for programs; nothing is held back in memory.
+"""Predictions as text: an aligned table for people, JSON lines and CSV for programs; nothing is
+held back in memory.
 
-A format is a function of a stream and of how many classes to show. It gives a function that is called with every
-picture's path and outcome and writes at most one line (and, before the first, a heading).
+A format is a function of a stream and of how many classes to show. It gives a function that is
+called with every picture's path and outcome and writes at most one line (and, before the first, a
+heading).
 """
 
 import csv
@@ -17,7 +19,9 @@ Write = Callable[[str, Prediction | ClientError], None]
 
 
 def _table(stream: TextIO, top: int | None) -> Write:
-    """Aligns its columns by the class names of the first prediction; failed pictures get no line."""
+    """Aligns its columns by the class names of the first prediction; failed pictures get no
+    line.
+    """
     titles: list[str] = []
     widths: list[int] = []
 
@@ -29,7 +33,9 @@ def _table(stream: TextIO, top: int | None) -> Write:
             titles.extend(_titles(len(best)))
             longest = max(map(len, outcome.probabilities))
             widths.extend(max(len(title), longest * title.startswith("label")) for title in titles)
-            heading = "  ".join(f"{title:<{width}}" for title, width in zip(titles, widths, strict=True))
+            heading = "  ".join(
+                f"{title:<{width}}" for title, width in zip(titles, widths, strict=True)
+            )
             print(f"{heading}  version  path", file=stream)
         cells = (
             f"{cell:<{width}}" if isinstance(cell, str) else f"{cell:>{width}.4f}"
@@ -75,11 +81,17 @@ def _csv(stream: TextIO, top: int | None) -> Write:
     return write
 
 
-FORMATS: Mapping[str, Callable[[TextIO, int | None], Write]] = {"table": _table, "json": _json, "csv": _csv}
+FORMATS: Mapping[str, Callable[[TextIO, int | None], Write]] = {
+    "table": _table,
+    "json": _json,
+    "csv": _csv,
+}
 
 
 def csv_titles(top: int | None) -> list[str]:
-    """Gives the columns of CSV with so many classes; the first is the path, and the last the error."""
+    """Gives the columns of CSV with so many classes; the first is the path, and the last the
+    error.
+    """
     return ["path", *_titles(top or 1), "model_version", "error"]
 
 

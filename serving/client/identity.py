@@ -1,4 +1,6 @@
-"""Google's identity tokens for a server behind them, such as one on Cloud Run; needs the extra `identity`."""
+"""Google's identity tokens for a server behind them, such as one on Cloud Run; needs the extra
+`identity`.
+"""
 
 from threading import Lock
 from typing import Any
@@ -8,16 +10,19 @@ from serving.errors import MissingExtra
 
 
 class IdentityToken:
-    """A token that says who this program is, renewed before it ends; for the client's argument `token`.
+    """A token that says who this program is, renewed before it ends; for the client's argument
+    `token`.
 
-    The account is the one that GOOGLE_APPLICATION_CREDENTIALS names, or that of the machine in the cloud.
+    The account is the one that GOOGLE_APPLICATION_CREDENTIALS names, or that of the machine in the
+    cloud.
     """
 
     def __init__(self, audience: str) -> None:
         """Asks nothing yet.
 
         Args:
-            audience: for whom the token is, as the server expects it: on Cloud Run the URL of the service.
+            audience: for whom the token is, as the server expects it: on Cloud Run the URL of the
+                service.
 
         Raises:
             MissingExtra: google-auth is not installed.
@@ -28,7 +33,11 @@ class IdentityToken:
             from google.oauth2.id_token import fetch_id_token_credentials
         except ImportError as error:
             raise MissingExtra("google-auth", "identity") from error
-        self._error, self._request, self._fetch = GoogleAuthError, Request, fetch_id_token_credentials
+        self._error, self._request, self._fetch = (
+            GoogleAuthError,
+            Request,
+            fetch_id_token_credentials,
+        )
         self._audience = audience
         self._credentials: Any = None
         self._lock = Lock()
@@ -47,7 +56,8 @@ class IdentityToken:
                     self._credentials.refresh(self._request())
             except self._error as error:
                 raise NotAllowed(
-                    f"no identity token for {self._audience}: {' '.join(str(error).split())}; run in Google Cloud, or "
-                    "let GOOGLE_APPLICATION_CREDENTIALS name the key file of a service account"
+                    f"no identity token for {self._audience}: {' '.join(str(error).split())}; run"
+                    " in Google Cloud, or let GOOGLE_APPLICATION_CREDENTIALS name the key file of"
+                    " a service account"
                 ) from error
             return str(self._credentials.token)

@@ -47,12 +47,14 @@ def local_server(
     start_timeout_s: float = 120.0,
     extra_flags: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
-    """Runs ``python -m serving.server`` on free ports; when the block ends, however it ends, so does the server.
+    """Runs ``python -m serving.server`` on free ports; when the block ends, however it ends, so
+    does the server.
 
     Args:
         model_name: with `model_base_path`, the name to serve it under.
         model_base_path: the folder that holds a model's versions.
-        model_config_file: a models.config, instead of the two above; its labels may name versions not loaded yet.
+        model_config_file: a models.config, instead of the two above; its labels may name versions
+            not loaded yet.
         log_path: where the server's output goes; None throws it away at the end.
         start_timeout_s: how long loading may take.
         extra_flags: further flags of the server, as ``--name=value``.
@@ -61,7 +63,8 @@ def local_server(
         The server, ready to answer.
 
     Raises:
-        LocalServerFailed: it ended or was not ready in time; the text quotes the last line of its log.
+        LocalServerFailed: it ended or was not ready in time; the text quotes the last line of its
+            log.
     """
     with TemporaryDirectory(prefix="whisker-server-") as scratch:
         ports_file = Path(scratch, "ports.json")
@@ -83,7 +86,9 @@ def local_server(
 
 @contextmanager
 def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+    )
     try:
         yield process
     finally:
@@ -95,15 +100,20 @@ def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen
             process.wait()
 
 
-def _wait_for_ports(ports_file: Path, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> dict[str, int]:
+def _wait_for_ports(
+    ports_file: Path, process: subprocess.Popen[bytes], log: Path, timeout_s: float
+) -> dict[str, int]:
     deadline = time.monotonic() + timeout_s
     while not ports_file.exists():
         if process.poll() is not None:
             raise LocalServerFailed(
-                f"the local server ended with exit code {process.returncode} before it was ready: {_last_line(log)}"
+                f"the local server ended with exit code {process.returncode} before it was ready:"
+                f" {_last_line(log)}"
             )
         if time.monotonic() > deadline:
-            raise LocalServerFailed(f"the local server was not ready after {timeout_s:g} s: {_last_line(log)}")
+            raise LocalServerFailed(
+                f"the local server was not ready after {timeout_s:g} s: {_last_line(log)}"
+            )
         time.sleep(_POLL_S)
     return json.loads(ports_file.read_text())
 

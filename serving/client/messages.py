@@ -1,4 +1,6 @@
-"""TensorProto to and from plain Python values and NumPy arrays; NumPy is never imported, only met."""
+"""TensorProto to and from plain Python values and NumPy arrays; NumPy is never imported, only
+met.
+"""
 
 import math
 import struct
@@ -70,50 +72,60 @@ def input_parts(name: str, values: Any, dtype: int | None = None) -> list[Part]:
         dtype: as there.
     """
     tensor = tensor_parts(values, dtype)
-    # Field 2 of the request, with the entry's key in field 1 and its value in field 2 (predict.proto).
+    # Field 2 of the request, with the entry's key in field 1 and its value in field 2
+    # (predict.proto).
     size = sum(map(len, tensor))
     inner = _prefix(1, len(name.encode())) + name.encode() + _prefix(2, size)
     return [_prefix(2, len(inner) + size) + inner, *tensor]
 
 
 def tensor_parts(values: Any, dtype: int | None = None) -> list[Part]:
-    """Serializes a TensorProto into parts that are to be joined, with pictures and arrays as they lie in memory.
+    """Serializes a TensorProto into parts that are to be joined, with pictures and arrays as they
+    lie in memory.
 
-    A message would copy those twice more, which for 160 × 160 pixels costs more than the whole request otherwise.
+    A message would copy those twice more, which for 160 × 160 pixels costs more than the whole
+    request otherwise.
 
     Args:
-        values: an array; or one value of bytes, str (written as UTF-8), float, int or bool; or a list of such values,
-            or of lists of one length, as deep as it likes.
-        dtype: number in the enum tensorflow.DataType; None: that of the array, or float32, int64, bool or string after
-            the first value.
+        values: an array; or one value of bytes, str (written as UTF-8), float, int or bool; or a
+            list of such values, or of lists of one length, as deep as it likes.
+        dtype: number in the enum tensorflow.DataType; None: that of the array, or float32, int64,
+            bool or string after the first value.
 
     Raises:
-        ValueError: values that do not go into the type without loss of kind, or lists of different lengths.
+        ValueError: values that do not go into the type without loss of kind, or lists of different
+            lengths.
     """
     if is_array(values):
         return _array_parts(values, dtype)
     shape: list[int] = []
     flat: Sequence[Any] = [values]
     while flat and isinstance(flat[0], list | tuple):
-        (length, *others) = {len(part) if isinstance(part, list | tuple) else -1 for part in flat}
+        length, *others = {len(part) if isinstance(part, list | tuple) else -1 for part in flat}
         if others:
             raise ValueError("lists of different lengths")
         shape.append(length)
         flat = [value for part in flat for value in part]
     if dtype is None:
         if not flat or type(flat[0]) not in _BY_TYPE:
-            raise ValueError(f"{type(flat[0]).__name__ if flat else 'nothing'}, whose type of tensor is not known")
+            raise ValueError(
+                f"{type(flat[0]).__name__ if flat else 'nothing'}, whose type of tensor is not"
+                " known"
+            )
         dtype = _BY_TYPE[type(flat[0])].number
     kind = _kind(dtype)
-    return [_header(kind.number, tuple(shape)), *(_string_parts(flat) if kind is _STRING else _numbers(kind, flat))]
+    return [
+        _header(kind.number, tuple(shape)),
+        *(_string_parts(flat) if kind is _STRING else _numbers(kind, flat)),
+    ]
 
 
 def decode(tensor: Any) -> list[Any]:
     """Reads the values of a TensorProto.
 
     Args:
-        tensor: with its values in the typed field, as TensorFlow Serving answers by default; numbers also in
-            `tensor_content`.
+        tensor: with its values in the typed field, as TensorFlow Serving answers by default;
+            numbers also in `tensor_content`.
 
     Returns:
         The values in row-major order, whatever the shape; strings as bytes.
@@ -140,12 +152,16 @@ def decode(tensor: Any) -> list[Any]:
 
 
 def decode_lists(tensor: Any) -> Any:
-    """Reads a TensorProto as lists within lists, or as one value where it has no dimensions; as `decode` otherwise."""
+    """Reads a TensorProto as lists within lists, or as one value where it has no dimensions; as
+    `decode` otherwise.
+    """
     return _nested(decode(tensor), shape_of(tensor))
 
 
 def decode_array(tensor: Any) -> Any:
-    """Reads a TensorProto as a NumPy array, for a caller that has NumPy; strings as objects; as `decode` otherwise."""
+    """Reads a TensorProto as a NumPy array, for a caller that has NumPy; strings as objects; as
+    `decode` otherwise.
+    """
     numpy = sys.modules["numpy"]
     kind = _kind(tensor.dtype)
     if kind.code and tensor.tensor_content:
@@ -189,7 +205,11 @@ def _array_parts(array: Any, dtype: int | None) -> list[Part]:
         content = array.astype(f"<{kind.code}", order="C", casting="same_kind", copy=False)
     except TypeError as error:
         raise ValueError(f"an array of {array.dtype} for {kind.name}") from error
-    return [header, _prefix(_CONTENT_FIELD, content.nbytes), memoryview(content.reshape(-1).view("u1"))]
+    return [
+        header,
+        _prefix(_CONTENT_FIELD, content.nbytes),
+        memoryview(content.reshape(-1).view("u1")),
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -216,7 +236,9 @@ def _string_parts(flat: Sequence[Any]) -> list[Part]:
 def _numbers(kind: Kind, flat: Sequence[Any]) -> list[Part]:
     tensor = message("tensorflow.TensorProto")()
     try:
-        packed = struct.pack(f"<{len(flat)}{kind.code}", *flat)  # Also what the field is too wide to refuse.
+        packed = struct.pack(
+            f"<{len(flat)}{kind.code}", *flat
+        )  # Also what the field is too wide to refuse.
         values = struct.unpack(f"<{len(flat)}H", packed) if kind is _HALF else flat
         getattr(tensor, kind.field).extend(values)
     except (TypeError, struct.error) as error:
@@ -245,5 +267,7 @@ def _nested(flat: list[Any], shape: list[int]) -> Any:
 
 def _unpack(kind: Kind, content: bytes) -> list[Any]:
     if not kind.code or len(content) % struct.calcsize(f"<{kind.code}"):
-        raise ValueError(f"tensor_content of {len(content)} bytes for data type number {kind.number}")
+        raise ValueError(
+            f"tensor_content of {len(content)} bytes for data type number {kind.number}"
+        )
     return [value for (value,) in struct.iter_unpack(f"<{kind.code}", content)]

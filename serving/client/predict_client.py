@@ -27,9 +27,9 @@ class _Sent:
 class PredictClient(BaseClient):
     """Asks one model on one server, or on several with the same models, one request per picture.
 
-    Close it, or use it in a `with` block. Threads may share one client, and should: it holds one connection to each
-    server. A process that forks makes its client after the fork, in the child; the parent's is refused there in one
-    line. Parent and child may each have one.
+    Close it, or use it in a `with` block. Threads may share one client, and should: it holds one
+    connection to each server. A process that forks makes its client after the fork, in the child;
+    the parent's is refused there in one line. Parent and child may each have one.
     """
 
     def __enter__(self) -> Self:
@@ -47,9 +47,9 @@ class PredictClient(BaseClient):
         """Asks about one picture.
 
         Args:
-            picture: its encoded bytes (JPEG, PNG, GIF, BMP); the path of a file that holds them, or the file, opened in
-                binary mode; or its pixels, a NumPy array of uint8 or float, 0…255, [height, width, 3] of the model's
-                size.
+            picture: its encoded bytes (JPEG, PNG, GIF, BMP); the path of a file that holds them, or
+                the file, opened in binary mode; or its pixels, a NumPy array of uint8 or float,
+                0…255, [height, width, 3] of the model's size.
 
         Raises:
             NotAPicture: the server cannot decode the bytes.
@@ -69,7 +69,9 @@ class PredictClient(BaseClient):
         """
         return self._run(self._dialogue.predict_batch(pixels))
 
-    def predict_many(self, pictures: Iterable[Picture], *, concurrency: int = 8) -> Iterator[Prediction | ClientError]:
+    def predict_many(
+        self, pictures: Iterable[Picture], *, concurrency: int = 8
+    ) -> Iterator[Prediction | ClientError]:
         """Asks about any number of pictures, several at a time, in constant memory.
 
         Args:
@@ -77,8 +79,8 @@ class PredictClient(BaseClient):
             concurrency: how many requests are on their way at most.
 
         Yields:
-            For every picture, in order, its prediction, or the error that `predict` would have raised: one bad picture
-            costs the others nothing.
+            For every picture, in order, its prediction, or the error that `predict` would have
+            raised: one bad picture costs the others nothing.
 
         Raises:
             InvalidRequest: a concurrency below 1.
@@ -98,22 +100,28 @@ class PredictClient(BaseClient):
                     sent.call.cancel()
 
     def predict_raw(
-        self, inputs: Mapping[str, Any], *, signature: str | None = None, output_filter: Sequence[str] = ()
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        output_filter: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Asks any signature of any model.
 
         Args:
-            inputs: name → NumPy array, value (bytes, str, float, int, bool), or list of values or of lists; sent in the
-                type that the signature states, where that loses no more than precision.
+            inputs: name → NumPy array, value (bytes, str, float, int, bool), or list of values or
+                of lists; sent in the type that the signature states, where that loses no more than
+                precision.
             signature: None: the client's own.
             output_filter: the outputs to answer; none: all.
 
         Returns:
-            Name → what the model answers in its shape: NumPy arrays where an input is one, else lists (and strings as
-            bytes).
+            Name → what the model answers in its shape: NumPy arrays where an input is one, else
+            lists (and strings as bytes).
 
         Raises:
-            InvalidRequest: names or types that the signature does not want; nothing was sent. Or the server refuses.
+            InvalidRequest: names or types that the signature does not want; nothing was sent. Or
+                the server refuses.
             ClientError: another of its kinds.
         """
         return self._run(self._dialogue.predict_raw(inputs, signature, output_filter))
@@ -122,8 +130,8 @@ class PredictClient(BaseClient):
         """Asks which versions the server knows.
 
         Returns:
-            Version → state: START, LOADING, AVAILABLE, UNLOADING or END. With a version of its own the client asks for
-            that one; a label is ignored, as TensorFlow Serving does.
+            Version → state: START, LOADING, AVAILABLE, UNLOADING or END. With a version of its own
+            the client asks for that one; a label is ignored, as TensorFlow Serving does.
 
         Raises:
             ModelNotFound: the server has never heard of the model, or of the version.
@@ -135,7 +143,8 @@ class PredictClient(BaseClient):
         """Waits until a version of the model (the client's own, if it has one) is available.
 
         Args:
-            timeout_s: how long to go on asking; the last question may take the client's own timeout longer.
+            timeout_s: how long to go on asking; the last question may take the client's own timeout
+                longer.
 
         Raises:
             ModelNotReady: it did not become available; the text says what the server last answered.
@@ -147,7 +156,9 @@ class PredictClient(BaseClient):
         return open_channel(server, **options)
 
     def _run(self, steps: Steps[Result], first: Callable[[], Any] | None = None) -> Result:
-        """Does one step after the other; `first` gives the answer to the step that was taken already."""
+        """Does one step after the other; `first` gives the answer to the step that was taken
+        already.
+        """
         try:
             step = self._advance(steps, first) if first else next(steps)
             while True:
@@ -165,7 +176,9 @@ class PredictClient(BaseClient):
 
     def _perform(self, step: Step) -> Any:
         if isinstance(step, Ask):
-            return self._answer(partial(self._method(step.method), step.request, timeout=self._timeout_s))
+            return self._answer(
+                partial(self._method(step.method), step.request, timeout=self._timeout_s)
+            )
         return time.sleep(step.seconds) if isinstance(step, Pause) else step.function()
 
     def _answer(self, wait: Callable[[], Any]) -> Any:

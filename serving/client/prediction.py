@@ -23,8 +23,8 @@ class Array(Protocol):
         """Its elements, in C order."""
 
 
-# Encoded bytes (JPEG, PNG, GIF, BMP), a file of them by its path or opened in binary mode, or pixels as they are:
-# uint8 or float, 0…255, [height, width, 3].
+# Encoded bytes (JPEG, PNG, GIF, BMP), a file of them by its path or opened in binary mode, or
+# pixels as they are: uint8 or float, 0…255, [height, width, 3].
 Picture = bytes | str | os.PathLike[str] | BinaryIO | Array
 
 
@@ -54,10 +54,13 @@ def read_picture(picture: Picture) -> bytes:
     """
     if not isinstance(picture, str | os.PathLike) and not hasattr(picture, "read"):
         raise InvalidRequest(
-            f"a picture is a {type(picture).__name__}: expected bytes, a path, a file opened in binary mode or an array"
+            f"a picture is a {type(picture).__name__}: expected bytes, a path, a file opened in"
+            " binary mode or an array"
         )
     try:
-        data = Path(picture).read_bytes() if isinstance(picture, str | os.PathLike) else picture.read()
+        data = (
+            Path(picture).read_bytes() if isinstance(picture, str | os.PathLike) else picture.read()
+        )
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte in it, a file object that is closed.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -36,7 +36,9 @@ class Results:
 
     def __contains__(self, path: str) -> bool:
         """Whether the picture was answered before."""
-        return bool(self._kept.execute("SELECT 1 FROM kept WHERE path = ?", (os.fsencode(path),)).fetchone())
+        return bool(
+            self._kept.execute("SELECT 1 FROM kept WHERE path = ?", (os.fsencode(path),)).fetchone()
+        )
 
     def write(self, path: str, outcome: Prediction | ClientError) -> None:
         """Adds a row, which is in the file when this returns."""
@@ -48,23 +50,29 @@ class Results:
 def open_results(file: Path, top: int | None) -> Iterator[Results]:
     """Opens a new file, or one of an earlier run, whose answers stay.
 
-    Failures of the earlier run are taken out, as their pictures are asked again, and so is a last row that was torn.
+    Failures of the earlier run are taken out, as their pictures are asked again, and so is a last
+    row that was torn.
 
     Args:
         file: its suffix, in `FORMAT_BY_SUFFIX`, decides what it holds.
         top: how many classes a row holds, as in `FORMATS`.
 
     Raises:
-        UnusableResults: the file is there and holds something else, or it cannot be read or written.
+        UnusableResults: the file is there and holds something else, or it cannot be read or
+            written.
     """
     form = FORMAT_BY_SUFFIX[file.suffix.lower()]
     beside = file.with_name(f"{file.name}.new")
-    # Paths that are kept lie in a temporary database without a name: memory stays constant however many there are.
+    # Paths that are kept lie in a temporary database without a name: memory stays constant however
+    # many there are.
     with closing(sqlite3.connect("")) as kept:
         kept.execute("CREATE TABLE kept (path PRIMARY KEY) WITHOUT ROWID")
         with _errors(file):
-            # A path that is no UTF-8 is written as the bytes that it is. A row leaves for the file when it ends.
-            stream = beside.open("w", encoding="utf-8", errors="surrogateescape", newline="\n", buffering=1)
+            # A path that is no UTF-8 is written as the bytes that it is. A row leaves for the file
+            # when it ends.
+            stream = beside.open(
+                "w", encoding="utf-8", errors="surrogateescape", newline="\n", buffering=1
+            )
         with stream:
             try:
                 with _errors(file):
@@ -86,7 +94,9 @@ def _copy(file: Path, new: TextIO, titles: list[str] | None) -> Iterator[str]:
     with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as old:
         # What a kill left of a line has no end.
         lines = (line for line in old if line.endswith("\n"))
-        yield from _copy_json(file, lines, new) if titles is None else _copy_csv(file, lines, new, titles)
+        yield from (
+            _copy_json(file, lines, new) if titles is None else _copy_csv(file, lines, new, titles)
+        )
 
 
 def _copy_csv(file: Path, lines: Iterator[str], new: TextIO, titles: list[str]) -> Iterator[str]:
@@ -94,8 +104,8 @@ def _copy_csv(file: Path, lines: Iterator[str], new: TextIO, titles: list[str]) 
     found = next(rows, titles)
     if found != titles:
         raise UnusableResults(
-            f"{file}: has the columns {','.join(found)}, and this command writes {','.join(titles)}; "
-            "ask as before (--top), or name another file"
+            f"{file}: has the columns {','.join(found)}, and this command writes"
+            f" {','.join(titles)}; ask as before (--top), or name another file"
         )
     writer = csv.writer(new, lineterminator="\n")
     for row in rows:

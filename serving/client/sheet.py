@@ -39,7 +39,8 @@ class _Tile(NamedTuple):
 class Sheet:
     """Collects answers in constant memory, and draws them at the end.
 
-    An answer is wrong where the picture lies in a folder named after another of the model's classes.
+    An answer is wrong where the picture lies in a folder named after another of the model's
+    classes.
     """
 
     def __init__(self, file: Path) -> None:
@@ -54,17 +55,23 @@ class Sheet:
         if not file.parent.is_dir():
             raise NoSheet(f"{file}: there is no folder {file.parent}")
         if find_spec("PIL") is None:
-            raise NoSheet(f"{file}: a sheet of pictures needs Pillow, which is not installed: run pip install pillow")
+            raise NoSheet(
+                f"{file}: a sheet of pictures needs Pillow, which is not installed: run pip install"
+                " pillow"
+            )
         self._file = file
         self._tiles: list[_Tile] = []
         self._counts = {"answers": 0, "wrong": 0, "uncertain": 0, "failed": 0}
 
-    def add(self, path: str, picture: bytes | str | ClientError, outcome: Prediction | ClientError) -> None:
+    def add(
+        self, path: str, picture: bytes | str | ClientError, outcome: Prediction | ClientError
+    ) -> None:
         """Takes note of a picture.
 
         Args:
             path: what it is called.
-            picture: its encoded bytes, or its file, which is read when the sheet is drawn, or why there is none.
+            picture: its encoded bytes, or its file, which is read when the sheet is drawn, or why
+                there is none.
             outcome: the answer; pictures without one are counted and not drawn.
         """
         if isinstance(outcome, ClientError) or isinstance(picture, ClientError):
@@ -75,7 +82,9 @@ class Sheet:
         self._counts["answers"] += 1
         self._counts["wrong"] += wrong
         self._counts["uncertain"] += not wrong and outcome.probability < UNCERTAIN_BELOW
-        caption = f"{outcome.label} {outcome.probability:.2f}" + (f", not {folder}" if wrong else "")
+        caption = f"{outcome.label} {outcome.probability:.2f}" + (
+            f", not {folder}" if wrong else ""
+        )
         self._tiles.append(_Tile(path, picture, caption, wrong, outcome.probability))
         if len(self._tiles) >= 2 * SHOWN:
             self._keep_the_worst()
@@ -100,7 +109,9 @@ class Sheet:
         top = _MARGIN + len(heading) * _LINE + _MARGIN
         longest = _LINE + max(math.ceil(font.getlength(line)) for line, _ in heading)
         rows = math.ceil(len(self._tiles) / columns)
-        sheet = Image.new("RGB", (2 * _MARGIN + max(columns * _WIDTH, longest), top + rows * _HEIGHT), _PAPER)
+        sheet = Image.new(
+            "RGB", (2 * _MARGIN + max(columns * _WIDTH, longest), top + rows * _HEIGHT), _PAPER
+        )
         draw = ImageDraw.Draw(sheet)
         for number, (line, colour) in enumerate(heading):
             y = _MARGIN + number * _LINE
@@ -108,10 +119,19 @@ class Sheet:
             draw.text((_MARGIN + _LINE, y - 2), line, _TEXT, font)
         for number, tile in enumerate(self._tiles):
             x, y = _MARGIN + number % columns * _WIDTH, top + number // columns * _HEIGHT
-            colour = _WRONG if tile.wrong else _CERTAIN if tile.probability >= UNCERTAIN_BELOW else _UNCERTAIN
+            colour = (
+                _WRONG
+                if tile.wrong
+                else _CERTAIN
+                if tile.probability >= UNCERTAIN_BELOW
+                else _UNCERTAIN
+            )
             draw.rectangle((x, y, x + _FRAME - 1, y + _FRAME - 1), outline=colour, width=_BORDER)
             thumbnail = _thumbnail(tile.picture)
-            sheet.paste(thumbnail, (x + (_FRAME - thumbnail.width) // 2, y + (_FRAME - thumbnail.height) // 2))
+            sheet.paste(
+                thumbnail,
+                (x + (_FRAME - thumbnail.width) // 2, y + (_FRAME - thumbnail.height) // 2),
+            )
             for row, text in enumerate((tile.caption, Path(tile.path).name)):
                 draw.text((x, y + _FRAME + 2 + row * _LINE), _cut(text, font), _TEXT, font)
         try:
@@ -120,25 +140,40 @@ class Sheet:
             raise NoSheet(f"{self._file}: cannot be written: {error.strerror}") from error
         left_out = self._counts["answers"] - len(self._tiles)
         return f"{self._file}: {len(self._tiles)} pictures" + (
-            f", the wrong and the least certain; {left_out:,} others are left out" if left_out else ""
+            f", the wrong and the least certain; {left_out:,} others are left out"
+            if left_out
+            else ""
         )
 
     def _keep_the_worst(self) -> None:
         # The surest of the wrong are the worst; of the others the least certain are.
-        self._tiles.sort(key=lambda tile: (not tile.wrong, -tile.probability if tile.wrong else tile.probability))
+        self._tiles.sort(
+            key=lambda tile: (not tile.wrong, -tile.probability if tile.wrong else tile.probability)
+        )
         del self._tiles[SHOWN:]
 
     def _heading(self) -> list[tuple[str, tuple[int, int, int]]]:
         counts, left_out = self._counts, self._counts["answers"] - len(self._tiles)
         lines = [
             (f"{counts['wrong']:,} wrong: the folder is named after another class", _WRONG),
-            (f"{counts['uncertain']:,} uncertain: probability below {UNCERTAIN_BELOW:g}", _UNCERTAIN),
+            (
+                f"{counts['uncertain']:,} uncertain: probability below {UNCERTAIN_BELOW:g}",
+                _UNCERTAIN,
+            ),
             (f"{counts['answers'] - counts['wrong'] - counts['uncertain']:,} others", _CERTAIN),
         ]
         if counts["failed"]:
             lines.append((f"{counts['failed']:,} without an answer, not shown", _PAPER))
         if left_out:
-            lines.append((f"{len(self._tiles):,} shown, the wrong and the least certain; {left_out:,} not", _PAPER))
+            lines.append(
+                (
+                    (
+                        f"{len(self._tiles):,} shown, the wrong and the least certain;"
+                        f" {left_out:,} not"
+                    ),
+                    _PAPER,
+                )
+            )
         return lines
 
 

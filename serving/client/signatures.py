@@ -26,8 +26,12 @@ _FIELD = "signature_def"
 
 
 def metadata_request(model_spec: Any) -> Any:
-    """Makes the GetModelMetadataRequest that `read` reads the answer of; the spec's signature does not matter."""
-    return message("tensorflow.serving.GetModelMetadataRequest")(model_spec=model_spec, metadata_field=[_FIELD])
+    """Makes the GetModelMetadataRequest that `read` reads the answer of; the spec's signature does
+    not matter.
+    """
+    return message("tensorflow.serving.GetModelMetadataRequest")(
+        model_spec=model_spec, metadata_field=[_FIELD]
+    )
 
 
 def read(response: Any) -> Signatures:
@@ -41,15 +45,23 @@ def read(response: Any) -> Signatures:
     """
     found = message("tensorflow.serving.SignatureDefMap")()
     if _FIELD not in response.metadata or not response.metadata[_FIELD].Unpack(found):
-        raise UnexpectedReply("the server answers without the model's signatures: it is no TensorFlow Serving server")
+        raise UnexpectedReply(
+            "the server answers without the model's signatures: it is no TensorFlow Serving server"
+        )
     return {
-        name: Signature(dict(one.inputs), dict(one.outputs), frozenset(set(one.inputs) - set(one.defaults)))
+        name: Signature(
+            dict(one.inputs), dict(one.outputs), frozenset(set(one.inputs) - set(one.defaults))
+        )
         for name, one in found.signature_def.items()
     }
 
 
 def input_parts(
-    inputs: Mapping[str, Any], output_filter: Collection[str], signatures: Signatures, name: str, asked: str
+    inputs: Mapping[str, Any],
+    output_filter: Collection[str],
+    signatures: Signatures,
+    name: str,
+    asked: str,
 ) -> list[Part]:
     """Serializes the inputs of a PredictRequest in the types that its signature wants.
 
@@ -61,8 +73,8 @@ def input_parts(
         asked: who is asked for what, for the error.
 
     Raises:
-        InvalidRequest: there is no such signature, or it wants other names, types or sizes of pictures; the text says
-            which.
+        InvalidRequest: there is no such signature, or it wants other names, types or sizes of
+            pictures; the text says which.
     """
     name = name or contract.SIGNATURE_BYTES
     if name not in signatures:
@@ -73,13 +85,17 @@ def input_parts(
         raise InvalidRequest(f"{asked}: inputs {_listed(inputs)}: {_wants(name, signature)}")
     if unknown := set(output_filter) - signature.outputs.keys():
         outputs = describe(signature.outputs)
-        raise InvalidRequest(f"{asked}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}")
+        raise InvalidRequest(
+            f"{asked}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}"
+        )
     parts: list[Part] = []
     for key, values in inputs.items():
         try:
             parts += messages.input_parts(key, values, wanted[key].dtype)
         except ValueError as error:
-            raise InvalidRequest(f"{asked}: input {key!r} is {error}: {_wants(name, signature)}") from error
+            raise InvalidRequest(
+                f"{asked}: input {key!r} is {error}: {_wants(name, signature)}"
+            ) from error
         if name == contract.SIGNATURE_PIXELS and messages.is_array(values):
             _check_sizes(values.shape, wanted[key].tensor_shape, asked)
     return parts
@@ -90,7 +106,9 @@ def _wants(name: str, signature: Signature) -> str:
 
 
 def _check_sizes(shape: tuple[int, ...], stated: Any, asked: str) -> None:
-    """Refuses pictures of another size: a server passes any shape to the model, which fails in words of its own."""
+    """Refuses pictures of another size: a server passes any shape to the model, which fails in
+    words of its own.
+    """
     sizes = [dimension.size for dimension in stated.dim]
     fits = len(sizes) == len(shape) and all(a in (-1, b) for a, b in zip(sizes, shape, strict=True))
     if not stated.unknown_rank and not fits:
@@ -98,9 +116,12 @@ def _check_sizes(shape: tuple[int, ...], stated: Any, asked: str) -> None:
 
 
 def describe(tensors: Mapping[str, Any]) -> str:
-    """Says names, types and shapes of a signature's inputs or outputs, such as ``x float32 [?, 1]``."""
+    """Says names, types and shapes of a signature's inputs or outputs, such as ``x float32 [?,
+    1]``.
+    """
     return ", ".join(
-        f"{name} {KINDS[info.dtype].name if info.dtype in KINDS else f'type {info.dtype}'} {_shape(info.tensor_shape)}"
+        f"{name} {KINDS[info.dtype].name if info.dtype in KINDS else f'type {info.dtype}'}"
+        f" {_shape(info.tensor_shape)}"
         for name, info in sorted(tensors.items())
     )
 

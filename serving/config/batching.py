@@ -1,6 +1,8 @@
-"""The file of --batching_parameters_file: how TensorFlow Serving merges concurrent requests into one run.
+"""The file of --batching_parameters_file: how TensorFlow Serving merges concurrent requests into
+one run.
 
-``batching.write("batching.config", batching.make(max_batch_size=32, batch_timeout_micros=2000))`` writes one.
+``batching.write("batching.config", batching.make(max_batch_size=32, batch_timeout_micros=2000))``
+writes one.
 """
 
 from collections.abc import Sequence
@@ -12,9 +14,15 @@ from serving.protos import message
 
 KIND = "BatchingParameters"
 
-# TensorFlow, tensorflow/core/kernels/batching_util/shared_batch_scheduler.h: input_batch_size_limit.
+# TensorFlow, tensorflow/core/kernels/batching_util/shared_batch_scheduler.h:
+# input_batch_size_limit.
 _DEFAULT_MAX_BATCH_SIZE = 1000
-_POSITIVE = ("max_batch_size", "max_enqueued_batches", "num_batch_threads", "max_execution_batch_size")
+_POSITIVE = (
+    "max_batch_size",
+    "max_enqueued_batches",
+    "num_batch_threads",
+    "max_execution_batch_size",
+)
 
 write = text_file.write
 
@@ -23,7 +31,8 @@ def make(**fields: bool | int | str | Sequence[int]) -> Message:
     """Makes a tensorflow.serving.BatchingParameters.
 
     Args:
-        **fields: the message's own, with plain values; what is left out takes TensorFlow Serving's default.
+        **fields: the message's own, with plain values; what is left out takes TensorFlow Serving's
+        default.
 
     Raises:
         ConfigError: a field is unknown, of another type, or makes what `check` refuses.
@@ -65,15 +74,18 @@ def check(parameters: Message, source: str) -> None:
         source: where it comes from, for the error.
 
     Raises:
-        ConfigError: with TensorFlow Serving's own words where it has some (bundle_factory_util.cc and
-            batching_session.cc).
+        ConfigError: with TensorFlow Serving's own words where it has some (bundle_factory_util.cc
+            and batching_session.cc).
     """
     for name in _POSITIVE:
         if parameters.HasField(name) and getattr(parameters, name).value < 1:
-            raise ConfigError(f"{source}: {name} must be positive; was {getattr(parameters, name).value}")
+            raise ConfigError(
+                f"{source}: {name} must be positive; was {getattr(parameters, name).value}"
+            )
     if parameters.batch_timeout_micros.value < 0:
         raise ConfigError(
-            f"{source}: batch_timeout_micros must not be negative; was {parameters.batch_timeout_micros.value}"
+            f"{source}: batch_timeout_micros must not be negative; was"
+            f" {parameters.batch_timeout_micros.value}"
         )
     _check_sizes(parameters, source)
 
@@ -86,8 +98,8 @@ def _check_sizes(parameters: Message, source: str) -> None:
         execution = parameters.max_execution_batch_size.value or largest
         if execution > largest:
             raise ConfigError(
-                f"{source}: max_execution_batch_size must not be above max_batch_size; was {execution}; "
-                f"expected at most {largest}"
+                f"{source}: max_execution_batch_size must not be above max_batch_size; was"
+                f" {execution}; expected at most {largest}"
             )
         largest = execution
     sizes = list(parameters.allowed_batch_sizes)
@@ -95,10 +107,11 @@ def _check_sizes(parameters: Message, source: str) -> None:
         return
     if sizes != sorted(set(sizes)) or sizes[0] < 1:
         raise ConfigError(
-            f"{source}: allowed_batch_sizes entries must be positive and increasing; they were {sizes}: sort them"
+            f"{source}: allowed_batch_sizes entries must be positive and increasing; they were"
+            f" {sizes}: sort them"
         )
     if sizes[-1] != largest:
         raise ConfigError(
-            f"{source}: Last entry in allowed_batch_sizes must match {name}; last entry was {sizes[-1]}; "
-            f"expected {largest}: append it, or change {name}"
+            f"{source}: Last entry in allowed_batch_sizes must match {name}; last entry was"
+            f" {sizes[-1]}; expected {largest}: append it, or change {name}"
         )

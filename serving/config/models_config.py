@@ -1,7 +1,8 @@
-"""models.config: which versions of which models TensorFlow Serving loads, and which one the label `stable` names.
+"""models.config: which versions of which models TensorFlow Serving loads, and which one the label
+`stable` names.
 
-The file is a text-format `tensorflow.serving.ModelServerConfig`. Other models in it, and labels of our model that are
-not ours, are kept; comments are not, as protobuf's text format drops them.
+The file is a text-format `tensorflow.serving.ModelServerConfig`. Other models in it, and labels of
+our model that are not ours, are kept; comments are not, as protobuf's text format drops them.
 """
 
 from typing import Any
@@ -13,7 +14,8 @@ from serving.contract import MODELS_CONFIG, STABLE_LABEL
 # TensorFlow Serving refuses a model without a platform.
 PLATFORM = "tensorflow"
 
-# A tensorflow.serving.ModelServerConfig; its class is made at run time, so that no type checker knows its fields.
+# A tensorflow.serving.ModelServerConfig; its class is made at run time, so that no type checker
+# knows its fields.
 ModelServerConfig = Any
 
 render = text_file.render
@@ -42,8 +44,9 @@ def check(config: ModelServerConfig, source: str) -> None:
         source: where it comes from, for the error.
 
     Raises:
-        ConfigError: it is no list of models; or lists one twice, one without an absolute base_path or a platform, one
-            of which no version is to be loaded, or a label on a version that is not.
+        ConfigError: it is no list of models; or lists one twice, one without an absolute base_path
+            or a platform, one of which no version is to be loaded, or a label on a version that is
+            not.
     """
     if config.WhichOneof("config") == "custom_model_config":
         raise ConfigError(f"{source} has a custom_model_config: expected a model_config_list")
@@ -51,16 +54,18 @@ def check(config: ModelServerConfig, source: str) -> None:
     for model in config.model_config_list.config:
         if names.count(model.name) > 1:
             raise ConfigError(
-                f"{source} lists the model {model.name} {names.count(model.name)} times: leave one of them"
+                f"{source} lists the model {model.name} {names.count(model.name)} times: leave one"
+                " of them"
             )
         if not model.base_path.startswith("/") and "://" not in model.base_path:
             raise ConfigError(
-                f"{source}: base_path of the model {model.name} is {model.base_path}: expected an absolute path or "
-                "a URI"
+                f"{source}: base_path of the model {model.name} is {model.base_path}: expected an"
+                " absolute path or a URI"
             )
         if not model.model_platform and not model.model_type:
             raise ConfigError(
-                f'{source}: the model {model.name} has no model_platform: add model_platform: "{PLATFORM}"'
+                f"{source}: the model {model.name} has no model_platform: add model_platform:"
+                f' "{PLATFORM}"'
             )
         if model.model_version_policy.WhichOneof("policy_choice") == "specific":
             _check_specific(model, source)
@@ -69,33 +74,44 @@ def check(config: ModelServerConfig, source: str) -> None:
 def _check_specific(model: Any, source: str) -> None:
     versions = model.model_version_policy.specific.versions
     if not versions:
-        raise ConfigError(f"{source}: the specific versions of the model {model.name} are none: name at least one")
+        raise ConfigError(
+            f"{source}: the specific versions of the model {model.name} are none: name at least one"
+        )
     for label, version in model.version_labels.items():
         if version not in versions:
             raise ConfigError(
-                f"{source}: the label {label} of the model {model.name} is on version {version}, which is not among "
-                f"its specific versions {list(versions)}: add it there, or move the label"
+                f"{source}: the label {label} of the model {model.name} is on version {version},"
+                f" which is not among its specific versions {list(versions)}: add it there, or move"
+                " the label"
             )
 
 
 def labels(config: ModelServerConfig, model_name: str) -> dict[str, int]:
-    """Gives the labels of a model, and the version that each names; none where the model is missing."""
+    """Gives the labels of a model, and the version that each names; none where the model is
+    missing.
+    """
     models = (model for model in config.model_config_list.config if model.name == model_name)
     return {label: version for model in models for label, version in model.version_labels.items()}
 
 
 def live_version(config: ModelServerConfig, model_name: str) -> int | None:
-    """Gives the version that carries the label `stable`, or None where the model or the label is missing."""
+    """Gives the version that carries the label `stable`, or None where the model or the label is
+    missing.
+    """
     return labels(config, model_name).get(STABLE_LABEL)
 
 
 def with_live(
-    config: ModelServerConfig, model_name: str, base_path: str, version: int, label: str = STABLE_LABEL
+    config: ModelServerConfig,
+    model_name: str,
+    base_path: str,
+    version: int,
+    label: str = STABLE_LABEL,
 ) -> ModelServerConfig:
     """Makes a version the live one: loaded, and labelled `stable`.
 
-    The version that had the label is loaded no longer, unless another label names it. Versions that other labels name
-    stay, as TensorFlow Serving refuses a label on a version that is not loaded.
+    The version that had the label is loaded no longer, unless another label names it. Versions that
+    other labels name stay, as TensorFlow Serving refuses a label on a version that is not loaded.
 
     Args:
         config: stays as it is.

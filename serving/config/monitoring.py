@@ -1,4 +1,6 @@
-"""The file of --monitoring_config_file: whether and where the REST port shows metrics to Prometheus."""
+"""The file of --monitoring_config_file: whether and where the REST port shows metrics to
+Prometheus.
+"""
 
 from pathlib import Path
 
@@ -48,4 +50,6 @@ def check(config: Message, source: str) -> None:
     """
     path = config.prometheus_config.path
     if path and not path.startswith("/"):
-        raise ConfigError(f"{source}: the path of prometheus_config is {path}: expected one that begins with /")
+        raise ConfigError(
+            f"{source}: the path of prometheus_config is {path}: expected one that begins with /"
+        )

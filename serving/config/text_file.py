@@ -1,4 +1,6 @@
-"""Protobuf's text format in files: the one reader, and the one writer that leaves a whole file or the old one."""
+"""Protobuf's text format in files: the one reader, and the one writer that leaves a whole file or
+the old one.
+"""
 
 import os
 import re
@@ -16,7 +18,9 @@ Message = Any
 
 
 class ConfigError(WhiskerError):
-    """A configuration file cannot be read or written, or says what TensorFlow Serving would refuse."""
+    """A configuration file cannot be read or written, or says what TensorFlow Serving would
+    refuse.
+    """
 
 
 def parse(text: str | bytes, source: str, kind: str, *, quote: bool = True) -> Message:
@@ -42,8 +46,8 @@ def parse(text: str | bytes, source: str, kind: str, *, quote: bool = True) -> M
         if not quote:
             reason = reason.partition(": ")[0]
     raise ConfigError(
-        f"{source} is no {kind} ({reason}): expected protobuf's text format; mend it, or move it away; "
-        "it has not been changed"
+        f"{source} is no {kind} ({reason}): expected protobuf's text format; mend it, or move it"
+        " away; it has not been changed"
     )
 
 
@@ -56,7 +60,9 @@ def read(path: str | Path, kind: str, *, quote: bool = True) -> Message:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: expected a text {kind}; name another file") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}: expected a text {kind}; name another file"
+        ) from error
     return parse(content, str(path), kind, quote=quote)
 
 
@@ -79,12 +85,17 @@ def write(path: str | Path, config: Message, mode: int = 0o644) -> None:
     try:
         replace(Path(path), render(config).encode(), mode)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}: choose another place") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}: choose another place"
+        ) from error
 
 
 def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Replaces a file by one that has reached the disk, or raises OSError and leaves the old one."""
-    # A name of this thread's own: two writers at once each leave a whole file, and the later one wins.
+    """Replaces a file by one that has reached the disk, or raises OSError and leaves the old
+    one.
+    """
+    # A name of this thread's own: two writers at once each leave a whole file, and the later one
+    # wins.
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     fresh.unlink(missing_ok=True)
     try:

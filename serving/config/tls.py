@@ -16,7 +16,9 @@ KIND = "SSLConfig"
 _PEM = (("server_key", "PRIVATE KEY"), ("server_cert", "CERTIFICATE"), ("custom_ca", "CERTIFICATE"))
 
 
-def make(server_key: str | Path, server_cert: str | Path, client_ca: str | Path | None = None) -> Message:
+def make(
+    server_key: str | Path, server_cert: str | Path, client_ca: str | Path | None = None
+) -> Message:
     """Makes a tensorflow.serving.SSLConfig out of PEM files.
 
     Args:
@@ -43,7 +45,8 @@ def read(path: str | Path) -> Message:
     """Reads and checks a file.
 
     Raises:
-        ConfigError: it cannot be read, is no text SSLConfig, or is refused by `check`; quotes none of it.
+        ConfigError: it cannot be read, is no text SSLConfig, or is refused by `check`; quotes none
+            of it.
     """
     config = text_file.read(path, KIND, quote=False)
     check(config, str(path))
@@ -51,7 +54,8 @@ def read(path: str | Path) -> Message:
 
 
 def write(path: str | Path, config: Message) -> None:
-    """Writes the file, whole or not at all, for nobody but its owner to read: it holds a private key.
+    """Writes the file, whole or not at all, for nobody but its owner to read: it holds a private
+    key.
 
     Raises:
         ConfigError: the file cannot be written; what was there stays.
@@ -67,24 +71,29 @@ def check(config: Message, source: str) -> None:
         source: where it comes from, for the error.
 
     Raises:
-        ConfigError: key or certificate is missing or no PEM text, or clients are to be verified against nothing.
+        ConfigError: key or certificate is missing or no PEM text, or clients are to be verified
+            against nothing.
     """
     for field, label in _PEM:
         value = getattr(config, field)
         if not value and field == "custom_ca":
             continue
         if not re.search(
-            rf"-----BEGIN ([A-Z0-9]+ )*{label}-----.*-----END ([A-Z0-9]+ )*{label}-----", value, re.DOTALL
+            rf"-----BEGIN ([A-Z0-9]+ )*{label}-----.*-----END ([A-Z0-9]+ )*{label}-----",
+            value,
+            re.DOTALL,
         ):
             found = "missing" if not value else "PEM text of something else"
             if value and "-----BEGIN " not in value:
-                # One line without a header is nearly always a path. It is not shown, as it could be a key.
+                # One line without a header is nearly always a path. It is not shown, as it could be
+                # a key.
                 found = "a path" if "\n" not in value.strip() else "no PEM text"
             raise ConfigError(
-                f"{source}: {field} is {found}: expected the PEM text itself, from -----BEGIN … {label}----- to its "
-                "END line; serving.config.tls.make puts the files' text there"
+                f"{source}: {field} is {found}: expected the PEM text itself, from -----BEGIN …"
+                f" {label}----- to its END line; serving.config.tls.make puts the files' text there"
             )
     if config.client_verify and not config.custom_ca:
         raise ConfigError(
-            f"{source}: client_verify is true without a custom_ca: give the certificates that clients' are signed with"
+            f"{source}: client_verify is true without a custom_ca: give the certificates that"
+            " clients' are signed with"
         )

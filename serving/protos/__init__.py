@@ -1,7 +1,8 @@
-"""TensorFlow Serving's messages without TensorFlow: classes made from the descriptor set that lies beside this file.
+"""TensorFlow Serving's messages without TensorFlow: classes made from the descriptor set that lies
+beside this file.
 
-The descriptors live in a private pool, so that TensorFlow and tensorflow_serving, which put files of the same names
-into protobuf's default pool, can be imported in the same process before or after.
+The descriptors live in a private pool, so that TensorFlow and tensorflow_serving, which put files
+of the same names into protobuf's default pool, can be imported in the same process before or after.
 """
 
 from functools import cache
@@ -13,7 +14,8 @@ from google.protobuf.message import Message
 
 DESCRIPTOR_SET = "tensorflow_serving.binpb"
 
-# `cache` alone lets two threads load two pools at first use, and a message of one is refused as a field of the other.
+# `cache` alone lets two threads load two pools at first use, and a message of one is refused as a
+# field of the other.
 _LOCK = Lock()
 
 
@@ -22,7 +24,8 @@ def message(full_name: str) -> type[Message]:
     """Gives the class of a message.
 
     Args:
-        full_name: as in the .proto file, package included, such as ``tensorflow.serving.PredictRequest``.
+        full_name: as in the .proto file, package included, such as
+            ``tensorflow.serving.PredictRequest``.
 
     Returns:
         The class; the same one at every call, in every thread.

@@ -1,7 +1,7 @@
 """Writes the descriptor set that `serving.protos` reads: ``python -m serving.protos.generate``.
 
-Needs tensorflow-serving-api and so TensorFlow. Run it when the pinned release of either, or of protobuf, changes; a
-test compares the committed file with what this makes.
+Needs tensorflow-serving-api and so TensorFlow. Run it when the pinned release of either, or of
+protobuf, changes; a test compares the committed file with what this makes.
 """
 
 from importlib import import_module
@@ -24,14 +24,18 @@ _MODULES = (
 
 
 def descriptor_set() -> bytes:
-    """Makes the serialized FileDescriptorSet: every file after the files that it imports, always in the same order."""
+    """Makes the serialized FileDescriptorSet: every file after the files that it imports, always in
+    the same order.
+    """
     files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
     for module in _MODULES:
         _collect(import_module(module).DESCRIPTOR, files)
     _collect(wrappers_pb2.DESCRIPTOR, files)
     for file in (_batching_parameters(), _ssl_config(), _monitoring_config()):
         files[file.name] = file
-    return descriptor_pb2.FileDescriptorSet(file=files.values()).SerializeToString(deterministic=True)
+    return descriptor_pb2.FileDescriptorSet(file=files.values()).SerializeToString(
+        deterministic=True
+    )
 
 
 def _collect(file: FileDescriptor, files: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:
@@ -43,13 +47,19 @@ def _collect(file: FileDescriptor, files: dict[str, descriptor_pb2.FileDescripto
     file.CopyToProto(files[file.name])
 
 
-# What the pip package lacks. Names, numbers and types: tensorflow/serving. Files in text format hold names alone, which
-# matters for two: in what of it was at hand, max_execution_batch_size and enable_large_batch_splitting were used
-# (bundle_factory_util.h), but not declared; their numbers are the next free ones.
+# What the pip package lacks. Names, numbers and types: tensorflow/serving. Files in text format
+# hold names alone, which matters for two: in what of it was at hand, max_execution_batch_size and
+# enable_large_batch_splitting were used (bundle_factory_util.h), but not declared; their numbers
+# are the next free ones.
 def _batching_parameters() -> descriptor_pb2.FileDescriptorProto:
     file = _file("servables/tensorflow/session_bundle_config.proto", wrappers_pb2.DESCRIPTOR.name)
     parameters = file.message_type.add(name="BatchingParameters")
-    for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"):
+    for name in (
+        "max_batch_size",
+        "batch_timeout_micros",
+        "max_enqueued_batches",
+        "num_batch_threads",
+    ):
         _add(parameters, name, ".google.protobuf.Int64Value")
     _add(parameters, "thread_pool_name", ".google.protobuf.StringValue")
     _add(parameters, "allowed_batch_sizes", _Field.TYPE_INT64).label = _Field.LABEL_REPEATED
@@ -73,18 +83,29 @@ def _monitoring_config() -> descriptor_pb2.FileDescriptorProto:
     prometheus = file.message_type.add(name="PrometheusConfig")
     _add(prometheus, "enable", _Field.TYPE_BOOL)
     _add(prometheus, "path", _Field.TYPE_STRING)
-    _add(file.message_type.add(name="MonitoringConfig"), "prometheus_config", ".tensorflow.serving.PrometheusConfig")
+    _add(
+        file.message_type.add(name="MonitoringConfig"),
+        "prometheus_config",
+        ".tensorflow.serving.PrometheusConfig",
+    )
     return file
 
 
 def _file(path: str, *dependencies: str) -> descriptor_pb2.FileDescriptorProto:
     return descriptor_pb2.FileDescriptorProto(
-        name=f"tensorflow_serving/{path}", package="tensorflow.serving", syntax="proto3", dependency=dependencies
+        name=f"tensorflow_serving/{path}",
+        package="tensorflow.serving",
+        syntax="proto3",
+        dependency=dependencies,
     )
 
 
-def _add(message: descriptor_pb2.DescriptorProto, name: str, kind: Any) -> descriptor_pb2.FieldDescriptorProto:
-    """Adds the field with the next number; `kind` is a scalar type, or a message's name with a dot before it."""
+def _add(
+    message: descriptor_pb2.DescriptorProto, name: str, kind: Any
+) -> descriptor_pb2.FieldDescriptorProto:
+    """Adds the field with the next number; `kind` is a scalar type, or a message's name with a dot
+    before it.
+    """
     field = message.field.add(name=name, number=len(message.field) + 1, label=_Field.LABEL_OPTIONAL)
     if isinstance(kind, str):
         field.type, field.type_name = _Field.TYPE_MESSAGE, kind

@@ -1,4 +1,6 @@
-"""Starts the local server: ``python -m serving.server --model_base_path=/models/whisker --rest_api_port=8501``."""
+"""Starts the local server: ``python -m serving.server --model_base_path=/models/whisker
+--rest_api_port=8501``.
+"""
 
 import logging
 import os
@@ -12,9 +14,15 @@ from serving.server.flags import EXIT_START_FAILED, parse
 
 
 def main() -> None:
-    """Reads the command line, serves until SIGTERM or SIGINT, and exits: 0, or 255 if the server could not start."""
+    """Reads the command line, serves until SIGTERM or SIGINT, and exits: 0, or 255 if the server
+    could not start.
+    """
     flags = parse(sys.argv[1:])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
     # A queue's put is safe in a signal handler; an event's set is not.
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -25,14 +33,17 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"error: {MissingExtra(error.name or 'tensorflow', 'server')}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # The loader's deprecation notice, at every load.
+    logging.getLogger("tensorflow").setLevel(
+        logging.ERROR
+    )  # The loader's deprecation notice, at every load.
     try:
         clean = serve(flags, stop)
     except WhiskerError as error:
         print(f"Failed to start server. Error: {error}")
         sys.exit(EXIT_START_FAILED)
     if not clean:
-        # A thread is still inside TensorFlow: the interpreter would wait for it, or tear the runtime down under it.
+        # A thread is still inside TensorFlow: the interpreter would wait for it, or tear the
+        # runtime down under it.
         logging.warning("exiting although a request or a load has not ended")
         logging.shutdown()
         os._exit(0)

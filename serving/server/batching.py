@@ -1,7 +1,9 @@
-"""Merges concurrent requests into one run of the model, with the semantics of TensorFlow Serving's BatchingSession.
+"""Merges concurrent requests into one run of the model, with the semantics of TensorFlow Serving's
+BatchingSession.
 
-An own scheduler rather than TensorFlow's batch op: the op lives inside one graph, while queues here are one per
-(version, inputs, outputs) under a thread pool that all models share, and a test can count its runs.
+An own scheduler rather than TensorFlow's batch op: the op lives inside one graph, while queues here
+are one per (version, inputs, outputs) under a thread pool that all models share, and a test can
+count its runs.
 """
 
 import threading
@@ -42,7 +44,9 @@ class _Batch:
 
 
 class Scheduler:
-    """Queues requests and runs them in batches. Its lock guards the queues alone and is free while a batch runs."""
+    """Queues requests and runs them in batches. Its lock guards the queues alone and is free while
+    a batch runs.
+    """
 
     def __init__(self, parameters: Parameters, metrics: Metrics | None = None) -> None:
         """Starts the batch threads.
@@ -72,8 +76,8 @@ class Scheduler:
 
         Args:
             key: requests with equal keys may share a run: same version, same inputs, same outputs.
-            execute: runs merged inputs, within a number of seconds if it is not None; every output has a row per
-                input row.
+            execute: runs merged inputs, within a number of seconds if it is not None; every output
+                has a row per input row.
             inputs: name to value; first dimensions equal.
             timeout_s: None for no limit.
             parameters: of this key, but for the threads; None for those of all.
@@ -82,18 +86,26 @@ class Scheduler:
             This request's rows of what `execute` answers.
 
         Raises:
-            StatusError: the request cannot be batched, the queue is full, or the run of its batch failed.
+            StatusError: the request cannot be batched, the queue is full, or the run of its batch
+                failed.
         """
         parameters = parameters or self._parameters
         rows = _rows(inputs)
         limit = parameters.max_batch_size
         if rows > limit:
-            raise invalid_argument(f"Task size {rows} is larger than maximum input batch size {limit}")
+            raise invalid_argument(
+                f"Task size {rows} is larger than maximum input batch size {limit}"
+            )
         if rows == 0:
-            return execute(inputs, timeout_s)  # Adds nothing to a batch, and cannot be repeated as padding.
+            return execute(
+                inputs, timeout_s
+            )  # Adds nothing to a batch, and cannot be repeated as padding.
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         starts = range(0, rows, parameters.most_rows)
-        pieces = [{name: value[start : start + starts.step] for name, value in inputs.items()} for start in starts]
+        pieces = [
+            {name: value[start : start + starts.step] for name, value in inputs.items()}
+            for start in starts
+        ]
         tasks = [_Task(piece, _rows(piece), deadline) for piece in pieces]
         with self._changed:
             self._enqueue(key, tasks, execute, parameters)
@@ -107,7 +119,9 @@ class Scheduler:
             self._draining = True
             self._changed.notify_all()
 
-    def _enqueue(self, key: Hashable, tasks: list[_Task], execute: Execute, parameters: Parameters) -> None:
+    def _enqueue(
+        self, key: Hashable, tasks: list[_Task], execute: Execute, parameters: Parameters
+    ) -> None:
         queue = list(self._queues.get(key, ()))
         last_rows = queue[-1].rows if queue else parameters.most_rows
         fresh = []
@@ -128,14 +142,16 @@ class Scheduler:
 
     def _work(self) -> None:
         while True:
-            # Without a name here: the next batch may be long in coming, and this one holds a model and its answers.
+            # Without a name here: the next batch may be long in coming, and this one holds a model
+            # and its answers.
             self._answer(self._next_batch())
 
     def _answer(self, batch: _Batch) -> None:
         try:
             answers = self._process(batch)
         except Exception as error:
-            # Handed to every requester: StatusErrors as they are, defects to be logged with their trace there.
+            # Handed to every requester: StatusErrors as they are, defects to be logged with their
+            # trace there.
             for task in batch.tasks:
                 task.result.set_exception(error)
         else:
@@ -161,14 +177,19 @@ class Scheduler:
 
     def _process(self, batch: _Batch) -> list[dict[str, np.ndarray]]:
         now = time.monotonic()
-        self._metrics.observe("batching_session/queuing_latency", now - batch.opened, self._parameters.thread_pool_name)
+        self._metrics.observe(
+            "batching_session/queuing_latency",
+            now - batch.opened,
+            self._parameters.thread_pool_name,
+        )
         deadlines = [task.deadline for task in batch.tasks if task.deadline is not None]
         timeout_s = None
         if len(deadlines) == len(batch.tasks):
             timeout_s = max(deadlines) - now
             if timeout_s <= 0:
                 raise StatusError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "Run() timeout exceeded while waiting in batching queue",
                 )
         sizes = batch.parameters.allowed_batch_sizes or (batch.rows,)
         rows = min(size for size in sizes if size >= batch.rows)
@@ -197,7 +218,9 @@ def _joined(answers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _merge(tasks: list[_Task], padding: int, pad_shapes: bool) -> dict[str, np.ndarray]:
-    """Concatenates; padding repeats the first row of the last task, so that it is something the model accepts."""
+    """Concatenates; padding repeats the first row of the last task, so that it is something the
+    model accepts.
+    """
     merged = {}
     for name in tasks[0].inputs:
         values = [task.inputs[name] for task in tasks]
@@ -205,9 +228,10 @@ def _merge(tasks: list[_Task], padding: int, pad_shapes: bool) -> dict[str, np.n
             if not pad_shapes:
                 raise StatusError(
                     grpc.StatusCode.FAILED_PRECONDITION,
-                    f"Tensors with name '{name}' from different tasks have different shapes and padding is turned off. "
-                    "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal "
-                    "dimensions starting with the first dim.",
+                    f"Tensors with name '{name}' from different tasks have different shapes and"
+                    " padding is turned off. Set pad_variable_length_inputs to true, or ensure"
+                    " that all tensors with the same name have equal dimensions starting with the"
+                    " first dim.",
                 )
             values = _padded(values, name)
         merged[name] = np.concatenate([*values, *[values[-1][:1]] * padding])
@@ -215,10 +239,14 @@ def _merge(tasks: list[_Task], padding: int, pad_shapes: bool) -> dict[str, np.n
 
 
 def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:
-    """Pads behind, in every dimension but the first, to the largest shape, with each tensor's own first element."""
+    """Pads behind, in every dimension but the first, to the largest shape, with each tensor's own
+    first element.
+    """
     ranks = {value.ndim for value in values}
     if len(ranks) > 1:
-        raise invalid_argument(f"Tensors with name '{name}' from different tasks have different ranks: {sorted(ranks)}")
+        raise invalid_argument(
+            f"Tensors with name '{name}' from different tasks have different ranks: {sorted(ranks)}"
+        )
     if max(ranks) > 6:
         raise invalid_argument("Only tensors with rank from 1 to 6 can be padded.")
     if any(value.size == 0 for value in values):
@@ -236,10 +264,12 @@ def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:
 def _check_outputs(outputs: Tensors, rows: int) -> None:
     for value in outputs.values():
         if value.ndim == 0:
-            raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions"
+            )
         if value.shape[0] != rows:
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-                "tensors",
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension"
+                " sizes of the input tensors",
             )

@@ -1,4 +1,6 @@
-"""How requests are merged: the values of a text BatchingParameters, for all models or for one version."""
+"""How requests are merged: the values of a text BatchingParameters, for all models or for one
+version.
+"""
 
 import os
 from dataclasses import dataclass, field
@@ -17,9 +19,12 @@ class Parameters:
         batch_timeout_s: how long the first request of a batch waits for company.
         max_enqueued_batches: batches that may wait in one queue.
         num_batch_threads: runs at a time, of all models.
-        allowed_batch_sizes: rows to pad a batch to, increasing; empty: any number of rows is run as it is.
-        max_execution_batch_size: most rows of a run; a request with more is split. None: as max_batch_size.
-        pad_variable_length_inputs: requests whose shapes differ are padded to the largest instead of refused.
+        allowed_batch_sizes: rows to pad a batch to, increasing; empty: any number of rows is run as
+            it is.
+        max_execution_batch_size: most rows of a run; a request with more is split. None: as
+            max_batch_size.
+        pad_variable_length_inputs: requests whose shapes differ are padded to the largest instead
+            of refused.
         thread_pool_name: what metrics call the threads.
     """
 

@@ -1,6 +1,8 @@
-"""Classify, Regress and MultiInference: the signatures whose input is a batch of serialized tf.Examples.
+"""Classify, Regress and MultiInference: the signatures whose input is a batch of serialized
+tf.Examples.
 
-Order and texts of the checks are TensorFlow Serving's (classifier.cc, regressor.cc, multi_inference.cc).
+Order and texts of the checks are TensorFlow Serving's (classifier.cc, regressor.cc,
+multi_inference.cc).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +32,9 @@ _OUTPUTS = signature_constants.REGRESS_OUTPUTS
 _Fetched = Mapping[str, np.ndarray]
 
 
-def classify(servable: Servable, signature_name: str, given: Input, run: Run) -> ClassificationResult:
+def classify(
+    servable: Servable, signature_name: str, given: Input, run: Run
+) -> ClassificationResult:
     """Gives every example its classes.
 
     Args:
@@ -54,7 +58,9 @@ def regress(servable: Servable, signature_name: str, given: Input, run: Run) -> 
     return _regression(signature, *_run(signature, given, fetches, run))
 
 
-def multi_inference(servable: Servable, request: MultiInferenceRequest, run: Run) -> MultiInferenceResponse:
+def multi_inference(
+    servable: Servable, request: MultiInferenceRequest, run: Run
+) -> MultiInferenceResponse:
     """Answers several tasks with one run.
 
     Args:
@@ -78,14 +84,19 @@ def multi_inference(servable: Servable, request: MultiInferenceRequest, run: Run
         if not spec.name:
             raise invalid_argument("Found ModelSpec with an empty model name.")
         if spec.name != request.tasks[0].model_spec.name:
-            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+            raise invalid_argument(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
         name = spec.signature_name or DEFAULT_SIGNATURE
         if name in signatures:
             raise invalid_argument(f"Duplicate evaluation of signature: {name}")
         if name not in servable.signatures:
             raise invalid_argument(f"Requested signature not found in model graph: {name}")
         if task.method_name not in _METHODS:
-            raise StatusError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+            raise StatusError(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f"Unsupported signature method_name: {task.method_name}",
+            )
         signature = signatures[name] = servable.signatures[name]
         outputs, field, reader = _METHODS[task.method_name]
         fetches.update(outputs(signature))
@@ -107,7 +118,9 @@ def _signature(servable: Servable, signature_name: str) -> SignatureDef:
     return servable.signatures[name]
 
 
-def _run(signature: SignatureDef, given: Input, fetches: Sequence[str], run: Run) -> tuple[int, _Fetched]:
+def _run(
+    signature: SignatureDef, given: Input, fetches: Sequence[str], run: Run
+) -> tuple[int, _Fetched]:
     examples = _serialized(given)
     return len(examples), run(checked_feeds([(signature.inputs[_INPUTS], examples)]), fetches)
 
@@ -116,7 +129,9 @@ def _serialized(given: Input) -> np.ndarray:
     if given.WhichOneof("kind") == "example_list_with_context":
         # Concatenated messages are merged ones: each example gets the features of the context.
         listed = given.example_list_with_context
-        serialized = [listed.context.SerializeToString() + one.SerializeToString() for one in listed.examples]
+        serialized = [
+            listed.context.SerializeToString() + one.SerializeToString() for one in listed.examples
+        ]
     else:
         serialized = [one.SerializeToString() for one in given.example_list.examples]
     if not serialized:
@@ -130,14 +145,18 @@ def _classification_outputs(signature: SignatureDef) -> list[str]:
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
-        raise invalid_argument(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+        raise invalid_argument(
+            f"Expected one or two output Tensors, found {len(signature.outputs)}"
+        )
     if _INPUTS not in signature.inputs:
         raise invalid_argument(f"No classification inputs found in SignatureDef: {signature}")
-    names = [signature.outputs[alias].name for alias in (_CLASSES, _SCORES) if alias in signature.outputs]
+    names = [
+        signature.outputs[alias].name for alias in (_CLASSES, _SCORES) if alias in signature.outputs
+    ]
     if not names:
         raise invalid_argument(
-            f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or "{_SCORES}". '
-            f"Signature was: {signature}"
+            f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or'
+            f' "{_SCORES}". Signature was: {signature}'
         )
     return names
 
@@ -147,7 +166,8 @@ def _classification(signature: SignatureDef, count: int, fetched: _Fetched) -> C
     scores = _checked_matrix(signature, _SCORES, "DT_FLOAT", count, fetched)
     if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
         raise invalid_argument(
-            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
+            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs."
+            f" {scores.shape[1]}"
         )
     result = ClassificationResult()
     for row in range(count):
@@ -170,7 +190,9 @@ def _checked_matrix(
         return None
     value = fetched[signature.outputs[alias].name]
     if value.ndim != 2:
-        raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(value)}")
+        raise invalid_argument(
+            f"Expected Tensor shape: [batch_size num_classes] but got {_shape(value)}"
+        )
     if DataType.Name(dtype_number(value)) != dtype:
         got = DataType.Name(dtype_number(value))
         raise invalid_argument(f"Expected {alias} Tensor of {dtype}. Got: {got}")
@@ -195,13 +217,18 @@ def _regression(signature: SignatureDef, count: int, fetched: _Fetched) -> Regre
     value = fetched[signature.outputs[_OUTPUTS].name]
     if not (value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)):
         raise invalid_argument(
-            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape(value)}"
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got"
+            f" {_shape(value)}"
         )
     if len(value) != count:
-        raise invalid_argument(f"Input batch size did not match output batch size: {count} vs. {len(value)}")
+        raise invalid_argument(
+            f"Input batch size did not match output batch size: {count} vs. {len(value)}"
+        )
     if DataType.Name(dtype_number(value)) != "DT_FLOAT":
         # Two spaces, as in regressor.cc.
-        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {DataType.Name(dtype_number(value))}")
+        raise invalid_argument(
+            f"Expected output Tensor of DT_FLOAT.  Got: {DataType.Name(dtype_number(value))}"
+        )
     result = RegressionResult()
     for number in value.ravel().tolist():
         result.regressions.add(value=number)
@@ -214,6 +241,14 @@ def _shape(value: np.ndarray) -> str:
 
 # What to fetch, where the result goes, and how it is read.
 _METHODS: dict[str, tuple[Callable[..., list[str]], str, Callable[..., Message]]] = {
-    signature_constants.CLASSIFY_METHOD_NAME: (_classification_outputs, "classification_result", _classification),
-    signature_constants.REGRESS_METHOD_NAME: (_regression_outputs, "regression_result", _regression),
+    signature_constants.CLASSIFY_METHOD_NAME: (
+        _classification_outputs,
+        "classification_result",
+        _classification,
+    ),
+    signature_constants.REGRESS_METHOD_NAME: (
+        _regression_outputs,
+        "regression_result",
+        _regression,
+    ),
 }

@@ -1,8 +1,9 @@
 """The command line: names, defaults and manner of tensorflow_model_server.
 
-Its parser is tsl/util/command_line_flags.cc: only ``--name=value``; for a bool also ``--name``, its values
-are true and false; an unknown argument is printed and left out; a value that cannot be read ends the program
-with usage. A flag of the real server that cannot mean anything here is accepted with a warning.
+Its parser is tsl/util/command_line_flags.cc: only ``--name=value``; for a bool also ``--name``, its
+values are true and false; an unknown argument is printed and left out; a value that cannot be read
+ends the program with usage. A flag of the real server that cannot mean anything here is accepted
+with a warning.
 """
 
 import os
@@ -27,27 +28,47 @@ def _flag(default: _Value, text: str) -> Any:
 class Flags:
     """What the command line may set; the last group is not tensorflow_model_server's."""
 
-    port: int = _flag(8500, "TCP port to listen on for gRPC; 0 means none, and needs --grpc_socket_path.")
+    port: int = _flag(
+        8500, "TCP port to listen on for gRPC; 0 means none, and needs --grpc_socket_path."
+    )
     grpc_socket_path: str = _flag("", "Path of a Unix socket to listen on for gRPC as well.")
     grpc_max_threads: int = _flag(
-        0, "gRPC requests that are worked on at a time; 0 means 128, as most of them wait (real server: 4 per CPU)."
+        0,
+        "gRPC requests that are worked on at a time; 0 means 128, as most of them wait (real"
+        " server: 4 per CPU).",
     )
     grpc_channel_arguments: str = _flag(
-        "", "Arguments of the gRPC server, as grpc.max_connection_age_ms=30000,grpc.keepalive_time_ms=10000."
+        "",
+        "Arguments of the gRPC server, as"
+        " grpc.max_connection_age_ms=30000,grpc.keepalive_time_ms=10000.",
     )
-    enable_grpc_healthcheck_service: bool = _flag(False, "Answer grpc.health.v1.Health/Check on the gRPC port.")
+    enable_grpc_healthcheck_service: bool = _flag(
+        False, "Answer grpc.health.v1.Health/Check on the gRPC port."
+    )
     ssl_config_file: str = _flag(
-        "", "Text SSLConfig, with the keys themselves rather than paths: TLS for gRPC; REST stays plain."
+        "",
+        "Text SSLConfig, with the keys themselves rather than paths: TLS for gRPC; REST stays"
+        " plain.",
     )
     rest_api_port: int = _flag(0, "TCP port to listen on for REST; 0 means no REST.")
     rest_api_num_threads: int = _flag(0, "Threads that answer REST requests; 0 means 4 per CPU.")
-    rest_api_timeout_in_ms: int = _flag(30000, "Longest run of a model for a REST request, in milliseconds.")
-    monitoring_config_file: str = _flag("", "Text MonitoringConfig: metrics for Prometheus on the REST port.")
-    rest_api_enable_cors_support: bool = _flag(False, "Let pages of other origins read the answers of REST.")
+    rest_api_timeout_in_ms: int = _flag(
+        30000, "Longest run of a model for a REST request, in milliseconds."
+    )
+    monitoring_config_file: str = _flag(
+        "", "Text MonitoringConfig: metrics for Prometheus on the REST port."
+    )
+    rest_api_enable_cors_support: bool = _flag(
+        False, "Let pages of other origins read the answers of REST."
+    )
     model_name: str = _flag("default", "Name of the model; ignored if --model_config_file is set.")
-    model_base_path: str = _flag("", "Absolute path of the folder of versions; ignored if --model_config_file is set.")
+    model_base_path: str = _flag(
+        "", "Absolute path of the folder of versions; ignored if --model_config_file is set."
+    )
     model_config_file: str = _flag("", "Text ModelServerConfig that names the models to serve.")
-    model_config_file_poll_wait_seconds: int = _flag(0, "Seconds between looks at --model_config_file; 0 means once.")
+    model_config_file_poll_wait_seconds: int = _flag(
+        0, "Seconds between looks at --model_config_file; 0 means once."
+    )
     file_system_poll_wait_seconds: int = _flag(
         1, "Seconds between looks for new versions; 0 means once, a negative number never."
     )
@@ -58,54 +79,91 @@ class Flags:
     batching_parameters_file: str = _flag("", "Text BatchingParameters; needs --enable_batching.")
     enable_per_model_batching_parameters: bool = _flag(
         False,
-        "With --enable_batching, batch only versions that bring a batching_params.pbtxt, as it says; "
-        "--batching_parameters_file then sets the threads alone.",
+        "With --enable_batching, batch only versions that bring a batching_params.pbtxt, as it"
+        " says; --batching_parameters_file then sets the threads alone.",
     )
-    max_num_load_retries: int = _flag(5, "How often the load of a version is tried again after a failure.")
-    load_retry_interval_micros: int = _flag(60_000_000, "Microseconds between two attempts to load a version.")
+    max_num_load_retries: int = _flag(
+        5, "How often the load of a version is tried again after a failure."
+    )
+    load_retry_interval_micros: int = _flag(
+        60_000_000, "Microseconds between two attempts to load a version."
+    )
     saved_model_tags: str = _flag("serve", "Tags of the metagraph to load, with commas between.")
-    tensorflow_session_config_file: str = _flag("", "Text ConfigProto of the sessions that models run in.")
-    tensorflow_session_parallelism: int = _flag(0, "Threads within an operation, and of operations; 0: TensorFlow's.")
+    tensorflow_session_config_file: str = _flag(
+        "", "Text ConfigProto of the sessions that models run in."
+    )
+    tensorflow_session_parallelism: int = _flag(
+        0, "Threads within an operation, and of operations; 0: TensorFlow's."
+    )
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads within an operation; 0: TensorFlow's.")
-    tensorflow_inter_op_parallelism: int = _flag(0, "Operations that run at a time; 0: TensorFlow's.")
-    per_process_gpu_memory_fraction: float = _flag(0.0, "Share of each GPU's memory, 0 to 1; 0: TensorFlow's.")
+    tensorflow_inter_op_parallelism: int = _flag(
+        0, "Operations that run at a time; 0: TensorFlow's."
+    )
+    per_process_gpu_memory_fraction: float = _flag(
+        0.0, "Share of each GPU's memory, 0 to 1; 0: TensorFlow's."
+    )
     mixed_precision: str = _flag("", "bfloat16: compute in it where the CPU has units for it.")
-    enable_model_warmup: bool = _flag(True, "Answer the requests of assets.extra/tf_serving_warmup_requests at load.")
-    num_request_iterations_for_warmup: int = _flag(0, "How often each of those requests is answered; 0 means once.")
+    enable_model_warmup: bool = _flag(
+        True, "Answer the requests of assets.extra/tf_serving_warmup_requests at load."
+    )
+    num_request_iterations_for_warmup: int = _flag(
+        0, "How often each of those requests is answered; 0 means once."
+    )
     enable_serialization_as_tensor_content: bool = _flag(
         False, "Answer Predict with tensor_content rather than with typed fields."
     )
-    prefer_tflite_model: bool = _flag(False, "Serve a version that ships model.tflite by TensorFlow Lite.")
-    num_tflite_pools: int = _flag(os.cpu_count() or 1, "Interpreters of a version, with a thread each.")
+    prefer_tflite_model: bool = _flag(
+        False, "Serve a version that ships model.tflite by TensorFlow Lite."
+    )
+    num_tflite_pools: int = _flag(
+        os.cpu_count() or 1, "Interpreters of a version, with a thread each."
+    )
     start_with_what_loads: bool = _flag(
-        False, "Open the ports once every model has been tried, and serve those that loaded; else wait, or fail."
+        False,
+        "Open the ports once every model has been tried, and serve those that loaded; else wait, or"
+        " fail.",
     )
     enable_reload_servables_with_error: bool = _flag(
-        False, "Try a version that failed for good again, every --load_retry_interval_micros; else never."
+        False,
+        "Try a version that failed for good again, every --load_retry_interval_micros; else never.",
     )
     verify_digests: bool = _flag(
         False,
-        "Load only versions that are what was published: files, number and class names as assets.extra/whisker.json "
-        "says (Whisker's own flag).",
+        "Load only versions that are what was published: files, number and class names as"
+        " assets.extra/whisker.json says (Whisker's own flag).",
     )
     xnnpack: bool = _flag(False, "Run the network of Whisker's own models in XNNPACK.")
     bind_all: bool = _flag(False, "Listen on all interfaces; else on the loopback interface only.")
     ports_file: str = _flag(
-        "", "Listen on free ports instead of --port and --rest_api_port, and write them here as JSON once ready."
+        "",
+        "Listen on free ports instead of --port and --rest_api_port, and write them here as JSON"
+        " once ready.",
     )
-    demo_page: bool = _flag(False, "Serve a page to try a model with pictures, at / of the REST port.")
+    demo_page: bool = _flag(
+        False, "Serve a page to try a model with pictures, at / of the REST port."
+    )
 
 
-# Flags of tensorflow_model_server that cannot mean anything here: the value that says what is done anyhow, and why.
+# Flags of tensorflow_model_server that cannot mean anything here: the value that says what is done
+# anyhow, and why.
 _NO_EFFECT: dict[str, tuple[bool | int | str, str]] = {
     "enable_profiler": (False, "the profiler is not supported"),
-    "enable_signature_method_name_check": (False, "a signature answers every method that its outputs fit"),
+    "enable_signature_method_name_check": (
+        False,
+        "a signature answers every method that its outputs fit",
+    ),
     "flush_filesystem_caches": (True, "files are read without a cache of ours"),
     "num_load_threads": (0, "versions are loaded one after the other"),
-    "num_tflite_interpreters_per_pool": (1, "every interpreter has a thread of its own; use --num_tflite_pools"),
+    "num_tflite_interpreters_per_pool": (
+        1,
+        "every interpreter has a thread of its own; use --num_tflite_pools",
+    ),
     "num_unload_threads": (0, "versions are unloaded one after the other"),
     "platform_config_file": ("", "there is one platform, tensorflow, which other flags configure"),
-    "remove_unused_fields_from_bundle_metagraph": (True, "nothing but signatures is kept of a metagraph"),
+    "remove_unused_fields_from_bundle_metagraph": (
+        True,
+        "nothing but signatures is kept of a metagraph",
+    ),
     "skip_initialize_tpu": (True, "TPUs are not supported"),
     "thread_pool_factory_config_file": ("", "TensorFlow's own thread pools are used"),
     "use_alts_credentials": (False, "ALTS works inside Google Cloud alone; use --ssl_config_file"),
@@ -123,7 +181,8 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
 
     Args:
         arguments: what follows the program's name.
-        output: where usage and versions are printed, as the real server prints them on standard output.
+        output: where usage and versions are printed, as the real server prints them on standard
+            output.
 
     Raises:
         SystemExit: 0 after ``--version``; 255 after ``--help`` or a value that cannot be read.
@@ -136,7 +195,10 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
     for argument in arguments:
         if argument in ("--version", "--version=true"):
             release = version("tensorflow-serving-api")
-            output.write(f"TensorFlow ModelServer: {release}+whisker\nTensorFlow Library: {version('tensorflow')}\n")
+            output.write(
+                f"TensorFlow ModelServer: {release}+whisker\nTensorFlow Library:"
+                f" {version('tensorflow')}\n"
+            )
             raise SystemExit(0)
         try:
             pair = _read(argument)
@@ -160,11 +222,13 @@ def usage() -> str:
     lines = [_usage_line(flag.name, flag.default, flag.metadata["help"]) for flag in fields(Flags)]
     ignored = [_usage_line(name, default, reason) for name, (default, reason) in _NO_EFFECT.items()]
     return (
-        "usage: python -m serving.server --model_base_path=/absolute/path [--name=value ...]\n"
-        "   or: python -m serving.server --model_config_file=/absolute/path/models.config [--name=value ...]\n"
-        "A local server with the flags and protocols of tensorflow_model_server. It serves the versions in a folder,\n"
-        "<model_base_path>/<number>/saved_model.pb, and listens on this machine only.\n"
-        f"Flags:\n{''.join(lines)}Accepted with a warning, as they cannot mean anything here:\n{''.join(ignored)}"
+        "usage: python -m serving.server --model_base_path=/absolute/path [--name=value ...]\n  "
+        " or: python -m serving.server --model_config_file=/absolute/path/models.config"
+        " [--name=value ...]\nA local server with the flags and protocols of"
+        " tensorflow_model_server. It serves the versions in a"
+        " folder,\n<model_base_path>/<number>/saved_model.pb, and listens on this machine"
+        f" only.\nFlags:\n{''.join(lines)}Accepted with a warning, as they cannot mean anything"
+        f" here:\n{''.join(ignored)}"
     )
 
 
@@ -179,7 +243,9 @@ def _read(argument: str) -> tuple[str, _Value] | None:
         return None
     if isinstance(default, bool):
         if equals and text not in ("true", "false"):
-            raise UnreadableValue(f"Couldn't interpret value {text} for flag {name}: expected true or false.")
+            raise UnreadableValue(
+                f"Couldn't interpret value {text} for flag {name}: expected true or false."
+            )
         return name, text != "false"
     if not equals:
         return None
@@ -189,9 +255,13 @@ def _read(argument: str) -> tuple[str, _Value] | None:
         try:
             return name, float(text)
         except ValueError:
-            raise UnreadableValue(f"Couldn't interpret value {text} for flag {name}: expected a number.") from None
+            raise UnreadableValue(
+                f"Couldn't interpret value {text} for flag {name}: expected a number."
+            ) from None
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise UnreadableValue(f"Couldn't interpret value {text} for flag {name}: expected a whole number.")
+        raise UnreadableValue(
+            f"Couldn't interpret value {text} for flag {name}: expected a whole number."
+        )
     return name, int(text)
 
 

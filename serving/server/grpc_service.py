@@ -1,7 +1,8 @@
 """The gRPC side: PredictionService and ModelService on one port.
 
-Methods are registered one by one rather than through the generated servicers, whose inherited methods write a stack
-trace into the log at every call; one that is not here is answered UNIMPLEMENTED by gRPC itself.
+Methods are registered one by one rather than through the generated servicers, whose inherited
+methods write a stack trace into the log at every call; one that is not here is answered
+UNIMPLEMENTED by gRPC itself.
 """
 
 import re
@@ -14,8 +15,14 @@ from typing import Any
 
 import grpc
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
-from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, GetModelMetadataResponse
-from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
+from tensorflow_serving.apis.get_model_metadata_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+)
+from tensorflow_serving.apis.get_model_status_pb2 import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+)
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
@@ -26,19 +33,22 @@ from serving.server import health
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
 
-# Calls at a time, over all connections and over each. grpcio reads a request in the thread that will answer it, so that
-# a client that never sends the rest of its own occupies a thread: there are more of them than --grpc_max_threads, and
-# one connection cannot take them all. They start on demand.
+# Calls at a time, over all connections and over each. grpcio reads a request in the thread that
+# will answer it, so that a client that never sends the rest of its own occupies a thread: there are
+# more of them than --grpc_max_threads, and one connection cannot take them all. They start on
+# demand.
 _MOST_CALLS = 1024
 _MOST_CALLS_OF_A_CONNECTION = 128
 
-# A longer status does not fit into the 8 kB of headers that clients accept; grpc_status_util.cc cuts here too.
+# A longer status does not fit into the 8 kB of headers that clients accept; grpc_status_util.cc
+# cuts here too.
 _MAX_MESSAGE = 1024
 
 _OPTIONS: dict[str, int | str] = {
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
-    # Otherwise a second server binds the same port without an error, and the kernel deals requests to both.
+    # Otherwise a second server binds the same port without an error, and the kernel deals requests
+    # to both.
     "grpc.so_reuseport": 0,
     "grpc.max_concurrent_streams": _MOST_CALLS_OF_A_CONNECTION,
     # A peer that vanished without a word is let go after 80 s; gRPC's own wait is 2 hours.
@@ -55,8 +65,8 @@ class Transport:
         socket_path: a Unix socket to listen on as well; empty: none.
         tls: a tensorflow.serving.SSLConfig; None: no TLS.
         arguments: of the gRPC server, as ``name=value,name=value``.
-        most_at_work: requests that are worked on at a time. One that waits for its batch counts, so this bounds how
-            many can be merged.
+        most_at_work: requests that are worked on at a time. One that waits for its batch counts, so
+            this bounds how many can be merged.
         health: whether the health service answers.
     """
 
@@ -82,7 +92,8 @@ def bind(
         The server and its port.
 
     Raises:
-        StatusError: UNAVAILABLE, the port or the socket cannot be bound; INVALID_ARGUMENT, the arguments of the server.
+        StatusError: UNAVAILABLE, the port or the socket cannot be bound; INVALID_ARGUMENT, the
+            arguments of the server.
     """
     transport = transport or Transport()
     server = grpc.server(
@@ -99,7 +110,12 @@ def bind(
     if transport.health:
         server.add_generic_rpc_handlers((health.handler(),))
     if transport.socket_path:
-        _listen(server, f"unix:{transport.socket_path}", transport.tls, "choose another --grpc_socket_path")
+        _listen(
+            server,
+            f"unix:{transport.socket_path}",
+            transport.tls,
+            "choose another --grpc_socket_path",
+        )
     if port is None:
         return server, None
     return server, _listen(server, f"{host}:{port}", transport.tls, "choose another --port")
@@ -130,7 +146,9 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
     for pair in filter(None, text.split(",")):
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise invalid_argument(f"--grpc_channel_arguments has {pair}: expected name=value,name=value")
+            raise invalid_argument(
+                f"--grpc_channel_arguments has {pair}: expected name=value,name=value"
+            )
         arguments[name] = int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else value
     return arguments
 
@@ -140,11 +158,16 @@ def _methods(handlers: Handlers, most_at_work: int) -> dict[str, dict[str, grpc.
     slots = threading.BoundedSemaphore(most_at_work)
 
     def method(
-        answer: Callable[[Any, float | None], Any], request: Any, response: Any, counted_as: str = ""
+        answer: Callable[[Any, float | None], Any],
+        request: Any,
+        response: Any,
+        counted_as: str = "",
     ) -> grpc.RpcMethodHandler:
         def measured(message: Any, timeout_s: float | None) -> Any:
             name = message.model_spec.name if counted_as else ""
-            with handlers.metrics.request("GRPC", name, counted_as) if counted_as else nullcontext():
+            with (
+                handlers.metrics.request("GRPC", name, counted_as) if counted_as else nullcontext()
+            ):
                 return answer(message, timeout_s)
 
         return _method(measured, request, response, slots)
@@ -155,27 +178,38 @@ def _methods(handlers: Handlers, most_at_work: int) -> dict[str, dict[str, grpc.
             raise invalid_argument("Missing ModelSpec")
         return handlers.model_status(request.model_spec)
 
-    def metadata(request: GetModelMetadataRequest, timeout_s: float | None) -> GetModelMetadataResponse:
+    def metadata(
+        request: GetModelMetadataRequest, timeout_s: float | None
+    ) -> GetModelMetadataResponse:
         del timeout_s
         return handlers.metadata(request)
 
     return {
         "PredictionService": {
             "Predict": method(handlers.predict, PredictRequest, PredictResponse, "Predict"),
-            "Classify": method(handlers.classify, ClassificationRequest, ClassificationResponse, "Classify"),
+            "Classify": method(
+                handlers.classify, ClassificationRequest, ClassificationResponse, "Classify"
+            ),
             "Regress": method(handlers.regress, RegressionRequest, RegressionResponse, "Regress"),
-            "MultiInference": method(handlers.multi_inference, MultiInferenceRequest, MultiInferenceResponse),
+            "MultiInference": method(
+                handlers.multi_inference, MultiInferenceRequest, MultiInferenceResponse
+            ),
             "GetModelMetadata": method(metadata, GetModelMetadataRequest, GetModelMetadataResponse),
         },
         "ModelService": {
             "GetModelStatus": method(status, GetModelStatusRequest, GetModelStatusResponse),
-            "HandleReloadConfigRequest": method(handlers.reload_config, ReloadConfigRequest, ReloadConfigResponse),
+            "HandleReloadConfigRequest": method(
+                handlers.reload_config, ReloadConfigRequest, ReloadConfigResponse
+            ),
         },
     }
 
 
 def _method(
-    answer: Callable[[Any, float | None], Any], request: Any, response: Any, slots: threading.BoundedSemaphore
+    answer: Callable[[Any, float | None], Any],
+    request: Any,
+    response: Any,
+    slots: threading.BoundedSemaphore,
 ) -> grpc.RpcMethodHandler:
     def guarded(message: Any, context: grpc.ServicerContext) -> Any:
         try:
@@ -184,14 +218,23 @@ def _method(
                 # Waited for its turn for too long, or the client has gone: nobody reads the answer.
                 if not context.is_active() or (remaining is not None and remaining <= 0):
                     raise StatusError(
-                        grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the request could run"
+                        grpc.StatusCode.DEADLINE_EXCEEDED,
+                        "Deadline exceeded before the request could run",
                     )
                 # Without a deadline it is infinite, or centuries.
-                return answer(message, remaining if remaining is not None and remaining < 1e9 else None)
+                return answer(
+                    message, remaining if remaining is not None and remaining < 1e9 else None
+                )
         except StatusError as error:
-            cut = error.message[:_MAX_MESSAGE] + "...TRUNCATED" if len(error.message) > _MAX_MESSAGE else error.message
+            cut = (
+                error.message[:_MAX_MESSAGE] + "...TRUNCATED"
+                if len(error.message) > _MAX_MESSAGE
+                else error.message
+            )
             context.abort(error.code, cut)
 
     return grpc.unary_unary_rpc_method_handler(
-        guarded, request_deserializer=request.FromString, response_serializer=response.SerializeToString
+        guarded,
+        request_deserializer=request.FromString,
+        response_serializer=response.SerializeToString,
     )

@@ -1,4 +1,6 @@
-"""From a request to its answer, the same for gRPC and REST: which version, which method, alone or in a batch."""
+"""From a request to its answer, the same for gRPC and REST: which version, which method, alone or
+in a batch.
+"""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,12 +37,16 @@ _RELOAD_POLL_S = 0.05
 class Handlers:
     """Answers requests; used by many threads at once.
 
-    The methods raise StatusErrors as the real server answers. Their `timeout_s` is what is left of the client's
-    deadline, None for no limit.
+    The methods raise StatusErrors as the real server answers. Their `timeout_s` is what is left of
+    the client's deadline, None for no limit.
     """
 
     def __init__(
-        self, manager: Manager, scheduler: Scheduler | None, as_content: bool = False, metrics: Metrics | None = None
+        self,
+        manager: Manager,
+        scheduler: Scheduler | None,
+        as_content: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         """Takes what is loaded, and what merges requests (None: each runs alone).
 
@@ -58,15 +64,21 @@ class Handlers:
     def predict(self, request: PredictRequest, timeout_s: float | None) -> PredictResponse:
         """Answers PredictionService.Predict."""
         with self._use(request) as servable:
-            response = prediction.predict(servable, request, self._runner(servable, timeout_s), self._as_content)
+            response = prediction.predict(
+                servable, request, self._runner(servable, timeout_s), self._as_content
+            )
             _name_version(response.model_spec, request.model_spec, servable)
         return response
 
-    def classify(self, request: ClassificationRequest, timeout_s: float | None) -> ClassificationResponse:
+    def classify(
+        self, request: ClassificationRequest, timeout_s: float | None
+    ) -> ClassificationResponse:
         """Answers PredictionService.Classify."""
         with self._use(request) as servable:
             run = self._runner(servable, timeout_s)
-            result = examples.classify(servable, request.model_spec.signature_name, request.input, run)
+            result = examples.classify(
+                servable, request.model_spec.signature_name, request.input, run
+            )
             response = ClassificationResponse(result=result)
             _name_version(response.model_spec, request.model_spec, servable)
         return response
@@ -75,16 +87,22 @@ class Handlers:
         """Answers PredictionService.Regress."""
         with self._use(request) as servable:
             run = self._runner(servable, timeout_s)
-            result = examples.regress(servable, request.model_spec.signature_name, request.input, run)
+            result = examples.regress(
+                servable, request.model_spec.signature_name, request.input, run
+            )
             response = RegressionResponse(result=result)
             _name_version(response.model_spec, request.model_spec, servable)
         return response
 
-    def multi_inference(self, request: MultiInferenceRequest, timeout_s: float | None) -> MultiInferenceResponse:
+    def multi_inference(
+        self, request: MultiInferenceRequest, timeout_s: float | None
+    ) -> MultiInferenceResponse:
         """Answers PredictionService.MultiInference; the first task says which version."""
         spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
         with self._lend(spec) as servable:
-            response = examples.multi_inference(servable, request, self._runner(servable, timeout_s))
+            response = examples.multi_inference(
+                servable, request, self._runner(servable, timeout_s)
+            )
             for task, result in zip(request.tasks, response.results, strict=True):
                 _name_version(result.model_spec, task.model_spec, servable)
         return response
@@ -94,7 +112,9 @@ class Handlers:
         if not request.HasField("model_spec"):
             raise invalid_argument("Missing ModelSpec")
         if not request.metadata_field:
-            raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+            raise invalid_argument(
+                "GetModelMetadataRequest must specify at least one metadata_field"
+            )
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
@@ -102,7 +122,9 @@ class Handlers:
             response = GetModelMetadataResponse()
             response.model_spec.name = request.model_spec.name
             response.model_spec.version.value = servable.version
-            response.metadata["signature_def"].Pack(SignatureDefMap(signature_def=servable.signatures))
+            response.metadata["signature_def"].Pack(
+                SignatureDefMap(signature_def=servable.signatures)
+            )
         return response
 
     def run(
@@ -117,7 +139,9 @@ class Handlers:
 
         See `prediction.run_signature`.
         """
-        return prediction.run_signature(signature, inputs, output_filter, self._runner(servable, timeout_s))
+        return prediction.run_signature(
+            signature, inputs, output_filter, self._runner(servable, timeout_s)
+        )
 
     def model_status(self, spec: ModelSpec) -> GetModelStatusResponse:
         """Answers ModelService.GetModelStatus; a label is ignored, as in the real server."""
@@ -132,8 +156,12 @@ class Handlers:
                 status.status.error_message = error.message
         return response
 
-    def reload_config(self, request: ReloadConfigRequest, timeout_s: float | None) -> ReloadConfigResponse:
-        """Answers ModelService.HandleReloadConfigRequest, once every model with a new name answers."""
+    def reload_config(
+        self, request: ReloadConfigRequest, timeout_s: float | None
+    ) -> ReloadConfigResponse:
+        """Answers ModelService.HandleReloadConfigRequest, once every model with a new name
+        answers.
+        """
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
@@ -144,7 +172,9 @@ class Handlers:
         new = self.manager.apply(request.config)
         while not self.manager.ready(new):
             if end is not None and time.monotonic() >= end:
-                raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for the new models")
+                raise StatusError(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for the new models"
+                )
             if self.manager.stopping.wait(_RELOAD_POLL_S):
                 raise StatusError(grpc.StatusCode.UNAVAILABLE, "The server is stopping")
         response = ReloadConfigResponse()
@@ -169,8 +199,12 @@ class Handlers:
             yield servable
 
     def _runner(self, servable: Servable, timeout_s: float | None) -> Run:
-        def run(feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Mapping[str, np.ndarray]:
-            def execute(values: Mapping[str, np.ndarray], limit_s: float | None) -> dict[str, np.ndarray]:
+        def run(
+            feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+        ) -> Mapping[str, np.ndarray]:
+            def execute(
+                values: Mapping[str, np.ndarray], limit_s: float | None
+            ) -> dict[str, np.ndarray]:
                 return dict(zip(fetches, servable.run(values, fetches, limit_s), strict=True))
 
             with self.metrics.run():

@@ -1,4 +1,6 @@
-"""The health service of gRPC (grpc.health.v1), for probes and balancers: after the start, everything is well."""
+"""The health service of gRPC (grpc.health.v1), for probes and balancers: after the start,
+everything is well.
+"""
 
 import grpc
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
@@ -10,10 +12,11 @@ _SERVICES = ("", "ModelService", "PredictionService")
 
 
 def handler() -> grpc.GenericRpcHandler:
-    """Makes the handler of Check; Watch is answered UNIMPLEMENTED, which clients take for well, as the protocol says.
+    """Makes the handler of Check; Watch is answered UNIMPLEMENTED, which clients take for well, as
+    the protocol says.
 
-    HealthCheckRequest{string service = 1} and HealthCheckResponse{ServingStatus status = 1} are, on the wire, the
-    wrapper messages that protobuf brings.
+    HealthCheckRequest{string service = 1} and HealthCheckResponse{ServingStatus status = 1} are, on
+    the wire, the wrapper messages that protobuf brings.
     """
 
     def check(request: StringValue, context: grpc.ServicerContext) -> Int32Value:
@@ -22,6 +25,8 @@ def handler() -> grpc.GenericRpcHandler:
         return Int32Value(value=_SERVING)
 
     method = grpc.unary_unary_rpc_method_handler(
-        check, request_deserializer=StringValue.FromString, response_serializer=Int32Value.SerializeToString
+        check,
+        request_deserializer=StringValue.FromString,
+        response_serializer=Int32Value.SerializeToString,
     )
     return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": method})

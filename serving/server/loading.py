@@ -1,4 +1,6 @@
-"""Loads a version, from a folder or a bucket: by TensorFlow, TensorFlow Lite or XNNPACK; warms it up."""
+"""Loads a version, from a folder or a bucket: by TensorFlow, TensorFlow Lite or XNNPACK; warms it
+up.
+"""
 
 import os
 import shutil
@@ -34,7 +36,8 @@ class Options:
         session: options of TensorFlow's sessions; None for its own.
         tags: of the metagraph that is loaded.
         batching: how requests to a version are merged; None: not at all.
-        batching_per_version: a version's own file says how instead, and one without it is not batched.
+        batching_per_version: a version's own file says how instead, and one without it is not
+            batched.
         verify_digests: only a version that is what was published, by its manifest, is loaded.
     """
 

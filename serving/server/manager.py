@@ -1,12 +1,12 @@
 """The lifecycle of models: which versions are loaded, in which state, under which labels.
 
-One thread (`start`) does all the work: it looks at files, loads and unloads, one version after the other. Requests come
-from many threads and only look up and count.
+One thread (`start`) does all the work: it looks at files, loads and unloads, one version after the
+other. Requests come from many threads and only look up and count.
 
-Locking rule of the whole server: `Manager._lock` guards everything that requests and that thread share (models,
-versions with their states and counts, labels); it is held for look-ups alone, never while a file is read, a model is
-loaded, run or closed, and no other lock is taken under it. `batching.Scheduler` has a lock of its own for its queues,
-with the same restraint.
+Locking rule of the whole server: `Manager._lock` guards everything that requests and that thread
+share (models, versions with their states and counts, labels); it is held for look-ups alone, never
+while a file is read, a model is loaded, run or closed, and no other lock is taken under it.
+`batching.Scheduler` has a lock of its own for its queues, with the same restraint.
 """
 
 import logging
@@ -34,13 +34,19 @@ _log = logging.getLogger(__name__)
 class Options:
     """What the flags say about lifecycle; times in seconds."""
 
-    poll_wait_s: float = 1  # Between looks for versions; 0: one look per configuration; negative: never.
+    poll_wait_s: float = (
+        1  # Between looks for versions; 0: one look per configuration; negative: never.
+    )
     config_poll_wait_s: float = 0  # Between looks at the configuration; 0: never.
     max_load_retries: int = 5  # After the first attempt.
     load_retry_interval_s: float = 60
     labels_for_unavailable: bool = False  # A new label may name a version that is not loaded.
-    retry_failed: bool = False  # A version that has failed for good is tried again, from the first attempt on.
-    start_with_what_loads: bool = False  # Ready when every model has been tried, whatever came of it.
+    retry_failed: bool = (
+        False  # A version that has failed for good is tried again, from the first attempt on.
+    )
+    start_with_what_loads: bool = (
+        False  # Ready when every model has been tried, whatever came of it.
+    )
 
 
 class Manager:
@@ -84,7 +90,8 @@ class Manager:
     def apply(self, config: ModelServerConfig) -> list[str]:
         """Replaces the configuration; loading and unloading follow in the working thread.
 
-        Labels come first, as in the real server: one that names a version which is not loaded refuses the whole.
+        Labels come first, as in the real server: one that names a version which is not loaded
+        refuses the whole.
 
         Returns:
             Names that the old configuration did not have.
@@ -112,11 +119,15 @@ class Manager:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends the working thread, and tells whether nothing is at work any more: no load, no request."""
+        """Ends the working thread, and tells whether nothing is at work any more: no load, no
+        request.
+        """
         self.stopping.set()
         self._thread.join(timeout_s)
         with self._lock:
-            return not self._thread.is_alive() and all(version.handles == 0 for version in self._all_versions())
+            return not self._thread.is_alive() and all(
+                version.handles == 0 for version in self._all_versions()
+            )
 
     def ready(self, names: Sequence[str] | None = None) -> bool:
         """Tells whether every configured model has an available version.
@@ -131,10 +142,16 @@ class Manager:
         lenient = self._options.start_with_what_loads and names is None
         with self._lock:
             for name in self._models if names is None else names:
-                versions = [version for version in self._versions.get(name, {}).values() if version.aspired]
+                versions = [
+                    version for version in self._versions.get(name, {}).values() if version.aspired
+                ]
                 if any(version.state == State.AVAILABLE for version in versions):
                     continue
-                if lenient and name in self._looked_at and all(version.error for version in versions):
+                if (
+                    lenient
+                    and name in self._looked_at
+                    and all(version.error for version in versions)
+                ):
                     missing.append(name)
                     continue
                 if not versions or any(version.state != State.END for version in versions):
@@ -157,7 +174,11 @@ class Manager:
     def unavailable(self) -> list[str]:
         """Lists the configured models that no version is available of."""
         with self._lock:
-            loaded = {version.model for version in self._all_versions() if version.state == State.AVAILABLE}
+            loaded = {
+                version.model
+                for version in self._all_versions()
+                if version.state == State.AVAILABLE
+            }
             return sorted(set(self._models) - loaded)
 
     @contextmanager
@@ -184,7 +205,9 @@ class Manager:
                 version.handles -= 1
             self._close_if_idle(version)
 
-    def states(self, model: str, number: int | None = None) -> list[tuple[int, State, StatusError | None]]:
+    def states(
+        self, model: str, number: int | None = None
+    ) -> list[tuple[int, State, StatusError | None]]:
         """Lists versions with state and error, the highest first, those unloaded included.
 
         Raises:
@@ -193,9 +216,13 @@ class Manager:
         with self._lock:
             versions = self._versions.get(model, {})
             if number is not None and number not in versions:
-                raise StatusError(grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {model}")
+                raise StatusError(
+                    grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {model}"
+                )
             if not versions:
-                raise StatusError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {model}")
+                raise StatusError(
+                    grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {model}"
+                )
             chosen = sorted(versions, reverse=True) if number is None else [number]
             return [(one, versions[one].state, versions[one].error) for one in chosen]
 
@@ -208,7 +235,9 @@ class Manager:
         with self._lock:
             due = self._next_poll is not None and now >= self._next_poll
             if due:
-                self._next_poll = now + self._options.poll_wait_s if self._options.poll_wait_s > 0 else None
+                self._next_poll = (
+                    now + self._options.poll_wait_s if self._options.poll_wait_s > 0 else None
+                )
             models = list(self._models.values()) if due else []
         for model in models:
             self._poll_versions(model)
@@ -220,7 +249,8 @@ class Manager:
             try:
                 self.tick()
             except Exception:
-                # A defect of ours must not freeze what is served in its present state without a word.
+                # A defect of ours must not freeze what is served in its present state without a
+                # word.
                 _log.exception("the model manager failed; it goes on")
 
     def _checked_labels(self, model: ModelConfig) -> dict[str, int]:
@@ -258,7 +288,9 @@ class Manager:
             return
         chosen = aspired(model, versions)
         missing = sorted(set(model.model_version_policy.specific.versions) - set(chosen))
-        complaint = "" if chosen and not missing else f"no version {missing or ''} under {model.base_path}"
+        complaint = (
+            "" if chosen and not missing else f"no version {missing or ''} under {model.base_path}"
+        )
         self._complain(f"model {name}", complaint)
         with self._lock:
             # Unless a new configuration came while the files were looked at.
@@ -280,7 +312,10 @@ class Manager:
             for version in self._all_versions():
                 if not version.aspired and version.state in (State.START, State.LOADING):
                     version.state = State.END
-            by_model = [next_action(list(versions.values()), self._clock()) for versions in self._versions.values()]
+            by_model = [
+                next_action(list(versions.values()), self._clock())
+                for versions in self._versions.values()
+            ]
             # Unloading frees memory, so it comes before loading.
             due = sorted((one for one in by_model if one is not None), key=lambda one: one.aspired)
             if not due:
@@ -303,7 +338,12 @@ class Manager:
                 version.error = error
                 version.retry_at = self._clock() + self._options.load_retry_interval_s
                 version.state = State.END if last else State.LOADING
-            _log.error("Servable %s cannot be loaded: %s%s", version, error, "" if last else "; trying again later")
+            _log.error(
+                "Servable %s cannot be loaded: %s%s",
+                version,
+                error,
+                "" if last else "; trying again later",
+            )
             return
         with self._lock:
             version.error, version.servable, version.state = None, servable, State.AVAILABLE
@@ -323,13 +363,20 @@ class Manager:
     def _find(self, model: str, number: int | None, label: str) -> Version:
         if label:
             if label not in self._labels.get(model, {}):
-                raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+                raise StatusError(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"Unrecognized servable version label: {label}",
+                )
             number = self._labels[model][label]
         versions = self._versions.get(model, {}).values()
-        loaded = [one for one in versions if one.state == State.AVAILABLE and number in (None, one.number)]
+        loaded = [
+            one for one in versions if one.state == State.AVAILABLE and number in (None, one.number)
+        ]
         if not loaded:
             wanted = f"Latest({model})" if number is None else f"Specific({model}, {number})"
-            raise StatusError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
+            raise StatusError(
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}"
+            )
         return max(loaded, key=lambda one: one.number)
 
     def _all_versions(self) -> list[Version]:

@@ -1,7 +1,8 @@
-"""What the server counts, and the page that Prometheus reads: names, labels and buckets of TensorFlow Serving.
+"""What the server counts, and the page that Prometheus reads: names, labels and buckets of
+TensorFlow Serving.
 
-The page is written here, as the client library of Prometheus adds to names what the real server does not: ``_total``
-to counters, HELP lines, times of creation.
+The page is written here, as the client library of Prometheus adds to names what the real server
+does not: ``_total`` to counters, HELP lines, times of creation.
 """
 
 import bisect
@@ -24,14 +25,16 @@ _COUNTERS: dict[str, tuple[str, ...]] = {
     "request_count": ("model_name", "status"),
     "batching_session/wrapped_run_count": (),
 }
-# Names of labels; first upper bound of the buckets in µs, growth from one to the next, their number.
+# Names of labels; first upper bound of the buckets in µs, growth from one to the next, their
+# number.
 _HISTOGRAMS: dict[str, tuple[tuple[str, ...], float, float, int]] = {
     "request_latency": (("model_name", "API", "entrypoint"), 10, 1.8, 33),
     "runtime_latency": (("model_name", "API", "runtime"), 10, 1.8, 33),
     "batching_session/queuing_latency": (("thread_pool_name",), 100, 1.2, 52),
 }
 
-# Clients choose the names that they ask for; beyond this many series of a metric, new names are counted as "".
+# Clients choose the names that they ask for; beyond this many series of a metric, new names are
+# counted as "".
 _MOST_SERIES = 1000
 
 
@@ -49,7 +52,9 @@ class Request:
 
 
 class Metrics:
-    """Counters and histograms since the start; used by many threads at once. Its lock is held for additions alone."""
+    """Counters and histograms since the start; used by many threads at once. Its lock is held for
+    additions alone.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """Takes a clock in seconds."""
@@ -57,7 +62,9 @@ class Metrics:
         self._lock = threading.Lock()
         self._current = threading.local()
         self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in _COUNTERS}
-        self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {name: {} for name in _HISTOGRAMS}
+        self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {
+            name: {} for name in _HISTOGRAMS
+        }
 
     @contextmanager
     def request(self, entrypoint: str, model: str = "", api: str = "") -> Iterator[Request]:
@@ -80,16 +87,22 @@ class Metrics:
             self._current.request = None
             self.count("request_count", request.model, code.name)
             if code == grpc.StatusCode.OK:
-                self.observe("request_latency", self._clock() - began, request.model, request.api, entrypoint)
+                self.observe(
+                    "request_latency", self._clock() - began, request.model, request.api, entrypoint
+                )
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Measures the run of a model, batching included, of the request that this thread answers."""
+        """Measures the run of a model, batching included, of the request that this thread
+        answers.
+        """
         request, began = getattr(self._current, "request", None), self._clock()
         yield
         if request is not None:
             # The runtime of the real server, unless it is built for another one.
-            self.observe("runtime_latency", self._clock() - began, request.model, request.api, "TF1")
+            self.observe(
+                "runtime_latency", self._clock() - began, request.model, request.api, "TF1"
+            )
 
     def count(self, name: str, *labels: str) -> None:
         """Adds 1 to a counter."""
@@ -119,7 +132,10 @@ class Metrics:
             for name, counts in self._counts.items():
                 full = _full_name(name)
                 lines += [f"# TYPE {full} counter"] if counts else []
-                lines += [f"{full}{{{_pairs(_COUNTERS[name], key)}}} {count}" for key, count in counts.items()]
+                lines += [
+                    f"{full}{{{_pairs(_COUNTERS[name], key)}}} {count}"
+                    for key, count in counts.items()
+                ]
             for name, histograms in self._histograms.items():
                 full = _full_name(name)
                 lines += [f"# TYPE {full} histogram"] if histograms else []
@@ -143,7 +159,10 @@ class _Histogram:
         bounds = [f"{bound:g}" for bound in self._bounds] + ["+Inf"]
         cumulative = list(itertools.accumulate(self._counts))
         return [
-            *(f'{name}_bucket{{{pairs},le="{bound}"}} {n}' for bound, n in zip(bounds, cumulative, strict=True)),
+            *(
+                f'{name}_bucket{{{pairs},le="{bound}"}} {n}'
+                for bound, n in zip(bounds, cumulative, strict=True)
+            ),
             f"{name}_sum{{{pairs}}} {self._sum:g}",
             f"{name}_count{{{pairs}}} {cumulative[-1]}",
         ]
@@ -159,4 +178,6 @@ def _full_name(name: str) -> str:
 
 def _pairs(names: Sequence[str], values: Sequence[str]) -> str:
     escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-    return ",".join(f'{name}="{value.translate(escapes)}"' for name, value in zip(names, values, strict=True))
+    return ",".join(
+        f'{name}="{value.translate(escapes)}"' for name, value in zip(names, values, strict=True)
+    )

@@ -20,7 +20,8 @@ from serving.server.metrics import Metrics
 from serving.server.rest import RestApi, RestServer
 from serving.server.status import StatusError, invalid_argument
 
-# How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is configured.
+# How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is
+# configured.
 _DRAIN_S = 20.0
 # How long a load that is under way at the end is waited for.
 _MANAGER_STOP_S = 2.0
@@ -53,7 +54,9 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
         read_config,
         Options(
             poll_wait_s=flags.file_system_poll_wait_seconds,
-            config_poll_wait_s=flags.model_config_file_poll_wait_seconds if flags.model_config_file else 0,
+            config_poll_wait_s=(
+                flags.model_config_file_poll_wait_seconds if flags.model_config_file else 0
+            ),
             max_load_retries=flags.max_num_load_retries,
             load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
             labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
@@ -65,7 +68,9 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
     manager.start()
     try:
         if _wait_until_ready(manager, stop):
-            handlers = Handlers(manager, scheduler, flags.enable_serialization_as_tensor_content, metrics)
+            handlers = Handlers(
+                manager, scheduler, flags.enable_serialization_as_tensor_content, metrics
+            )
             _listen(flags, handlers, transport, metrics_path, scheduler, stop)
     finally:
         clean = manager.stop(_MANAGER_STOP_S)
@@ -78,7 +83,9 @@ def _config_reader(flags: Flags) -> Callable[[], ModelServerConfig]:
     if flags.model_config_file:
         return lambda: source.read_config(flags.model_config_file)
     if not flags.model_base_path:
-        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+        raise invalid_argument(
+            "Both server_options.model_base_path and server_options.model_config_file are empty!"
+        )
     return lambda: source.single_model(flags.model_name, flags.model_base_path)
 
 
@@ -130,22 +137,27 @@ def _bind_rest(flags: Flags, handlers: Handlers, host: str, metrics_path: str) -
         return None
     if not flags.ports_file and flags.rest_api_port == flags.port:
         _log.error(
-            "server_options.http_port cannot be same as grpc_port. Please use a different port for HTTP/REST API. "
-            "Skipped exporting HTTP/REST API."
+            "server_options.http_port cannot be same as grpc_port. Please use a different port for"
+            " HTTP/REST API. Skipped exporting HTTP/REST API."
         )
         return None
     timeout_s = flags.rest_api_timeout_in_ms / 1000 if flags.rest_api_timeout_in_ms > 0 else None
     threads = flags.rest_api_num_threads or 4 * (os.cpu_count() or 1)
-    api = RestApi(handlers, timeout_s, flags.rest_api_enable_cors_support, flags.demo_page, metrics_path)
+    api = RestApi(
+        handlers, timeout_s, flags.rest_api_enable_cors_support, flags.demo_page, metrics_path
+    )
     return RestServer(api, host, 0 if flags.ports_file else flags.rest_api_port, threads)
 
 
 def _write_ports(path: Path, port: int | None, rest_api_port: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps({"port": port, "rest_api_port": rest_api_port}), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({"port": port, "rest_api_port": rest_api_port}), encoding="utf-8"
+        )
         temporary.replace(path)
     except OSError as error:
         raise StatusError(
-            grpc.StatusCode.FAILED_PRECONDITION, f"--ports_file={path} cannot be written: {error.strerror}"
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"--ports_file={path} cannot be written: {error.strerror}",
         ) from error

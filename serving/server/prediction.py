@@ -1,4 +1,6 @@
-"""Predict: from a request and a loaded version to the answer. Checks and texts are TensorFlow Serving's, in order."""
+"""Predict: from a request and a loaded version to the answer. Checks and texts are TensorFlow
+Serving's, in order.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -18,7 +20,9 @@ DEFAULT_SIGNATURE = "serving_default"
 Run = Callable[[Mapping[str, np.ndarray], Sequence[str]], Mapping[str, np.ndarray]]
 
 
-def predict(servable: Servable, request: PredictRequest, run: Run, as_content: bool = False) -> PredictResponse:
+def predict(
+    servable: Servable, request: PredictRequest, run: Run, as_content: bool = False
+) -> PredictResponse:
     """Answers a request.
 
     Args:
@@ -32,10 +36,14 @@ def predict(servable: Servable, request: PredictRequest, run: Run, as_content: b
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     if name not in servable.signatures:
-        raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
+        )
     signature = servable.signatures[name]
     _check_count(signature, request.inputs)
-    outputs = run_signature(signature, _with_defaults(signature, request.inputs), request.output_filter, run)
+    outputs = run_signature(
+        signature, _with_defaults(signature, request.inputs), request.output_filter, run
+    )
     response = PredictResponse()
     for alias, value in outputs.items():
         tensors.encode(value, response.outputs[alias], as_content)
@@ -43,7 +51,10 @@ def predict(servable: Servable, request: PredictRequest, run: Run, as_content: b
 
 
 def run_signature(
-    signature: SignatureDef, inputs: Mapping[str, np.ndarray], output_filter: Sequence[str], run: Run
+    signature: SignatureDef,
+    inputs: Mapping[str, np.ndarray],
+    output_filter: Sequence[str],
+    run: Run,
 ) -> dict[str, np.ndarray]:
     """Runs a signature.
 
@@ -63,7 +74,9 @@ def run_signature(
 
 
 def checked_feeds(inputs: Iterable[tuple[TensorInfo, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Names the tensors to feed; refuses a wrong dtype, as under batching it would fail strangers' requests too."""
+    """Names the tensors to feed; refuses a wrong dtype, as under batching it would fail strangers'
+    requests too.
+    """
     # The core counts arguments by tensor name (DirectSession sorts them).
     feeds = {}
     for index, (info, value) in enumerate(sorted(inputs, key=lambda pair: pair[0].name)):
@@ -81,13 +94,15 @@ def _check_count(signature: SignatureDef, given: Iterable[str]) -> None:
     sent, expected = set(given), set(signature.inputs)
     if len(sent) > len(expected) or (len(sent) < len(expected) and not signature.defaults):
         raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(expected)} "
-            f"len({{{_join(sent)}}}) != len({{{_join(expected)}}}). "
-            f"Sent extra: {{{_join(sent - expected)}}}. Missing but required: {{{_join(expected - sent)}}}."
+            f"input size does not match signature: {len(sent)}!={len(expected)}"
+            f" len({{{_join(sent)}}}) != len({{{_join(expected)}}}). Sent extra:"
+            f" {{{_join(sent - expected)}}}. Missing but required: {{{_join(expected - sent)}}}."
         )
 
 
-def _with_defaults(signature: SignatureDef, given: Mapping[str, TensorProto]) -> dict[str, np.ndarray]:
+def _with_defaults(
+    signature: SignatureDef, given: Mapping[str, TensorProto]
+) -> dict[str, np.ndarray]:
     values = {}
     used = set()
     for alias in sorted(signature.inputs):
@@ -98,13 +113,15 @@ def _with_defaults(signature: SignatureDef, given: Mapping[str, TensorProto]) ->
             values[alias] = tensors.decode(alias, signature.defaults[alias])
         else:
             raise invalid_argument(
-                f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and "
-                f"no default value provided. Inputs expected to be in the request {{{_join(given)}}}, "
-                f"or default input alias set: {_join(signature.defaults)}"
+                f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not"
+                " found in request and no default value provided. Inputs expected to be in the"
+                f" request {{{_join(given)}}}, or default input alias set:"
+                f" {_join(signature.defaults)}"
             )
     if len(used) != len(given):
         raise invalid_argument(
-            f"Inputs contains invalid name. Used request inputs: {_join(used)}, request input: {_join(given)}"
+            f"Inputs contains invalid name. Used request inputs: {_join(used)}, request input:"
+            f" {_join(given)}"
         )
     return values
 

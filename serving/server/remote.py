@@ -1,4 +1,6 @@
-"""Models in a bucket: TensorFlow is given a local copy, made and checked by the client of the store."""
+"""Models in a bucket: TensorFlow is given a local copy, made and checked by the client of the
+store.
+"""
 
 import shutil
 import tempfile
@@ -20,14 +22,17 @@ def children(address: str) -> list[str]:
     """Lists the first segments of the names below an address.
 
     Raises:
-        StatusError: NOT_FOUND where there is nothing, as buckets have no empty folders; UNAVAILABLE.
+        StatusError: NOT_FOUND where there is nothing, as buckets have no empty folders;
+            UNAVAILABLE.
     """
     with _statuses():
         from serving.store import bucket
 
         names = {name.partition("/")[0] for name in bucket.list_names(address)}
     if not names:
-        raise StatusError(grpc.StatusCode.NOT_FOUND, f"Could not find base path {address}: nothing is there")
+        raise StatusError(
+            grpc.StatusCode.NOT_FOUND, f"Could not find base path {address}: nothing is there"
+        )
     return sorted(names)
 
 

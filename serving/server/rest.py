@@ -1,6 +1,8 @@
-"""The REST side: paths, methods and error JSON of TensorFlow Serving, on waitress; and a few paths of our own.
+"""The REST side: paths, methods and error JSON of TensorFlow Serving, on waitress; and a few paths
+of our own.
 
-Our own are ``GET /v1/models`` (which the real server refuses), ``/healthz``, ``/readyz`` and the demo page at ``/``.
+Our own are ``GET /v1/models`` (which the real server refuses), ``/healthz``, ``/readyz`` and the
+demo page at ``/``.
 """
 
 import json
@@ -32,16 +34,23 @@ from serving.server.status import StatusError, invalid_argument
 
 # http_rest_api_util.cc; names of methods count as written, whatever the pattern says.
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_POST = re.compile(rf"(?i)/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.ASCII)
-_GET = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<method>metadata))?", re.ASCII)
+_POST = re.compile(
+    rf"(?i)/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.ASCII
+)
+_GET = re.compile(
+    rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?:/(?P<method>metadata))?", re.ASCII
+)
 
 _MAX_VERSION = 2**63 - 1
 _MAX_INFLATED = 10 * 2**20  # net_http/compression/gzip_zlib.h
-# Connections that wait are cheap, one more than these waits to be accepted; each thread answers one.
+# Connections that wait are cheap, one more than these waits to be accepted; each thread answers
+# one.
 _MAX_CONNECTIONS = 512
 
 _JSON, _HTML = "application/json", "text/html; charset=utf-8"
-_NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
+_NOT_FOUND = (
+    b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
+)
 _CORS = [
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
@@ -50,8 +59,10 @@ _CORS = [
 # The page may ask nobody but this server.
 _PAGE_POLICY = (
     "Content-Security-Policy",
-    "default-src 'none'; connect-src 'self'; img-src blob: data:; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    (
+        "default-src 'none'; connect-src 'self'; img-src blob: data:; script-src 'unsafe-inline'; "
+        "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
 )
 
 # http_server.cc; every other code is 500.
@@ -104,7 +115,8 @@ class RestApi:
 
     def __call__(self, environ: _Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answers one request."""
-        # With what follows a question mark, as in the real server: there it makes no path that is known.
+        # With what follows a question mark, as in the real server: there it makes no path that is
+        # known.
         path = environ["REQUEST_URI"]
         try:
             if path.lower().startswith("/v1/"):
@@ -115,7 +127,9 @@ class RestApi:
             status, headers, body = _failed(error)
         except Exception:
             _log.exception("REST request failed by a defect of the server")
-            status, headers, body = _failed(StatusError(grpc.StatusCode.INTERNAL, "internal error; see the log"))
+            status, headers, body = _failed(
+                StatusError(grpc.StatusCode.INTERNAL, "internal error; see the log")
+            )
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
@@ -123,12 +137,18 @@ class RestApi:
         if method in ("GET", "HEAD") and path == "/" and self._page is not None:
             return "200 OK", [("Content-Type", _HTML), _PAGE_POLICY], self._page
         if method == "GET" and path == self._metrics_path:
-            return "200 OK", [("Content-Type", "text/plain")], self._handlers.metrics.page().encode()
+            return (
+                "200 OK",
+                [("Content-Type", "text/plain")],
+                self._handlers.metrics.page().encode(),
+            )
         if method in ("GET", "HEAD") and path in ("/healthz", "/readyz"):
             without = self._handlers.manager.unavailable() if path == "/readyz" else []
             if without:
                 names = ", ".join(without)
-                raise StatusError(grpc.StatusCode.UNAVAILABLE, f"No version is available of model(s): {names}")
+                raise StatusError(
+                    grpc.StatusCode.UNAVAILABLE, f"No version is available of model(s): {names}"
+                )
             return "200 OK", [("Content-Type", _JSON)], b'{"status": "ok"}'
         return "404 Not Found", [("Content-Type", _HTML)], _NOT_FOUND
 
@@ -138,14 +158,22 @@ class RestApi:
             return "200 OK" if known else "400 Bad Request", self._cors, b""
         try:
             with self._handlers.metrics.request("REST") as counted:
-                status, headers, body = "200 OK", [("Content-Type", _JSON)], self._answer(environ, path, counted)
+                status, headers, body = (
+                    "200 OK",
+                    [("Content-Type", _JSON)],
+                    self._answer(environ, path, counted),
+                )
         except StatusError as error:
             status, headers, body = _failed(error)
         return status, [*headers, *self._cors], body
 
     def _answer(self, environ: _Environ, path: str, counted: Request) -> bytes:
         method = environ["REQUEST_METHOD"]
-        match = {"POST": _POST, "GET": _GET}[method].fullmatch(path) if method in ("POST", "GET") else None
+        match = (
+            {"POST": _POST, "GET": _GET}[method].fullmatch(path)
+            if method in ("POST", "GET")
+            else None
+        )
         if match is None or (method == "POST" and not match["method"].islower()):
             raise invalid_argument(f"Malformed request: {method} {path}")
         spec = _model_spec(match)
@@ -157,14 +185,20 @@ class RestApi:
             return self._models()
         if method == "GET":
             # Written otherwise than so, the real server answers with the status.
-            return self._metadata(spec) if action == "metadata" else _dump(self._handlers.model_status(spec))
+            return (
+                self._metadata(spec)
+                if action == "metadata"
+                else _dump(self._handlers.model_status(spec))
+            )
         document = rest_json.parse(_body(environ))
         if action == "predict":
             return self._predict(document, spec)
         if action == "classify":
             request = ClassificationRequest(model_spec=spec)
             rest_examples.fill(document, request)
-            return rest_answers.dump_classes(self._handlers.classify(request, self._timeout_s).result)
+            return rest_answers.dump_classes(
+                self._handlers.classify(request, self._timeout_s).result
+            )
         regression = RegressionRequest(model_spec=spec)
         rest_examples.fill(document, regression)
         return rest_answers.dump_numbers(self._handlers.regress(regression, self._timeout_s).result)
@@ -174,22 +208,30 @@ class RestApi:
         number = spec.version.value if spec.HasField("version") else None
         with self._handlers.manager.use(spec.name, number, spec.version_label) as servable:
             if signature_name not in servable.signatures:
-                raise invalid_argument(f'Serving signature name: "{signature_name}" not found in signature def')
+                raise invalid_argument(
+                    f'Serving signature name: "{signature_name}" not found in signature def'
+                )
             signature = servable.signatures[signature_name]
             dtypes = {alias: signature.inputs[alias].dtype for alias in sorted(signature.inputs)}
             if not dtypes:
                 raise invalid_argument(
-                    f"Failed to get input map for signature: {document.get('signature_name') or 'DEFAULT'}"
+                    "Failed to get input map for signature:"
+                    f" {document.get('signature_name') or 'DEFAULT'}"
                 )
             arrays = rest_inputs.inputs(document, dtypes)
             outputs = self._handlers.run(servable, signature, arrays, (), self._timeout_s)
         return rest_answers.dump_outputs(outputs, by_row="instances" in document)
 
     def _metadata(self, spec: ModelSpec) -> bytes:
-        response = self._handlers.metadata(GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"]))
+        response = self._handlers.metadata(
+            GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        )
         signatures = SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
-        parts = {"model_spec": _as_dict(response.model_spec), "metadata": {"signature_def": _as_dict(signatures)}}
+        parts = {
+            "model_spec": _as_dict(response.model_spec),
+            "metadata": {"signature_def": _as_dict(signatures)},
+        }
         return json.dumps(parts, indent=1).encode("utf-8")
 
     def _models(self) -> bytes:
@@ -257,7 +299,13 @@ class RestServer:
         sockets: dict[int, Any] = {}
         try:
             self._server = waitress.create_server(
-                api, sockets, host=host, port=port, threads=threads, ident="whisker", connection_limit=_MAX_CONNECTIONS
+                api,
+                sockets,
+                host=host,
+                port=port,
+                threads=threads,
+                ident="whisker",
+                connection_limit=_MAX_CONNECTIONS,
             )
         except (OSError, OverflowError, ValueError) as error:
             wasyncore.close_all(sockets, ignore_all=True)
@@ -274,7 +322,9 @@ class RestServer:
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:
-        """Takes no new connections, finishes the requests that are there within `grace_s`, and closes."""
+        """Takes no new connections, finishes the requests that are there within `grace_s`, and
+        closes.
+        """
         self._stop_at = time.monotonic() + grace_s
         self._server.pull_trigger()
         self._thread.join()
@@ -284,7 +334,8 @@ class RestServer:
         server = self._server
         while self._stop_at is None:
             wasyncore.loop(timeout=60, use_poll=True, map=server._map, count=1)
-        # waitress has no graceful stop: the listening socket goes first, the channels when they are idle.
+        # waitress has no graceful stop: the listening socket goes first, the channels when they are
+        # idle.
         server.del_channel()
         server.socket.close()
         while self._busy() and time.monotonic() < self._stop_at:

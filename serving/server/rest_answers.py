@@ -1,6 +1,7 @@
 """Answers of the model as JSON of the REST API: predictions, classes, numbers.
 
-Numbers are written as tensorflow_serving/util/json_tensor.cc writes them, and outputs are refused with its texts.
+Numbers are written as tensorflow_serving/util/json_tensor.cc writes them, and outputs are refused
+with its texts.
 """
 
 import base64
@@ -29,7 +30,8 @@ def dump_outputs(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
         by_row: the request had ``instances``.
 
     Raises:
-        StatusError: INVALID_ARGUMENT, by row: scalars or different first dimensions; a dtype that has no form in JSON.
+        StatusError: INVALID_ARGUMENT, by row: scalars or different first dimensions; a dtype that
+            has no form in JSON.
     """
     if not outputs:
         raise invalid_argument("Cannot convert empty tensor map to JSON")
@@ -45,7 +47,9 @@ def dump_outputs(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
         ]
         answer = _object(outputs, values) if len(values) > 1 else values[0]
     # Bytes that are no UTF-8 go out as they are.
-    return _object(["predictions" if by_row else "outputs"], [answer]).encode("utf-8", "surrogateescape")
+    return _object(["predictions" if by_row else "outputs"], [answer]).encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def dump_classes(result: ClassificationResult) -> bytes:
@@ -82,7 +86,9 @@ def _check_rows(outputs: Mapping[str, np.ndarray]) -> None:
         if array.ndim == 0:
             raise invalid_argument(f"Tensor name: {name} has no shape information ")
         if rows not in (None, len(array)):
-            raise invalid_argument(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}")
+            raise invalid_argument(
+                f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}"
+            )
         rows = len(array)
 
 
@@ -92,7 +98,9 @@ def _elements(name: str, array: np.ndarray) -> list[str]:
     texts = _scalars(name, array.ravel())
     for axis in range(len(shape) - 1, 0, -1):
         size = shape[axis]
-        texts = [_list(texts[each * size : (each + 1) * size]) for each in range(math.prod(shape[:axis]))]
+        texts = [
+            _list(texts[each * size : (each + 1) * size]) for each in range(math.prod(shape[:axis]))
+        ]
     return texts
 
 
@@ -105,20 +113,34 @@ def _scalars(name: str, flat: np.ndarray) -> list[str]:
     if dtype == tf.bool:
         return ["true" if value else "false" for value in flat.tolist()]
     if dtype == tf.string and name.endswith("_bytes"):
-        return [f'{{"b64": "{base64.b64encode(value).decode("ascii")}"}}' for value in flat.tolist()]
+        return [
+            f'{{"b64": "{base64.b64encode(value).decode("ascii")}"}}' for value in flat.tolist()
+        ]
     if dtype == tf.string:
-        return [json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False) for value in flat.tolist()]
-    raise invalid_argument(f"Failed to write JSON value for tensor type: {dtype_name(dtype_number(flat))}")
+        return [
+            json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False)
+            for value in flat.tolist()
+        ]
+    raise invalid_argument(
+        f"Failed to write JSON value for tensor type: {dtype_name(dtype_number(flat))}"
+    )
 
 
 def _decimals(values: np.ndarray) -> list[str]:
-    """Writes floats: six digits where those give the float back, else as many as it takes; none looks like an int."""
+    """Writes floats: six digits where those give the float back, else as many as it takes; none
+    looks like an int.
+    """
     numbers = values.tolist()
     six = [f"{value:.6g}" for value in numbers]
     enough = (np.array(list(map(float, six))).astype(values.dtype) == values).tolist()
     digits = _DIGITS[values.dtype]
-    texts = [short if same else f"{value:.{digits}g}" for short, same, value in zip(six, enough, numbers, strict=True)]
-    return [text if "." in text or "e" in text else _NOT_FINITE.get(text, f"{text}.0") for text in texts]
+    texts = [
+        short if same else f"{value:.{digits}g}"
+        for short, same, value in zip(six, enough, numbers, strict=True)
+    ]
+    return [
+        text if "." in text or "e" in text else _NOT_FINITE.get(text, f"{text}.0") for text in texts
+    ]
 
 
 def _list(texts: Sequence[str]) -> str:

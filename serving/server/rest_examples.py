@@ -12,7 +12,14 @@ from tensorflow.core.example.feature_pb2 import Feature
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.server.rest_json import as_float, decode_base64, is_base64, malformed, number, type_name
+from serving.server.rest_json import (
+    as_float,
+    decode_base64,
+    is_base64,
+    malformed,
+    number,
+    type_name,
+)
 from serving.server.status import StatusError, invalid_argument
 
 _KIND_NAMES = {"int64_list": "int64", "float_list": "float", "bytes_list": "bytes"}
@@ -26,7 +33,8 @@ def fill(document: Mapping[str, Any], request: ClassificationRequest | Regressio
         request: its model_spec names the model.
 
     Raises:
-        StatusError: INVALID_ARGUMENT, the document has no examples, or one that has no form as a tf.Example.
+        StatusError: INVALID_ARGUMENT, the document has no examples, or one that has no form as a
+            tf.Example.
     """
     request.model_spec.signature_name = document.get("signature_name", "")
     if "context" in document:
@@ -36,7 +44,9 @@ def fill(document: Mapping[str, Any], request: ClassificationRequest | Regressio
         examples = request.input.example_list.examples
     if "examples" not in document:
         # The real server says classify for regress too.
-        raise malformed(document, "When method is classify, key 'examples' is expected and was not found")
+        raise malformed(
+            document, "When method is classify, key 'examples' is expected and was not found"
+        )
     if not isinstance(document["examples"], list):
         raise malformed(document, "Expecting 'examples' value to be an list/array")
     if not document["examples"]:
@@ -64,7 +74,9 @@ def _add(value: Any, name: str, feature: Feature) -> None:
     elif is_base64(value):
         _list_of("bytes_list", name, feature).append(decode_base64(value))
     elif not isinstance(value, (int, float)):
-        raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
+        raise invalid_argument(
+            f"Feature: {name} has element with unexpected JSON type: {type_name(value)}"
+        )
     elif isinstance(number(value), float):
         _list_of("float_list", name, feature).append(as_float(value, tf.float32))
     else:
@@ -82,4 +94,6 @@ def _list_of(kind: str, name: str, feature: Feature) -> Any:
 
 
 def _mixed(name: str, present: str) -> StatusError:
-    return invalid_argument(f"Unexpected element type in feature: {name} expecting type: {_KIND_NAMES[present]}")
+    return invalid_argument(
+        f"Unexpected element type in feature: {name} expecting type: {_KIND_NAMES[present]}"
+    )

@@ -12,7 +12,15 @@ import grpc
 import numpy as np
 import tensorflow as tf
 
-from serving.server.rest_json import FLOAT_BITS, as_float, decode_base64, is_base64, malformed, quote, type_name
+from serving.server.rest_json import (
+    FLOAT_BITS,
+    as_float,
+    decode_base64,
+    is_base64,
+    malformed,
+    quote,
+    type_name,
+)
 from serving.server.status import StatusError, invalid_argument
 from serving.server.tensors import dtype_name
 
@@ -44,7 +52,8 @@ def inputs(document: Mapping[str, Any], dtypes: Mapping[str, int]) -> dict[str, 
     rows = document["instances"]
     if "inputs" in document:
         raise malformed(
-            document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+            document,
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ",
         )
     if not isinstance(rows, list):
         raise malformed(document, "Expecting 'instances' to be an list/array")
@@ -61,8 +70,8 @@ def _rows(rows: list[Any], dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
     named = _is_named(rows[0])
     if not named and len(dtypes) > 1:
         raise invalid_argument(
-            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
-            "tensorinfo_map"
+            "instances is a plain list, but expecting list of objects as multiple input tensors"
+            " required as per tensorinfo_map"
         )
     columns: dict[str, list[Any]] = {}
     if named and all(_is_named(row) and row.keys() == dtypes.keys() for row in rows):
@@ -80,7 +89,9 @@ def _row_by_row(rows: list[Any], named: bool, dtypes: Mapping[str, int]) -> dict
     for index, row in enumerate(rows):
         if _is_named(row) != named:
             expected, got = ("object", "list") if named else ("value/list", "object")
-            raise invalid_argument(f"Expecting {expected} but got {got} at item {index} of input list")
+            raise invalid_argument(
+                f"Expecting {expected} but got {got} at item {index} of input list"
+            )
         for name, value in row.items() if named else zip(dtypes, [row], strict=True):
             try:
                 if name not in dtypes:
@@ -94,8 +105,8 @@ def _row_by_row(rows: list[Any], named: bool, dtypes: Mapping[str, int]) -> dict
                 ) from error
         if named and row.keys() != dtypes.keys():
             raise invalid_argument(
-                f"Failed to process element: {index} of 'instances' list. JSON object: {quote(row)} "
-                f"keys must be equal to: {','.join(sorted(dtypes))}"
+                f"Failed to process element: {index} of 'instances' list. JSON object: {quote(row)}"
+                f" keys must be equal to: {','.join(sorted(dtypes))}"
             )
     return {name: np.stack(each) for name, each in arrays.items()}
 
@@ -108,14 +119,16 @@ def _columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
         return {name: _tensor(value[name], dtype) for name, dtype in dtypes.items()}
     if len(dtypes) > 1:
         raise invalid_argument(
-            "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
-            "tensorinfo_map"
+            "inputs is a plain value/list, but expecting an object as multiple input tensors"
+            " required as per tensorinfo_map"
         )
     return {name: _tensor(value, dtype) for name, dtype in dtypes.items()}
 
 
 def _dense(value: Any, dtype: tf.DType) -> np.ndarray | None:
-    """Makes an array level by level rather than value by value; None if anything about it is out of the ordinary."""
+    """Makes an array level by level rather than value by value; None if anything about it is out of
+    the ordinary.
+    """
     shape: list[int] = []
     leaves = [value]
     while set(map(type, leaves)) == {list}:
@@ -153,7 +166,9 @@ def _tensor(value: Any, dtype_enum: int) -> np.ndarray:
         shape.append(len(inner))
         inner = inner[0] if inner else None
     if len(shape) > _MAX_RANK:
-        raise invalid_argument(f"Expecting at most {_MAX_RANK} levels of lists but got: {len(shape)}")
+        raise invalid_argument(
+            f"Expecting at most {_MAX_RANK} levels of lists but got: {len(shape)}"
+        )
     return np.array(list(_leaves(value, shape, 0, dtype)), dtype.as_numpy_dtype).reshape(shape)
 
 
@@ -161,14 +176,19 @@ def _leaves(value: Any, shape: Sequence[int], level: int, dtype: tf.DType) -> It
     if not isinstance(value, list):
         if level != len(shape):
             raise malformed(
-                value, f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
+                value,
+                f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level:"
+                f" {len(shape)}",
             )
         yield _leaf(value, dtype)
     elif level >= len(shape):
-        raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        raise invalid_argument(
+            f"Encountered list at unexpected level: {level} expected < {len(shape)}"
+        )
     elif len(value) != shape[level]:
         raise invalid_argument(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size:"
+            f" {shape[level]}"
         )
     else:
         for element in value:
@@ -180,7 +200,10 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
     if isinstance(value, dict) and dtype == tf.string:
         return decode_base64(value)
     if dtype not in _KINDS and not isinstance(value, dict):
-        raise StatusError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {quote(value)} to type: {name}")
+        raise StatusError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"Conversion of JSON Value: {quote(value)} to type: {name}",
+        )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if dtype in FLOAT_BITS:
             return as_float(value, dtype)
@@ -195,6 +218,10 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
 
 def _check_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> None:
     if math.prod(shape) != math.prod(first):
-        raise invalid_argument(f"Expecting tensor size: {math.prod(first)} but got: {math.prod(shape)}")
+        raise invalid_argument(
+            f"Expecting tensor size: {math.prod(first)} but got: {math.prod(shape)}"
+        )
     if shape != first:
-        raise invalid_argument(f"Expecting shape {list(first)} but got: {list(shape)}".replace(", ", ","))
+        raise invalid_argument(
+            f"Expecting shape {list(first)} but got: {list(shape)}".replace(", ", ",")
+        )

@@ -1,4 +1,5 @@
-"""JSON as the REST API reads it: the body of a request, its numbers and base64, and how errors quote it.
+"""JSON as the REST API reads it: the body of a request, its numbers and base64, and how errors
+quote it.
 
 Follows RapidJSON and tensorflow_serving/util/json_tensor.cc in what is accepted and in the texts.
 """
@@ -38,7 +39,9 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
 class _NotFinite(float):
-    """``NaN`` or ``Infinity`` as written out, where a number that is too large for a double is a plain float."""
+    """``NaN`` or ``Infinity`` as written out, where a number that is too large for a double is a
+    plain float.
+    """
 
 
 _DECODER = json.JSONDecoder(parse_constant=_NotFinite)
@@ -67,16 +70,22 @@ def parse(body: bytes) -> dict[str, Any]:
         said = _RAPIDJSON.get(error.msg) or _MISSING_COMMA[_innermost(text[: error.pos])]
         raise _parse_error(said, text, error.pos) from error
     except UnicodeDecodeError as error:
-        raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
+        raise invalid_argument(
+            f"JSON Parse error: Invalid encoding in string. at offset: {error.start}"
+        ) from error
     except UnicodeEncodeError as error:
-        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid.") from error
+        raise invalid_argument(
+            "JSON Parse error: The surrogate pair in string is invalid."
+        ) from error
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits; lists nested thousands deep.
         raise invalid_argument(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
         raise malformed(document, "Is not object")
     if not isinstance(document.get("signature_name", ""), str):
-        raise malformed(document, "not formatted correctly. 'signature_name' key must be a string value.")
+        raise malformed(
+            document, "not formatted correctly. 'signature_name' key must be a string value."
+        )
     return document
 
 
@@ -155,7 +164,9 @@ def quote(value: Any) -> str:
 
 
 def _parse_error(said: str, text: str, position: int) -> StatusError:
-    return invalid_argument(f"JSON Parse error: {said} at offset: {len(text[:position].encode('utf-8'))}")
+    return invalid_argument(
+        f"JSON Parse error: {said} at offset: {len(text[:position].encode('utf-8'))}"
+    )
 
 
 def _innermost(text: str) -> str:

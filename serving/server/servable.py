@@ -1,4 +1,6 @@
-"""One loaded version of a model, by default a TF1 session on its SavedModel: it serves TF1 and TF2 exports alike."""
+"""One loaded version of a model, by default a TF1 session on its SavedModel: it serves TF1 and TF2
+exports alike.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +35,9 @@ class Servable(Protocol):
     signatures: dict[str, SignatureDef]
     batching: Parameters | None = None
 
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None) -> list[np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[np.ndarray]:
         """Runs the model once.
 
         Args:
@@ -56,7 +60,11 @@ class SavedModel(Servable):
     """A SavedModel in a session of its own."""
 
     def __init__(
-        self, version: int, path: str, options: config_pb2.ConfigProto | None = None, tags: Sequence[str] = SERVING_TAGS
+        self,
+        version: int,
+        path: str,
+        options: config_pb2.ConfigProto | None = None,
+        tags: Sequence[str] = SERVING_TAGS,
     ) -> None:
         """Loads the SavedModel; `load` is the way in that maps every failure to a status."""
         self.version = version
@@ -70,17 +78,21 @@ class SavedModel(Servable):
             raise
         self.signatures = dict(meta_graph.signature_def)
 
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None) -> list[np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[np.ndarray]:
         """Runs the graph once.
 
-        `Session.run` refuses shapes that differ from the placeholder's, which the real server accepts, and
-        `_make_callable_from_options` fixes the timeout when it is made; the call below, on which `Session.run` itself
-        stands, does neither and gives the C++ core's own error texts.
+        `Session.run` refuses shapes that differ from the placeholder's, which the real server
+        accepts, and `_make_callable_from_options` fixes the timeout when it is made; the call
+        below, on which `Session.run` itself stands, does neither and gives the C++ core's own error
+        texts.
         """
         options = None
         try:
             if timeout_s is not None:
-                # 0 would mean no limit. The upper bound keeps a client's absurd deadline inside an int32.
+                # 0 would mean no limit. The upper bound keeps a client's absurd deadline inside an
+                # int32.
                 milliseconds = min(max(1, int(timeout_s * 1000)), 2**31 - 1)
                 text = config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
                 options = pywrap_tf_session.TF_NewBufferFromString(text)
@@ -94,7 +106,8 @@ class SavedModel(Servable):
         except tf.errors.OpError as error:
             raise StatusError(status_code(error.error_code), error.message) from error
         except UnicodeDecodeError as error:
-            # TensorFlow fails to make an exception of a message that quotes bytes of the request as they are.
+            # TensorFlow fails to make an exception of a message that quotes bytes of the request as
+            # they are.
             raise invalid_argument(error.object.decode("utf-8", "replace")) from error
         finally:
             if options is not None:
@@ -110,7 +123,10 @@ class SavedModel(Servable):
 
 
 def load(
-    version: int, path: str, options: config_pb2.ConfigProto | None = None, tags: Sequence[str] = SERVING_TAGS
+    version: int,
+    path: str,
+    options: config_pb2.ConfigProto | None = None,
+    tags: Sequence[str] = SERVING_TAGS,
 ) -> SavedModel:
     """Loads a SavedModel, or says in one line why it cannot be served.
 
@@ -121,10 +137,13 @@ def load(
         tags: of the metagraph to load.
 
     Raises:
-        StatusError: nothing there (NOT_FOUND), a copy that is not complete (FAILED_PRECONDITION), or what TensorFlow
-            makes of it.
+        StatusError: nothing there (NOT_FOUND), a copy that is not complete (FAILED_PRECONDITION),
+            or what TensorFlow makes of it.
     """
-    if not any(tf.io.gfile.exists(f"{path}/{name}") for name in (SAVED_MODEL_FILE, f"{SAVED_MODEL_FILE}txt")):
+    if not any(
+        tf.io.gfile.exists(f"{path}/{name}")
+        for name in (SAVED_MODEL_FILE, f"{SAVED_MODEL_FILE}txt")
+    ):
         raise StatusError(
             grpc.StatusCode.NOT_FOUND,
             f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}",
@@ -134,14 +153,17 @@ def load(
     except tf.errors.OpError as error:
         raise StatusError(status_code(error.error_code), one_line(error.message)) from error
     except Exception as error:
-        # The real server takes a version without variables.index for loaded and fails every request to it.
+        # The real server takes a version without variables.index for loaded and fails every request
+        # to it.
         if not tf.io.gfile.exists(f"{path}/variables/variables.index"):
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"{path} is incomplete: variables/variables.index is missing. Copy the whole "
                 f"version under a name that is no number, then rename it to {version}.",
             ) from error
-        raise StatusError(grpc.StatusCode.UNKNOWN, f"{path} cannot be loaded: {one_line(str(error))}") from error
+        raise StatusError(
+            grpc.StatusCode.UNKNOWN, f"{path} cannot be loaded: {one_line(str(error))}"
+        ) from error
 
 
 def one_line(text: str) -> str:

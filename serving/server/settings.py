@@ -45,14 +45,18 @@ def transport(flags: Flags) -> Transport:
     """
     for name in ("grpc_max_threads", "rest_api_num_threads"):
         if getattr(flags, name) < 0:
-            raise invalid_argument(f"--{name}={getattr(flags, name)}: expected a positive number, or 0 for the default")
+            raise invalid_argument(
+                f"--{name}={getattr(flags, name)}: expected a positive number, or 0 for the default"
+            )
     chosen = Transport(
         socket_path=flags.grpc_socket_path,
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         arguments=flags.grpc_channel_arguments,
         health=flags.enable_grpc_healthcheck_service,
     )
-    return replace(chosen, most_at_work=flags.grpc_max_threads) if flags.grpc_max_threads else chosen
+    return (
+        replace(chosen, most_at_work=flags.grpc_max_threads) if flags.grpc_max_threads else chosen
+    )
 
 
 def metrics_path(flags: Flags) -> str:
@@ -75,7 +79,8 @@ def _batching(flags: Flags) -> Parameters | None:
     for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
         if getattr(flags, name):
             raise invalid_argument(
-                f"server_options.{name} is set without setting server_options.enable_batching to true."
+                f"server_options.{name} is set without setting server_options.enable_batching to"
+                " true."
             )
     return None
 
@@ -101,12 +106,17 @@ def _session(flags: Flags) -> ConfigProto:
         options.inter_op_parallelism_threads = inter or both
     if not 0 <= flags.per_process_gpu_memory_fraction <= 1:
         raise invalid_argument(
-            f"per_process_gpu_memory_fraction must be between 0 and 1; was {flags.per_process_gpu_memory_fraction:g}"
+            "per_process_gpu_memory_fraction must be between 0 and 1; was"
+            f" {flags.per_process_gpu_memory_fraction:g}"
         )
     if flags.per_process_gpu_memory_fraction:
         options.gpu_options.per_process_gpu_memory_fraction = flags.per_process_gpu_memory_fraction
     if flags.mixed_precision not in ("", "bfloat16"):
-        raise invalid_argument(f"mixed_precision must be bfloat16 or empty; was {flags.mixed_precision}")
+        raise invalid_argument(
+            f"mixed_precision must be bfloat16 or empty; was {flags.mixed_precision}"
+        )
     if flags.mixed_precision:
-        options.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+        options.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = (
+            RewriterConfig.ON
+        )
     return options

@@ -9,7 +9,11 @@ import grpc
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import Message
-from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig, ModelType
+from tensorflow_serving.config.model_server_config_pb2 import (
+    ModelConfig,
+    ModelServerConfig,
+    ModelType,
+)
 
 from serving.server import remote
 from serving.server.status import StatusError, invalid_argument
@@ -24,10 +28,13 @@ def read_text_proto(path: str, message: Message) -> None:
     """Fills a message from a file in protobuf's text format.
 
     Raises:
-        StatusError: the file cannot be read or does not hold such a message; the place of the mistake is logged.
+        StatusError: the file cannot be read or does not hold such a message; the place of the
+            mistake is logged.
     """
     try:
-        text = remote.read(path) if remote.is_address(path) else Path(path).read_text(encoding="utf-8")
+        text = (
+            remote.read(path) if remote.is_address(path) else Path(path).read_text(encoding="utf-8")
+        )
         text_format.Parse(text, message)
     except OSError as error:
         raise StatusError(grpc.StatusCode.NOT_FOUND, f"{path}: {error.strerror}") from error
@@ -57,16 +64,21 @@ def check(config: ModelServerConfig) -> None:
         StatusError: INVALID_ARGUMENT with its text.
     """
     if config.HasField("custom_model_config"):
-        raise invalid_argument("custom_model_config is not supported: list the models in model_config_list")
+        raise invalid_argument(
+            "custom_model_config is not supported: list the models in model_config_list"
+        )
     names: set[str] = set()
     for model in config.model_config_list.config:
         if model.name in names:
-            raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
+            raise invalid_argument(
+                f"Illegal to list model {model.name} multiple times in config list"
+            )
         names.add(model.name)
         _check_platform(model)
         if not (model.base_path.startswith("/") or "://" in model.base_path):
             raise invalid_argument(
-                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+                f"Expected model {model.name} to have an absolute path or URI; got"
+                f" base_path()={model.base_path}"
             )
 
 
@@ -89,7 +101,8 @@ def _check_platform(model: ModelConfig) -> None:
 
 
 def scan(base_path: str) -> dict[int, str]:
-    """Lists the versions: children whose whole name is a number; leading zeros are fine, files count too.
+    """Lists the versions: children whose whole name is a number; leading zeros are fine, files
+    count too.
 
     Args:
         base_path: a folder, in a bucket (gs://), or wherever else TensorFlow's file systems reach.
@@ -101,7 +114,11 @@ def scan(base_path: str) -> dict[int, str]:
         StatusError: NOT_FOUND, the folder cannot be listed.
     """
     try:
-        children = remote.children(base_path) if remote.is_address(base_path) else tf.io.gfile.listdir(base_path)
+        children = (
+            remote.children(base_path)
+            if remote.is_address(base_path)
+            else tf.io.gfile.listdir(base_path)
+        )
     except tf.errors.OpError as error:
         raise StatusError(
             grpc.StatusCode.NOT_FOUND, f"Could not find base path {base_path}: {error.message}"
@@ -112,7 +129,13 @@ def scan(base_path: str) -> dict[int, str]:
         if not re.fullmatch("[0-9]+", name) or int(name) > _MAX_VERSION:
             continue
         if int(name) in versions:
-            _log.warning("%s: %s and %s are the same version; taking %s", base_path, versions[int(name)], name, name)
+            _log.warning(
+                "%s: %s and %s are the same version; taking %s",
+                base_path,
+                versions[int(name)],
+                name,
+                name,
+            )
         versions[int(name)] = f"{base_path.rstrip('/')}/{name}"
     return versions
 
@@ -129,6 +152,8 @@ def aspired(model: ModelConfig, versions: Mapping[int, str]) -> dict[int, str]:
     if choice == "all":
         return dict(versions)
     if choice == "specific":
-        return {number: versions[number] for number in policy.specific.versions if number in versions}
+        return {
+            number: versions[number] for number in policy.specific.versions if number in versions
+        }
     newest = sorted(versions, reverse=True)[: policy.latest.num_versions or 1]
     return {number: versions[number] for number in newest}

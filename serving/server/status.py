@@ -1,4 +1,6 @@
-"""A status as TensorFlow Serving answers with it: a canonical code and a message, raised as an exception."""
+"""A status as TensorFlow Serving answers with it: a canonical code and a message, raised as an
+exception.
+"""
 
 import grpc
 
@@ -6,7 +8,8 @@ from serving.errors import WhiskerError
 
 
 class StatusError(WhiskerError):
-    """A request, a load or a configuration that failed; gRPC, REST and standard output show the same one.
+    """A request, a load or a configuration that failed; gRPC, REST and standard output show the
+    same one.
 
     Attributes:
         code: canonical code; ``code.value[0]`` is its number, ``code.name`` its name.
@@ -26,4 +29,6 @@ def invalid_argument(message: str) -> StatusError:
 
 def status_code(number: int) -> grpc.StatusCode:
     """Finds the code with a canonical number; UNKNOWN if there is none."""
-    return next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
+    return next(
+        (code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN
+    )

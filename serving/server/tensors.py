@@ -10,8 +10,9 @@ from tensorflow.core.framework.types_pb2 import DataType
 
 from serving.server.status import invalid_argument
 
-# dtype to field and, where the field holds another type, the type of its bits (tensorflow/core/framework/tensor.proto:
-# half_val holds bit patterns, scomplex_val and dcomplex_val real and imaginary parts in turn).
+# dtype to field and, where the field holds another type, the type of its bits
+# (tensorflow/core/framework/tensor.proto: half_val holds bit patterns, scomplex_val and
+# dcomplex_val real and imaginary parts in turn).
 _FIELDS: dict[object, tuple[str, type[np.generic] | None]] = {
     tf.float32: ("float_val", None),
     tf.float64: ("double_val", None),
@@ -30,11 +31,12 @@ _FIELDS: dict[object, tuple[str, type[np.generic] | None]] = {
     tf.complex64: ("scomplex_val", np.float32),
     tf.complex128: ("dcomplex_val", np.float64),
 }
-# Fields whose packed form on the wire is the array as it lies in memory (little-endian, as tensor_content is too).
+# Fields whose packed form on the wire is the array as it lies in memory (little-endian, as
+# tensor_content is too).
 _RAW = ("float_val", "double_val", "scomplex_val", "dcomplex_val")
 
-# One value may stand for any number of equal ones: a few bytes of request must not ask for all memory. As much as the
-# largest message holds.
+# One value may stand for any number of equal ones: a few bytes of request must not ask for all
+# memory. As much as the largest message holds.
 _MAX_BYTES = 2**31 - 1
 
 
@@ -49,16 +51,20 @@ def dtype_name(dtype: int) -> str:
 
 
 def dtype_number(array: np.ndarray) -> int:
-    """Gives the number of an array's dtype in the enum DataType; arrays of bytes objects are strings."""
+    """Gives the number of an array's dtype in the enum DataType; arrays of bytes objects are
+    strings.
+    """
     number: int = tf.as_dtype(array.dtype).as_datatype_enum
     return number
 
 
 def decode(alias: str, proto: TensorProto) -> np.ndarray:
-    """Reads a tensor of a request, from whichever field it came in, with the liberties of TensorFlow's `FromProto`.
+    """Reads a tensor of a request, from whichever field it came in, with the liberties of
+    TensorFlow's `FromProto`.
 
-    Fewer values than elements: the last one is repeated, no value at all means zeros; what is too much is left out, a
-    number that is too large for its dtype loses its upper bits, and unknown_rank is not looked at.
+    Fewer values than elements: the last one is repeated, no value at all means zeros; what is too
+    much is left out, a number that is too large for its dtype loses its upper bits, and
+    unknown_rank is not looked at.
 
     Args:
         alias: for the error text.
@@ -109,7 +115,8 @@ def encode(array: np.ndarray, proto: TensorProto, as_content: bool = False) -> N
     Args:
         array: the value.
         proto: an empty message to fill.
-        as_content: into tensor_content rather than the typed field of its dtype; strings have no other field.
+        as_content: into tensor_content rather than the typed field of its dtype; strings have no
+            other field.
     """
     dtype = tf.as_dtype(array.dtype)
     field, view = _FIELDS[dtype]
@@ -120,9 +127,11 @@ def encode(array: np.ndarray, proto: TensorProto, as_content: bool = False) -> N
     if as_content and dtype != tf.string:
         proto.tensor_content = flat.tobytes()
     elif field in _RAW and flat.size:
-        # On the wire a packed field differs from a field of bytes in its number alone; adding 150,000 floats one by one
-        # takes 20 times as long.
+        # On the wire a packed field differs from a field of bytes in its number alone; adding
+        # 150,000 floats one by one takes 20 times as long.
         packed = BytesValue(value=flat.tobytes()).SerializeToString()
-        proto.MergeFromString(bytes([TensorProto.DESCRIPTOR.fields_by_name[field].number << 3 | 2]) + packed[1:])
+        proto.MergeFromString(
+            bytes([TensorProto.DESCRIPTOR.fields_by_name[field].number << 3 | 2]) + packed[1:]
+        )
     else:
         getattr(proto, field).extend((flat if view is None else flat.view(view)).tolist())

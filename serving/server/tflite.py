@@ -18,7 +18,9 @@ MODEL_FILE = "model.tflite"
 
 
 class Interpreters:
-    """Interpreters of one model, with a thread each: no two threads may use the same one at a time."""
+    """Interpreters of one model, with a thread each: no two threads may use the same one at a
+    time.
+    """
 
     def __init__(self, content: bytes, count: int) -> None:
         """Makes them.
@@ -34,13 +36,18 @@ class Interpreters:
         try:
             for _ in range(count):
                 with warnings.catch_warnings():
-                    # Deprecated in favour of the package ai-edge-litert, but part of every TensorFlow allowed here.
-                    warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+                    # Deprecated in favour of the package ai-edge-litert, but part of every
+                    # TensorFlow allowed here.
+                    warnings.filterwarnings(
+                        "ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated"
+                    )
                     interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
                 interpreter.allocate_tensors()
                 self._idle.put(interpreter)
         except (ValueError, RuntimeError) as error:
-            raise invalid_argument(f"Cannot build Interpreter from buffer. {one_line(str(error))}") from error
+            raise invalid_argument(
+                f"Cannot build Interpreter from buffer. {one_line(str(error))}"
+            ) from error
 
     @contextmanager
     def one(self) -> Iterator[tf.lite.Interpreter]:
@@ -70,9 +77,13 @@ class TfliteModel(Servable):
         with tf.io.gfile.GFile(f"{path}/{MODEL_FILE}", "rb") as file:
             self._interpreters = Interpreters(file.read(), count)
         with self._interpreters.one() as interpreter:
-            self.signatures = {name: _signature(interpreter, name) for name in interpreter.get_signature_list()}
+            self.signatures = {
+                name: _signature(interpreter, name) for name in interpreter.get_signature_list()
+            }
         if not self.signatures:
-            raise invalid_argument(f"{path}/{MODEL_FILE} has no signature: convert it from a SavedModel")
+            raise invalid_argument(
+                f"{path}/{MODEL_FILE} has no signature: convert it from a SavedModel"
+            )
         self._owners = {
             info.name: (name, alias)
             for name, signature in self.signatures.items()
@@ -80,7 +91,9 @@ class TfliteModel(Servable):
             for alias, info in infos.items()
         }
 
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None) -> list[np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[np.ndarray]:
         """Runs the signature to which the tensors belong; see `Servable`."""
         del timeout_s
         name, _ = self._owners[fetches[0]]

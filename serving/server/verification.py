@@ -1,4 +1,6 @@
-"""--verify_digests: a version is loaded only if it is what was published, and its model names the classes recorded."""
+"""--verify_digests: a version is loaded only if it is what was published, and its model names the
+classes recorded.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +51,8 @@ def verify_classes(loaded: Servable, path: str) -> None:
     with _refusal():
         if names != recorded:
             raise LabelsError(
-                f"{path}: the model's classes are {names}, those in {manifest.MANIFEST_FILE} are {recorded}: "
-                "export the model again and publish it"
+                f"{path}: the model's classes are {names}, those in {manifest.MANIFEST_FILE} are"
+                f" {recorded}: export the model again and publish it"
             )
 
 

@@ -51,7 +51,10 @@ class Version:
 
 
 def aspire(
-    known: dict[int, Version], model: str, chosen: Mapping[int, str], retry_before: float = float("-inf")
+    known: dict[int, Version],
+    model: str,
+    chosen: Mapping[int, str],
+    retry_before: float = float("-inf"),
 ) -> None:
     """Notes which versions of a model should be loaded from now on.
 
@@ -59,27 +62,38 @@ def aspire(
         known: number to version, those unloaded included; new ones are put into it.
         model: its name.
         chosen: number to path.
-        retry_before: versions that have failed for good, and whose `retry_at` is before this time, begin anew.
+        retry_before: versions that have failed for good, and whose `retry_at` is before this time,
+            begin anew.
     """
     for version in known.values():
         leaving = not version.aspired and version.state >= State.UNLOADING
         version.aspired = version.number in chosen and not leaving
     for number, path in chosen.items():
-        # A version that comes back after it was gone is loaded afresh; one that failed and stayed is not by itself.
+        # A version that comes back after it was gone is loaded afresh; one that failed and stayed
+        # is not by itself.
         ended = number in known and known[number].state == State.END
-        if number not in known or (ended and (not known[number].aspired or known[number].retry_at < retry_before)):
+        if number not in known or (
+            ended and (not known[number].aspired or known[number].retry_at < retry_before)
+        ):
             known[number] = Version(model, number, path)
 
 
 def next_action(versions: list[Version], now: float) -> Version | None:
-    """Chooses what to unload (not aspired) or load (aspired) next, so that the model stays available.
+    """Chooses what to unload (not aspired) or load (aspired) next, so that the model stays
+    available.
 
-    AvailabilityPreservingPolicy: a version that nobody wants any more goes only when a wanted one answers, when none is
-    wanted at all, or when another unwanted one still answers.
+    AvailabilityPreservingPolicy: a version that nobody wants any more goes only when a wanted one
+    answers, when none is wanted at all, or when another unwanted one still answers.
     """
-    stale = [version for version in versions if not version.aspired and version.state == State.AVAILABLE]
+    stale = [
+        version for version in versions if not version.aspired and version.state == State.AVAILABLE
+    ]
     wanted = [version for version in versions if version.aspired]
-    if stale and (not wanted or len(stale) > 1 or any(version.state == State.AVAILABLE for version in wanted)):
+    if stale and (
+        not wanted or len(stale) > 1 or any(version.state == State.AVAILABLE for version in wanted)
+    ):
         return min(stale, key=lambda version: version.number)
-    due = [one for one in wanted if one.state in (State.START, State.LOADING) and now >= one.retry_at]
+    due = [
+        one for one in wanted if one.state in (State.START, State.LOADING) and now >= one.retry_at
+    ]
     return max(due, key=lambda version: version.number, default=None)

@@ -1,4 +1,6 @@
-"""Warm-up: requests that a version brings along are answered while it is loaded; no client meets a cold model."""
+"""Warm-up: requests that a version brings along are answered while it is loaded; no client meets a
+cold model.
+"""
 
 import functools
 import logging
@@ -30,7 +32,8 @@ def warm_up(servable: Servable, path: str, iterations: int) -> None:
         iterations: how often each record is answered.
 
     Raises:
-        StatusError: a record that fails, more than 1000 of them, or a file that is no TFRecord: the load has failed.
+        StatusError: a record that fails, more than 1000 of them, or a file that is no TFRecord: the
+            load has failed.
     """
     file = f"{path}/{WARMUP_FILE}"
     if not tf.io.gfile.exists(file):
@@ -42,11 +45,17 @@ def warm_up(servable: Servable, path: str, iterations: int) -> None:
             for _ in range(iterations):
                 _answer(servable, _parse(record, file))
             if count > _MAX_RECORDS:
-                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}")
+                raise invalid_argument(
+                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}"
+                )
     except tf.errors.DataLossError as error:
         text = f"{error.message}. Please verify your warmup data is in TFRecord format."
         raise StatusError(grpc.StatusCode.DATA_LOSS, text) from error
-    _log.info("Finished reading warmup data for model at %s. Number of warmup records read: %d", file, count)
+    _log.info(
+        "Finished reading warmup data for model at %s. Number of warmup records read: %d",
+        file,
+        count,
+    )
 
 
 def _parse(record: bytes, file: str) -> PredictionLog:
@@ -69,8 +78,12 @@ def _answer(servable: Servable, log: PredictionLog) -> None:
         examples.multi_inference(servable, log.multi_inference_log.request, run)
     elif kind == "session_run_log":
         number = PredictionLog.SESSION_RUN_LOG_FIELD_NUMBER
-        raise StatusError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
+        raise StatusError(
+            grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}"
+        )
 
 
-def _run(servable: Servable, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, np.ndarray]:
+def _run(
+    servable: Servable, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+) -> dict[str, np.ndarray]:
     return dict(zip(fetches, servable.run(feeds, fetches, None), strict=True))

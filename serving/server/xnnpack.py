@@ -1,9 +1,11 @@
-"""Whisker's own models at a multiple of TensorFlow's speed on CPUs: it decodes, and XNNPACK runs the network.
+"""Whisker's own models at a multiple of TensorFlow's speed on CPUs: it decodes, and XNNPACK runs
+the network.
 
-Measured on 2 cores with MobileNetV2 at 160 pixels: XNNPACK takes 2 to 4 times less processor time per picture than the
-session on pixels, about half with decoding; most is gained by single pictures. An interpreter takes the same time
-per picture in batches of 1 to 16, and a second thread brings it nothing. So each picture is a run of its own, on as
-many interpreters with one thread as there are cores, and no batch is padded or resized.
+Measured on 2 cores with MobileNetV2 at 160 pixels: XNNPACK takes 2 to 4 times less processor time
+per picture than the session on pixels, about half with decoding; most is gained by single pictures.
+An interpreter takes the same time per picture in batches of 1 to 16, and a second thread brings it
+nothing. So each picture is a run of its own, on as many interpreters with one thread as there are
+cores, and no batch is padded or resized.
 """
 
 import logging
@@ -32,7 +34,9 @@ _log = logging.getLogger(__name__)
 
 
 class NotConvertible(Exception):
-    """The model is not what `trainer.export` writes, or XNNPACK answers otherwise than TensorFlow."""
+    """The model is not what `trainer.export` writes, or XNNPACK answers otherwise than
+    TensorFlow.
+    """
 
 
 class XnnpackModel(Servable):
@@ -58,13 +62,20 @@ class XnnpackModel(Servable):
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="xnnpack")
         # By the input tensor: the aliases of the output tensors.
         self._aliases = {
-            next(iter(signature.inputs.values())).name: {info.name: alias for alias, info in signature.outputs.items()}
-            for signature in (self.signatures[name] for name in (contract.SIGNATURE_BYTES, contract.SIGNATURE_PIXELS))
+            next(iter(signature.inputs.values())).name: {
+                info.name: alias for alias, info in signature.outputs.items()
+            }
+            for signature in (
+                self.signatures[name]
+                for name in (contract.SIGNATURE_BYTES, contract.SIGNATURE_PIXELS)
+            )
         }
         self._bytes = self.signatures[contract.SIGNATURE_BYTES].inputs[contract.INPUT_BYTES].name
         self._classes = self._compare()
 
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None) -> list[np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[np.ndarray]:
         """Runs a signature; see `Servable`. What is not Whisker's own is left to TensorFlow."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
         (fed, value), *rest = feeds.items()
@@ -85,16 +96,22 @@ class XnnpackModel(Servable):
         self._threads.shutdown()
         self._model.close()
 
-    def _answer(self, pixels: np.ndarray, valid: np.ndarray, end: float | None) -> dict[str, np.ndarray]:
+    def _answer(
+        self, pixels: np.ndarray, valid: np.ndarray, end: float | None
+    ) -> dict[str, np.ndarray]:
         count = len(self._classes)
         probabilities = np.zeros((len(valid), count), np.float32)
         rows = np.flatnonzero(valid)
         # A lone picture needs no other thread.
         run = map if len(rows) == 1 else self._threads.map
-        for row, answer in zip(rows, run(lambda row: self._network(pixels[row], end), rows), strict=True):
+        for row, answer in zip(
+            rows, run(lambda row: self._network(pixels[row], end), rows), strict=True
+        ):
             probabilities[row] = answer
         return {
-            contract.OUTPUT_LABEL: np.where(valid, self._classes[probabilities.argmax(axis=1)], b""),
+            contract.OUTPUT_LABEL: np.where(
+                valid, self._classes[probabilities.argmax(axis=1)], b""
+            ),
             contract.OUTPUT_PROBABILITY: probabilities.max(axis=1),
             contract.OUTPUT_PROBABILITIES: probabilities,
             contract.OUTPUT_CLASSES: np.broadcast_to(self._classes, (len(valid), count)),
@@ -103,10 +120,14 @@ class XnnpackModel(Servable):
 
     def _network(self, pixels: np.ndarray, end: float | None) -> np.ndarray:
         if end is not None and time.monotonic() >= end:
-            raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the network ran")
+            raise StatusError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the network ran"
+            )
         with self._interpreters.one() as interpreter:
             (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-            interpreter.set_tensor(source["index"], pixels[np.newaxis].astype(np.float32, copy=False))
+            interpreter.set_tensor(
+                source["index"], pixels[np.newaxis].astype(np.float32, copy=False)
+            )
             interpreter.invoke()
             probabilities: np.ndarray = interpreter.get_tensor(target["index"])[0]
         return probabilities
@@ -125,7 +146,9 @@ class XnnpackModel(Servable):
         actual = np.stack([self._network(one, None) for one in pixels])
         difference = np.abs(actual - expected).max()
         if not difference <= TOLERANCE:
-            raise NotConvertible(f"XNNPACK's probabilities differ by {difference:.2g}, allowed are {TOLERANCE:g}")
+            raise NotConvertible(
+                f"XNNPACK's probabilities differ by {difference:.2g}, allowed are {TOLERANCE:g}"
+            )
         return classes[0]
 
 
@@ -150,14 +173,20 @@ def _image_size(model: SavedModel) -> int:
         (contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS),
     ):
         signature = model.signatures.get(name)
-        if signature is None or set(signature.inputs) != {alias} or set(signature.outputs) != set(contract.OUTPUTS):
+        if (
+            signature is None
+            or set(signature.inputs) != {alias}
+            or set(signature.outputs) != set(contract.OUTPUTS)
+        ):
             raise NotConvertible(f"it has not the signature {name} of a Whisker model")
     shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
     return int(shape.dim[1].size)
 
 
 def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, str]:
-    """Puts the decoding half of the bytes' signature beside the model, with its input; names pixels and validity."""
+    """Puts the decoding half of the bytes' signature beside the model, with its input; names pixels
+    and validity.
+    """
     frozen = convert_variables_to_constants_v2(loaded.signatures[contract.SIGNATURE_BYTES])
     # Where uint8 pictures become floats, decoding ends and the network begins.
     cut = [
@@ -168,10 +197,14 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
         and operation.inputs[0].shape.as_list() == [None, size, size, 3]
     ]
     if len(cut) != 1:
-        raise NotConvertible(f"its graph turns pictures into floats at {len(cut)} places, expected 1")
+        raise NotConvertible(
+            f"its graph turns pictures into floats at {len(cut)} places, expected 1"
+        )
     # Outputs are in the order of their names.
     valid = frozen.outputs[sorted(contract.OUTPUTS).index(contract.OUTPUT_VALID)]
-    half = tf.compat.v1.graph_util.extract_sub_graph(frozen.graph.as_graph_def(), [cut[0].op.name, valid.op.name])
+    half = tf.compat.v1.graph_util.extract_sub_graph(
+        frozen.graph.as_graph_def(), [cut[0].op.name, valid.op.name]
+    )
     source = model.signatures[contract.SIGNATURE_BYTES].inputs[contract.INPUT_BYTES].name
     with model.graph.as_default():
         fed = {frozen.inputs[0].name: model.graph.get_tensor_by_name(source)}
@@ -183,10 +216,13 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
 
 def _convert(loaded: Any, size: int) -> bytes:
     pixels = loaded.signatures[contract.SIGNATURE_PIXELS]
-    network = tf.function(lambda rows: pixels(**{contract.INPUT_PIXELS: rows})[contract.OUTPUT_PROBABILITIES])
+    network = tf.function(
+        lambda rows: pixels(**{contract.INPUT_PIXELS: rows})[contract.OUTPUT_PROBABILITIES]
+    )
     concrete = network.get_concrete_function(tf.TensorSpec([1, size, size, 3], tf.float32))
     verbosity = absl_logging.get_verbosity()
-    # It advises to name the owner of the variables, with which they would be no constants for XNNPACK to take over.
+    # It advises to name the owner of the variables, with which they would be no constants for
+    # XNNPACK to take over.
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()

@@ -30,19 +30,42 @@ def main() -> None:
     here = sys.argv[0]
     text, formats = flags.ArgumentParser(), flags.EnumParser(["table", "json"])
     seconds = flags.FloatParser(lower_bound=0.001)
-    flags.DEFINE(text, "model_dir", "models", "root of the store: a folder or gs://bucket/prefix", module_name=here)
-    flags.DEFINE(text, "model_name", contract.DEFAULT_MODEL_NAME, "name of the model", module_name=here)
+    flags.DEFINE(
+        text,
+        "model_dir",
+        "models",
+        "root of the store: a folder or gs://bucket/prefix",
+        module_name=here,
+    )
+    flags.DEFINE(
+        text, "model_name", contract.DEFAULT_MODEL_NAME, "name of the model", module_name=here
+    )
     flags.DEFINE(
         text,
         "server",
         "",
-        "promote, rollback: host:port of a running server's gRPC port; empty: models.config alone is changed",
+        "promote, rollback: host:port of a running server's gRPC port; empty: models.config alone"
+        " is changed",
         module_name=here,
     )
     flags.DEFINE(formats, "format", "table", "<table|json>: what to write", module_name=here)
-    flags.DEFINE(text, "label", contract.STABLE_LABEL, "promote: stable is what is live", module_name=here)
-    flags.DEFINE(flags.IntegerParser(lower_bound=1), "keep", 5, "prune: how many versions stay", module_name=here)
-    flags.DEFINE(seconds, "timeout_s", 120.0, "seconds that a server may take to load a version", module_name=here)
+    flags.DEFINE(
+        text, "label", contract.STABLE_LABEL, "promote: stable is what is live", module_name=here
+    )
+    flags.DEFINE(
+        flags.IntegerParser(lower_bound=1),
+        "keep",
+        5,
+        "prune: how many versions stay",
+        module_name=here,
+    )
+    flags.DEFINE(
+        seconds,
+        "timeout_s",
+        120.0,
+        "seconds that a server may take to load a version",
+        module_name=here,
+    )
     connection_flags.define(here)
     command_line.run(_run)
 
@@ -55,7 +78,8 @@ _COMMANDS = "list|show N|publish DIR|promote N|rollback|prune|check [models.conf
 
 def _run(arguments: Sequence[str]) -> int:
     asked = flags.FLAGS
-    # By default SIGTERM ends this process on the spot: a server half way, or one started here, would stay so.
+    # By default SIGTERM ends this process on the spot: a server half way, or one started here,
+    # would stay so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
     given = arguments[1:]
     commands: dict[str, tuple[int, Callable[..., _Outcome]]] = {
@@ -81,7 +105,9 @@ def _list(store: ModelStore) -> _Outcome:
 
     listed = description.rows(store, store.versions())
     if not listed:
-        raise WrongUse(f"{store.base_path} has no version: check --model_dir and --model_name, or publish one")
+        raise WrongUse(
+            f"{store.base_path} has no version: check --model_dir and --model_name, or publish one"
+        )
     return listed, description.table(listed)
 
 
@@ -100,7 +126,8 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
     judged = store.manifest(published.number).get("gate")
     return {"version": published.number, "path": published.path}, [
         f"published version {published.number}: {published.path}",
-        "it is not live" + ("" if judged else ", and no gate has compared it with what is (gate: off)"),
+        "it is not live"
+        + ("" if judged else ", and no gate has compared it with what is (gate: off)"),
         f"make it live with: python -m serving.store promote {published.number} {_same_store()}",
     ]
 
@@ -137,18 +164,25 @@ def _rollback(store: ModelStore) -> _Outcome:
 def _moved(store: ModelStore, version: int, label: str, seconds: float) -> _Outcome:
     server = flags.FLAGS.server
     state = "live" if label == contract.STABLE_LABEL else f"loaded beside what is live, as {label}"
-    lines = [f"version {version} of {store.model_name} is {state}, after {seconds:.2f} s: {store.config_path}"]
+    lines = [
+        f"version {version} of {store.model_name} is {state}, after {seconds:.2f} s:"
+        f" {store.config_path}"
+    ]
     if server:
         lines[0] += f" and {server}"
     else:
-        lines.append("a server that runs has not been told: give --server=host:port, or start it again")
+        lines.append(
+            "a server that runs has not been told: give --server=host:port, or start it again"
+        )
     return {"version": version, "label": label, "seconds": seconds, "server": server or None}, lines
 
 
 def _prune(store: ModelStore) -> _Outcome:
     deleted = store.prune(flags.FLAGS.keep)
     said = f"deleted {', '.join(map(str, deleted))}" if deleted else "nothing to delete"
-    return {"deleted": deleted}, [f"{said}; left: {', '.join(map(str, store.versions())) or 'none'}"]
+    return {"deleted": deleted}, [
+        f"{said}; left: {', '.join(map(str, store.versions())) or 'none'}"
+    ]
 
 
 def _check(given: Sequence[str]) -> int:
@@ -156,7 +190,9 @@ def _check(given: Sequence[str]) -> int:
 
     path = given[0] if given else f"{flags.FLAGS.model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
     findings, loaded = check(path, flags.FLAGS.timeout_s)
-    well = "all well" + ("" if loaded else "; nothing was loaded, as no version brings warm-up records along")
+    well = "all well" + (
+        "" if loaded else "; nothing was loaded, as no version brings warm-up records along"
+    )
     _write({"file": path, "findings": findings, "loaded": loaded}, findings or [f"{path}: {well}"])
     return EXIT_USAGE if findings else EXIT_DONE
 
@@ -169,11 +205,17 @@ def _version(text: str) -> int:
 
 def _same_store() -> str:
     asked = flags.FLAGS
-    return f"--model_dir={shlex.quote(asked.model_dir)} --model_name={shlex.quote(asked.model_name)}"
+    return (
+        f"--model_dir={shlex.quote(asked.model_dir)} --model_name={shlex.quote(asked.model_name)}"
+    )
 
 
 def _write(outcome: Any, lines: Sequence[str]) -> None:
-    print(json.dumps(outcome, ensure_ascii=False) if flags.FLAGS.format == "json" else "\n".join(lines))
+    print(
+        json.dumps(outcome, ensure_ascii=False)
+        if flags.FLAGS.format == "json"
+        else "\n".join(lines)
+    )
 
 
 if __name__ == "__main__":

@@ -28,5 +28,7 @@ def parse_address(address: str) -> tuple[str, str]:
     """
     bucket, _, prefix = address.removeprefix(BUCKET_SCHEME).partition("/")
     if not is_address(address) or not _BUCKET_NAME.fullmatch(bucket):
-        raise AddressError(f"{address} is no address in a bucket: expected gs://bucket or gs://bucket/prefix")
+        raise AddressError(
+            f"{address} is no address in a bucket: expected gs://bucket or gs://bucket/prefix"
+        )
     return bucket, prefix.strip("/")

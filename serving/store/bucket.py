@@ -1,7 +1,7 @@
 """Cloud Storage: the only place that makes a storage client. Everything takes a gs:// address.
 
-Credentials are Google's application default ones; where STORAGE_EMULATOR_HOST names an emulator, google-cloud-storage
-talks to that one without any.
+Credentials are Google's application default ones; where STORAGE_EMULATOR_HOST names an emulator,
+google-cloud-storage talks to that one without any.
 """
 
 import tempfile
@@ -23,8 +23,8 @@ from serving.store.bucket_errors import mapped_errors
 from serving.store.checksum import same
 
 # Of every call. What is retried (429, 5xx, broken connections), and the growing pauses between, are
-# google-cloud-storage's; that is safe for each call here, as it reads, deletes, carries a precondition, or writes the
-# same content again.
+# google-cloud-storage's; that is safe for each call here, as it reads, deletes, carries a
+# precondition, or writes the same content again.
 CALL: dict[str, Any] = {
     # Of one attempt: to connect, and for each piece of an answer.
     "timeout": (10.0, 60.0),
@@ -34,7 +34,8 @@ CALL: dict[str, Any] = {
 
 THREADS = 8
 
-# Files handed to the transfer manager at once: it finishes all of them, whatever happens to the first.
+# Files handed to the transfer manager at once: it finishes all of them, whatever happens to the
+# first.
 _BATCH = 4 * THREADS
 
 
@@ -53,7 +54,8 @@ def list_objects(address: str) -> dict[str, storage.Blob]:
     """Lists the objects below an address, at any depth.
 
     Returns:
-        Name relative to the address, where a slash at the end marks a folder, to what is known of the object: its size,
+        Name relative to the address, where a slash at the end marks a folder, to what is known of
+            the object: its size,
         CRC32C, and when it was written by the service's clock.
 
     Raises:
@@ -99,14 +101,17 @@ def write(address: str, content: bytes, generation: int) -> bool:
     with _bucket(address) as (bucket, name):
         blob = bucket.blob(name)
         try:
-            blob.upload_from_string(content, if_generation_match=generation, checksum="crc32c", **CALL)
+            blob.upload_from_string(
+                content, if_generation_match=generation, checksum="crc32c", **CALL
+            )
         except api.PreconditionFailed:
             return False
         return True
 
 
 def upload_folder(folder: Path, address: str) -> int:
-    """Makes every file of a folder an object below an address; what is there with the same content stays.
+    """Makes every file of a folder an object below an address; what is there with the same content
+    stays.
 
     Returns:
         How many files were sent.
@@ -114,7 +119,11 @@ def upload_folder(folder: Path, address: str) -> int:
     Raises:
         StoreError: as `serving.store.bucket_errors` says.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     with _bucket(address) as (bucket, prefix):
         there = _blobs(bucket, prefix)
         pairs = [
@@ -152,7 +161,8 @@ def upload_new(files: Mapping[str, Path], address: str) -> None:
 
 
 def copy_new(source: str, target: str) -> bool:
-    """Copies an object inside a bucket, on the service's side and as one step, to where there is none yet.
+    """Copies an object inside a bucket, on the service's side and as one step, to where there is
+    none yet.
 
     Returns:
         Whether it was copied; false where the source does not exist.
@@ -194,9 +204,11 @@ def delete(names: Collection[str], address: str) -> None:
 
 
 def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | None = None) -> int:
-    """Makes every object below an address a file in a folder; one that is there with the same content stays.
+    """Makes every object below an address a file in a folder; one that is there with the same
+    content stays.
 
-    A file appears under its name only when it is whole, so that an interrupted download goes on where it stopped.
+    A file appears under its name only when it is whole, so that an interrupted download goes on
+    where it stopped.
 
     Args:
         address: where from.
@@ -215,7 +227,8 @@ def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | N
             _target(folder, name): blob
             for name, blob in _blobs(bucket, prefix).items()
             # Names with a slash at the end mark empty folders.
-            if not name.endswith("/") and (suffixes is None or name.lower().endswith(tuple(suffixes)))
+            if not name.endswith("/")
+            and (suffixes is None or name.lower().endswith(tuple(suffixes)))
         }
         folder.mkdir(parents=True, exist_ok=True)
         with (
@@ -246,7 +259,9 @@ def download_file(address: str, path: Path) -> None:
 def _bucket(
     address: str, missing: type[errors.StoreError] = errors.BucketMissingError
 ) -> Iterator[tuple[storage.Bucket, str]]:
-    """Opens the bucket of an address; gives it and the prefix, and maps what goes wrong meanwhile."""
+    """Opens the bucket of an address; gives it and the prefix, and maps what goes wrong
+    meanwhile.
+    """
     name, prefix = parse_address(address)
     with mapped_errors(address, missing), client() as connection:
         yield connection.bucket(name), prefix
@@ -255,21 +270,29 @@ def _bucket(
 def _blobs(bucket: storage.Bucket, prefix: str) -> dict[str, storage.Blob]:
     """Lists the objects below a prefix, by their relative names."""
     start = _join(prefix, "")
-    listed = bucket.list_blobs(prefix=start, fields="items(name,size,crc32c,updated),nextPageToken", **CALL)
+    listed = bucket.list_blobs(
+        prefix=start, fields="items(name,size,crc32c,updated),nextPageToken", **CALL
+    )
     return {blob.name.removeprefix(start): blob for blob in listed}
 
 
 def _taken(blob: storage.Blob) -> errors.ConflictError:
     address = f"{BUCKET_SCHEME}{blob.bucket.name}/{blob.name}"
-    return errors.ConflictError(f"{address} is there already, with other content: nothing was replaced")
+    return errors.ConflictError(
+        f"{address} is there already, with other content: nothing was replaced"
+    )
 
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}/{name}" if prefix else name
 
 
-def _upload(pairs: list[tuple[str, storage.Blob]], **precondition: int) -> Iterator[Exception | None]:
-    """Sends files; gives for each, in order, what went wrong. Stops sending when nobody asks for more."""
+def _upload(
+    pairs: list[tuple[str, storage.Blob]], **precondition: int
+) -> Iterator[Exception | None]:
+    """Sends files; gives for each, in order, what went wrong. Stops sending when nobody asks for
+    more.
+    """
     for start in range(0, len(pairs), _BATCH):
         yield from transfer_manager.upload_many(
             pairs[start : start + _BATCH],

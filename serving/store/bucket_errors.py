@@ -30,15 +30,28 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StoreError], str], 
     ),
     ((api.RetryError, api.ServerError, api.TooManyRequests), errors.UnreachableError, _OFFLINE),
     ((auth.TransportError, auth.TimeoutError), errors.UnreachableError, _OFFLINE),
-    ((requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError), errors.UnreachableError, _OFFLINE),
+    (
+        (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError),
+        errors.UnreachableError,
+        _OFFLINE,
+    ),
 )
 
-_REFUSALS = (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException, DataCorruption, InvalidResponse)
+_REFUSALS = (
+    api.GoogleAPIError,
+    auth.GoogleAuthError,
+    requests.RequestException,
+    DataCorruption,
+    InvalidResponse,
+)
 
 
 @contextmanager
-def mapped_errors(address: str, missing: type[errors.StoreError] = errors.BucketMissingError) -> Iterator[None]:
-    """Turns what the storage, authentication and HTTP libraries, and the disk, raise inside into a StoreError.
+def mapped_errors(
+    address: str, missing: type[errors.StoreError] = errors.BucketMissingError
+) -> Iterator[None]:
+    """Turns what the storage, authentication and HTTP libraries, and the disk, raise inside into a
+    StoreError.
 
     Args:
         address: what was being worked on.
@@ -54,7 +67,9 @@ def mapped_errors(address: str, missing: type[errors.StoreError] = errors.Bucket
             if isinstance(error, kinds):
                 raise ours(f"{address}: {reason}") from error
         if isinstance(error, _REFUSALS):
-            raise errors.StoreError(f"{address}: Cloud Storage refused: {' '.join(str(error).split())}") from error
+            raise errors.StoreError(
+                f"{address}: Cloud Storage refused: {' '.join(str(error).split())}"
+            ) from error
         if isinstance(error, OSError):
             raise errors.disk_error(error, address) from error
         raise

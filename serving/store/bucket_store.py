@@ -1,11 +1,13 @@
 """The model store in a bucket of Cloud Storage.
 
-A version comes to be in one step: its saved_model.pb is sent to `.staging/<number>` and, when all the rest is there,
-copied to its place by the service. Whoever removes what a killed publisher left deletes that staged object first: a
-publisher that was only slow has nothing to copy then, and cannot make an incomplete version visible.
+A version comes to be in one step: its saved_model.pb is sent to `.staging/<number>` and, when all
+the rest is there, copied to its place by the service. Whoever removes what a killed publisher left
+deletes that staged object first: a publisher that was only slow has nothing to copy then, and
+cannot make an incomplete version visible.
 
-In a bucket with a hierarchical namespace, the whole folder could be staged and renamed in one step; that needs another
-client library (google-cloud-storage-control), and this way works in every bucket.
+In a bucket with a hierarchical namespace, the whole folder could be staged and renamed in one step;
+that needs another client library (google-cloud-storage-control), and this way works in every
+bucket.
 """
 
 import logging
@@ -23,13 +25,15 @@ from serving.store.errors import ConflictError, StoreError, disk_errors
 from serving.store.model_store import ModelStore
 from serving.store.versions import CLAIMS, STAGING
 
-# A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so long counts as killed;
-# both times are the service's own.
+# A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so
+# long counts as killed; both times are the service's own.
 _KILLED_AFTER = timedelta(hours=1)
 
 
 class BucketStore(ModelStore):
-    """A store in a bucket: a version comes to be when its saved_model.pb, the last object, is there."""
+    """A store in a bucket: a version comes to be when its saved_model.pb, the last object, is
+    there.
+    """
 
     def __init__(self, model_dir: str, model_name: str) -> None:
         parse_address(model_dir)
@@ -39,7 +43,8 @@ class BucketStore(ModelStore):
         return bucket.list_names(self.base_path)
 
     def _claim(self, number: int) -> bool:
-        # Where the answer to a claim is lost, its repetition says no: that costs a number, and nothing else.
+        # Where the answer to a claim is lost, its repetition says no: that costs a number, and
+        # nothing else.
         return bucket.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0)
 
     def _write(self, number: int, files: Mapping[str, Path]) -> None:
@@ -49,10 +54,15 @@ class BucketStore(ModelStore):
             self._refuse_strangers(number)
             bucket.upload_new({str(number): files[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}")
             there = self._take_over(number, rest)
-            bucket.upload_new({name: path for name, path in rest.items() if name not in there}, address)
-            if not bucket.copy_new(f"{self.base_path}/{STAGING}/{number}", f"{address}/{SAVED_MODEL_FILE}"):
+            bucket.upload_new(
+                {name: path for name, path in rest.items() if name not in there}, address
+            )
+            if not bucket.copy_new(
+                f"{self.base_path}/{STAGING}/{number}", f"{address}/{SAVED_MODEL_FILE}"
+            ):
                 raise ConflictError(
-                    f"{address} took so long that another publisher removed it as abandoned: publish again"
+                    f"{address} took so long that another publisher removed it as abandoned:"
+                    " publish again"
                 )
         except BaseException:
             try:
@@ -64,17 +74,22 @@ class BucketStore(ModelStore):
             bucket.delete([str(number)], f"{self.base_path}/{STAGING}")
             self._remove_abandoned(number)
         except StoreError as error:
-            logging.warning("what other publishers left in %s could not be removed: %s", self.base_path, error)
+            logging.warning(
+                "what other publishers left in %s could not be removed: %s", self.base_path, error
+            )
 
     def _refuse_strangers(self, number: int) -> None:
         there = bucket.list_names(f"{self.base_path}/{number}")
         if there:
             raise ConflictError(
-                f"{self.base_path}/{number}/{there[0]} is there already: another tool took the number; publish again"
+                f"{self.base_path}/{number}/{there[0]} is there already: another tool took the"
+                " number; publish again"
             )
 
     def _take_over(self, number: int, files: Mapping[str, Path]) -> set[str]:
-        """Copies, on the service's side, what a killed publisher had sent of the same content; gives the names."""
+        """Copies, on the service's side, what a killed publisher had sent of the same content;
+        gives the names.
+        """
         objects = bucket.list_objects(self.base_path)
         taken: set[str] = set()
         for source, blob in objects.items():
@@ -84,7 +99,9 @@ class BucketStore(ModelStore):
                 and f"{other}/{SAVED_MODEL_FILE}" not in objects
                 and name in set(files) - taken
                 and same(files[name], blob)
-                and bucket.copy_new(f"{self.base_path}/{source}", f"{self.base_path}/{number}/{name}")
+                and bucket.copy_new(
+                    f"{self.base_path}/{source}", f"{self.base_path}/{number}/{name}"
+                )
             ):
                 taken.add(name)
         return taken
@@ -95,11 +112,15 @@ class BucketStore(ModelStore):
         # saved_model.pb first: a copy whose answer was lost may have put it there.
         names = {f"{number}/{name}": files[name] for name in (SAVED_MODEL_FILE, *files)}
         names[f"{STAGING}/{number}"] = files[SAVED_MODEL_FILE]
-        ours = [name for name, path in names.items() if name in objects and same(path, objects[name])]
+        ours = [
+            name for name, path in names.items() if name in objects and same(path, objects[name])
+        ]
         bucket.delete(ours, self.base_path)
 
     def _remove_abandoned(self, published: int) -> None:
-        """Removes what killed publishers left; `published` has just been written, and so tells the service's time."""
+        """Removes what killed publishers left; `published` has just been written, and so tells the
+        service's time.
+        """
         objects = bucket.list_objects(self.base_path)
         now = objects[f"{published}/{SAVED_MODEL_FILE}"].updated
         for claim in [name for name in objects if name.startswith(f"{CLAIMS}/")]:
@@ -125,7 +146,10 @@ class BucketStore(ModelStore):
 
     @contextmanager
     def _local(self, version: int) -> Iterator[Path]:
-        with disk_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="whisker-verify-") as folder:
+        with (
+            disk_errors(tempfile.gettempdir()),
+            tempfile.TemporaryDirectory(prefix="whisker-verify-") as folder,
+        ):
             bucket.download_folder(f"{self.base_path}/{version}", Path(folder))
             yield Path(folder)
 

@@ -8,7 +8,9 @@ from google.cloud import storage
 
 
 def same(path: Path, blob: storage.Blob) -> bool:
-    """Tells whether a file exists and has the content of an object whose size and CRC32C are known."""
+    """Tells whether a file exists and has the content of an object whose size and CRC32C are
+    known.
+    """
     if not path.is_file() or path.stat().st_size != blob.size:
         return False
     checksum = google_crc32c.Checksum()

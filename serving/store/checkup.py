@@ -23,7 +23,8 @@ _POLL_S = 0.1
 def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
     """Finds what would keep a server from serving what the file names.
 
-    Where a version brings warm-up records along, the local server is started on the file once, and so replays them.
+    Where a version brings warm-up records along, the local server is started on the file once, and
+    so replays them.
 
     Args:
         path: of the models.config, local or gs://.
@@ -67,7 +68,9 @@ def _read(path: str) -> bytes:
             return Path(path).read_bytes()
         except OSError as error:
             reason = f"cannot be read: {error.strerror}"
-    raise ConfigError(f"{path} {reason}: expected a models.config; name another file, or another --model_dir")
+    raise ConfigError(
+        f"{path} {reason}: expected a models.config; name another file, or another --model_dir"
+    )
 
 
 def _store(model: Any) -> ModelStore:
@@ -82,7 +85,11 @@ def _store(model: Any) -> ModelStore:
 def _names(model: Any, store: ModelStore) -> dict[int, set[str]]:
     """Lists the files of every version that the server would load, and that is there."""
     there = store.versions()
-    return {version: _files(f"{store.base_path}/{version}") for version in _wanted(model, there) if version in there}
+    return {
+        version: _files(f"{store.base_path}/{version}")
+        for version in _wanted(model, there)
+        if version in there
+    }
 
 
 def _wanted(model: Any, there: list[int]) -> list[int]:
@@ -103,20 +110,38 @@ def _files(path: str) -> set[str]:
 
 
 def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator[str]:
-    if model.model_platform not in ("", PLATFORM) or model.model_type not in (0, _MODEL_TYPE_TENSORFLOW):
-        yield f'the platform is {model.model_platform or model.model_type}: expected model_platform: "{PLATFORM}"'
+    if model.model_platform not in ("", PLATFORM) or model.model_type not in (
+        0,
+        _MODEL_TYPE_TENSORFLOW,
+    ):
+        yield (
+            f"the platform is {model.model_platform or model.model_type}: expected model_platform:"
+            f' "{PLATFORM}"'
+        )
     if not names:
-        yield f"{model.base_path} has no version to load: a server waits for one, with every other model, for ever"
+        yield (
+            f"{model.base_path} has no version to load: a server waits for one, with every other"
+            " model, for ever"
+        )
     for version in model.model_version_policy.specific.versions:
         if version not in names:
-            yield f"version {version} is to be loaded, but {model.base_path}/{version} has no {SAVED_MODEL_FILE}"
+            yield (
+                f"version {version} is to be loaded, but {model.base_path}/{version} has no"
+                f" {SAVED_MODEL_FILE}"
+            )
     for label, version in sorted(model.version_labels.items()):
         if version not in names:
-            yield f"the label {label} is on version {version}, which is not loaded: move it to one of {sorted(names)}"
+            yield (
+                f"the label {label} is on version {version}, which is not loaded: move it to one of"
+                f" {sorted(names)}"
+            )
     for version, files in sorted(names.items()):
         has_data = any(name.startswith("variables/variables.data-") for name in files)
         if "variables/variables.index" not in files or not has_data:
-            yield f"version {version} is incomplete: variables/ has no variables.index, or no variables.data"
+            yield (
+                f"version {version} is incomplete: variables/ has no variables.index, or no"
+                " variables.data"
+            )
         if MANIFEST_FILE in files:
             try:
                 store.verify(version)
@@ -132,19 +157,27 @@ def _replay(path: str, wanted: dict[str, list[int]], timeout_s: float) -> list[s
     deadline = time.monotonic() + timeout_s
     try:
         with (
-            local_server(model_config_file=path, start_timeout_s=timeout_s, extra_flags=flags) as local,
+            local_server(
+                model_config_file=path, start_timeout_s=timeout_s, extra_flags=flags
+            ) as local,
             RunningServer(f"127.0.0.1:{local.port}") as server,
         ):
             while pending:
                 for model, version in sorted(pending):
                     status = server.versions(model).get(version)
                     if status is not None and status.state == END:
-                        findings.append(f"{model}: version {version} does not load: {' '.join(status.error.split())}")
+                        findings.append(
+                            f"{model}: version {version} does not load:"
+                            f" {' '.join(status.error.split())}"
+                        )
                     if status is not None and status.state in (AVAILABLE, END):
                         pending.discard((model, version))
                 if pending and time.monotonic() > deadline:
                     late = ", ".join(f"{model} {version}" for model, version in sorted(pending))
-                    return [*findings, f"not loaded after {timeout_s:g} s: {late}; give it more with --timeout_s"]
+                    return [
+                        *findings,
+                        f"not loaded after {timeout_s:g} s: {late}; give it more with --timeout_s",
+                    ]
                 time.sleep(_POLL_S if pending else 0)
     except LocalServerFailed as error:
         return [f"the local server does not start on {path}: {error}"]

@@ -1,4 +1,6 @@
-"""What a person, or a program, is told about versions: what is live, how good it is, why it was let through."""
+"""What a person, or a program, is told about versions: what is live, how good it is, why it was let
+through.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,9 +24,10 @@ def rows(store: ModelStore, versions: Sequence[int]) -> list[dict[str, Any]]:
         versions: some of the store's.
 
     Returns:
-        Of each: `version`, `live`, `labels`, `published` (ISO 8601, UTC), `test` {`n`, `accuracy`, `interval_95`},
-        `bytes`, `gate` (the verdict) and `error` (why its whisker.json cannot be read). What nobody has recorded, as of
-        another tool's version, is None.
+        Of each: `version`, `live`, `labels`, `published` (ISO 8601, UTC), `test` {`n`, `accuracy`,
+            `interval_95`},
+        `bytes`, `gate` (the verdict) and `error` (why its whisker.json cannot be read). What nobody
+        has recorded, as of another tool's version, is None.
     """
     labels = store.labels()
     return [_row(store, version, labels) for version in versions]
@@ -133,7 +136,9 @@ def _size(number: int | None) -> str:
 
 
 def _at(value: Any, *names: str) -> Any:
-    """Follows names into nested objects; None where one is missing, as in what another tool wrote."""
+    """Follows names into nested objects; None where one is missing, as in what another tool
+    wrote.
+    """
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value

@@ -82,7 +82,9 @@ _CURES = {
 
 
 def disk_error(error: OSError, path: str | Path) -> DiskError:
-    """Says in one line what the disk refused; `path` is what was worked on, where the error names no file."""
+    """Says in one line what the disk refused; `path` is what was worked on, where the error names
+    no file.
+    """
     # Where two files are named, the second is the one that was to be written.
     place = error.filename2 or error.filename or path
     cure = _CURES.get(error.errno or 0, "choose another folder")

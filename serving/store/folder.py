@@ -20,18 +20,22 @@ _CONFIG_LOCK = ".models.config.lock"
 class LocalStore(ModelStore):
     """A store in a folder: a version is staged beside the others and appears whole, by one rename.
 
-    A publisher holds a lock on its claim, which the kernel drops with the process: what is staged under a claim that
-    nobody holds was left by a killed one. On a file system that machines share, they must see one another's locks.
+    A publisher holds a lock on its claim, which the kernel drops with the process: what is staged
+    under a claim that nobody holds was left by a killed one. On a file system that machines share,
+    they must see one another's locks.
     """
 
     def __init__(self, model_dir: str, model_name: str) -> None:
-        # Absolute, as TensorFlow Serving demands of base_path; symbolic links stay as the user spelled them.
+        # Absolute, as TensorFlow Serving demands of base_path; symbolic links stay as the user
+        # spelled them.
         super().__init__(os.path.abspath(model_dir), model_name)  # noqa: PTH100 Path.absolute() keeps ".."
         self._base = Path(self.base_path)
         self._config = Path(self.config_path)
 
     def check(self) -> None:
-        """As every store's, and makes the model's folder: one that cannot be made or written shows at once."""
+        """As every store's, and makes the model's folder: one that cannot be made or written shows
+        at once.
+        """
         with disk_errors(self._base):
             self._base.mkdir(parents=True, exist_ok=True)
             if not os.access(self._base, os.W_OK):
@@ -85,7 +89,8 @@ class LocalStore(ModelStore):
         with disk_errors(staged), self._claim_file(number).open("a") as claim:
             fcntl.flock(claim, fcntl.LOCK_EX)
             staged.parent.mkdir(exist_ok=True)
-            # It vanishes in one step; where a kill keeps it from being removed then, the next publisher does that.
+            # It vanishes in one step; where a kill keeps it from being removed then, the next
+            # publisher does that.
             (self._base / str(number)).rename(staged)
             shutil.rmtree(staged)
 

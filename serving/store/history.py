@@ -1,7 +1,8 @@
 """Which versions were live, in order: a list of numbers, newest last.
 
-It is written before models.config, so that a kill in between leaves an entry that never was live: what models.config
-says decides, and entries behind the last mention of the live version count for nothing.
+It is written before models.config, so that a kill in between leaves an entry that never was live:
+what models.config says decides, and entries behind the last mention of the live version count for
+nothing.
 """
 
 import json
@@ -23,7 +24,9 @@ def parse(content: bytes, place: str) -> list[int]:
     except ValueError:
         entries = None
     if not isinstance(entries, list) or not all(type(entry) is int for entry in entries):
-        raise StoreError(f"{place} is no list of versions: remove it; what was live before is then unknown")
+        raise StoreError(
+            f"{place} is no list of versions: remove it; what was live before is then unknown"
+        )
     return entries
 
 
@@ -33,7 +36,9 @@ def render(entries: Sequence[int]) -> bytes:
 
 
 def until(entries: Sequence[int], live: int | None) -> list[int]:
-    """Gives the entries up to and with the last mention of the live version, which is added where there is none."""
+    """Gives the entries up to and with the last mention of the live version, which is added where
+    there is none.
+    """
     kept = list(entries)
     if live is None:
         return kept

@@ -1,7 +1,9 @@
-"""whisker.json, the manifest of a version: where it came from, and the digest of every file, so that it can be checked.
+"""whisker.json, the manifest of a version: where it came from, and the digest of every file, so
+that it can be checked.
 
-The trainer says where the model came from; publishing adds the number and the digests, which guard against accidents
-(a flipped byte, a lost file, an edited label), not against somebody who writes new digests too.
+The trainer says where the model came from; publishing adds the number and the digests, which guard
+against accidents (a flipped byte, a lost file, an edited label), not against somebody who writes
+new digests too.
 """
 
 import hashlib
@@ -34,7 +36,9 @@ def parse(content: bytes, place: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content or b"{}")
     except ValueError as error:
-        raise ManifestError(f"{place} is no JSON ({error}): expected one object; export the model again") from error
+        raise ManifestError(
+            f"{place} is no JSON ({error}): expected one object; export the model again"
+        ) from error
     if not isinstance(manifest, dict):
         raise ManifestError(f"{place} is no JSON object: export the model again")
     return manifest
@@ -58,7 +62,11 @@ def describe(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def complete(
-    given: Mapping[str, Any], model_name: str, version: int, published: datetime, files: Mapping[str, Mapping[str, Any]]
+    given: Mapping[str, Any],
+    model_name: str,
+    version: int,
+    published: datetime,
+    files: Mapping[str, Mapping[str, Any]],
 ) -> bytes:
     """Makes the manifest of a version.
 
@@ -85,8 +93,14 @@ def complete(
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Lists the files of a folder at any depth: relative names with forward slashes, and where each lies."""
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Lists the files of a folder at any depth: relative names with forward slashes, and where each
+    lies.
+    """
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def verify(folder: Path, version: int, place: str) -> None:
@@ -98,7 +112,8 @@ def verify(folder: Path, version: int, place: str) -> None:
         place: where the version lies, for the errors.
 
     Raises:
-        DigestError: a file is missing, was added or is not what it was; or the version has no digests.
+        DigestError: a file is missing, was added or is not what it was; or the version has no
+            digests.
         LabelsError: the class names in whisker.json are not those that were published.
         NumberError: it was published under another number.
         DiskError: a file cannot be read.
@@ -106,8 +121,8 @@ def verify(folder: Path, version: int, place: str) -> None:
     files = files_in(folder)
     if MANIFEST_FILE not in files:
         raise DigestError(
-            f"{place} has no {MANIFEST_FILE}, so that nothing tells whether it is whole: publish the model with "
-            "python -m serving.store publish, which writes digests"
+            f"{place} has no {MANIFEST_FILE}, so that nothing tells whether it is whole: publish"
+            " the model with python -m serving.store publish, which writes digests"
         )
     with disk_errors(files[MANIFEST_FILE]):
         content = files[MANIFEST_FILE].read_bytes()
@@ -117,20 +132,22 @@ def verify(folder: Path, version: int, place: str) -> None:
         raise DigestError(f"{error} and publish it") from error
     if manifest.get("version", version) != version:
         raise NumberError(
-            f"{place} is a copy of what was published as version {manifest['version']}: a version keeps its number; "
-            "promote that one, or publish the model again"
+            f"{place} is a copy of what was published as version {manifest['version']}: a version"
+            " keeps its number; promote that one, or publish the model again"
         )
     if "classes" in manifest and manifest.get(_CLASSES_DIGEST) != _digest(manifest["classes"]):
         raise LabelsError(
-            f"{place}: the classes in {MANIFEST_FILE}, now {manifest['classes']}, are not those that were published: "
-            "publish the model again"
+            f"{place}: the classes in {MANIFEST_FILE}, now {manifest['classes']}, are not those"
+            " that were published: publish the model again"
         )
     if manifest.get("digest") != _manifest_digest(manifest):
         raise _changed(place, f"{MANIFEST_FILE} is not what was published")
     _verify_files(files, manifest["files"], place)
 
 
-def _verify_files(files: Mapping[str, Path], published: Mapping[str, Mapping[str, Any]], place: str) -> None:
+def _verify_files(
+    files: Mapping[str, Path], published: Mapping[str, Mapping[str, Any]], place: str
+) -> None:
     there = set(files) - {MANIFEST_FILE}
     for name in sorted(set(published) - there):
         raise _changed(place, f"{name} is missing")
@@ -139,7 +156,9 @@ def _verify_files(files: Mapping[str, Path], published: Mapping[str, Mapping[str
     found = describe(files)
     for name in sorted(published):
         if found[name]["size"] != published[name]["size"]:
-            raise _changed(place, f"{name} has {found[name]['size']} bytes, not {published[name]['size']}")
+            raise _changed(
+                place, f"{name} has {found[name]['size']} bytes, not {published[name]['size']}"
+            )
         if found[name]["sha256"] != published[name]["sha256"]:
             raise _changed(place, f"{name} has another SHA-256 than when it was published")
 
@@ -154,4 +173,6 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 def _digest(value: Any) -> str:
     """Gives the SHA-256 of a value in the one form that JSON has for it here."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()

@@ -1,4 +1,6 @@
-"""The model store: the versions of a model, and which of them is live, as `<model_dir>/models.config` says."""
+"""The model store: the versions of a model, and which of them is live, as
+`<model_dir>/models.config` says.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +19,9 @@ _EDIT_ATTEMPTS = 20
 
 
 class ModelStore(Versions):
-    """The versions of one model, and which of them is live; the arguments are those of `Versions`."""
+    """The versions of one model, and which of them is live; the arguments are those of
+    `Versions`.
+    """
 
     def __init__(self, model_dir: str, model_name: str) -> None:
         super().__init__(model_dir, model_name)
@@ -25,11 +29,13 @@ class ModelStore(Versions):
         self._history_path = f"{self.base_path}/{history.HISTORY_FILE}"
 
     def check(self) -> None:
-        """Finds out, before there is anything to lose, what would keep a version from being published.
+        """Finds out, before there is anything to lose, what would keep a version from being
+        published.
 
         Raises:
             ConfigError: models.config cannot be read.
-            StoreError: the store cannot be reached, or not written as far as that shows without writing.
+            StoreError: the store cannot be reached, or not written as far as that shows without
+                writing.
         """
         self.live_version()
 
@@ -64,7 +70,9 @@ class ModelStore(Versions):
         if version is None:
             live = self.live_version()
             reason = "is live" if live is None else f"was live before {live}"
-            raise VersionMissingError(f"{self.base_path} has no version that {reason}: promote one of {self._listed()}")
+            raise VersionMissingError(
+                f"{self.base_path} has no version that {reason}: promote one of {self._listed()}"
+            )
         return version
 
     def promote(self, version: int, label: str = STABLE_LABEL) -> None:
@@ -81,11 +89,14 @@ class ModelStore(Versions):
         """
         self.require(version)
         self.edit_config(
-            lambda config: models_config.with_live(config, self.model_name, self.base_path, version, label)
+            lambda config: models_config.with_live(
+                config, self.model_name, self.base_path, version, label
+            )
         )
 
     def rollback(self) -> int:
-        """Makes the version live that was live before; a second rollback goes further back, never forward again.
+        """Makes the version live that was live before; a second rollback goes further back, never
+        forward again.
 
         Returns:
             Its number.
@@ -97,7 +108,10 @@ class ModelStore(Versions):
         """
         version = self.require_previous()
         self.edit_config(
-            lambda config: models_config.with_live(config, self.model_name, self.base_path, version), back=True
+            lambda config: models_config.with_live(
+                config, self.model_name, self.base_path, version
+            ),
+            back=True,
         )
         return version
 
@@ -107,10 +121,10 @@ class ModelStore(Versions):
         """Changes models.config as one step, and keeps the history of what was live.
 
         Args:
-            change: makes the new configuration from the present one; is called again where somebody else wrote
-                meanwhile.
-            back: where `change` moves `stable`: to a version that was live before, and what was live since is to be
-                forgotten; else the version is remembered as the newest.
+            change: makes the new configuration from the present one; is called again where somebody
+                else wrote meanwhile.
+            back: where `change` moves `stable`: to a version that was live before, and what was
+                live since is to be forgotten; else the version is remembered as the newest.
 
         Returns:
             What was written.
@@ -126,16 +140,21 @@ class ModelStore(Versions):
                 changed = change(config)
                 models_config.check(changed, self.config_path)
                 # First the history: an entry too many is known as such, a missing one is not.
-                if self._remember(*(self._live(one) for one in (config, changed)), back=back) and self._replace(
+                if self._remember(
+                    *(self._live(one) for one in (config, changed)), back=back
+                ) and self._replace(
                     self.config_path, models_config.render(changed).encode(), generation
                 ):
                     return changed
-        raise ConflictError(f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again")
+        raise ConflictError(
+            f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again"
+        )
 
     def prune(self, keep: int) -> list[int]:
         """Deletes the oldest versions.
 
-        Never those that models.config names, nor the one that `rollback` would go to, nor another tool's.
+        Never those that models.config names, nor the one that `rollback` would go to, nor another
+        tool's.
 
         Args:
             keep: how many of the newest stay in any case, 1 or more.
@@ -144,7 +163,8 @@ class ModelStore(Versions):
             The numbers of the deleted ones, ascending.
 
         Raises:
-            StoreError: `keep` is below 1, or the store cannot be written; every version is whole or gone.
+            StoreError: `keep` is below 1, or the store cannot be written; every version is whole or
+                gone.
         """
         if keep < 1:
             raise StoreError(f"cannot keep {keep} versions: expected 1 or more")
@@ -192,7 +212,8 @@ def open_store(model_dir: str, model_name: str) -> ModelStore:
         model_name: as the server knows the model.
 
     Raises:
-        StoreError: the address or the name cannot be one, or there are no credentials for the bucket.
+        StoreError: the address or the name cannot be one, or there are no credentials for the
+            bucket.
     """
     # Imported here, as either module needs this one, and only a bucket needs google-cloud-storage.
     if is_address(model_dir):

@@ -1,13 +1,16 @@
-"""Takes models.config, and a server that runs on it, from one version to another while requests come in.
+"""Takes models.config, and a server that runs on it, from one version to another while requests
+come in.
 
-TensorFlow Serving refuses a label on a version that is not loaded, and fails requests to one that is gone. So:
+TensorFlow Serving refuses a label on a version that is not loaded, and fails requests to one that
+is gone. So:
 
 1. the new version is listed beside the old one, labels as before; wait until it is AVAILABLE;
 2. the label moves: from here on requests by label reach the new version;
 3. the old version is listed no longer, unless another label names it.
 
-models.config comes first each time, then the server. Each of its contents is one that a server can start on, or take
-over by itself where it polls the file; a kill in between leaves what the next promote or rollback mends.
+models.config comes first each time, then the server. Each of its contents is one that a server can
+start on, or take over by itself where it polls the file; a kill in between leaves what the next
+promote or rollback mends.
 """
 
 import time
@@ -23,7 +26,8 @@ from serving.store.running_server import AVAILABLE, END, LOADING, RunningServer,
 
 # To take over a configuration without a new model, which a server answers at once.
 _RELOAD_S = 30.0
-# After which a version that is to be loaded no longer shows what was the matter with it before; our server takes 0.1 s.
+# After which a version that is to be loaded no longer shows what was the matter with it before; our
+# server takes 0.1 s.
 _SETTLED_S = 2.0
 _POLL_S = 0.05
 _UNKNOWN = VersionStatus("unknown", "")
@@ -33,7 +37,9 @@ class RolloutError(StoreError):
     """A running server could not be taken to another version."""
 
 
-def promote(store: ModelStore, version: int, label: str, server: RunningServer, timeout_s: float) -> float:
+def promote(
+    store: ModelStore, version: int, label: str, server: RunningServer, timeout_s: float
+) -> float:
     """Puts a label on a version, in models.config and on a running server.
 
     Args:
@@ -48,8 +54,8 @@ def promote(store: ModelStore, version: int, label: str, server: RunningServer, 
 
     Raises:
         VersionMissingError: the store does not have it.
-        RolloutError: the server does not run on this models.config, or does not load the version; it and the file are
-            as they were.
+        RolloutError: the server does not run on this models.config, or does not load the version;
+            it and the file are as they were.
         WhiskerError: the store cannot be written, or the server gives no answer.
     """
     store.require(version)
@@ -72,14 +78,26 @@ def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tupl
 class _Rollout:
     """One way from what is, to a label on a version.
 
-    What the server is sent is models.config, but for labels that somebody moved in the file alone: the server keeps
-    its own, as it would refuse to move them to versions that it has not loaded.
+    What the server is sent is models.config, but for labels that somebody moved in the file alone:
+    the server keeps its own, as it would refuse to move them to versions that it has not loaded.
     """
 
     def __init__(
-        self, store: ModelStore, server: RunningServer, version: int, label: str, *, back: bool = False
+        self,
+        store: ModelStore,
+        server: RunningServer,
+        version: int,
+        label: str,
+        *,
+        back: bool = False,
     ) -> None:
-        self._store, self._server, self._version, self._label, self._back = store, server, version, label, back
+        self._store, self._server, self._version, self._label, self._back = (
+            store,
+            server,
+            version,
+            label,
+            back,
+        )
         self._original = store.config()
         self._entry = _entry(self._original, store.model_name)
         self._statuses = server.versions(store.model_name)
@@ -100,7 +118,8 @@ class _Rollout:
         name = self._store.model_name
         labels = self._labels.setdefault(name, {})
         before = self._entry.version_labels.get(self._label) if self._entry is not None else None
-        # Without one that is loaded only because it has not been unloaded yet, or that the file lists and nobody loads.
+        # Without one that is loaded only because it has not been unloaded yet, or that the file
+        # lists and nobody loads.
         serving = {number for number, status in self._statuses.items() if status.state == AVAILABLE}
         if self._entry is not None and self._entry.model_version_policy.specific.versions:
             serving.intersection_update(self._entry.model_version_policy.specific.versions)
@@ -123,13 +142,15 @@ class _Rollout:
             self._reload(self._sent(None))
         except WhiskerError as error:
             raise RolloutError(
-                f"version {self._version} of {name} is {self._label} now, but what it replaces may stay loaded until "
-                f"the next promote: {error}"
+                f"version {self._version} of {name} is {self._label} now, but what it replaces may"
+                f" stay loaded until the next promote: {error}"
             ) from error
         return seconds
 
     def _refuse_another_config(self) -> None:
-        """Refuses a server that runs on something else, as the reload would take from it what it serves."""
+        """Refuses a server that runs on something else, as the reload would take from it what it
+        serves.
+        """
         name = self._store.model_name
         if STABLE_LABEL in self._labels.get(name, {}):
             return
@@ -138,11 +159,15 @@ class _Rollout:
             return
         if self._entry is not None and STABLE_LABEL not in self._entry.version_labels:
             return
-        what = f"serves {name} without the label {STABLE_LABEL}" if serves else f"does not serve {name}"
+        what = (
+            f"serves {name} without the label {STABLE_LABEL}"
+            if serves
+            else f"does not serve {name}"
+        )
         raise RolloutError(
-            f"{self._server.address} {what}, so it does not run on {self._store.config_path}: nothing was changed; "
-            f"start it with --model_config_file={self._store.config_path} "
-            "--allow_version_labels_for_unavailable_models=true"
+            f"{self._server.address} {what}, so it does not run on {self._store.config_path}:"
+            f" nothing was changed; start it with --model_config_file={self._store.config_path}"
+            " --allow_version_labels_for_unavailable_models=true"
         )
 
     def _list_new(self, model: Any) -> None:
@@ -150,8 +175,11 @@ class _Rollout:
         listed = model.model_version_policy.specific.versions
         live = model.version_labels.get(STABLE_LABEL)
         if live is not None:
-            # What a promote or a rollback that was killed has left there: above the live version, or live before it.
-            _unlist(model, {number for number in listed if number > live} | {self._store.previous()})
+            # What a promote or a rollback that was killed has left there: above the live version,
+            # or live before it.
+            _unlist(
+                model, {number for number in listed if number > live} | {self._store.previous()}
+            )
         listed[:] = sorted({*listed, *model.version_labels.values(), self._version})
 
     def _move_label(self, model: Any) -> None:
@@ -195,18 +223,23 @@ class _Rollout:
         what = f"version {self._version} of {self._store.model_name}"
         start = time.monotonic()
         reload = self._server.reload(config, timeout_s)
-        # Of an attempt before this one; the server goes on saying so until it looks at the version again, and where it
-        # has given up for good nothing else tells that from a new failure.
+        # Of an attempt before this one; the server goes on saying so until it looks at the version
+        # again, and where it has given up for good nothing else tells that from a new failure.
         old_error = self._statuses.get(self._version, _UNKNOWN).error
         try:
             while True:
                 # In this order: what the server says of the version is then newer than its answer.
                 taken_over = reload.done()
                 status = self._status()
-                if not status.error or (status.state != END and time.monotonic() - start > _SETTLED_S):
+                if not status.error or (
+                    status.state != END and time.monotonic() - start > _SETTLED_S
+                ):
                     old_error = ""
                 if status.error != old_error:
-                    raise RolloutError(f"{self._server.address} cannot load {what}: {' '.join(status.error.split())}")
+                    raise RolloutError(
+                        f"{self._server.address} cannot load {what}:"
+                        f" {' '.join(status.error.split())}"
+                    )
                 if taken_over:
                     reload.result()
                     if status.state == AVAILABLE:
@@ -214,8 +247,9 @@ class _Rollout:
                 if time.monotonic() - start >= timeout_s:
                     reason = f" ({' '.join(status.error.split())})" if status.error else ""
                     raise RolloutError(
-                        f"{self._server.address} has not loaded {what} after {timeout_s:g} s, it is {status.state}"
-                        f"{reason}: see its log, or give it more time with --timeout_s"
+                        f"{self._server.address} has not loaded {what} after {timeout_s:g} s, it is"
+                        f" {status.state}{reason}: see its log, or give it more time with"
+                        " --timeout_s"
                     )
                 time.sleep(_POLL_S)
         finally:
@@ -228,9 +262,15 @@ class _Rollout:
         """Takes file and server back to where they were; says what came of it."""
 
         def as_it_was(config: ModelServerConfig) -> ModelServerConfig:
-            models = [model for model in config.model_config_list.config if model.name != self._store.model_name]
+            models = [
+                model
+                for model in config.model_config_list.config
+                if model.name != self._store.model_name
+            ]
             changed = type(config)()
-            changed.model_config_list.config.extend([*models, self._entry] if self._entry is not None else models)
+            changed.model_config_list.config.extend(
+                [*models, self._entry] if self._entry is not None else models
+            )
             return changed
 
         try:
@@ -246,7 +286,9 @@ class _Rollout:
 
 
 def _entry(config: ModelServerConfig, model_name: str) -> Any:
-    return next((model for model in config.model_config_list.config if model.name == model_name), None)
+    return next(
+        (model for model in config.model_config_list.config if model.name == model_name), None
+    )
 
 
 def _unlist(model: Any, versions: set[int | None]) -> None:

@@ -1,4 +1,6 @@
-"""What a running server of TensorFlow Serving's kind has loaded under which labels, and how its configuration moves."""
+"""What a running server of TensorFlow Serving's kind has loaded under which labels, and how its
+configuration moves.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -32,7 +34,9 @@ class VersionStatus:
 
 
 class Reload:
-    """A new configuration on its way to the server, which answers once every model with a new name is loaded."""
+    """A new configuration on its way to the server, which answers once every model with a new name
+    is loaded.
+    """
 
     def __init__(self, call: Any, address: str) -> None:
         self._call = call
@@ -62,7 +66,8 @@ class RunningServer:
     """A server that is to follow a models.config; use it in a `with` block.
 
     Args:
-        address: ``host:port`` of its gRPC port. A name of several servers would reach one of them only.
+        address: ``host:port`` of its gRPC port. A name of several servers would reach one of them
+            only.
         tls: how to check and encrypt the connection; None: plaintext.
         token: a bearer token for every call.
 
@@ -81,19 +86,23 @@ class RunningServer:
         self._channel.close()
 
     def versions(self, model_name: str) -> dict[int, VersionStatus]:
-        """Lists every version that the server has had of a model; nothing where it does not know the model.
+        """Lists every version that the server has had of a model; nothing where it does not know
+        the model.
 
         Raises:
             ClientError: it gives no answer.
         """
-        request = message("tensorflow.serving.GetModelStatusRequest")(model_spec={"name": model_name})
+        request = message("tensorflow.serving.GetModelStatusRequest")(
+            model_spec={"name": model_name}
+        )
         try:
             response = self._ask("ModelService/GetModelStatus", "GetModelStatusResponse", request)
         except ModelNotFound:
             return {}
         return {
             entry.version: VersionStatus(
-                entry.State.Name(entry.state), entry.status.error_message if entry.status.error_code else ""
+                entry.State.Name(entry.state),
+                entry.status.error_message if entry.status.error_code else "",
             )
             for entry in response.model_version_status
         }
@@ -104,8 +113,8 @@ class RunningServer:
         Args:
             model_name: a model that the server knows.
             label: any.
-            otherwise: what to give where the server has the label on a version that is not loaded, as it then does not
-                say which.
+            otherwise: what to give where the server has the label on a version that is not loaded,
+                as it then does not say which.
 
         Returns:
             The version; None where the server does not know the label.
@@ -113,12 +122,16 @@ class RunningServer:
         Raises:
             ClientError: it gives no answer.
         """
-        # Of all questions that take a label, the one that runs no model. GetModelStatus ignores labels.
+        # Of all questions that take a label, the one that runs no model. GetModelStatus ignores
+        # labels.
         request = message("tensorflow.serving.GetModelMetadataRequest")(
-            model_spec={"name": model_name, "version_label": label}, metadata_field=["signature_def"]
+            model_spec={"name": model_name, "version_label": label},
+            metadata_field=["signature_def"],
         )
         try:
-            response = self._ask("PredictionService/GetModelMetadata", "GetModelMetadataResponse", request)
+            response = self._ask(
+                "PredictionService/GetModelMetadata", "GetModelMetadataResponse", request
+            )
         except ModelNotFound:
             return otherwise
         except InvalidRequest as error:

@@ -2,11 +2,13 @@
 
 The protocol of publishing, which every store follows:
 
-1. claim a number that nobody else can claim (`.claims/<number>`; TensorFlow Serving reads only names that are numbers);
-2. stage the version (`.staging/<number>`), its manifest with it, so that `saved_model.pb` is the last file to appear
+1. claim a number that nobody else can claim (`.claims/<number>`; TensorFlow Serving reads only
+names that are numbers); 2. stage the version (`.staging/<number>`), its manifest with it, so that
+`saved_model.pb` is the last file to appear
    in its place: before that, nothing loads it;
-3. on any failure, remove what was written. The number stays claimed, so that it never means two things. What a killed
-   publisher left, a later one removes; it never touches what a living one is writing.
+3. on any failure, remove what was written. The number stays claimed, so that it never means two
+   things. What a killed publisher left, a later one removes; it never touches what a living one is
+   writing.
 """
 
 import tempfile
@@ -55,15 +57,20 @@ class Versions(ABC):
     def __init__(self, model_dir: str, model_name: str) -> None:
         if not model_name or "/" in model_name or model_name.startswith("."):
             raise StoreError(
-                f"the model name {model_name!r} cannot name a folder: expected a name without / or leading ."
+                f"the model name {model_name!r} cannot name a folder: expected a name without / or"
+                " leading ."
             )
         self.model_name = model_name
         self.base_path = f"{model_dir.rstrip('/')}/{model_name}"
 
-    def publish(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> PublishedVersion:
-        """Adds a SavedModel as the next version, and removes what killed publishers left. It is not live yet.
+    def publish(
+        self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> PublishedVersion:
+        """Adds a SavedModel as the next version, and removes what killed publishers left. It is not
+        live yet.
 
-        The version's whisker.json is that of the folder, if it has one, with number, time and the digest of every file.
+        The version's whisker.json is that of the folder, if it has one, with number, time and the
+        digest of every file.
 
         Args:
             folder: the SavedModel; stays as it is.
@@ -86,14 +93,19 @@ class Versions(ABC):
         number = max(self._taken(), default=0) + 1
         while not self._claim(number):
             number += 1
-        with disk_errors(tempfile.gettempdir()), tempfile.NamedTemporaryFile(prefix="whisker-manifest-") as file:
+        with (
+            disk_errors(tempfile.gettempdir()),
+            tempfile.NamedTemporaryFile(prefix="whisker-manifest-") as file,
+        ):
             file.write(manifest.complete(given, self.model_name, number, clock(), described))
             file.flush()
             self._write(number, {**files, MANIFEST_FILE: Path(file.name)})
         return PublishedVersion(number, f"{self.base_path}/{number}")
 
     def versions(self) -> list[int]:
-        """Lists the versions that a server can load, ascending; folders without saved_model.pb are none."""
+        """Lists the versions that a server can load, ascending; folders without saved_model.pb are
+        none.
+        """
         return sorted(
             int(segments[0])
             for segments in map(_segments, self._names())
@@ -106,7 +118,9 @@ class Versions(ABC):
         Raises:
             ManifestError: it cannot be read.
         """
-        return manifest.parse(self.read_file(version, MANIFEST_FILE), f"{self.base_path}/{version}/{MANIFEST_FILE}")
+        return manifest.parse(
+            self.read_file(version, MANIFEST_FILE), f"{self.base_path}/{version}/{MANIFEST_FILE}"
+        )
 
     def read_file(self, version: int, name: str) -> bytes:
         """Reads a file of a version; empty where it is missing.
@@ -134,7 +148,9 @@ class Versions(ABC):
     def require(self, version: int) -> None:
         """Raises a VersionMissingError where the store does not have a version."""
         if version not in self.versions():
-            raise VersionMissingError(f"{self.base_path} has no version {version}: its versions are {self._listed()}")
+            raise VersionMissingError(
+                f"{self.base_path} has no version {version}: its versions are {self._listed()}"
+            )
 
     def _taken(self) -> set[int]:
         """Numbers that are claimed, or whose name exists below the base path, whoever made it."""
@@ -147,11 +163,15 @@ class Versions(ABC):
 
     @abstractmethod
     def _names(self) -> Iterable[str]:
-        """Names below the base path, relative to it: at least every child, claim and saved_model.pb of a child."""
+        """Names below the base path, relative to it: at least every child, claim and saved_model.pb
+        of a child.
+        """
 
     @abstractmethod
     def _claim(self, number: int) -> bool:
-        """Claims a number; false where it is claimed already. Of any number of callers one gets true."""
+        """Claims a number; false where it is claimed already. Of any number of callers one gets
+        true.
+        """
 
     @abstractmethod
     def _write(self, number: int, files: Mapping[str, Path]) -> None:
@@ -174,11 +194,15 @@ class Versions(ABC):
 
     @abstractmethod
     def _read(self, path: str) -> tuple[bytes, int]:
-        """Reads a file below the root: its content, empty where it is missing, and its generation."""
+        """Reads a file below the root: its content, empty where it is missing, and its
+        generation.
+        """
 
     @abstractmethod
     def _replace(self, path: str, content: bytes, generation: int) -> bool:
-        """Replaces a file below the root as one step; false where it is no longer the one of `generation`."""
+        """Replaces a file below the root as one step; false where it is no longer the one of
+        `generation`.
+        """
 
 
 def _segments(name: str) -> list[str]:
@@ -187,5 +211,6 @@ def _segments(name: str) -> list[str]:
 
 def is_version(name: str) -> bool:
     """Tells whether TensorFlow Serving takes a name for a version."""
-    # As TensorFlow Serving scans: the whole name is a number that fits an int64, leading zeros allowed.
+    # As TensorFlow Serving scans: the whole name is a number that fits an int64, leading zeros
+    # allowed.
     return name.isascii() and name.isdigit() and int(name) < 2**63

@@ -36,15 +36,19 @@ def bench(*arguments):
 def test_folder_that_is_not_there_is_refused_in_one_line():
     ended = bench("--data=/nowhere")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == (
-        "bench_input.py: error: --data=/nowhere: there is no such folder; expected a folder of class folders\n"
+    assert (
+        ended.stderr
+        == "bench_input.py: error: --data=/nowhere: there is no such folder; expected a folder of"
+        " class folders\n"
     )
 
 
 @pytest.mark.long
 def test_every_side_goes_over_every_picture(tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
-    ended = bench(f"--data={pictures}", "--repeats=1", "--passes=2", f"--output={tmp_path / 'input.json'}")
+    ended = bench(
+        f"--data={pictures}", "--repeats=1", "--passes=2", f"--output={tmp_path / 'input.json'}"
+    )
     assert ended.returncode == 0, ended.stderr
     measured = json.loads((tmp_path / "input.json").read_text())
     assert [row["side"] for row in measured["runs"]] == list(SIDES)

@@ -15,7 +15,12 @@ TIMEOUT_S = 300
 @pytest.mark.parametrize(
     ("variant", "parameters"),
     # The numbers of the notebook's own log.
-    [("plain", 1_346_753), ("augmented", 1_346_753), ("preprocessed", 1_346_753), ("transfer", 2_422_081)],
+    [
+        ("plain", 1_346_753),
+        ("augmented", 1_346_753),
+        ("preprocessed", 1_346_753),
+        ("transfer", 2_422_081),
+    ],
 )
 def test_stock_model_is_the_notebooks_with_its_sigmoid(variant, parameters):
     model = build(variant, weights=None)
@@ -64,9 +69,10 @@ def bench(*arguments):
 def test_name_instead_of_a_folder_is_refused_in_one_line(tmp_path):
     ended = bench("--data=cats_and_dogs", f"--work_dir={tmp_path}")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == (
-        "bench_training.py: error: --data=cats_and_dogs: expected a folder: a name would be downloaded anew by each "
-        "process\n"
+    assert (
+        ended.stderr
+        == "bench_training.py: error: --data=cats_and_dogs: expected a folder: a name would be"
+        " downloaded anew by each process\n"
     )
 
 
@@ -91,12 +97,16 @@ def test_both_sides_are_measured_once_on_the_same_pictures(tmp_path):
         assert whisker[name] == stock[name] == float32[name]
     for side in measured["runs"]:
         assert len(side["epoch_seconds"]) == len(side["validation_accuracy"]) == 2
-        assert side["images_per_second"] == pytest.approx(side["training_pictures"] / side["epoch_seconds"][1])
+        assert side["images_per_second"] == pytest.approx(
+            side["training_pictures"] / side["epoch_seconds"][1]
+        )
         assert side["seconds"] > sum(side["epoch_seconds"])
     assert measured["pictures"]["train"] == whisker["training_pictures"]
     linked = {link.resolve() for link in (tmp_path / "work" / "pictures" / "train").rglob("*.jpg")}
     ledger = json.loads((tmp_path / "work" / "ledger.json").read_text())
-    assert linked == {pictures / found["path"] for found in ledger["pictures"] if found["split"] == "train"}
+    assert linked == {
+        pictures / found["path"] for found in ledger["pictures"] if found["split"] == "train"
+    }
 
     second = bench(*arguments)
     assert (second.returncode, second.stderr) == (0, "")

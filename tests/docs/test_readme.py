@@ -38,7 +38,9 @@ class Block:
 
 BLOCKS = [
     Block(*found)
-    for found in re.findall(r"(?:<!-- (.+?) -->\n)?^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for found in re.findall(
+        r"(?:<!-- (.+?) -->\n)?^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+    )
     if found[1]
 ]
 
@@ -61,10 +63,18 @@ def test_every_marker_names_something_that_is_there():
 
 
 def test_flags_are_those_of_the_trainer():
-    table = re.findall(r"^\| `--(\w+)` \| (.*?) \| (.*) \|$", README.partition("## Flags")[2], re.MULTILINE)
-    assert [name for name, _, _ in table] == [setting.name for setting in dataclasses.fields(Config)]
+    table = re.findall(
+        r"^\| `--(\w+)` \| (.*?) \| (.*) \|$", README.partition("## Flags")[2], re.MULTILINE
+    )
+    assert [name for name, _, _ in table] == [
+        setting.name for setting in dataclasses.fields(Config)
+    ]
     for (_, default, meaning), setting in zip(table, dataclasses.fields(Config), strict=True):
-        expected = str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
+        expected = (
+            str(setting.default).lower()
+            if isinstance(setting.default, bool)
+            else str(setting.default)
+        )
         assert default == (f"`{expected}`" if expected else ""), setting.name
         assert meaning == setting.metadata["help"]
 
@@ -77,7 +87,9 @@ def test_accuracies_are_those_of_the_benchmark():
     measured = results("accuracy")
     for row in measured["recipes"] + measured["ablation"]:
         test = row["test"]
-        numbers = f"{len(row['seeds'])} | {test['mean']:.3f} | {test['min']:.3f} to {test['max']:.3f}"
+        numbers = (
+            f"{len(row['seeds'])} | {test['mean']:.3f} | {test['min']:.3f} to {test['max']:.3f}"
+        )
         assert f"| {row['name']} | {numbers} |" in README
     for commit in measured["commits"]:
         assert commit[:7] in README
@@ -88,10 +100,13 @@ def test_speeds_are_those_of_the_benchmark():
     measured = results("training")
     for variant in ("plain", "augmented", "preprocessed"):
         speed = measured["variants"][variant]["images_per_second"]
-        stock, whisker, float32 = (speed[name]["median"] for name in ("stock", "whisker", "whisker_float32"))
+        stock, whisker, float32 = (
+            speed[name]["median"] for name in ("stock", "whisker", "whisker_float32")
+        )
         ratio = speed["ratio"]
         numbers = (
-            f"{stock:.0f} | {whisker:.0f} | {ratio['whisker']:.2f} | {float32:.0f} | {ratio['whisker_float32']:.2f}"
+            f"{stock:.0f} | {whisker:.0f} | {ratio['whisker']:.2f} | {float32:.0f} |"
+            f" {ratio['whisker_float32']:.2f}"
         )
         assert f"| `{variant}` | {numbers} |" in README
     transfer = measured["variants"]["transfer"]
@@ -130,7 +145,9 @@ def test_costs_of_the_client_are_those_of_the_benchmark():
         ("`tensorflow-serving-api`", "tensorflow_serving_api"),
         ("REST", "rest"),
     ):
-        of_side = {measure: spread["median"] for measure, spread in measured["summary"][side].items()}
+        of_side = {
+            measure: spread["median"] for measure, spread in measured["summary"][side].items()
+        }
         cells = f"{of_side['import_s']:.3f} s | {of_side['memory_mb']:.0f} MB"
         cpu = f"{of_side['bytes_cpu_ms']:.2f} ms | {of_side['pixels_cpu_ms']:.2f} ms"
         assert f"| {name} | {cells} | {cpu} |" in README
@@ -144,15 +161,20 @@ def test_costs_of_the_client_are_those_of_the_benchmark():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder in which README's commands find what they name: an environment, pictures, weights in the cache."""
+    """A folder in which README's commands find what they name: an environment, pictures, weights in
+    the cache.
+    """
     folder = tmp_path_factory.mktemp("readme")
     (folder / ".venv").symlink_to(sys.prefix)
     write_pictures(folder / "my_pictures", per_class=25)
     cache = folder / ".cache" / "whisker"
     cache.mkdir(parents=True)
     backbone = keras.applications.MobileNetV2((160, 160, 3), include_top=False, weights=None)
-    # The published file has Keras' first layout, which Keras 3 still reads but writes through this function alone.
-    with h5py.File(cache / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5", "w") as weights:
+    # The published file has Keras' first layout, which Keras 3 still reads but writes through this
+    # function alone.
+    with h5py.File(
+        cache / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5", "w"
+    ) as weights:
         save_weights_to_hdf5_group(weights, backbone)
     return folder
 
@@ -162,9 +184,19 @@ def environment(folder):
 
 
 def execute(folder, language, text):
-    command = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else [sys.executable, "-c", text]
+    command = (
+        ["bash", "-euo", "pipefail", "-c", text]
+        if language == "sh"
+        else [sys.executable, "-c", text]
+    )
     ended = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -173,7 +205,11 @@ def execute(folder, language, text):
 @pytest.fixture(scope="module")
 def outputs(checkout):
     """What the blocks without a marker print, run in their order."""
-    return {block.text: execute(checkout, block.language, block.text) for block in BLOCKS if not block.marker}
+    return {
+        block.text: execute(checkout, block.language, block.text)
+        for block in BLOCKS
+        if not block.marker
+    }
 
 
 def output(outputs, start):
@@ -181,17 +217,23 @@ def output(outputs, start):
 
 
 def test_training_on_own_pictures_publishes_a_version(outputs, checkout):
-    assert f"published version 1: {checkout}/models/whisker/1" in output(outputs, "--variant=transfer --model_dir")
+    assert f"published version 1: {checkout}/models/whisker/1" in output(
+        outputs, "--variant=transfer --model_dir"
+    )
 
 
 def test_python_lines_print_an_accuracy(outputs):
-    assert re.search(r"\n[01]\.\d+ \[[\d.]+, [\d.]+\]\n$", output(outputs, "from trainer.pipeline import run"))
+    assert re.search(
+        r"\n[01]\.\d+ \[[\d.]+, [\d.]+\]\n$", output(outputs, "from trainer.pipeline import run")
+    )
 
 
 def test_folder_is_looked_at_frozen_and_converted(outputs, checkout):
     assert "1 groups" not in output(outputs, "trainer.data scan")
     assert "0 groups of pictures that look the same" in output(outputs, "trainer.data scan")
-    assert f"frozen in {Path('my_pictures/ledger.json')}, digest" in output(outputs, "trainer.data split")
+    assert f"frozen in {Path('my_pictures/ledger.json')}, digest" in output(
+        outputs, "trainer.data split"
+    )
     assert "50 pictures in my_shards" in output(outputs, "trainer.data convert")
     assert (checkout / "my_shards" / "shards.json").is_file()
 
@@ -212,8 +254,12 @@ def test_dry_run_prints_a_job(outputs):
 @pytest.fixture(scope="module")
 def ports(outputs, checkout):  # noqa: ARG001
     """Those of the server that README starts, on the model that README trains."""
-    command = block("serving.server --port").text.replace("--port=8500 --rest_api_port=8501", "--ports_file=ports.json")
-    server = subprocess.Popen(["bash", "-c", "exec " + command], cwd=checkout, env=environment(checkout))
+    command = block("serving.server --port").text.replace(
+        "--port=8500 --rest_api_port=8501", "--ports_file=ports.json"
+    )
+    server = subprocess.Popen(
+        ["bash", "-c", "exec " + command], cwd=checkout, env=environment(checkout)
+    )
     try:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not (checkout / "ports.json").exists():
@@ -234,7 +280,9 @@ def test_store_lines_say_what_is_live_and_that_all_is_well(checkout):
 
 
 def test_server_and_client_lines_work_together(ports, checkout):
-    client = block("from serving.client").text.replace("localhost:8500", f"localhost:{ports['port']}")
+    client = block("from serving.client").text.replace(
+        "localhost:8500", f"localhost:{ports['port']}"
+    )
     assert re.fullmatch(r"(cats|dogs) [01]\.\d+\n", execute(checkout, "python", client))
 
 
@@ -279,34 +327,46 @@ def test_cells_of_the_notebook_run(checkout, ports):
     notebook = json.loads((ROOT / "examples" / "ask.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     program = "\n".join([*cells, "print(len(answers), axes[2, 3].get_title())"])
-    said = execute(checkout, "python", program.replace("localhost:8500", f"localhost:{ports['port']}"))
+    said = execute(
+        checkout, "python", program.replace("localhost:8500", f"localhost:{ports['port']}")
+    )
     assert re.fullmatch(r"12 (cats|dogs) [01]\.\d\d\n", said)
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_example_with_curl_gives_the_label(checkout, ports):
-    (answer,) = json.loads(run_example(checkout, ports, "ask_rest.sh", PICTURES[0], port="rest_api_port"))[
-        "predictions"
-    ]
+    (answer,) = json.loads(
+        run_example(checkout, ports, "ask_rest.sh", PICTURES[0], port="rest_api_port")
+    )["predictions"]
     assert answer["label"] in ("cats", "dogs")
 
 
 @pytest.mark.skipif(
-    not shutil.which("grpcurl"), reason="grpcurl is not installed; the next test reads what it is given"
+    not shutil.which("grpcurl"),
+    reason="grpcurl is not installed; the next test reads what it is given",
 )
 def test_example_with_grpcurl_gives_the_label(checkout, ports):
     answer = json.loads(run_example(checkout, ports, "ask_grpcurl.sh", PICTURES[0]))
     assert base64.b64decode(answer["outputs"]["label"]["string_val"][0]) in (b"cats", b"dogs")
 
 
-def test_what_grpcurl_is_given_is_a_method_and_a_request_that_the_server_answers(checkout, ports, tmp_path):
+def test_what_grpcurl_is_given_is_a_method_and_a_request_that_the_server_answers(
+    checkout, ports, tmp_path
+):
     stand_in = tmp_path / "grpcurl"
-    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/body\n')
+    stand_in.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/body\n'
+    )
     stand_in.chmod(0o755)
-    run_example(checkout, ports, "ask_grpcurl.sh", PICTURES[0], PATH=f"{tmp_path}:{os.environ['PATH']}")
-    *options, file, body, from_input, address, name = (tmp_path / "arguments").read_text().splitlines()
+    run_example(
+        checkout, ports, "ask_grpcurl.sh", PICTURES[0], PATH=f"{tmp_path}:{os.environ['PATH']}"
+    )
+    *options, file, body, from_input, address, name = (
+        (tmp_path / "arguments").read_text().splitlines()
+    )
     assert (options, body, from_input) == (["-plaintext", "-protoset"], "-d", "@")
-    # As grpcurl does, and any other language can: nothing but protobuf, gRPC and the descriptor set.
+    # As grpcurl does, and any other language can: nothing but protobuf, gRPC and the descriptor
+    # set.
     pool = descriptor_pool.DescriptorPool()
     for one in descriptor_pb2.FileDescriptorSet.FromString(Path(file).read_bytes()).file:
         pool.Add(one)

@@ -1,4 +1,6 @@
-"""The build: its form by the service's own message, what no message says by our lint, and what its steps call."""
+"""The build: its form by the service's own message, what no message says by our lint, and what its
+steps call.
+"""
 
 import os
 import re
@@ -58,14 +60,25 @@ def faults(text):
             found.append(f"id {step.id!r}: missing, or there twice")
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", step.name):
             found.append(f"step {step.id}: {step.name!r} is no image")
-        # An earlier one, so that no two can wait for each other; without any, a step waits for all before it.
-        found += [f"step {step.id} waits for {other}" for other in step.wait_for if other not in earlier | {"-"}]
+        # An earlier one, so that no two can wait for each other; without any, a step waits for all
+        # before it.
+        found += [
+            f"step {step.id} waits for {other}"
+            for other in step.wait_for
+            if other not in earlier | {"-"}
+        ]
         earlier.add(step.id)
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     # Two dollar signs are one for the shell.
     used = set(re.findall(r"\$\{?(\w+)\}?", body.replace("$$", "")))
-    found += [f"substitution {name}" for name in build.substitutions if not re.fullmatch(r"_[A-Z0-9_]+", name)]
-    found += [f"substitution {name} is not defined" for name in used - BUILT_IN - set(build.substitutions)]
+    found += [
+        f"substitution {name}"
+        for name in build.substitutions
+        if not re.fullmatch(r"_[A-Z0-9_]+", name)
+    ]
+    found += [
+        f"substitution {name} is not defined" for name in used - BUILT_IN - set(build.substitutions)
+    ]
     found += [f"substitution {name} is not used" for name in set(build.substitutions) - used]
     return found
 
@@ -117,14 +130,23 @@ def test_nothing_is_pushed_before_all_that_looks_at_it_has_passed():
 
 @pytest.fixture
 def workspace(tmp_path):
-    """A checkout with pinned base images, in which `docker`, `gcloud` and the environment's Python only take notes."""
+    """A checkout with pinned base images, in which `docker`, `gcloud` and the environment's Python
+    only take notes.
+    """
     for name in ("infra", "requirements"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("Makefile", "setup.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     for path in (tmp_path / "infra" / "docker").glob("*.Dockerfile"):
-        path.write_text(re.sub(r"^(FROM [^\s$]+:[\w.-]+)", rf"\1@{DIGEST}", path.read_text("utf-8"), flags=re.M))
-    programs = {"bin/docker": DOCKER, "bin/gcloud": GCLOUD, "bin/sleep": RECORDER, ".venv/bin/python": RECORDER}
+        path.write_text(
+            re.sub(r"^(FROM [^\s$]+:[\w.-]+)", rf"\1@{DIGEST}", path.read_text("utf-8"), flags=re.M)
+        )
+    programs = {
+        "bin/docker": DOCKER,
+        "bin/gcloud": GCLOUD,
+        "bin/sleep": RECORDER,
+        ".venv/bin/python": RECORDER,
+    }
     for name, text in programs.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -136,7 +158,11 @@ def workspace(tmp_path):
 
 def run_step(workspace, name, *, substitutions=(), **answers):
     """Runs a step's command; gives how it ended, and the lines that the stand-ins wrote."""
-    values = dict(BUILD.substitutions) | {"PROJECT_ID": "project", "BUILD_ID": "build"} | dict(substitutions)
+    values = (
+        dict(BUILD.substitutions)
+        | {"PROJECT_ID": "project", "BUILD_ID": "build"}
+        | dict(substitutions)
+    )
     (step,) = [step for step in BUILD.steps if step.id == name]
     record = workspace / "record"
     record.write_text("")
@@ -147,7 +173,10 @@ def run_step(workspace, name, *, substitutions=(), **answers):
         **answers,
     }
     ended = subprocess.run(
-        [step.entrypoint, *(string.Template(argument).substitute(values) for argument in step.args)],
+        [
+            step.entrypoint,
+            *(string.Template(argument).substitute(values) for argument in step.args),
+        ],
         cwd=workspace,
         env=environment,
         capture_output=True,
@@ -186,7 +215,9 @@ def test_images_are_built_by_docker_alone_where_no_registry_keeps_layers(workspa
         check=True,
         timeout=60,
     ).stdout
-    assert [" ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()] == [
+    assert [
+        " ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()
+    ] == [
         f"docker build --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
         for name in ("trainer", "serving")
     ]
@@ -196,8 +227,10 @@ def test_tests_run_inside_the_image_that_was_built(workspace):
     ended, called = run_step(workspace, "test-image")
     assert ended.returncode == 0, ended.stderr
     assert called == [
-        f"docker build --file infra/docker/tests.Dockerfile --build-arg=TRAINER={REGISTRY}/trainer:build "
-        "--tag whisker/tests .",
+        (
+            "docker build --file infra/docker/tests.Dockerfile"
+            f" --build-arg=TRAINER={REGISTRY}/trainer:build --tag whisker/tests ."
+        ),
         "docker run --rm whisker/tests",
     ]
 
@@ -208,13 +241,20 @@ def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
     name = called[0].removeprefix("docker volume create ")
     home = f"{name}:/home/whisker"
     assert called[1:] == [
-        f"docker run --rm --volume {home} {REGISTRY}/trainer:build --data=sample --image_size=32 --epochs=1 "
-        "--run_dir=run --model_dir=models",
-        f"docker run --detach --name {name} --volume {home}:ro {REGISTRY}/serving:build "
-        "--model_config_file=/home/whisker/models/models.config",
+        (
+            f"docker run --rm --volume {home} {REGISTRY}/trainer:build --data=sample"
+            " --image_size=32 --epochs=1 --run_dir=run --model_dir=models"
+        ),
+        (
+            f"docker run --detach --name {name} --volume {home}:ro {REGISTRY}/serving:build "
+            "--model_config_file=/home/whisker/models/models.config"
+        ),
         f"docker inspect --format {{{{.State.Health.Status}}}} {name}",
-        f"docker run --rm --network container:{name} --volume {home}:ro --entrypoint python {REGISTRY}/trainer:build "
-        "-m serving.predict --label=stable .cache/whisker/sample-0/test/cats",
+        (
+            f"docker run --rm --network container:{name} --volume {home}:ro --entrypoint python"
+            f" {REGISTRY}/trainer:build -m serving.predict --label=stable"
+            " .cache/whisker/sample-0/test/cats"
+        ),
         f"docker rm --force {name}",
         f"docker volume rm {name}",
     ]
@@ -223,10 +263,16 @@ def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
 def test_smoke_fails_with_the_servers_log_where_it_never_turns_healthy(workspace):
     ended, called = run_step(workspace, "smoke", HEALTH="starting")
     assert ended.returncode != 0
-    assert f"smoke: {REGISTRY}/serving:build is starting two minutes after its start" in ended.stderr
+    assert (
+        f"smoke: {REGISTRY}/serving:build is starting two minutes after its start" in ended.stderr
+    )
     assert called.count("sleep 2") == 59
     name = called[0].removeprefix("docker volume create ")
-    assert called[-3:] == [f"docker logs {name}", f"docker rm --force {name}", f"docker volume rm {name}"]
+    assert called[-3:] == [
+        f"docker logs {name}",
+        f"docker rm --force {name}",
+        f"docker volume rm {name}",
+    ]
 
 
 def test_scan_looks_at_both_images(workspace):
@@ -236,9 +282,15 @@ def test_scan_looks_at_both_images(workspace):
         line
         for name in ("trainer", "serving")
         for line in (
-            f"gcloud artifacts docker images scan {REGISTRY}/{name}:build --format=value(response.scan)",
-            "gcloud artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1 "
-            "--format=value(vulnerability.effectiveSeverity)",
+            (
+                f"gcloud artifacts docker images scan {REGISTRY}/{name}:build"
+                " --format=value(response.scan)"
+            ),
+            (
+                "gcloud artifacts docker images list-vulnerabilities"
+                " projects/project/locations/us/scans/1"
+                " --format=value(vulnerability.effectiveSeverity)"
+            ),
         )
     ]
 
@@ -248,8 +300,10 @@ def test_scan_looks_at_both_images(workspace):
     [
         {"SEVERITY": "CRITICAL\\nLOW"},
         {
-            "FAIL": "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1 "
-            "--format=value(vulnerability.effectiveSeverity)"
+            "FAIL": (
+                "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1"
+                " --format=value(vulnerability.effectiveSeverity)"
+            )
         },
     ],
     ids=["critical", "no answer"],
@@ -263,14 +317,19 @@ def test_scan_fails_where_something_is_critical_or_nobody_knows(workspace, answe
 def test_push_leaves_the_digest_for_the_job(workspace):
     ended, called = run_step(workspace, "push")
     assert ended.returncode == 0, ended.stderr
-    assert called[:2] == [f"docker push {REGISTRY}/trainer:build", f"docker push {REGISTRY}/serving:build"]
+    assert called[:2] == [
+        f"docker push {REGISTRY}/trainer:build",
+        f"docker push {REGISTRY}/serving:build",
+    ]
     ended, called = run_step(
-        workspace, "submit", substitutions={"_SUBMIT_FLAGS": "--data=gs://bucket/pictures --max_hours=2"}.items()
+        workspace,
+        "submit",
+        substitutions={"_SUBMIT_FLAGS": "--data=gs://bucket/pictures --max_hours=2"}.items(),
     )
     assert ended.returncode == 0, ended.stderr
     assert called == [
-        f"python -m trainer.submit --detach --image_uri={REGISTRY}/trainer@{DIGEST} --data=gs://bucket/pictures "
-        "--max_hours=2"
+        f"python -m trainer.submit --detach --image_uri={REGISTRY}/trainer@{DIGEST}"
+        " --data=gs://bucket/pictures --max_hours=2"
     ]
 
 
@@ -287,4 +346,7 @@ def test_unpinned_base_images_are_refused_and_nothing_is_pushed(workspace, step)
     ended, called = run_step(workspace, step)
     assert ended.returncode != 0
     assert called == []
-    assert "infra/docker/serving.Dockerfile: tensorflow/serving:2.20.0; run make pin-images" in ended.stderr
+    assert (
+        "infra/docker/serving.Dockerfile: tensorflow/serving:2.20.0; run make pin-images"
+        in ended.stderr
+    )

@@ -16,8 +16,14 @@ FILES = ["serving.Dockerfile", "trainer.Dockerfile"]
 
 
 def instructions(name):
-    """The instructions of a Dockerfile, as (word, rest), without comments and with continued lines joined."""
-    lines = [line for line in (FOLDER / name).read_text("utf-8").splitlines() if not line.lstrip().startswith("#")]
+    """The instructions of a Dockerfile, as (word, rest), without comments and with continued lines
+    joined.
+    """
+    lines = [
+        line
+        for line in (FOLDER / name).read_text("utf-8").splitlines()
+        if not line.lstrip().startswith("#")
+    ]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
 
@@ -27,19 +33,32 @@ def rests(name, word):
 
 
 def index(name, word, text):
-    return next(i for i, (found, rest) in enumerate(instructions(name)) if found == word and text in rest)
+    return next(
+        i for i, (found, rest) in enumerate(instructions(name)) if found == word and text in rest
+    )
 
 
 def copied_from_checkout(name):
-    return [source for rest in rests(name, "COPY") if "--from=" not in rest for source in rest.split()[:-1]]
+    return [
+        source
+        for rest in rests(name, "COPY")
+        if "--from=" not in rest
+        for source in rest.split()[:-1]
+    ]
 
 
 def in_build_context(path):
-    """Whether .dockerignore lets a path through: as docker does, the last line that matches decides."""
+    """Whether .dockerignore lets a path through: as docker does, the last line that matches
+    decides.
+    """
     ignored = False
     for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines():
         pattern = line.strip().removeprefix("!")
-        if pattern and not pattern.startswith("#") and any(fnmatch(part, pattern) for part in (path, *parents(path))):
+        if (
+            pattern
+            and not pattern.startswith("#")
+            and any(fnmatch(part, pattern) for part in (path, *parents(path)))
+        ):
             ignored = not line.startswith("!")
     return not ignored
 
@@ -49,7 +68,9 @@ def parents(path):
 
 
 def test_every_dockerfile_is_one_that_is_tested_here():
-    assert sorted(path.name for path in FOLDER.glob("*.Dockerfile")) == sorted([*FILES, "tests.Dockerfile"])
+    assert sorted(path.name for path in FOLDER.glob("*.Dockerfile")) == sorted(
+        [*FILES, "tests.Dockerfile"]
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -57,7 +78,9 @@ def test_base_images_are_named_by_a_version(name):
     stages = {rest.split(" AS ")[-1] for rest in rests(name, "FROM") if " AS " in rest}
     for rest in rests(name, "FROM"):
         image = rest.split()[0]
-        assert image in stages or re.search(r":\d+\.\d+[\w.-]*$|@sha256:[0-9a-f]{64}$", image), image
+        assert image in stages or re.search(r":\d+\.\d+[\w.-]*$|@sha256:[0-9a-f]{64}$", image), (
+            image
+        )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -91,7 +114,12 @@ def test_what_no_image_needs_does_not_reach_the_builder(path):
 
 
 def test_images_that_are_pushed_hold_no_tests():
-    assert not [source for name in FILES for source in copied_from_checkout(name) if source.startswith(("tests", "."))]
+    assert not [
+        source
+        for name in FILES
+        for source in copied_from_checkout(name)
+        if source.startswith(("tests", "."))
+    ]
 
 
 def test_trainer_entrypoint_is_the_command_of_the_cloud_job_and_its_module_exists():
@@ -109,7 +137,9 @@ def test_trainer_copies_the_locks_and_installs_one_by_hash_before_the_sources():
 
 @pytest.mark.parametrize(("gpu", "lock"), [("1", "gpu.txt"), ("0", "run.txt")])
 def test_trainer_installs_the_lock_that_belongs_to_its_argument(gpu, lock):
-    run = instructions("trainer.Dockerfile")[index("trainer.Dockerfile", "RUN", "--require-hashes")][1]
+    run = instructions("trainer.Dockerfile")[
+        index("trainer.Dockerfile", "RUN", "--require-hashes")
+    ][1]
     shown = subprocess.run(
         ["bash", "-ec", "pip() { echo $*; }; " + run],
         env={"GPU": gpu},
@@ -136,18 +166,26 @@ def test_trainer_tells_the_loader_of_the_cuda_wheels_in_the_image_that_runs_and_
 def test_loader_pattern_finds_the_folders_of_cuda_wheels(tmp_path):
     # Where the wheels put their libraries: nvidia/<library>/lib below site-packages.
     wanted = tmp_path / "lib/python3.12/site-packages/nvidia/cudnn/lib"
-    for folder in (wanted, wanted.parent / "include", tmp_path / "lib/python3.12/site-packages/h5py.libs"):
+    for folder in (
+        wanted,
+        wanted.parent / "include",
+        tmp_path / "lib/python3.12/site-packages/h5py.libs",
+    ):
         folder.mkdir(parents=True)
     run = instructions("trainer.Dockerfile")[index("trainer.Dockerfile", "RUN", "ldconfig")][1]
     search = run.split(" > ")[0].replace("/opt/venv", str(tmp_path))
-    found = subprocess.run(["bash", "-c", search], capture_output=True, text=True, check=True, timeout=10)
+    found = subprocess.run(
+        ["bash", "-c", search], capture_output=True, text=True, check=True, timeout=10
+    )
     assert found.stdout.split() == [str(wanted)]
 
 
 def test_server_opens_the_ports_that_its_image_exposes_and_checks():
     name = "serving.Dockerfile"
     command = json.loads(rests(name, "ENTRYPOINT")[0])
-    ports = [word.split("=")[1] for word in command if word.startswith(("--port=", "--rest_api_port="))]
+    ports = [
+        word.split("=")[1] for word in command if word.startswith(("--port=", "--rest_api_port="))
+    ]
     assert ports == rests(name, "EXPOSE")[0].split()
     assert f"/dev/tcp/127.0.0.1/{ports[1]}" in rests(name, "HEALTHCHECK")[0]
 
@@ -157,8 +195,13 @@ def test_server_is_stopped_by_the_signal_that_process_1_cannot_miss():
 
 
 def test_server_takes_its_models_config_from_the_command_so_that_another_can_be_given():
-    assert json.loads(rests("serving.Dockerfile", "CMD")[0]) == ["--model_config_file=/models/models.config"]
-    assert "--allow_version_labels_for_unavailable_models=true" in rests("serving.Dockerfile", "ENTRYPOINT")[0]
+    assert json.loads(rests("serving.Dockerfile", "CMD")[0]) == [
+        "--model_config_file=/models/models.config"
+    ]
+    assert (
+        "--allow_version_labels_for_unavailable_models=true"
+        in rests("serving.Dockerfile", "ENTRYPOINT")[0]
+    )
 
 
 def test_health_check_succeeds_on_an_open_port_and_fails_on_a_closed_one():

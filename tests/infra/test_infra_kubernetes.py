@@ -1,4 +1,6 @@
-"""What no schema says of the manifest: that its parts name each other, and that the server gets what it understands."""
+"""What no schema says of the manifest: that its parts name each other, and that the server gets
+what it understands.
+"""
 
 import json
 import os
@@ -18,7 +20,11 @@ MANIFEST = ROOT / "infra" / "kubernetes" / "serving.yaml"
 PLACEHOLDERS = {"LOCATION", "PROJECT", "REPOSITORY", "DIGEST", "BUCKET"}
 
 # Of tensorflow_model_server 2.20 (main.cc), those that the local server need not know.
-FLAGS_OF_THE_REAL_SERVER = {"grpc_channel_arguments", "monitoring_config_file", "enable_grpc_healthcheck_service"}
+FLAGS_OF_THE_REAL_SERVER = {
+    "grpc_channel_arguments",
+    "monitoring_config_file",
+    "enable_grpc_healthcheck_service",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +45,20 @@ def container(pod):
 
 @pytest.fixture(scope="module")
 def entrypoint():
-    text = (ROOT / "infra" / "docker" / "serving.Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    text = (
+        (ROOT / "infra" / "docker" / "serving.Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    )
     return json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)[1])[1:]
 
 
 @pytest.fixture(scope="module")
 def arguments(container, entrypoint):
-    """Everything that the server is started with: the image's, then the manifest's; name to value."""
-    return dict(argument.removeprefix("--").split("=", 1) for argument in [*entrypoint, *container["args"]])
+    """Everything that the server is started with: the image's, then the manifest's; name to
+    value.
+    """
+    return dict(
+        argument.removeprefix("--").split("=", 1) for argument in [*entrypoint, *container["args"]]
+    )
 
 
 def test_every_kind_is_there_once():
@@ -78,7 +90,8 @@ def test_every_selector_finds_the_pods_of_the_deployment(objects, pod):
 def test_flags_exist_and_have_the_form_that_the_server_reads(container):
     known = {flag.name for flag in fields(Flags)} | FLAGS_OF_THE_REAL_SERVER
     for argument in container["args"]:
-        # A value behind a space would be an unknown argument, and the server goes on with its default.
+        # A value behind a space would be an unknown argument, and the server goes on with its
+        # default.
         name = re.fullmatch(r"--([a-z_]+)=\S+", argument)
         assert name, argument
         assert name[1] in known, argument
@@ -89,7 +102,9 @@ def test_no_flag_is_given_twice(container, entrypoint):
     assert len(set(names)) == len(names)
 
 
-def test_probes_ask_a_health_service_that_is_switched_on_at_the_port_that_is_open(container, arguments):
+def test_probes_ask_a_health_service_that_is_switched_on_at_the_port_that_is_open(
+    container, arguments
+):
     assert arguments["enable_grpc_healthcheck_service"] == "true"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert str(container[probe]["grpc"]["port"]) == arguments["port"], probe
@@ -100,7 +115,9 @@ def test_probes_ask_a_health_service_that_is_switched_on_at_the_port_that_is_ope
 def test_ports_are_the_servers_and_every_name_of_one_is_declared(objects, container, arguments):
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"grpc": int(arguments["port"]), "rest": int(arguments["rest_api_port"])}
-    assert {port["targetPort"]: port["port"] for port in objects["Service"]["spec"]["ports"]} == ports
+    assert {
+        port["targetPort"]: port["port"] for port in objects["Service"]["spec"]["ports"]
+    } == ports
     for rule in objects["NetworkPolicy"]["spec"]["ingress"]:
         assert {port["port"] for port in rule["ports"]} <= set(ports)
 
@@ -114,12 +131,18 @@ def test_start_may_take_as_long_as_the_attempts_to_load_a_version(objects, conta
     attempts_s = defaults.max_num_load_retries * defaults.load_retry_interval_micros / 1e6
     probe = container["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 2 * attempts_s
-    assert objects["Deployment"]["spec"]["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
+    assert (
+        objects["Deployment"]["spec"]["progressDeadlineSeconds"]
+        > probe["periodSeconds"] * probe["failureThreshold"]
+    )
 
 
-def test_a_pod_serves_on_until_clients_have_left_it_and_is_not_killed_before(pod, container, arguments):
+def test_a_pod_serves_on_until_clients_have_left_it_and_is_not_killed_before(
+    pod, container, arguments
+):
     channel = dict(pair.split("=") for pair in arguments["grpc_channel_arguments"].split(","))
-    # gRPC lengthens the age by up to a tenth (src/core, MAX_CONNECTION_AGE_JITTER); a cluster's DNS caches for 30 s.
+    # gRPC lengthens the age by up to a tenth (src/core, MAX_CONNECTION_AGE_JITTER); a cluster's DNS
+    # caches for 30 s.
     left_s = 1.1 * int(channel["grpc.max_connection_age_ms"]) / 1000
     left_s += int(channel["grpc.max_connection_age_grace_ms"]) / 1000 + 30
     program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
@@ -141,7 +164,10 @@ def test_configuration_files_are_read_by_our_own_readers_from_where_they_are_mou
     (volume,) = (each for each in pod["volumes"] if each["name"] == mount["name"])
     assert volume["configMap"]["name"] == objects["ConfigMap"]["metadata"]["name"]
     read = {}
-    for flag, module in (("batching_parameters_file", batching), ("monitoring_config_file", monitoring)):
+    for flag, module in (
+        ("batching_parameters_file", batching),
+        ("monitoring_config_file", monitoring),
+    ):
         path = Path(arguments[flag])
         assert str(path.parent) == mount["mountPath"]
         (tmp_path / path.name).write_text(objects["ConfigMap"]["data"][path.name], encoding="utf-8")
@@ -154,7 +180,9 @@ def test_configuration_files_are_read_by_our_own_readers_from_where_they_are_mou
 
 def test_the_server_runs_without_rights_that_it_does_not_need(objects, pod, container):
     assert pod["securityContext"]["runAsNonRoot"] is True
-    user = re.search(r"^USER (\d+)$", (ROOT / "infra/docker/serving.Dockerfile").read_text("utf-8"), re.MULTILINE)
+    user = re.search(
+        r"^USER (\d+)$", (ROOT / "infra/docker/serving.Dockerfile").read_text("utf-8"), re.MULTILINE
+    )
     assert pod["securityContext"]["runAsUser"] == int(user[1])
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
@@ -167,7 +195,9 @@ def test_the_server_runs_without_rights_that_it_does_not_need(objects, pod, cont
 
 
 def test_what_is_mounted_is_declared_and_resources_are_bounded(pod, container):
-    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+    assert {each["name"] for each in container["volumeMounts"]} == {
+        each["name"] for each in pod["volumes"]
+    }
     assert set(container["resources"]["requests"]) == {"cpu", "memory"}
     assert "memory" in container["resources"]["limits"]
 
@@ -188,12 +218,21 @@ def test_network_policy_says_something_of_both_directions(objects):
 
 def test_placeholders_are_those_that_the_page_replaces():
     page = (ROOT / "infra" / "README.md").read_text("utf-8")
-    (command,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "kubectl apply" in block)
+    (command,) = (
+        block
+        for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        if "kubectl apply" in block
+    )
     assert set(re.findall(r"s/([A-Z]+)/", command)) == PLACEHOLDERS
     filled = subprocess.run(
         ["bash", "-euc", command.partition("|")[0]],
         cwd=ROOT,
-        env={**os.environ, "PROJECT": "my-project", "REGION": "us-central1", "SERVING": "sha256:" + "0" * 64},
+        env={
+            **os.environ,
+            "PROJECT": "my-project",
+            "REGION": "us-central1",
+            "SERVING": "sha256:" + "0" * 64,
+        },
         capture_output=True,
         text=True,
         check=True,
@@ -203,7 +242,8 @@ def test_placeholders_are_those_that_the_page_replaces():
     assert not [name for name in PLACEHOLDERS if re.search(rf"\b{name}\b", values)]
     deployment = next(each for each in yaml.safe_load_all(filled) if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    # What a container runtime takes for the name of an image: lower case. A tag could come to mean another one.
+    # What a container runtime takes for the name of an image: lower case. A tag could come to mean
+    # another one.
     assert re.fullmatch(r"[a-z0-9.-]+(/[a-z0-9-]+)+@sha256:0{64}", container["image"])
 
 

@@ -1,4 +1,6 @@
-"""The program that pins base images, against a registry on loopback that wants a token, as Docker Hub does."""
+"""The program that pins base images, against a registry on loopback that wants a token, as Docker
+Hub does.
+"""
 
 import hashlib
 import http.server
@@ -25,7 +27,9 @@ OLD_DIGEST = "sha256:" + "0" * 64
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
-    """GET /v2/<repository>/manifests/<tag> with a token from GET /token; `answers` says what is wrong today."""
+    """GET /v2/<repository>/manifests/<tag> with a token from GET /token; `answers` says what is
+    wrong today.
+    """
 
     def do_GET(self):
         address = urllib.parse.urlsplit(self.path)
@@ -86,8 +90,8 @@ def test_tags_get_the_digest_that_the_registry_gives_for_them(tmp_path, registry
     path = dockerfile(tmp_path, image)
     pin_images.pin([path])
     assert capsys.readouterr().out == f"{image}@{DIGEST}\n"
-    assert path.read_text() == (
-        f"ARG OTHER=1\nFROM {image}@{DIGEST} AS packages\nRUN true\n"
+    assert (
+        path.read_text() == f"ARG OTHER=1\nFROM {image}@{DIGEST} AS packages\nRUN true\n"
         f"FROM --platform=linux/amd64 {image}@{DIGEST}\nFROM packages\nFROM $OTHER\n"
     )
     # Refused, sent for a token, let in; the second line's image is the same one.
@@ -111,7 +115,11 @@ def test_a_tag_that_has_moved_gets_its_new_digest(tmp_path, registry):
     ("tag", "wrong", "said"),
     [
         ("3.13", {}, "HTTP Error 404"),
-        ("3.12-slim", {"Docker-Content-Digest": OLD_DIGEST}, f"calls it {OLD_DIGEST}, but what it sent is {DIGEST}"),
+        (
+            "3.12-slim",
+            {"Docker-Content-Digest": OLD_DIGEST},
+            f"calls it {OLD_DIGEST}, but what it sent is {DIGEST}",
+        ),
         ("3.12-slim", {"Content-Type": "text/html"}, "text/html is no manifest of an image"),
     ],
 )
@@ -129,7 +137,9 @@ def test_a_registry_that_is_not_there_is_named(tmp_path):
         closed.bind(("127.0.0.1", 0))
         registry = f"127.0.0.1:{closed.getsockname()[1]}"
         image = f"{registry}/library/python:3.12-slim"
-        with pytest.raises(pin_images.PinError, match=f"pin-images: {image}: http://{registry}/v2/.*refused"):
+        with pytest.raises(
+            pin_images.PinError, match=f"pin-images: {image}: http://{registry}/v2/.*refused"
+        ):
             pin_images.pin([dockerfile(tmp_path, image)])
 
 
@@ -137,7 +147,10 @@ def test_a_registry_that_is_not_there_is_named(tmp_path):
     ("image", "url"),
     [
         ("python:3.12-slim", "https://registry-1.docker.io/v2/library/python/manifests/3.12-slim"),
-        ("tensorflow/serving:2.20.0", "https://registry-1.docker.io/v2/tensorflow/serving/manifests/2.20.0"),
+        (
+            "tensorflow/serving:2.20.0",
+            "https://registry-1.docker.io/v2/tensorflow/serving/manifests/2.20.0",
+        ),
         ("us-docker.pkg.dev/p/r/trainer:1", "https://us-docker.pkg.dev/v2/p/r/trainer/manifests/1"),
         ("python", "https://registry-1.docker.io/v2/library/python/manifests/latest"),
     ],
@@ -149,7 +162,11 @@ def test_images_are_looked_for_where_docker_looks(image, url):
 def test_deploying_is_refused_while_a_base_image_is_named_by_a_tag(tmp_path):
     path = dockerfile(tmp_path, "python:3.12-slim")
     ended = subprocess.run(
-        [sys.executable, PROGRAM, "--check", path], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, PROGRAM, "--check", path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert ended.returncode == 2
     assert ended.stderr.count("python:3.12-slim") == 2

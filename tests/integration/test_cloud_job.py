@@ -1,4 +1,6 @@
-"""From the command line to a served version: submitted to a local job service, run as it would, taken away, gone on."""
+"""From the command line to a served version: submitted to a local job service, run as it would,
+taken away, gone on.
+"""
 
 import json
 import math
@@ -25,7 +27,11 @@ EPOCHS = 30
 
 def command(module, *arguments):
     ended = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -36,7 +42,9 @@ def epochs_done(run_dir):
 
 
 @pytest.mark.long
-def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(bucket, gcs_emulator, tmp_path):
+def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(
+    bucket, gcs_emulator, tmp_path
+):
     root = f"gs://{bucket}"
     objects.upload_folder(write_pictures(tmp_path / "pictures", per_class=60), f"{root}/pictures")
     place = [f"--project={PROJECT}", f"--region={REGION}"]
@@ -67,7 +75,8 @@ def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(buck
             jobs.get(job.name)
         code, seconds = service.preempt(job.name)
         assert code == 143
-        # What a machine that is taken away leaves: 25 s on Kubernetes, 30 s elsewhere. The checkpoint is in the bucket.
+        # What a machine that is taken away leaves: 25 s on Kubernetes, 30 s elsewhere. The
+        # checkpoint is in the bucket.
         assert seconds < 10
         before = epochs_done(f"{root}/run")
         assert before < EPOCHS
@@ -77,12 +86,17 @@ def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(buck
     result = json.loads(objects.read(f"{root}/run/result.json")[0])
     assert (result["model_version"], result["epochs"]) == (1, EPOCHS)
     steps = EPOCHS * math.ceil(sum(result["data"]["counts"]["train"].values()) / 4)
-    assert watched.splitlines()[-1].startswith(f"succeeded  epoch {EPOCHS}  step {steps}  accuracy ")
+    assert watched.splitlines()[-1].startswith(
+        f"succeeded  epoch {EPOCHS}  step {steps}  accuracy "
+    )
     assert "pictures/s  about 0.0" in watched
     stopped, resumed = log.index("with a checkpoint"), log.index("going on after epoch")
     assert stopped < resumed
     # Not a step is done twice.
-    assert log[:stopped].split("stopped after step ")[-1].split()[0] == log[resumed:].split("(step ")[1].split(")")[0]
+    assert (
+        log[:stopped].split("stopped after step ")[-1].split()[0]
+        == log[resumed:].split("(step ")[1].split(")")[0]
+    )
 
     with (
         local_server(model_config_file=f"{root}/models/models.config") as server,
@@ -97,7 +111,9 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
     bucket, gcs_emulator, tmp_path
 ):
     base = f"gs://{bucket}/out"
-    objects.upload_folder(write_pictures(tmp_path / "pictures", per_class=40), f"gs://{bucket}/pictures")
+    objects.upload_folder(
+        write_pictures(tmp_path / "pictures", per_class=40), f"gs://{bucket}/pictures"
+    )
     asked = Submission(
         image_uri="example.dev/p/r/trainer@sha256:0a",
         machine="e2-standard-8",
@@ -105,13 +121,24 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
         workers=2,
         dry_run=True,
     )
-    arguments = [f"--data=gs://{bucket}/pictures", "--image_size=32", "--epochs=2", "--mixed_precision=none"]
-    spec = vertex.specification(asked, arguments) | {"baseOutputDirectory": {"outputUriPrefix": base}}
+    arguments = [
+        f"--data=gs://{bucket}/pictures",
+        "--image_size=32",
+        "--epochs=2",
+        "--mixed_precision=none",
+    ]
+    spec = vertex.specification(asked, arguments) | {
+        "baseOutputDirectory": {"outputUriPrefix": base}
+    }
     environment = {"STORAGE_EMULATOR_HOST": gcs_emulator, "HOME": str(tmp_path)}
     with closing(JobService(run=True, environment=environment)) as service:
         jobs = Jobs(PROJECT, REGION, service.url)
         job, _ = jobs.submit(
-            CustomJob(display_name="two", job_spec=vertex.require_message(spec), labels=vertex.labels(spec, "two"))
+            CustomJob(
+                display_name="two",
+                job_spec=vertex.require_message(spec),
+                labels=vertex.labels(spec, "two"),
+            )
         )
         lines = []
         try:
@@ -124,4 +151,6 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
     assert any(name.startswith("step-") for name in objects.list_names(f"{base}/checkpoints"))
     events = [name for name in objects.list_names(f"{base}/logs") if "events.out" in name]
     assert events
-    assert sorted(events) == [name for name in objects.list_names(f"{base}/tensorboard") if "events.out" in name]
+    assert sorted(events) == [
+        name for name in objects.list_names(f"{base}/tensorboard") if "events.out" in name
+    ]

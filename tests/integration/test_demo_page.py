@@ -43,15 +43,21 @@ def test_chosen_picture_gets_the_answer_that_grpc_gives(server, cat, tmp_path, w
     with visit(f"{address}/", tmp_path / "profile", width, dark) as page:
         page.wait_for("document.getElementById('model').innerText.includes('version')")
         assert text(page, "model") == "model whisker, version 1"
-        page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        page.call(
+            "Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9
+        )
         assert page.evaluate("document.activeElement.id") == "file"
         page.choose("#file", cat)
         page.wait_for(ANSWERED)
         assert text(page, "label") == expected.label
-        bars = page.evaluate("[...document.querySelectorAll('li')].map((item) => item.innerText.split('\\n'))")
+        bars = page.evaluate(
+            "[...document.querySelectorAll('li')].map((item) => item.innerText.split('\\n'))"
+        )
         probabilities = sorted(expected.probabilities.items(), key=lambda pair: -pair[1])
         assert bars == [[name, f"{100 * value:.1f} %"] for name, value in probabilities]
-        assert page.evaluate("/^Version 1 answered in \\d+ ms\\.$/.test(document.getElementById('facts').innerText)")
+        assert page.evaluate(
+            "/^Version 1 answered in \\d+ ms\\.$/.test(document.getElementById('facts').innerText)"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.evaluate("Promise.all(document.getAnimations().map((each) => each.finished))")
         page.screenshot(tmp_path / "page.png")
@@ -67,7 +73,9 @@ def test_chosen_picture_gets_the_answer_that_grpc_gives(server, cat, tmp_path, w
         assert (corner < 60) if dark else (corner > 200)
 
 
-def test_dropped_and_pasted_files_are_asked_about_and_errors_are_one_sentence(server, cat, tmp_path):
+def test_dropped_and_pasted_files_are_asked_about_and_errors_are_one_sentence(
+    server, cat, tmp_path
+):
     it, address = server
     words = tmp_path / "words.txt"
     words.write_text("no picture")
@@ -78,19 +86,18 @@ def test_dropped_and_pasted_files_are_asked_about_and_errors_are_one_sentence(se
         page.wait_for(ANSWERED)
         page.choose("#file", words)
         page.wait_for(REFUSED)
-        assert text(page, "error") == (
-            "This is no picture that the model can read: it takes JPEG, PNG, GIF, BMP and WebP."
+        assert (
+            text(page, "error")
+            == "This is no picture that the model can read: it takes JPEG, PNG, GIF, BMP and WebP."
         )
         assert not page.evaluate(ANSWERED)
         page.screenshot(tmp_path / "error.png")
-        page.evaluate(
-            f"""(async () => {{
+        page.evaluate(f"""(async () => {{
               const data = new DataTransfer();
               const bytes = Uint8Array.from({list(cat.read_bytes())});
               data.items.add(new File([bytes], "cat.jpg", {{ type: "image/jpeg" }}));
               document.dispatchEvent(new ClipboardEvent("paste", {{ clipboardData: data }}));
-            }})()"""
-        )
+            }})()""")
         page.wait_for(ANSWERED)
         assert not page.evaluate(REFUSED)
         assert page.complaints == []
@@ -103,15 +110,21 @@ def test_dropped_and_pasted_files_are_asked_about_and_errors_are_one_sentence(se
 
 def test_model_without_pictures_is_said_to_be_none(tmp_path):
     module = tf.Module()
-    module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    module.double = tf.function(
+        lambda x: 2 * x, input_signature=[tf.TensorSpec([None], tf.float32, name="x")]
+    )
     tf.saved_model.save(module, str(tmp_path / "double" / "1"), signatures=module.double)
     with (
-        local_server(model_name="double", model_base_path=tmp_path / "double", extra_flags=["--demo_page"]) as it,
+        local_server(
+            model_name="double", model_base_path=tmp_path / "double", extra_flags=["--demo_page"]
+        ) as it,
         visit(f"http://127.0.0.1:{it.rest_api_port}/", tmp_path / "profile") as page,
     ):
         page.wait_for(REFUSED)
-        assert text(page, "error") == (
-            "The model double takes no pictures: its signature serving_default has no input image_bytes."
+        assert (
+            text(page, "error")
+            == "The model double takes no pictures: its signature serving_default has no input"
+            " image_bytes."
         )
         assert text(page, "model") == "no model to try"
         with urllib.request.urlopen(f"http://127.0.0.1:{it.rest_api_port}/") as response:

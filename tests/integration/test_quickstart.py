@@ -24,11 +24,15 @@ def test_whole_way_from_nothing_ends_with_answers_of_the_server(tmp_path):
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"^accuracy  0\.\d{3} of 200 test pictures \(95 % interval", ended.stdout, re.MULTILINE)
+    assert re.search(
+        r"^accuracy  0\.\d{3} of 200 test pictures \(95 % interval", ended.stdout, re.MULTILINE
+    )
     assert f"version   1, published to {tmp_path}/models/whisker/1\n" in ended.stdout
     (report,) = re.findall(r"^report    (.+)$", ended.stdout, re.MULTILINE)
     assert (tmp_path / report).is_file()
-    line = re.compile(r"drawn as (cats|dogs)\s+answered (cats|dogs)\s+[01]\.\d\d  (right|wrong)$", re.MULTILINE)
+    line = re.compile(
+        r"drawn as (cats|dogs)\s+answered (cats|dogs)\s+[01]\.\d\d  (right|wrong)$", re.MULTILINE
+    )
     answers = line.findall(ended.stdout)
     assert [true for true, _, _ in answers] == ["cats"] * 3 + ["dogs"] * 3
     assert all((true == said) == (verdict == "right") for true, said, verdict in answers)
@@ -37,7 +41,9 @@ def test_whole_way_from_nothing_ends_with_answers_of_the_server(tmp_path):
     state = json.loads((tmp_path / report).with_name("state.json").read_text())
     assert state["state"] == "done"
     (command,) = re.findall(r"^try it .*\n +(.+)$", ended.stdout, re.MULTILINE)
-    assert b"Choose a picture" in page_of(command.replace("--rest_api_port=8501", "--ports_file=ports.json"), tmp_path)
+    assert b"Choose a picture" in page_of(
+        command.replace("--rest_api_port=8501", "--ports_file=ports.json"), tmp_path
+    )
 
 
 def page_of(command, folder):

@@ -33,7 +33,11 @@ def arguments(tmp_path_factory):
 
 def run(arguments, folder):
     return subprocess.run(
-        [*arguments, f"--run_dir={folder}"], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        [*arguments, f"--run_dir={folder}"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
 
 
@@ -69,8 +73,12 @@ def end_after(arguments, folder, epoch, number):
 
 
 def assert_same_run(folder, untouched):
-    assert (folder / "predictions.jsonl").read_bytes() == (untouched / "predictions.jsonl").read_bytes()
-    one, other = (json.loads((path / "result.json").read_text())["history"] for path in (folder, untouched))
+    assert (folder / "predictions.jsonl").read_bytes() == (
+        untouched / "predictions.jsonl"
+    ).read_bytes()
+    one, other = (
+        json.loads((path / "result.json").read_text())["history"] for path in (folder, untouched)
+    )
     for name in ("accuracy", "loss", "validation_accuracy", "validation_loss", "learning_rate"):
         assert one[name] == other[name], name
 
@@ -94,7 +102,9 @@ def test_twenty_kills_change_nothing(arguments, untouched, tmp_path):
     kill_again_and_again(arguments, untouched, tmp_path / "run", kills=20, seed=1)
 
 
-def test_sigterm_ends_with_a_checkpoint_and_143_and_other_settings_are_refused(arguments, untouched, tmp_path):
+def test_sigterm_ends_with_a_checkpoint_and_143_and_other_settings_are_refused(
+    arguments, untouched, tmp_path
+):
     folder = tmp_path / "run"
     assert end_after(arguments, folder, 5, signal.SIGTERM) == 143
     state = json.loads((folder / "state.json").read_text())
@@ -102,7 +112,10 @@ def test_sigterm_ends_with_a_checkpoint_and_143_and_other_settings_are_refused(a
     assert state["reason"].startswith("stopped after step ")
     refused = run([*arguments, "--seed=7"], folder)
     assert refused.returncode == 2
-    assert "holds a run with other settings (seed was 0, is 7); give the same settings to go on" in refused.stderr
+    assert (
+        "holds a run with other settings (seed was 0, is 7); give the same settings to go on"
+        in refused.stderr
+    )
     ended = run(arguments, folder)
     assert ended.returncode == 0, ended.stderr
     assert_same_run(folder, untouched)

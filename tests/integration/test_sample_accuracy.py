@@ -1,4 +1,6 @@
-"""What the built-in sample promises, over three seeds: learnable, not trivial, and overfitted by the plain variant."""
+"""What the built-in sample promises, over three seeds: learnable, not trivial, and overfitted by
+the plain variant.
+"""
 
 import pytest
 
@@ -9,7 +11,9 @@ SEEDS = (0, 1, 2)
 
 
 def train(variant, seed, folder):
-    config = Config(data="sample", variant=variant, seed=seed, run_dir=str(folder / f"{variant}-{seed}"))
+    config = Config(
+        data="sample", variant=variant, seed=seed, run_dir=str(folder / f"{variant}-{seed}")
+    )
     return run(config, downloads=folder, say=lambda _: None)
 
 

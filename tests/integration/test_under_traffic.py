@@ -41,7 +41,9 @@ class Traffic:
         self._address = address
         self._stop = threading.Event()
         self._counted = threading.Condition()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number,)) for number in range(clients)
+        ]
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -84,9 +86,13 @@ def write_warm_up(export: Path, records: int, pictures: int) -> None:
     log = message("tensorflow.serving.PredictionLog")()
     request = log.predict_log.request
     request.model_spec.name = contract.DEFAULT_MODEL_NAME
-    request.inputs[contract.INPUT_BYTES].CopyFrom(encode([draw("dogs", number) for number in range(pictures)]))
+    request.inputs[contract.INPUT_BYTES].CopyFrom(
+        encode([draw("dogs", number) for number in range(pictures)])
+    )
     (export / "assets.extra").mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(export / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+    with tf.io.TFRecordWriter(
+        str(export / "assets.extra" / "tf_serving_warmup_requests")
+    ) as writer:
         for _ in range(records):
             writer.write(log.SerializeToString())
 
@@ -100,14 +106,20 @@ def exports(trained: Trained, tmp_path: Path) -> dict[str, Path]:
     return folders
 
 
-def go_round(store: ModelStore, exports: dict[str, Path], server: RunningServer, traffic: Traffic, more: int) -> float:
-    """Publishes a good, a slow and a broken version, promotes each, and rolls back twice; gives the longer seconds."""
+def go_round(
+    store: ModelStore, exports: dict[str, Path], server: RunningServer, traffic: Traffic, more: int
+) -> float:
+    """Publishes a good, a slow and a broken version, promotes each, and rolls back twice; gives the
+    longer seconds.
+    """
     before = store.live_version()
     for name in ("good", "slow"):
         version = store.publish(exports[name]).number
         promote(store, version, contract.STABLE_LABEL, server, LOAD_TIMEOUT_S)
         traffic.wait_for(more)
-    with pytest.raises(RolloutError, match=r"cannot load version \d+ of whisker: .*; models\.config and the"):
+    with pytest.raises(
+        RolloutError, match=r"cannot load version \d+ of whisker: .*; models\.config and the"
+    ):
         broken = store.publish(exports["broken"]).number
         promote(store, broken, contract.STABLE_LABEL, server, LOAD_TIMEOUT_S)
     assert store.live_version() == version
@@ -121,7 +133,9 @@ def go_round(store: ModelStore, exports: dict[str, Path], server: RunningServer,
 
 
 @contextmanager
-def serving(store: ModelStore, export: Path, clients: int) -> Iterator[tuple[RunningServer, Traffic]]:
+def serving(
+    store: ModelStore, export: Path, clients: int
+) -> Iterator[tuple[RunningServer, Traffic]]:
     store.promote(store.publish(export).number)
     with local_server(model_config_file=store.config_path) as local:
         address = f"127.0.0.1:{local.port}"
@@ -132,7 +146,9 @@ def serving(store: ModelStore, export: Path, clients: int) -> Iterator[tuple[Run
     assert traffic.failures == []
 
 
-def test_no_request_fails_while_versions_come_and_go(exports: dict[str, Path], tmp_path: Path) -> None:
+def test_no_request_fails_while_versions_come_and_go(
+    exports: dict[str, Path], tmp_path: Path
+) -> None:
     write_warm_up(exports["slow"], records=50, pictures=8)
     store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
     with serving(store, exports["good"], clients=4) as (server, traffic):
@@ -140,7 +156,11 @@ def test_no_request_fails_while_versions_come_and_go(exports: dict[str, Path], t
         promote(store, 3, contract.STABLE_LABEL, server, LOAD_TIMEOUT_S)
         command = ["rollback", f"--model_dir={tmp_path / 'models'}", f"--server={server.address}"]
         ended = subprocess.run(
-            [sys.executable, "-m", "serving.store", *command], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "serving.store", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert ended.stdout.startswith("version 1 of whisker is live, after "), ended.stderr
         traffic.wait_for(20)
@@ -149,7 +169,9 @@ def test_no_request_fails_while_versions_come_and_go(exports: dict[str, Path], t
 
 
 @pytest.mark.long
-def test_no_request_of_10000_fails_while_versions_come_and_go(exports: dict[str, Path], tmp_path: Path) -> None:
+def test_no_request_of_10000_fails_while_versions_come_and_go(
+    exports: dict[str, Path], tmp_path: Path
+) -> None:
     write_warm_up(exports["slow"], records=1000, pictures=8)
     store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
     start = time.monotonic()
@@ -159,11 +181,16 @@ def test_no_request_of_10000_fails_while_versions_come_and_go(exports: dict[str,
             seconds.append(go_round(store, exports, server, traffic, more=500))
             store.prune(keep=1)
     took = time.monotonic() - start
-    print(f"{traffic.count:,} requests in {took:.0f} s, 0 failed; back in {max(seconds):.2f} s or less")
+    print(
+        f"{traffic.count:,} requests in {took:.0f} s, 0 failed; back in {max(seconds):.2f} s or"
+        " less"
+    )
 
 
 @pytest.mark.long
-def test_check_replays_warm_up_records_and_names_what_does_not_load(exports: dict[str, Path], tmp_path: Path) -> None:
+def test_check_replays_warm_up_records_and_names_what_does_not_load(
+    exports: dict[str, Path], tmp_path: Path
+) -> None:
     write_warm_up(exports["slow"], records=1, pictures=1)
     store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
     for label, name in (("stable", "slow"), ("canary", "broken")):

@@ -26,7 +26,9 @@ CLIENTS = 32
 
 @pytest.fixture(scope="module")
 def server(trained, tmp_path_factory):
-    """A server that waits until 32 requests have come, or a second is over, and then executes them as one."""
+    """A server that waits until 32 requests have come, or a second is over, and then executes them
+    as one.
+    """
     parameters = tmp_path_factory.mktemp("server") / "batching.txt"
     parameters.write_text("max_batch_size { value: 32 }\nbatch_timeout_micros { value: 1000000 }\n")
     with local_server(
@@ -54,7 +56,9 @@ def sigmoid(logit):
 def test_one_bad_picture_in_a_batch_of_strangers_leaves_31_right_answers(server, trained):
     pictures = list(islice(cycle(rows(trained)), CLIENTS - 1))
     with PredictClient(f"localhost:{server.port}", label="stable", timeout_s=30) as client:
-        client.predict(pictures[0][0])  # Class names are asked for with the first answer; then all ask for the same.
+        client.predict(
+            pictures[0][0]
+        )  # Class names are asked for with the first answer; then all ask for the same.
 
         def ask(encoded):
             try:
@@ -80,7 +84,9 @@ def test_rest_gives_the_answers_of_grpc(server):
     with PredictClient(f"localhost:{server.port}", timeout_s=30) as client:
         asked = client.predict(picture)
     assert answer["label"] == asked.label
-    assert dict(zip(answer["classes"], answer["probabilities"], strict=True)) == pytest.approx(asked.probabilities)
+    assert dict(zip(answer["classes"], answer["probabilities"], strict=True)) == pytest.approx(
+        asked.probabilities
+    )
     assert answer["valid"] is True
 
 
@@ -91,7 +97,9 @@ def test_pixels_get_the_answer_of_the_picture_that_they_are_of(server):
     async def ask():
         async with AsyncPredictClient(f"localhost:{server.port}", timeout_s=30) as client:
             pictures = [encode(picture, "PNG") for picture in pixels]
-            of_pictures = [outcome async for outcome in client.predict_many([*pictures, b"rubbish"])]
+            of_pictures = [
+                outcome async for outcome in client.predict_many([*pictures, b"rubbish"])
+            ]
             return of_pictures, await client.predict_batch(pixels)
 
     (*of_pictures, of_rubbish), of_pixels = asyncio.run(ask())
@@ -105,7 +113,14 @@ def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp
     (tmp_path / "good.jpg").write_bytes(draw("cats", 99))
     (tmp_path / "text.jpg").write_text("no picture")
     ended = subprocess.run(
-        [sys.executable, "-m", "serving.predict", f"--model_dir={trained.store}", "--format=json", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "serving.predict",
+            f"--model_dir={trained.store}",
+            "--format=json",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -113,7 +128,11 @@ def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp
     )
     assert ended.returncode == 4, ended.stderr
     good, bad = map(json.loads, ended.stdout.splitlines())
-    assert (good["path"], good["label"], good["model_version"]) == (str(tmp_path / "good.jpg"), "cats", 1)
+    assert (good["path"], good["label"], good["model_version"]) == (
+        str(tmp_path / "good.jpg"),
+        "cats",
+        1,
+    )
     assert set(good["probabilities"]) == {"cats", "dogs"}
     assert bad["path"] == str(tmp_path / "text.jpg")
     assert bad["error"]
@@ -125,10 +144,22 @@ def test_command_serves_a_store_in_a_bucket_for_the_while(trained, bucket):
     config = (trained.store / contract.MODELS_CONFIG).read_text()
     address = f"gs://{bucket}/store"
     objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
-    objects.write(f"{address}/{contract.MODELS_CONFIG}", config.replace(str(trained.store), address).encode(), 0)
+    objects.write(
+        f"{address}/{contract.MODELS_CONFIG}",
+        config.replace(str(trained.store), address).encode(),
+        0,
+    )
     picture = str(trained.pictures / "cats" / "0.jpg")
     ended = subprocess.run(
-        [sys.executable, "-m", "serving.predict", f"--model_dir={address}", "--label=stable", "--format=csv", picture],
+        [
+            sys.executable,
+            "-m",
+            "serving.predict",
+            f"--model_dir={address}",
+            "--label=stable",
+            "--format=csv",
+            picture,
+        ],
         capture_output=True,
         text=True,
         timeout=120,

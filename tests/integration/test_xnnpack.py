@@ -13,7 +13,10 @@ from serving.server.xnnpack import TOLERANCE, XnnpackModel
 def pair(trained):
     """The trained model by TensorFlow alone, and with its network in XNNPACK."""
     path = str(trained.store / contract.DEFAULT_MODEL_NAME / "1")
-    models = load(1, path, Options(warm_up=False)), load(1, path, Options(warm_up=False, xnnpack=True, interpreters=2))
+    models = (
+        load(1, path, Options(warm_up=False)),
+        load(1, path, Options(warm_up=False, xnnpack=True, interpreters=2)),
+    )
     assert isinstance(models[1], XnnpackModel)
     yield models
     for model in models:
@@ -23,7 +26,9 @@ def pair(trained):
 def answers(model, name, value, aliases=contract.OUTPUTS, timeout_s=None):
     signature = model.signatures[name]
     (source,) = signature.inputs.values()
-    values = model.run({source.name: value}, [signature.outputs[one].name for one in aliases], timeout_s)
+    values = model.run(
+        {source.name: value}, [signature.outputs[one].name for one in aliases], timeout_s
+    )
     return dict(zip(aliases, values, strict=True))
 
 
@@ -70,4 +75,6 @@ def test_pixels_of_another_size_get_tensorflows_answer(pair):
 
 def test_deadline_that_has_passed_ends_the_xnnpack_run(pair):
     with pytest.raises(StatusError, match="^DEADLINE_EXCEEDED: "):
-        answers(pair[1], contract.SIGNATURE_PIXELS, np.zeros([1, 32, 32, 3], np.float32), timeout_s=0)
+        answers(
+            pair[1], contract.SIGNATURE_PIXELS, np.zeros([1, 32, 32, 3], np.float32), timeout_s=0
+        )

@@ -23,10 +23,14 @@ class StandIn:
     def __init__(self, port=0, credentials=None, receive_limit=-1):
         self.version = 3
         self.classes = {3: DEFAULT_CLASSES}
-        self.states = deque([{3: "AVAILABLE"}])  # what GetModelStatus says, call by call; the last one stays
+        self.states = deque(
+            [{3: "AVAILABLE"}]
+        )  # what GetModelStatus says, call by call; the last one stays
         self.outputs = contract.OUTPUTS
         # By version: signature → input → (number of DataType, sizes).
-        self.signatures = {3: {name: {contract.INPUT_BYTES: (7, [-1])} for name in ("serving_default", "other")}}
+        self.signatures = {
+            3: {name: {contract.INPUT_BYTES: (7, [-1])} for name in ("serving_default", "other")}
+        }
         self.signatures[3]["pixels"] = {contract.INPUT_PIXELS: (1, [-1, 4, 4, 3])}
         self.failures = deque()  # (code, details): what the next calls get, one each
         self.requests = []  # every Predict request that arrived, those that failed too
@@ -86,7 +90,8 @@ class StandIn:
         self._fail(context)
         if request.model_spec.name != contract.DEFAULT_MODEL_NAME:
             context.abort(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({request.model_spec.name})"
+                grpc.StatusCode.NOT_FOUND,
+                f"Servable not found for request: Latest({request.model_spec.name})",
             )
         if contract.INPUT_PIXELS in request.inputs:
             # A picture's first value says how sure the stand-in is of cats.
@@ -104,7 +109,10 @@ class StandIn:
             contract.OUTPUT_PROBABILITY: encode([probability for _, probability in read]),
             contract.OUTPUT_PROBABILITIES: encode(
                 [
-                    [probability if name == label else (1 - probability) / (len(classes) - 1) for name in classes]
+                    [
+                        probability if name == label else (1 - probability) / (len(classes) - 1)
+                        for name in classes
+                    ]
                     for label, probability in read
                 ]
             ),
@@ -126,7 +134,8 @@ class StandIn:
         self.metadata += 1
         if request.model_spec.name != contract.DEFAULT_MODEL_NAME:
             context.abort(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({request.model_spec.name})"
+                grpc.StatusCode.NOT_FOUND,
+                f"Servable not found for request: Latest({request.model_spec.name})",
             )
         signatures = message("tensorflow.serving.SignatureDefMap")()
         # What is not said about a version is as in the first.
@@ -147,7 +156,10 @@ class StandIn:
         self.statuses += 1
         self._fail(context)
         if request.model_spec.name != contract.DEFAULT_MODEL_NAME:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {request.model_spec.name}")
+            context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"Could not find any versions of model {request.model_spec.name}",
+            )
         response = message("tensorflow.serving.GetModelStatusResponse")()
         states = self.states.popleft() if len(self.states) > 1 else self.states[0]
         for version, state in states.items():

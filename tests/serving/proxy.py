@@ -1,4 +1,6 @@
-"""A TCP proxy on loopback that delays, drops, truncates and resets what goes through it, by a seed."""
+"""A TCP proxy on loopback that delays, drops, truncates and resets what goes through it, by a
+seed.
+"""
 
 import asyncio
 import random
@@ -79,7 +81,9 @@ class FaultyProxy:
                 return
             elif fault == "reset":
                 # Closing with linger 0 sends RST.
-                client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 return
             writer.write(chunk)
             await writer.drain()

@@ -19,7 +19,9 @@ COMMAND = [sys.executable, "-m", "serving.predict"]
 
 def predict(*arguments, stdin=""):
     command = [*COMMAND, *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, input=stdin)
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=60, input=stdin
+    )
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_table_of_a_folder_lists_failures_last_and_exits_with_4(stand_in, pictur
     title, *failures = ended.stderr.splitlines()
     assert title == "2 of 4 failed:"
     assert failures[0].startswith(f"{pictures}/b.jpg: not a picture that the server can decode")
-    assert failures[1] == f"{tmp_path}/missing.jpg: the file cannot be read: No such file or directory"
+    assert (
+        failures[1] == f"{tmp_path}/missing.jpg: the file cannot be read: No such file or directory"
+    )
 
 
 def test_json_lines_come_in_order_of_the_paths(stand_in, pictures, tmp_path):
@@ -66,16 +70,26 @@ def test_json_lines_come_in_order_of_the_paths(stand_in, pictures, tmp_path):
 
 
 def test_all_answered_exits_with_0_and_says_nothing_else(stand_in, pictures):
-    ended = predict(f"--server={stand_in.address}", "--format=csv", "--top=2", str(pictures / "a.jpg"))
+    ended = predict(
+        f"--server={stand_in.address}", "--format=csv", "--top=2", str(pictures / "a.jpg")
+    )
     (row,) = csv.DictReader(ended.stdout.splitlines())
     assert (row["label"], row["label_2"], row["probability_2"]) == ("cats", "dogs", "0.5")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_flags_reach_the_request(stand_in, pictures):
-    predict(f"--server={stand_in.address}", "--label=stable", "--signature=other", str(pictures / "a.jpg"))
+    predict(
+        f"--server={stand_in.address}",
+        "--label=stable",
+        "--signature=other",
+        str(pictures / "a.jpg"),
+    )
     (request,) = stand_in.requests
-    assert (request.model_spec.version_label, request.model_spec.signature_name) == ("stable", "other")
+    assert (request.model_spec.version_label, request.model_spec.signature_name) == (
+        "stable",
+        "other",
+    )
 
 
 def test_file_name_that_is_no_utf8_is_written_as_it_is(stand_in, tmp_path):
@@ -98,7 +112,10 @@ def test_file_name_that_is_no_utf8_is_written_as_it_is(stand_in, tmp_path):
         (["--version=1", "--label=stable", "a.jpg"], "one of them, not both"),
         (["--top=0", "a.jpg"], "flag --top=0"),
         (["--format=xml", "a.jpg"], "flag --format=xml"),
-        (["--out=results.txt", "a.jpg"], "--out=results.txt: expected a name that ends in .csv, .json, .jsonl or .png"),
+        (
+            ["--out=results.txt", "a.jpg"],
+            "--out=results.txt: expected a name that ends in .csv, .json, .jsonl or .png",
+        ),
         (["--out=nowhere/sheet.png", "a.jpg"], "there is no folder nowhere"),
         (["--token_file=nowhere", "a.jpg"], "--token_file=nowhere: cannot be read"),
         (["--tls_ca=nowhere", "a.jpg"], "nowhere"),
@@ -140,9 +157,14 @@ def test_paths_come_from_standard_input_where_none_is_given(stand_in, pictures):
 
 
 def test_dash_is_one_picture_on_standard_input(stand_in, pictures):
-    ended = predict(f"--server={stand_in.address}", "--format=json", "-", f"{pictures}/a.jpg", stdin="dogs 0.75")
+    ended = predict(
+        f"--server={stand_in.address}", "--format=json", "-", f"{pictures}/a.jpg", stdin="dogs 0.75"
+    )
     answers = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [(answer["path"], answer["label"]) for answer in answers] == [("-", "dogs"), (f"{pictures}/a.jpg", "cats")]
+    assert [(answer["path"], answer["label"]) for answer in answers] == [
+        ("-", "dogs"),
+        (f"{pictures}/a.jpg", "cats"),
+    ]
 
 
 def test_same_command_goes_on_with_what_has_no_answer(stand_in, pictures, tmp_path):
@@ -150,7 +172,10 @@ def test_same_command_goes_on_with_what_has_no_answer(stand_in, pictures, tmp_pa
     command = [f"--server={stand_in.address}", f"--out={out}", str(pictures)]
     first = predict(*command)
     assert (first.returncode, first.stdout) == (4, "")
-    assert first.stderr.splitlines()[:2] == [f"{out}: 2 answers, 0 of them from before", "1 of 3 failed:"]
+    assert first.stderr.splitlines()[:2] == [
+        f"{out}: 2 answers, 0 of them from before",
+        "1 of 3 failed:",
+    ]
     assert len(stand_in.requests) == 3
     (pictures / "b.jpg").write_bytes(b"cats 0.9")
     second = predict(*command)
@@ -160,12 +185,24 @@ def test_same_command_goes_on_with_what_has_no_answer(stand_in, pictures, tmp_pa
     assert [Path(row["path"]).name for row in rows] == ["a.jpg", "c.png", "b.jpg"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl_c", "sigterm"])
-def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(stand_in, pictures, tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl_c", "sigterm"]
+)
+def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(
+    stand_in, pictures, tmp_path, number, code
+):
     out = tmp_path / "results.jsonl"
     (pictures / "d.jpg").write_bytes(b"slow")
-    command = [*COMMAND, f"--server={stand_in.address}", f"--out={out}", "--timeout_s=60", str(pictures)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    command = [
+        *COMMAND,
+        f"--server={stand_in.address}",
+        f"--out={out}",
+        "--timeout_s=60",
+        str(pictures),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         deadline = time.monotonic() + 30
         # Answers come in order: those after d.jpg wait for it.
         while not out.exists() or out.read_text().count("\n") < 2:
@@ -175,7 +212,11 @@ def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(stan
         said = running.communicate(timeout=30)[1].splitlines()
     assert running.returncode == code
     assert said[0] == f"{out}: 1 answers, 0 of them from before"
-    assert said[-1] == "predict.py: error: stopped after 2 pictures, whose answers are kept; the same command goes on"
+    assert (
+        said[-1]
+        == "predict.py: error: stopped after 2 pictures, whose answers are kept; the same command"
+        " goes on"
+    )
     assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == [
         f"{pictures}/a.jpg",
         f"{pictures}/b.jpg",
@@ -183,7 +224,9 @@ def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(stan
 
 
 def test_sheet_is_drawn_and_lines_are_written_as_well(stand_in, pictures, tmp_path):
-    ended = predict(f"--server={stand_in.address}", f"--out={tmp_path}/sheet.png", "--format=csv", str(pictures))
+    ended = predict(
+        f"--server={stand_in.address}", f"--out={tmp_path}/sheet.png", "--format=csv", str(pictures)
+    )
     assert len(ended.stdout.splitlines()) == 4
     assert ended.stderr.splitlines()[:2] == [f"{tmp_path}/sheet.png: 2 pictures", "1 of 3 failed:"]
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
@@ -191,7 +234,9 @@ def test_sheet_is_drawn_and_lines_are_written_as_well(stand_in, pictures, tmp_pa
 
 def test_token_reaches_the_server(stand_in, pictures, tmp_path):
     (tmp_path / "token").write_text("secret\n")
-    ended = predict(f"--server={stand_in.address}", f"--token_file={tmp_path}/token", f"{pictures}/a.jpg")
+    ended = predict(
+        f"--server={stand_in.address}", f"--token_file={tmp_path}/token", f"{pictures}/a.jpg"
+    )
     assert (ended.returncode, stand_in.tokens) == (0, ["Bearer secret"])
 
 
@@ -205,14 +250,21 @@ def test_hundred_thousand_pictures_take_no_more_memory_than_a_thousand(stand_in,
             # A file has so many names at most.
             os.link(tmp_path / str(number % 2), tmp_path / f"of_{count}" / f"{number}.jpg")
     program = (
-        "import atexit, sys; from pathlib import Path; from serving.predict import main\n"
-        "atexit.register(lambda: print(Path('/proc/self/status').read_text(), file=sys.stderr)); main()"
+        "import atexit, sys; from pathlib import Path; from serving.predict import"
+        " main\natexit.register(lambda: print(Path('/proc/self/status').read_text(),"
+        " file=sys.stderr)); main()"
     )
     most = {}
     # First as many as are asked about next, half of them answered before.
     for count, out in ((1_000, "small.csv"), (100_000, "large.csv"), (100_000, "large.csv")):
-        command = [f"--server={stand_in.address}", f"--out={tmp_path / out}", str(tmp_path / f"of_{count}")]
-        ended = subprocess.run([sys.executable, "-c", program, *command], check=True, capture_output=True, text=True)
+        command = [
+            f"--server={stand_in.address}",
+            f"--out={tmp_path / out}",
+            str(tmp_path / f"of_{count}"),
+        ]
+        ended = subprocess.run(
+            [sys.executable, "-c", program, *command], check=True, capture_output=True, text=True
+        )
         stand_in.requests.clear()
         most.setdefault(count, []).append(int(re.search(r"VmHWM:\s+(\d+)", ended.stderr)[1]) / 1024)
         assert len((tmp_path / out).read_text().splitlines()) == count + 1

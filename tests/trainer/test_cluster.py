@@ -15,7 +15,9 @@ def tf_config(cluster, kind, index, **more):
     return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index, **more}, **more})
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", tf_config({"worker": ["a:1"]}, "worker", 0), '{"cluster": {}}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", tf_config({"worker": ["a:1"]}, "worker", 0), '{"cluster": {}}']
+)
 def test_one_task_or_none_is_a_process_alone(text):
     assert parse(text) == Cluster()
     assert (parse(text).count, parse(text).is_chief) == (1, True)
@@ -42,9 +44,18 @@ def test_chief_comes_first_and_parameter_servers_do_not_count(cluster, kind, ind
         ("{", "TF_CONFIG: cannot be read .*; expected .*cluster"),
         ("[]", "TF_CONFIG: cannot be read"),
         ('{"cluster": {"worker": ["a:1", "b:2"]}}', "TF_CONFIG: task is missing; expected"),
-        ('{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 0}}', "'b' is no host:port"),
-        (tf_config(TWO, "worker", 2), r"this process is worker 2, which is none of its 2 workers \(worker 0, worker 1"),
-        (tf_config({**TWO, "ps": ["c:3"]}, "ps", 0), "this process is ps 0, which is none of its 2 workers"),
+        (
+            '{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 0}}',
+            "'b' is no host:port",
+        ),
+        (
+            tf_config(TWO, "worker", 2),
+            r"this process is worker 2, which is none of its 2 workers \(worker 0, worker 1",
+        ),
+        (
+            tf_config({**TWO, "ps": ["c:3"]}, "ps", 0),
+            "this process is ps 0, which is none of its 2 workers",
+        ),
     ],
 )
 def test_bad_tf_config_is_told_in_one_line(text, message):
@@ -85,13 +96,18 @@ def meet_all(workers, settings, start_s=20.0, disturb=None):
 
 
 def test_workers_meet_in_any_order():
-    assert meet_all(addresses(3), {index: {"seed": 0} for index in (2, 1, 0)}) == {0: None, 1: None, 2: None}
+    assert meet_all(addresses(3), {index: {"seed": 0} for index in (2, 1, 0)}) == {
+        0: None,
+        1: None,
+        2: None,
+    }
 
 
 def test_worker_with_other_settings_ends_all_with_the_setting_named():
     ends = meet_all(addresses(3), {0: {"seed": 0}, 1: {"seed": 0}, 2: {"seed": 1}})
     assert set(ends.values()) == {
-        "worker 2 has other settings (seed is 0 at the chief and 1 there); give every worker the same"
+        "worker 2 has other settings (seed is 0 at the chief and 1 there); give every worker the"
+        " same"
     }
 
 
@@ -101,8 +117,8 @@ def test_worker_that_never_comes_is_named_within_the_time():
     ends = meet_all(workers, {0: {}, 1: {}}, start_s=0.5)
     assert time.monotonic() - start < 5
     assert set(ends.values()) == {
-        f"worker 2 ({workers[2]}) did not come within 0.5 s; start the same command on every machine that TF_CONFIG "
-        "names"
+        f"worker 2 ({workers[2]}) did not come within 0.5 s; start the same command on every"
+        " machine that TF_CONFIG names"
     }
 
 

@@ -24,7 +24,9 @@ def command(*arguments):
 
 
 def ask(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Compared:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """A comparison of which one run ends well and one cannot: the backbone's weights are no weights."""
+    """A comparison of which one run ends well and one cannot: the backbone's weights are no
+    weights.
+    """
     base = tmp_path_factory.mktemp("compared")
     pictures = write_pictures(base / "pictures", per_class=25)
     (base / "weights.h5").write_bytes(b"no weights")
@@ -71,13 +75,28 @@ def test_run_that_fails_is_listed_and_does_not_stop_the_others(compared):
     last = compared.ended.stderr.splitlines()[-1]
     assert last.startswith("transfer-seed3 failed: exit code 2: --base_weights=")
     assert "Traceback" not in compared.ended.stderr
-    assert json.loads((compared.folder / "plain-seed3" / "state.json").read_text())["state"] == "done"
+    assert (
+        json.loads((compared.folder / "plain-seed3" / "state.json").read_text())["state"] == "done"
+    )
 
 
 def test_table_has_a_row_for_each_variant_that_is_done(compared):
     header, row = compared.ended.stdout.splitlines()[-2:]
-    assert header.split() == ["variant", "runs", "test", "accuracy", "(min", "to", "max)", "n", "parameters", "seconds"]
-    accuracy = json.loads((compared.folder / "plain-seed3" / "result.json").read_text())["test"]["accuracy"]
+    assert header.split() == [
+        "variant",
+        "runs",
+        "test",
+        "accuracy",
+        "(min",
+        "to",
+        "max)",
+        "n",
+        "parameters",
+        "seconds",
+    ]
+    accuracy = json.loads((compared.folder / "plain-seed3" / "result.json").read_text())["test"][
+        "accuracy"
+    ]
     assert row.startswith("plain ")
     assert f" 1  {accuracy:>13.3f}  ({accuracy:.3f} to {accuracy:.3f})" in row
     assert len(row) == len(header)
@@ -92,8 +111,10 @@ def test_json_holds_what_the_runs_found(compared):
             "seeds": [3],
             "n": result["test"]["n"],
             "test": {"mean": accuracy, "min": accuracy, "max": accuracy, "interval_95": None},
-            "validation": dict.fromkeys(("mean", "min", "max"), result["validation"]["accuracy"])
-            | {"interval_95": None},
+            "validation": (
+                dict.fromkeys(("mean", "min", "max"), result["validation"]["accuracy"])
+                | {"interval_95": None}
+            ),
             "parameters": result["parameters"],
             "seconds": result["seconds"]["total"],
             "images_per_second": result["images_per_second"],
@@ -106,13 +127,22 @@ def test_json_holds_what_the_runs_found(compared):
     failed, done = written["runs"]
     assert (failed["variant"], failed["state"]) == ("transfer", "failed")
     assert "weights.h5: cannot be loaded as MobileNetV2" in failed["reason"]
-    assert (done["state"], done["split"], done["test"]) == ("done", result["data"]["digest"], result["test"])
+    assert (done["state"], done["split"], done["test"]) == (
+        "done",
+        result["data"]["digest"],
+        result["test"],
+    )
     assert not list(compared.folder.glob("*.part"))
 
 
 def test_runs_are_passed_the_flags_that_were_given(compared):
     config = json.loads((compared.folder / "plain-seed3" / "config.json").read_text())
-    assert (config["image_size"], config["epochs"], config["seed"], config["variant"]) == (32, 1, 3, "plain")
+    assert (config["image_size"], config["epochs"], config["seed"], config["variant"]) == (
+        32,
+        1,
+        3,
+        "plain",
+    )
     assert config["run_dir"] == str(compared.folder / "plain-seed3")
 
 
@@ -125,11 +155,18 @@ def test_second_call_does_nothing_again(compared, copied):
 
 
 def test_done_run_with_other_settings_is_refused_and_kept(compared, copied):
-    ended = ask(*compared.arguments, "--variants=plain", f"--run_dir={copied}", "--epochs=2", "--batch_size=16")
+    ended = ask(
+        *compared.arguments,
+        "--variants=plain",
+        f"--run_dir={copied}",
+        "--epochs=2",
+        "--batch_size=16",
+    )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == (
-        f"compare.py: error: {copied}/plain-seed3: done with other settings (--batch_size=32, now 16; "
-        "--epochs=1, now 2); give another --run_dir, or remove this folder\n"
+    assert (
+        ended.stderr
+        == f"compare.py: error: {copied}/plain-seed3: done with other settings (--batch_size=32,"
+        " now 16; --epochs=1, now 2); give another --run_dir, or remove this folder\n"
     )
     assert (copied / "plain-seed3" / "result.json").exists()
 
@@ -144,7 +181,9 @@ def failing(run):
 
 
 @pytest.mark.parametrize(("state", "kept"), [("failed", False), ("incomplete", True)])
-def test_failed_run_begins_with_an_empty_folder_and_a_stopped_one_goes_on(compared, copied, state, kept):
+def test_failed_run_begins_with_an_empty_folder_and_a_stopped_one_goes_on(
+    compared, copied, state, kept
+):
     (copied / "plain-seed3" / "state.json").write_text(json.dumps({"state": state}))
     problems = compare([failing(Run(settings(compared, copied), []))], copied, say=lambda _: None)
     assert problems == ["plain-seed3 failed: exit code 7"]
@@ -167,7 +206,9 @@ def test_runs_on_different_pictures_are_told_and_seeds_are_summed_up(compared, c
     runs = [Run(settings(compared, copied), []), Run(config, [])]
     (problem,) = compare(runs, copied, say=lambda _: None)
     digest = result["data"]["digest"][:8]
-    assert problem.startswith("the runs do not share one split, as the pictures changed between them ")
+    assert problem.startswith(
+        "the runs do not share one split, as the pictures changed between them "
+    )
     assert f"({digest}: plain-seed3; 01234567: plain-seed4)" in problem
     plain = json.loads((copied / "compare.json").read_text())["variants"]["plain"]
     accuracy = result["test"]["accuracy"]
@@ -185,7 +226,9 @@ def test_report_says_how_a_variant_does_against_the_one_before(compared, copied)
     config = settings(compared, copied, variant="augmented", run_dir=str(other))
     (other / "config.json").write_text(json.dumps(asdict(config)))
     said = []
-    assert not compare([Run(settings(compared, copied), []), Run(config, [])], copied, say=said.append)
+    assert not compare(
+        [Run(settings(compared, copied), []), Run(config, [])], copied, say=said.append
+    )
     assert f"report {copied / 'report.html'}" in said
     written = json.loads((copied / "compare.json").read_text())
     (pair,) = written["paired"]
@@ -203,7 +246,8 @@ def test_run_of_an_earlier_version_is_named_in_one_line(compared, copied):
     del old["export"]
     result.write_text(json.dumps(old))
     with pytest.raises(
-        RunError, match=r"written by an earlier version of Whisker \(export is missing in result\.json\)"
+        RunError,
+        match=r"written by an earlier version of Whisker \(export is missing in result\.json\)",
     ):
         compare([Run(settings(compared, copied), [])], copied, say=lambda _: None)
 
@@ -219,12 +263,20 @@ def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tm
     arguments = [*compared.arguments, "--variants=plain", f"--run_dir={folder}", "--epochs=100000"]
     # A session of its own: whatever goes wrong here, no run outlives the test.
     with subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             assert any(line.startswith("epoch ") for line in process.stdout)
             second = subprocess.run(
-                command(*arguments, "--epochs=1"), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+                command(*arguments, "--epochs=1"),
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
             )
             process.send_signal(signal.SIGTERM)
             # Both pipes end when the run has ended too.
@@ -244,10 +296,22 @@ def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tm
     [
         ("--variant=plain", "--variant=plain: a comparison trains several; use --variants"),
         ("--seed=1", "--seed=1: a comparison takes several; use --seeds"),
-        ("--model_dir=models", "--model_dir=models: a comparison publishes nothing; train what you choose with"),
-        ("--seeds=0,one", "--seeds=0,one: expected whole numbers with commas between, such as 0,1,2"),
-        ("--variants=plain,transfr", "--variant=transfr: expected one of plain, augmented, preprocessed, transfer;"),
-        ("--run_dir=gs://bucket/x", "--run_dir=gs://bucket/x: a comparison keeps its runs on this machine;"),
+        (
+            "--model_dir=models",
+            "--model_dir=models: a comparison publishes nothing; train what you choose with",
+        ),
+        (
+            "--seeds=0,one",
+            "--seeds=0,one: expected whole numbers with commas between, such as 0,1,2",
+        ),
+        (
+            "--variants=plain,transfr",
+            "--variant=transfr: expected one of plain, augmented, preprocessed, transfer;",
+        ),
+        (
+            "--run_dir=gs://bucket/x",
+            "--run_dir=gs://bucket/x: a comparison keeps its runs on this machine;",
+        ),
         ("pictures", "pictures: expected flags only, such as --data=pictures"),
     ],
 )

@@ -12,16 +12,31 @@ from trainer.errors import ConfigError
         ({"epochs": 0}, "--epochs=0: expected at least 1"),
         ({"epochs": -2}, "--epochs=-2: expected at least -1"),
         ({"epochs": True}, "--epochs=True: expected a value of type int, received bool"),
-        ({"learning_rate": 0.0}, "--learning_rate=0: expected a number above 0, such as 0.001, cosine:0.001"),
+        (
+            {"learning_rate": 0.0},
+            "--learning_rate=0: expected a number above 0, such as 0.001, cosine:0.001",
+        ),
         ({"learning_rate": float("nan")}, "--learning_rate=nan: expected a number above 0"),
         (
             {"learning_rate": "cosinus:0.1"},
             "--learning_rate=cosinus:0.1: expected a number above 0, such as 0.001, cosine",
         ),
-        ({"profile_steps": "9,3"}, "--profile_steps=9,3: expected two growing numbers, such as 20,40"),
-        ({"recipe": "fast", "variant": "plain"}, "--recipe=fast with --variant=plain: only transfer has a frozen part"),
-        ({"fine_tune_epochs": 2}, "--fine_tune_epochs=2 with --variant=preprocessed: only transfer has a backbone"),
-        ({"feature_views": 1}, "--feature_views=1 with --variant=preprocessed: only transfer has a backbone"),
+        (
+            {"profile_steps": "9,3"},
+            "--profile_steps=9,3: expected two growing numbers, such as 20,40",
+        ),
+        (
+            {"recipe": "fast", "variant": "plain"},
+            "--recipe=fast with --variant=plain: only transfer has a frozen part",
+        ),
+        (
+            {"fine_tune_epochs": 2},
+            "--fine_tune_epochs=2 with --variant=preprocessed: only transfer has a backbone",
+        ),
+        (
+            {"feature_views": 1},
+            "--feature_views=1 with --variant=preprocessed: only transfer has a backbone",
+        ),
         ({"image_size": 8}, "--image_size=8: expected at least 32"),
         ({"variant": "transfre"}, "did you mean transfer?"),
         ({"split": "random"}, "--split=random: expected one of given, hold_out"),
@@ -29,7 +44,10 @@ from trainer.errors import ConfigError
         ({"gate": "loose"}, "--gate=loose: expected one of not_worse, strict, off"),
         ({"gate_margin": float("nan")}, "--gate_margin=nan: expected at least 0"),
         ({"model_name": "a/b"}, "--model_name=a/b: expected a plain name without '/'"),
-        ({"logical_replicas": 2, "strategy": "none"}, "several replicas need --strategy=auto or mirrored"),
+        (
+            {"logical_replicas": 2, "strategy": "none"},
+            "several replicas need --strategy=auto or mirrored",
+        ),
     ],
 )
 def test_value_out_of_range_is_refused_with_what_is_expected(values, message):

@@ -1,4 +1,6 @@
-"""The whole report of an awkward run: many classes with hostile names, one without test pictures, one epoch."""
+"""The whole report of an awkward run: many classes with hostile names, one without test pictures,
+one epoch.
+"""
 
 import copy
 from dataclasses import asdict
@@ -22,7 +24,9 @@ MOST_REPORT_BYTES = 5_000_000
 
 
 def awkward(trained, classes, *, right):
-    """A ledger, its pictures (noise, which compresses as badly as can be), and a result of one epoch on them."""
+    """A ledger, its pictures (noise, which compresses as badly as can be), and a result of one
+    epoch on them.
+    """
     pictures = [
         Picture(f"{split}/{number}.jpg", label, split, f"{split}{number}")
         for split in SPLITS
@@ -44,9 +48,17 @@ def awkward(trained, classes, *, right):
     result = copy.deepcopy(trained.result)
     history = {name: values[:1] for name, values in result["history"].items()}
     config = Config(variant="augmented", image_size=SIZE, epochs=1)
-    result |= {"history": history, "throughput": [1.0], "epochs": 1, "chosen_epoch": 1, "config": asdict(config)}
+    result |= {
+        "history": history,
+        "throughput": [1.0],
+        "epochs": 1,
+        "chosen_epoch": 1,
+        "config": asdict(config),
+    }
     result |= {"classes": list(classes), "data": result["data"] | {"counts": ledger.counts()}}
-    result |= judge(head, classes, rows, {picture.sha256: picture.path for picture in pictures}, seed=0)
+    result |= judge(
+        head, classes, rows, {picture.sha256: picture.path for picture in pictures}, seed=0
+    )
     return examples, ledger, config, result | {"reading": read_run(result)}
 
 
@@ -62,7 +74,13 @@ def report(examples, ledger, config, result, folder):
 def test_report_of_an_awkward_run_is_whole_and_below_five_megabytes(trained, tmp_path, count):
     classes = [f"<script>{number}</script>&$x_{{" for number in range(count)]
     drawn = report(*awkward(trained, classes, right=False), tmp_path)
-    assert drawn >= {"mistakes.png", "least_certain.png", "prediction_grid.png", "augmentation.png", "confusion.png"}
+    assert drawn >= {
+        "mistakes.png",
+        "least_certain.png",
+        "prediction_grid.png",
+        "augmentation.png",
+        "confusion.png",
+    }
     page = (tmp_path / "report.html").read_text()
     assert len(page) < MOST_REPORT_BYTES
     assert "<script" not in page

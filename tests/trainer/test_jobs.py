@@ -14,7 +14,11 @@ PLACE = [f"--project={PROJECT}", f"--region={REGION}"]
 
 def jobs(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "trainer.jobs", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "trainer.jobs", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -22,9 +26,13 @@ def test_list_cancel_and_watch_find_the_same_job(service):
     at = [*PLACE, f"--api_endpoint={service.url}"]
     made, _ = Jobs(PROJECT, REGION, service.url).submit(job(name="first try"))
     listed = jobs("list", *at)
-    assert listed.stdout == f"1000  pending  {made.create_time:%Y-%m-%d %H:%M}  first try\n", listed.stderr
+    assert listed.stdout == f"1000  pending  {made.create_time:%Y-%m-%d %H:%M}  first try\n", (
+        listed.stderr
+    )
     cancelled = jobs("cancel", "1000", *at)
-    assert cancelled.stdout.startswith(f"asked the service to cancel projects/{PROJECT}/"), cancelled.stderr
+    assert cancelled.stdout.startswith(f"asked the service to cancel projects/{PROJECT}/"), (
+        cancelled.stderr
+    )
     watched = jobs("watch", "1000", *at)
     assert (watched.returncode, watched.stdout) == (2, "cancelled\n")
     assert "error: the job cancelled: the user cancelled it; its log: " in watched.stderr

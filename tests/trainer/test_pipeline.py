@@ -22,18 +22,24 @@ def json_lines(path):
 
 
 def test_first_lines_say_devices_replicas_and_batches(trained):
-    assert trained.lines[0] == (
-        "devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica; float32"
+    assert (
+        trained.lines[0]
+        == "devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica;"
+        " float32"
     )
     assert "1 files left out:" in trained.lines
     assert (
-        "  cats/broken.jpg: truncated or damaged picture, or one of a kind that TensorFlow does not decode"
-        in trained.lines
+        "  cats/broken.jpg: truncated or damaged picture, or one of a kind that TensorFlow does not"
+        " decode" in trained.lines
     )
 
 
 def test_run_folder_holds_everything(trained):
-    names = {path.relative_to(trained.run).as_posix() for path in trained.run.rglob("*") if path.is_file()}
+    names = {
+        path.relative_to(trained.run).as_posix()
+        for path in trained.run.rglob("*")
+        if path.is_file()
+    }
     assert names >= {
         "config.json",
         "environment.json",
@@ -70,18 +76,35 @@ def test_result_agrees_with_the_predictions_it_was_made_from(trained):
         assert result[split]["n"] == len(of_split)
         assert result[split]["accuracy"] == pytest.approx(np.mean(right))
         assert [row["predicted"] == row["label"] for row in of_split] == right
-        assert len({row["sha256"] for row in of_split}) == len(of_split), "a picture was judged twice"
-    assert result["epochs"] == len(result["history"]["loss"]) == len(json_lines(trained.run / "metrics.jsonl")) == 3
+        assert len({row["sha256"] for row in of_split}) == len(of_split), (
+            "a picture was judged twice"
+        )
+    assert (
+        result["epochs"]
+        == len(result["history"]["loss"])
+        == len(json_lines(trained.run / "metrics.jsonl"))
+        == 3
+    )
     assert result["images_per_second"] > 0
     assert set(result["seconds"]) == {"data", "train", "evaluate", "export", "publish", "total"}
     assert result["model_version"] == 1
     assert result["export"]["latency_ms"] > 0
     assert result["export"]["calls"] == min(20, result["test"]["n"])
-    files = (file for file in (trained.run / "export").rglob("*") if "assets.extra" not in file.parts)
+    files = (
+        file for file in (trained.run / "export").rglob("*") if "assets.extra" not in file.parts
+    )
     size_bytes = sum(file.stat().st_size for file in files if file.is_file())
     assert result["export"]["size_bytes"] == size_bytes
-    assert {each["about"] for each in result["reading"]} >= {"baseline", "overfitting", "classes", "probabilities"}
-    ledger = {row["sha256"]: row["path"] for row in json.loads((trained.run / "ledger.json").read_text())["pictures"]}
+    assert {each["about"] for each in result["reading"]} >= {
+        "baseline",
+        "overfitting",
+        "classes",
+        "probabilities",
+    }
+    ledger = {
+        row["sha256"]: row["path"]
+        for row in json.loads((trained.run / "ledger.json").read_text())["pictures"]
+    }
     for each in result["at_random"] + result["least_certain"]:
         assert ledger[each["sha256"]] == each["path"]
 
@@ -101,7 +124,11 @@ def test_tensorboard_shows_the_pictures_from_the_start_and_at_the_end(trained):
     assert {tag for tag, step in shown if step == steps} == files
     png = (trained.run / "pictures" / "confusion.png").read_bytes()
     height, width, _ = tf.io.decode_png(png).shape
-    assert list(shown["pictures/confusion", steps]) == [str(width).encode(), str(height).encode(), png]
+    assert list(shown["pictures/confusion", steps]) == [
+        str(width).encode(),
+        str(height).encode(),
+        png,
+    ]
 
 
 def test_test_pictures_are_in_no_other_split(trained):
@@ -113,7 +140,10 @@ def test_test_pictures_are_in_no_other_split(trained):
     assert by_split["test"]
     assert not by_split["test"] & (by_split["train"] | by_split["validation"])
     for row in ledger["pictures"]:
-        assert hashlib.sha256((trained.pictures / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+        assert (
+            hashlib.sha256((trained.pictures / row["path"]).read_bytes()).hexdigest()
+            == row["sha256"]
+        )
 
 
 def test_separable_pictures_are_learnt(trained):
@@ -126,12 +156,16 @@ def test_published_version_is_the_export_and_is_live(trained):
     published = trained.store / "whisker" / "1"
     for file in (trained.run / "export").rglob("*"):
         if file.is_file() and file.name != "whisker.json":
-            assert (published / file.relative_to(trained.run / "export")).read_bytes() == file.read_bytes()
+            assert (
+                published / file.relative_to(trained.run / "export")
+            ).read_bytes() == file.read_bytes()
 
 
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("three") / "pictures", ("cats", "dogs", "other <b>&"), per_class=25)
+    return write_pictures(
+        tmp_path_factory.mktemp("three") / "pictures", ("cats", "dogs", "other <b>&"), per_class=25
+    )
 
 
 def test_whole_way_works_in_a_bucket_with_three_classes(bucket, three_classes, tmp_path):
@@ -173,9 +207,13 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
     assert result["parameters"]["total"] - result["parameters"]["trainable"] == 2_257_984, (
         "the backbone is in the model"
     )
-    assert any(line.startswith("features of 75 pictures, 2 views of each training picture: computed") for line in lines)
+    assert any(
+        line.startswith("features of 75 pictures, 2 views of each training picture: computed")
+        for line in lines
+    )
     paths = {
-        row["sha256"]: row["path"] for row in json.loads((tmp_path / "run" / "ledger.json").read_text())["pictures"]
+        row["sha256"]: row["path"]
+        for row in json.loads((tmp_path / "run" / "ledger.json").read_text())["pictures"]
     }
     rows = json_lines(tmp_path / "run" / "predictions.jsonl")
     encoded = [(three_classes / paths[row["sha256"]]).read_bytes() for row in rows]
@@ -184,7 +222,9 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
     # The features came from another backend than the exported graph uses.
     temperature = result["calibration"]["temperature"]
     expected = tf.nn.softmax(tf.constant([row["logits"] for row in rows]) / temperature)
-    assert [label.decode() for label in given["label"].numpy()] == [row["predicted"] for row in rows]
+    assert [label.decode() for label in given["label"].numpy()] == [
+        row["predicted"] for row in rows
+    ]
     np.testing.assert_allclose(given["probabilities"], expected, atol=1e-3)
 
 
@@ -230,9 +270,14 @@ def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):
         assert f"look {look} at the frozen test set" in lines
         assert any(line.startswith("1 added (cats/new.jpg) since then: not used") for line in lines)
     weights, counts = result["data"]["class_weights"], result["data"]["counts"]["train"]
-    assert weights["cats"] * counts["cats"] == pytest.approx(weights["dogs"] * counts["dogs"], rel=1e-5)
+    assert weights["cats"] * counts["cats"] == pytest.approx(
+        weights["dogs"] * counts["dogs"], rel=1e-5
+    )
     report = (tmp_path / "2" / "report.html").read_text()
-    assert f"In training a picture weighs {weights['dogs']:.2f} to {weights['cats']:.2f}" in " ".join(report.split())
+    assert (
+        f"In training a picture weighs {weights['dogs']:.2f} to {weights['cats']:.2f}"
+        in " ".join(report.split())
+    )
     assert "This is look 2 at the frozen test set" in report
 
 
@@ -250,7 +295,9 @@ def test_refused_run_is_whole_and_not_published(trained, tmp_path):
         run_dir=str(tmp_path / "run"),
         model_dir=str(tmp_path / "store"),
     )
-    with pytest.raises(GateRefused, match=r"was trained on or chosen by 3 of the \d+ test pictures") as error:
+    with pytest.raises(
+        GateRefused, match=r"was trained on or chosen by 3 of the \d+ test pictures"
+    ) as error:
         run(config, downloads=tmp_path, say=lambda _: None)
     assert error.value.exit_code == 3
     assert (store.versions(), store.live_version()) == ([1], 1)
@@ -260,11 +307,18 @@ def test_refused_run_is_whole_and_not_published(trained, tmp_path):
     assert (verdict["verdict"], verdict["sentence"]) == ("unfair", str(error.value))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["gate"] == verdict
     for name in ("report.html", "model_card.md"):
-        assert "The gate refused it: version 1, which is live," in (tmp_path / "run" / name).read_text()
+        assert (
+            "The gate refused it: version 1, which is live,"
+            in (tmp_path / "run" / name).read_text()
+        )
     # The way out that the sentence names: the same command with the gate off trains nothing again.
     lines = []
     result = run(dataclasses.replace(config, gate="off"), downloads=tmp_path, say=lines.append)
-    assert (result["model_version"], result["gate"]["verdict"], store.live_version()) == (2, "off", 2)
+    assert (result["model_version"], result["gate"]["verdict"], store.live_version()) == (
+        2,
+        "off",
+        2,
+    )
     assert not any(line.startswith("epoch ") for line in lines)
 
 
@@ -273,7 +327,10 @@ def test_run_that_fails_keeps_its_folder_and_publishes_nothing(tmp_path):
     (tmp_path / "pictures" / "llamas").mkdir()
     (tmp_path / "pictures" / "llamas" / "1.jpg").write_bytes(draw("llamas", 1))
     config = Config(
-        data=str(tmp_path / "pictures"), image_size=32, run_dir=str(tmp_path / "run"), model_dir=str(tmp_path / "store")
+        data=str(tmp_path / "pictures"),
+        image_size=32,
+        run_dir=str(tmp_path / "run"),
+        model_dir=str(tmp_path / "store"),
     )
     with pytest.raises(DataError, match="class llamas: none of its 1 usable pictures"):
         run(config, downloads=tmp_path, say=lambda _: None)

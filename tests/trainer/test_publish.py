@@ -1,4 +1,6 @@
-"""The last step on a real export, store and server; that what is fine is published shows every run."""
+"""The last step on a real export, store and server; that what is fine is published shows every
+run.
+"""
 
 import json
 
@@ -29,7 +31,9 @@ def candidate(trained, folder):
         [
             keras.Input((32, 32, 3)),
             keras.layers.Flatten(),
-            keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(2.0)),
+            keras.layers.Dense(
+                1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(2.0)
+            ),
         ]
     )
     saved_model.export(model, Head(2), ["cats", "dogs"], 32, folder)
@@ -72,9 +76,10 @@ def test_other_classes_than_the_live_ones_are_refused(store):
     require_same_classes(store, ["cats", "dogs"])
     with pytest.raises(ConfigError) as error:
         require_same_classes(store, ["cats", "dogs", "llamas"])
-    assert str(error.value) == (
-        "--model_name=whisker: its live version 1 has the classes cats, dogs, these pictures cats, dogs, llamas; give "
-        "another --model_name"
+    assert (
+        str(error.value)
+        == "--model_name=whisker: its live version 1 has the classes cats, dogs, these pictures"
+        " cats, dogs, llamas; give another --model_name"
     )
 
 

@@ -29,7 +29,9 @@ def test_run_is_incomplete_until_it_is_done(tmp_path, monkeypatch):
     assert state(run.path) == {"state": "done", "started": "2026-01-02T03:04:05"}
 
 
-@pytest.mark.parametrize("error", [DataError("one class only"), KeyboardInterrupt(), ZeroDivisionError("a defect")])
+@pytest.mark.parametrize(
+    "error", [DataError("one class only"), KeyboardInterrupt(), ZeroDivisionError("a defect")]
+)
 def test_run_that_ends_early_says_why(tmp_path, error):
     with pytest.raises(type(error)), open_run(Config(run_dir=str(tmp_path)), [], NOW):
         raise error
@@ -41,22 +43,28 @@ def test_folder_of_another_run_is_left_alone(tmp_path):
     with open_run(Config(run_dir=str(tmp_path)), [], NOW):
         pass
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-    with pytest.raises(RunError, match="holds a run already .done.; give another folder, or remove this one"):
+    with pytest.raises(
+        RunError, match="holds a run already .done.; give another folder, or remove this one"
+    ):
         open_run(Config(run_dir=str(tmp_path)), [], NOW).__enter__()
     assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="--run_dir=.*file/run: cannot be written .Not a directory.; give a folder"):
+    with pytest.raises(
+        RunError, match="--run_dir=.*file/run: cannot be written .Not a directory.; give a folder"
+    ):
         open_run(Config(run_dir=str(tmp_path / "file" / "run")), [], NOW).__enter__()
 
 
 def test_disk_that_fills_up_ends_the_run_with_one_line(tmp_path):
     with pytest.raises(RunError) as error, open_run(Config(run_dir=str(tmp_path)), [], NOW):
         raise OSError(28, os.strerror(28), str(tmp_path / "model.keras"))
-    assert str(error.value) == (
-        f"{tmp_path}: No space left on device ({tmp_path}/model.keras); free space or give permission"
+    assert (
+        str(error.value)
+        == f"{tmp_path}: No space left on device ({tmp_path}/model.keras); free space or give"
+        " permission"
     )
     assert state(tmp_path)["state"] == "failed"
 
@@ -67,7 +75,12 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
     with pytest.raises(DataError), open_run(Config(run_dir=address), [], NOW) as run:
         run.write_predictions([{"sha256": "0"}])
         raise DataError("one class only")
-    assert storage.list_names(address) == ["config.json", "environment.json", "predictions.jsonl", "state.json"]
+    assert storage.list_names(address) == [
+        "config.json",
+        "environment.json",
+        "predictions.jsonl",
+        "state.json",
+    ]
     storage.download_file(f"{address}/state.json", tmp_path / "state.json")
     assert state(tmp_path)["state"] == "failed"
     with open_run(Config(run_dir=address), [], NOW) as run:
@@ -77,9 +90,13 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
         (run.path / "checkpoints" / "step-1.index").touch()
         run.synchronise(said.append)
         assert "checkpoints/step-1.index" in storage.list_names(address)
-        (run.path / "checkpoints" / "step-1.index").rename(run.path / "checkpoints" / "step-2.index")
+        (run.path / "checkpoints" / "step-1.index").rename(
+            run.path / "checkpoints" / "step-2.index"
+        )
         run.synchronise(said.append)
-        assert [name for name in storage.list_names(address) if "step" in name] == ["checkpoints/step-2.index"]
+        assert [name for name in storage.list_names(address) if "step" in name] == [
+            "checkpoints/step-2.index"
+        ]
         assert said == []
         run.address = f"gs://{bucket}-gone/runs/1"
         run.synchronise(said.append)
@@ -105,7 +122,9 @@ def test_run_of_the_same_command_that_was_killed_is_gone_on_with(tmp_path, monke
     later = NOW.replace(hour=5)
     with open_run(Config(seed=3), [], later.replace(minute=50)) as other:
         assert other.address != address, "a run that is still at work is left alone"
-    with pytest.raises(RunError, match="a run is at work here; wait for it, or give another folder"):
+    with pytest.raises(
+        RunError, match="a run is at work here; wait for it, or give another folder"
+    ):
         open_run(Config(seed=3, run_dir=address), [], later).__enter__()
     # The process is gone; so is its lock, and nothing was marked.
     del killed
@@ -126,7 +145,9 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(RunError) as error:
         open_run(Config(run_dir=str(tmp_path), epochs=7, seed=1), [], NOW).__enter__()
-    assert "holds a run with other settings (epochs was 20, is 7; seed was 0, is 1)" in str(error.value)
+    assert "holds a run with other settings (epochs was 20, is 7; seed was 0, is 1)" in str(
+        error.value
+    )
 
 
 def test_changed_pictures_are_refused(tmp_path):
@@ -137,5 +158,8 @@ def test_changed_pictures_are_refused(tmp_path):
         run.freeze_ledger(ledger("0"))
         raise KeyboardInterrupt
     again = open_run(Config(run_dir=str(tmp_path)), [], NOW)
-    with pytest.raises(RunError, match="the pictures have changed since this run began"), again as run:
+    with (
+        pytest.raises(RunError, match="the pictures have changed since this run began"),
+        again as run,
+    ):
         run.freeze_ledger(ledger("1"))

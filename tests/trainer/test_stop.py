@@ -23,7 +23,9 @@ def ask():
 
 @pytest.mark.usefixtures("stop")
 def test_request_outside_of_training_ends_the_run_at_once():
-    with pytest.raises(RunStopped, match="stopped outside of training; the same command goes on from there"):
+    with pytest.raises(
+        RunStopped, match="stopped outside of training; the same command goes on from there"
+    ):
         ask()
 
 

@@ -17,18 +17,21 @@ from trainer.config import Config
 
 IMAGE = "--image_uri=example.dev/p/r/trainer@sha256:0a"
 
-# Runs the console script in a process that any look-up or connection ends at once, without the packages `missing`.
+# Runs the console script in a process that any look-up or connection ends at once, without the
+# packages `missing`.
 OFFLINE = """
 import os, sys
-sys.addaudithook(lambda event, _: os._exit(99) if event in ("socket.connect", "socket.getaddrinfo") else None)
+network = ("socket.connect", "socket.getaddrinfo")
+sys.addaudithook(lambda event, _: os._exit(99) if event in network else None)
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name in {missing!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 # A namespace package may be there from the start.
-for name in [name for name in sys.modules if any(f"{{name}}.".startswith(f"{{one}}.") for one in {missing!r})]:
-    del sys.modules[name]
+for name in list(sys.modules):
+    if any(f"{{name}}.".startswith(f"{{one}}.") for one in {missing!r}):
+        del sys.modules[name]
 sys.argv[0] = "whisker-submit"
 from trainer.submit import main
 main()
@@ -54,7 +57,9 @@ def another_value(setting):
     if setting.name in special:
         return special[setting.name]
     if setting.metadata["choices"]:
-        return next(choice for choice in reversed(setting.metadata["choices"]) if choice != setting.default)
+        return next(
+            choice for choice in reversed(setting.metadata["choices"]) if choice != setting.default
+        )
     if isinstance(setting.default, bool):
         return not setting.default
     # Two more: 0 epochs are none.
@@ -70,7 +75,9 @@ def dry_run_with_every_flag():
     return values, finished, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_dry_run_without_credentials_and_network_prints_a_spec_that_the_service_message_takes(dry_run_with_every_flag):
+def test_dry_run_without_credentials_and_network_prints_a_spec_that_the_service_message_takes(
+    dry_run_with_every_flag,
+):
     _, finished, _ = dry_run_with_every_flag
     assert (finished.returncode, finished.stderr) == (0, "")
     message = CustomJobSpec()
@@ -82,7 +89,10 @@ def test_dry_run_forwards_every_flag_of_the_trainer_unchanged(dry_run_with_every
     values, finished, _ = dry_run_with_every_flag
     arguments = yaml.safe_load(finished.stdout)["workerPoolSpecs"][0]["containerSpec"]["args"]
     forwarded = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    expected = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    expected = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+    }
     assert forwarded == expected
 
 
@@ -96,7 +106,9 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
     first, *_ = finished.stdout.splitlines()
     assert first.startswith("# Saved as job.yaml, sent by: gcloud ai custom-jobs create ")
     assert "--display-name='first try'" in first
-    assert yaml.safe_load(finished.stdout)["workerPoolSpecs"][0]["containerSpec"]["args"] == ["--require_gpu=true"]
+    assert yaml.safe_load(finished.stdout)["workerPoolSpecs"][0]["containerSpec"]["args"] == [
+        "--require_gpu=true"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +121,15 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
         ),
         ([IMAGE, "--platform=kubernetes"], "--platform=kubernetes: sending is kubectl's"),
         (["--dry_run", IMAGE, "--platform=slurm"], "--platform=slurm: expected vertex, kubernetes"),
-        (["--dry_run", IMAGE, "--spot"], "--spot: a job whose machine was taken away goes on in its run folder"),
+        (
+            ["--dry_run", IMAGE, "--spot"],
+            "--spot: a job whose machine was taken away goes on in its run folder",
+        ),
         (["--dry_run", IMAGE, "--max_cost=3"], "--max_cost=3 without --price_per_hour"),
-        (["--dry_run", IMAGE, "--build=docker"], f"{IMAGE}: with --build=docker expected a name and a tag"),
+        (
+            ["--dry_run", IMAGE, "--build=docker"],
+            f"{IMAGE}: with --build=docker expected a name and a tag",
+        ),
         (["--dry_run"], "--image_uri=: expected the image that holds the trainer"),
         (
             ["--dry_run", IMAGE, "--data=pictures"],
@@ -139,29 +157,44 @@ def test_dry_run_says_what_ends_the_job_what_it_needs_and_what_nobody_checked():
         "--price_per_hour=2",
         "--max_cost=9",
     )
-    comments = [line.removeprefix("# ") for line in finished.stdout.splitlines() if line.startswith("# ")]
+    comments = [
+        line.removeprefix("# ") for line in finished.stdout.splitlines() if line.startswith("# ")
+    ]
     assert "Ended after 4.50 h, by --max_cost: 9 / (1 worker × 2 an hour)." in comments
-    assert any(line.startswith("Built first: docker push example.dev/p/r/trainer:mine") for line in comments)
+    assert any(
+        line.startswith("Built first: docker push example.dev/p/r/trainer:mine")
+        for line in comments
+    )
     assert "- that n1-standard-8 exists and takes NVIDIA_TESLA_T4 in this number" in comments
     assert any(line.startswith("Note: the image is named by a tag") for line in comments)
     assert any(line.startswith("Note: without --run_dir=gs://") for line in comments)
-    assert any(line.startswith("- aiplatform.customJobs.create  you, to send the job  docs.cloud") for line in comments)
+    assert any(
+        line.startswith("- aiplatform.customJobs.create  you, to send the job  docs.cloud")
+        for line in comments
+    )
     assert yaml.safe_load(finished.stdout)["scheduling"] == {"timeout": "16200s"}
 
 
 def test_dry_run_for_kubernetes_prints_a_plain_job():
     finished = submit("--dry_run", IMAGE, "--platform=kubernetes", "--run_dir=gs://b/r", "--spot")
-    assert finished.stdout.startswith("# Saved as job.yaml, sent by: kubectl create --filename=job.yaml\n")
+    assert finished.stdout.startswith(
+        "# Saved as job.yaml, sent by: kubectl create --filename=job.yaml\n"
+    )
     job = yaml.safe_load(finished.stdout)
     assert (job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("Job", 86400)
 
 
-@pytest.mark.parametrize("missing", ["yaml", "google.cloud.aiplatform_v1", "google.cloud", "google"])
+@pytest.mark.parametrize(
+    "missing", ["yaml", "google.cloud.aiplatform_v1", "google.cloud", "google"]
+)
 def test_missing_extra_is_named_in_one_line(missing):
     finished = submit("--dry_run", IMAGE, missing=[missing])
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.count("\n") == 1
-    assert f"the package {missing} is not installed: this command needs the extra 'cloud'" in finished.stderr
+    assert (
+        f"the package {missing} is not installed: this command needs the extra 'cloud'"
+        in finished.stderr
+    )
 
 
 def test_help_lists_the_flags_without_the_extra():
@@ -193,7 +226,14 @@ SENT = [
 
 def send(service, *arguments, environment=None):
     return subprocess.run(
-        [sys.executable, "-m", "trainer.submit", *SENT, f"--api_endpoint={service.url}", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "trainer.submit",
+            *SENT,
+            f"--api_endpoint={service.url}",
+            *arguments,
+        ],
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
@@ -226,7 +266,10 @@ def test_on_a_terminal_the_job_is_watched_and_an_interrupt_can_cancel_it(service
         process.send_signal(signal.SIGINT)
         read_until("cancel the job? [y/N]")
         os.write(ours, b"y\n")
-        read_until("error: the job cancelled: the user cancelled it; its log: python -m trainer.jobs logs 1000")
+        read_until(
+            "error: the job cancelled: the user cancelled it; its log: python -m trainer.jobs logs"
+            " 1000"
+        )
         assert process.wait(20) == 2
     finally:
         process.kill()
@@ -243,8 +286,8 @@ def test_without_a_terminal_the_job_is_sent_once_and_the_way_back_is_said(servic
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     name = service.jobs[0].name
     back = (
-        f"watch it with python -m trainer.jobs watch 1000 --project=my-project --region=us-central1 "
-        f"--api_endpoint={service.url}"
+        "watch it with python -m trainer.jobs watch 1000 --project=my-project --region=us-central1"
+        f" --api_endpoint={service.url}"
     )
     assert first.stdout.splitlines()[0] == f"sent {name}, example.dev/p/r/trainer@sha256:0a"
     assert second.stdout.startswith(f"not sent again: the same run is {name} (pending, of 20")

@@ -6,7 +6,11 @@ import pytest
 
 def task(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "trainer.task", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "trainer.task", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -14,8 +18,14 @@ def task(*arguments):
     ("argument", "message"),
     [
         ("--epochs=0", "task.py: error: --epochs=0: expected at least 1\n"),
-        ("--epoch=3", "task.py: error: Unknown command line flag 'epoch'. Did you mean: epochs ?\n"),
-        ("my_pictures", "task.py: error: my_pictures: expected flags only, such as --data=my_pictures\n"),
+        (
+            "--epoch=3",
+            "task.py: error: Unknown command line flag 'epoch'. Did you mean: epochs ?\n",
+        ),
+        (
+            "my_pictures",
+            "task.py: error: my_pictures: expected flags only, such as --data=my_pictures\n",
+        ),
     ],
 )
 def test_wrong_use_ends_with_one_line_and_exit_code_2(argument, message):

@@ -1,7 +1,7 @@
 """How local edits reach the job: the image, built from this checkout, pushed, and named by digest.
 
-Commands: docs.docker.com/reference/cli/docker/ and cloud.google.com/sdk/gcloud/reference (builds submit, artifacts
-docker images describe), read on 2026-11-22.
+Commands: docs.docker.com/reference/cli/docker/ and cloud.google.com/sdk/gcloud/reference (builds
+submit, artifacts docker images describe), read on 2026-11-22.
 """
 
 import json
@@ -37,17 +37,23 @@ def require_buildable(kind: str, image_uri: str, checkout: Path = _CHECKOUT) -> 
         ConfigError: the kind is unknown, the name is a digest, or this is no checkout.
     """
     if kind not in KINDS:
-        raise ConfigError(f"--build={kind}: expected cloudbuild, docker, or nothing for an image that is there")
+        raise ConfigError(
+            f"--build={kind}: expected cloudbuild, docker, or nothing for an image that is there"
+        )
     if kind and (is_pinned(image_uri) or ":" not in image_uri.rpartition("/")[2]):
         raise ConfigError(
-            f"--image_uri={image_uri}: with --build={kind} expected a name and a tag to push to, such as "
-            "LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer:mine"
+            f"--image_uri={image_uri}: with --build={kind} expected a name and a tag to push to,"
+            " such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer:mine"
         )
     if kind and not (checkout / DOCKERFILE).is_file():
-        raise ConfigError(f"--build={kind}: {checkout} has no {DOCKERFILE}; run this from a checkout of Whisker")
+        raise ConfigError(
+            f"--build={kind}: {checkout} has no {DOCKERFILE}; run this from a checkout of Whisker"
+        )
 
 
-def commands(kind: str, image_uri: str, project: str, config: str = "build.json") -> list[list[str]]:
+def commands(
+    kind: str, image_uri: str, project: str, config: str = "build.json"
+) -> list[list[str]]:
     """Lists what is run; the last command prints the digest."""
     if kind == "docker":
         return [
@@ -58,7 +64,16 @@ def commands(kind: str, image_uri: str, project: str, config: str = "build.json"
     at = f"--project={project or 'PROJECT'}"
     return [
         ["gcloud", "builds", "submit", at, f"--config={config}", "."],
-        ["gcloud", "artifacts", "docker", "images", "describe", image_uri, at, "--format=json(image_summary.digest)"],
+        [
+            "gcloud",
+            "artifacts",
+            "docker",
+            "images",
+            "describe",
+            image_uri,
+            at,
+            "--format=json(image_summary.digest)",
+        ],
     ]
 
 
@@ -69,7 +84,10 @@ def describe(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT
         source = f"everything in {checkout}, which is no git checkout"
     elif edits:
         more = f" and {len(edits) - _SHOWN} more" if len(edits) > _SHOWN else ""
-        source = f"this checkout with {len(edits)} files that are not committed: {', '.join(edits[:_SHOWN])}{more}"
+        source = (
+            f"this checkout with {len(edits)} files that are not committed:"
+            f" {', '.join(edits[:_SHOWN])}{more}"
+        )
     else:
         source = "this checkout, of which everything is committed"
     return [
@@ -99,7 +117,8 @@ def build(
         The image's name by digest.
 
     Raises:
-        CloudError: the base image is not named by digest, or a command is missing or fails; nothing was submitted.
+        CloudError: the base image is not named by digest, or a command is missing or fails; nothing
+            was submitted.
     """
     for line in describe(kind, image_uri, project, checkout):
         say(line)
@@ -123,7 +142,10 @@ def build(
     repository = image_uri.rpartition(":")[0]
     digest = _digest(json.loads(answer), repository)
     if not digest:
-        raise CloudError(f"{shlex.join(ask)}: names no digest of {repository}; push the image, and give it by digest")
+        raise CloudError(
+            f"{shlex.join(ask)}: names no digest of {repository}; push the image, and give it by"
+            " digest"
+        )
     return f"{repository}@{digest}"
 
 
@@ -145,12 +167,17 @@ def _run(command: list[str], checkout: Path, *, capture: bool = False) -> str:
             timeout=_BUILD_TIMEOUT_S,
         )
     except FileNotFoundError as error:
-        raise CloudError(f"{command[0]} is not installed: install it, or give another --build") from error
+        raise CloudError(
+            f"{command[0]} is not installed: install it, or give another --build"
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise CloudError(f"{shlex.join(command)}: did not end within {_BUILD_TIMEOUT_S:.0f} s") from error
+        raise CloudError(
+            f"{shlex.join(command)}: did not end within {_BUILD_TIMEOUT_S:.0f} s"
+        ) from error
     except subprocess.CalledProcessError as error:
         raise CloudError(
-            f"{shlex.join(command)}: ended with {error.returncode}; nothing was submitted; its own lines are above"
+            f"{shlex.join(command)}: ended with {error.returncode}; nothing was submitted; its own"
+            " lines are above"
         ) from error
     return ended.stdout or ""
 

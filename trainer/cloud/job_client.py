@@ -1,7 +1,8 @@
-"""The client of the job service: which calls are made, how long each may take, what is retried, and what went wrong.
+"""The client of the job service: which calls are made, how long each may take, what is retried, and
+what went wrong.
 
-A custom job has no request id by which the service could tell a repeated request: whoever makes one looks for its
-label first.
+A custom job has no request id by which the service could tell a repeated request: whoever makes one
+looks for its label first.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +45,8 @@ class Call:
     retry_s: float
 
 
-# The one table of deadlines. Creating is not repeated blindly: an attempt whose answer is lost may have made the job.
+# The one table of deadlines. Creating is not repeated blindly: an attempt whose answer is lost may
+# have made the job.
 CALLS = {
     "create_custom_job": Call(60.0, 0.0),
     "list_custom_jobs": Call(30.0, 120.0),
@@ -54,7 +56,13 @@ CALLS = {
 }
 _CREATE_ATTEMPTS = 3
 
-_LOST = (api.ServiceUnavailable, api.DeadlineExceeded, api.InternalServerError, api.Aborted, api.Unknown)
+_LOST = (
+    api.ServiceUnavailable,
+    api.DeadlineExceeded,
+    api.InternalServerError,
+    api.Aborted,
+    api.Unknown,
+)
 
 # How gRPC 1.85 says, as UNAVAILABLE, that the credentials gave no token.
 _NO_TOKEN = "Getting metadata from plugin failed"  # noqa: S105
@@ -62,7 +70,11 @@ _NO_TOKEN = "Getting metadata from plugin failed"  # noqa: S105
 # What the libraries raise → what we raise, and what to do. The first row that fits counts.
 _TABLE: tuple[tuple[tuple[type[Exception], ...], type[CloudError], str], ...] = (
     ((auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized), SignInError, SIGN_IN),
-    ((api.Forbidden,), CloudError, "grant just this permission (--dry_run lists what is needed, and why)"),
+    (
+        (api.Forbidden,),
+        CloudError,
+        "grant just this permission (--dry_run lists what is needed, and why)",
+    ),
     (
         (api.TooManyRequests,),
         CloudError,
@@ -84,7 +96,8 @@ class Jobs:
     Args:
         project: id or number.
         region: such as ``us-central1``.
-        api_endpoint: host of the service; empty: the region's own; ``http://127.0.0.1:…``: without TLS or credentials.
+        api_endpoint: host of the service; empty: the region's own; ``http://127.0.0.1:…``: without
+            TLS or credentials.
 
     Raises:
         SignInError: there are no credentials.
@@ -133,14 +146,16 @@ class Jobs:
                 except UnreachableError as error:
                     lost = error
         raise UnreachableError(
-            f"{self.project}: the job service did not answer {_CREATE_ATTEMPTS} times, and has no such job; the same "
-            "command looks for it first"
+            f"{self.project}: the job service did not answer {_CREATE_ATTEMPTS} times, and has no"
+            " such job; the same command looks for it first"
         ) from lost
 
     def list(self, filter_: str = f"labels.{LABEL}:*") -> Iterator[CustomJob]:
         """Lists jobs that a filter lets through; by default all that Whisker sent."""
         with mapped_errors(self.project):
-            yield from self._call("list_custom_jobs", request={"parent": self.parent, "filter": filter_})
+            yield from self._call(
+                "list_custom_jobs", request={"parent": self.parent, "filter": filter_}
+            )
 
     def get(self, name: str) -> CustomJob:
         """Looks at a job."""
@@ -158,13 +173,18 @@ class Jobs:
         """
         if job.isdigit():
             return f"{self.parent}/customJobs/{job}"
-        raise ConfigError(f"{job}: expected the number of a job; python -m trainer.jobs list shows them")
+        raise ConfigError(
+            f"{job}: expected the number of a job; python -m trainer.jobs list shows them"
+        )
 
     def command(self, verb: str, name: str) -> str:
         """The command line that does something with a job."""
         *_, region, _, number = name.split("/")
         endpoint = f" --api_endpoint={self.api_endpoint}" if self.api_endpoint else ""
-        return f"python -m trainer.jobs {verb} {number} --project={self.project} --region={region}{endpoint}"
+        return (
+            f"python -m trainer.jobs {verb} {number} --project={self.project}"
+            f" --region={region}{endpoint}"
+        )
 
     def _call(self, method: str, **arguments: Any) -> Any:
         function: Callable[..., Any] = getattr(self._client, method)
@@ -194,7 +214,8 @@ def loopback_channel(api_endpoint: str) -> grpc.Channel | None:
     address = urlsplit(api_endpoint)
     if address.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(
-            f"--api_endpoint={api_endpoint}: http:// is for a service on this machine; give a host's name"
+            f"--api_endpoint={api_endpoint}: http:// is for a service on this machine; give a"
+            " host's name"
         )
     return grpc.insecure_channel(address.netloc)
 
@@ -210,11 +231,14 @@ def mapped_errors(project: str) -> Iterator[None]:
             # google.rpc.ErrorInfo: the same for every service of Google's.
             service = (error.metadata or {}).get("service", "aiplatform.googleapis.com")
             raise CloudError(
-                f"{project}: the API is not enabled; run gcloud services enable {service} --project={project}"
+                f"{project}: the API is not enabled; run gcloud services enable {service}"
+                f" --project={project}"
             ) from error
         if _NO_TOKEN in said:
             raise SignInError(f"{project}: {SIGN_IN}") from error
         for kinds, ours, cure in _TABLE:
             if isinstance(error, kinds):
-                raise ours(f"{project}: {said}; {cure}" if ours is CloudError else f"{project}: {cure}") from error
+                raise ours(
+                    f"{project}: {said}; {cure}" if ours is CloudError else f"{project}: {cure}"
+                ) from error
         raise CloudError(f"{project}: {said}") from error

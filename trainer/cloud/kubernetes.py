@@ -1,8 +1,9 @@
-"""A training run as a plain Kubernetes Job: one pod, ended for good by what a restart would not mend.
+"""A training run as a plain Kubernetes Job: one pod, ended for good by what a restart would not
+mend.
 
-Kubeflow's trainer has no runtime for TensorFlow any more (kubeflow/trainer#2699, 2025-08-11). Labels of nodes and the
-25 s are those of Google's Kubernetes Engine, as of 2026-11-22 (cloud.google.com/kubernetes-engine/docs/how-to/gpus and
-…/concepts/spot-vms).
+Kubeflow's trainer has no runtime for TensorFlow any more (kubeflow/trainer#2699, 2025-08-11).
+Labels of nodes and the 25 s are those of Google's Kubernetes Engine, as of 2026-11-22
+(cloud.google.com/kubernetes-engine/docs/how-to/gpus and …/concepts/spot-vms).
 """
 
 import re
@@ -17,8 +18,9 @@ from trainer.errors import ConfigError
 # A Spot pod gets 25 s at most between SIGTERM and SIGKILL.
 _GRACE_S = 25
 _RESTARTS = 6
-# Pictures, features and the run folder lie there. Autopilot gives a container 1 GiB unless it asks for more
-# (cloud.google.com/kubernetes-engine/docs/concepts/autopilot-resource-requests, as of 2026-11-23).
+# Pictures, features and the run folder lie there. Autopilot gives a container 1 GiB unless it asks
+# for more (cloud.google.com/kubernetes-engine/docs/concepts/autopilot-resource-requests, as of
+# 2026-11-23).
 _DISK = "10Gi"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 
@@ -27,7 +29,8 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     """Describes one run as a ``batch/v1`` Job.
 
     Args:
-        asked: of the cloud; accelerators by Vertex AI's names, the service account by Kubernetes' own.
+        asked: of the cloud; accelerators by Vertex AI's names, the service account by Kubernetes'
+            own.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
 
     Returns:
@@ -37,10 +40,14 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
         ConfigError: Kubernetes could not run this.
     """
     require_image(asked.image_uri)
-    for flag, value in (("display_name", asked.display_name), ("service_account", asked.service_account or "default")):
+    for flag, value in (
+        ("display_name", asked.display_name),
+        ("service_account", asked.service_account or "default"),
+    ):
         if not _NAME.fullmatch(value):
             raise ConfigError(
-                f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters, digits and dashes"
+                f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters,"
+                " digits and dashes"
             )
     if asked.accelerator and asked.accelerator_count < 1:
         raise ConfigError(f"--accelerator_count={asked.accelerator_count}: expected at least 1")
@@ -49,7 +56,8 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
         "image": asked.image_uri,
         "command": list(COMMAND),
         "args": with_gpu_required(arguments, asked.accelerator),
-        # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB by default.
+        # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB by
+        # default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "resources": {"requests": {"ephemeral-storage": _DISK}},
@@ -63,7 +71,9 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     }
     if asked.accelerator:
         container["resources"]["limits"] = {"nvidia.com/gpu": asked.accelerator_count}
-        pod["nodeSelector"] = {"cloud.google.com/gke-accelerator": asked.accelerator.lower().replace("_", "-")}
+        pod["nodeSelector"] = {
+            "cloud.google.com/gke-accelerator": asked.accelerator.lower().replace("_", "-")
+        }
     if asked.spot:
         pod.setdefault("nodeSelector", {})["cloud.google.com/gke-spot"] = "true"
     if asked.service_account:
@@ -71,7 +81,10 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": asked.display_name, "labels": {"app.kubernetes.io/name": "whisker-trainer"}},
+        "metadata": {
+            "name": asked.display_name,
+            "labels": {"app.kubernetes.io/name": "whisker-trainer"},
+        },
         "spec": {
             "backoffLimit": _RESTARTS,
             "activeDeadlineSeconds": asked.budget.timeout_s,
@@ -80,12 +93,19 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
                     # Wrong settings, or no GPU where one is required: no restart mends them.
                     {
                         "action": "FailJob",
-                        "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [EXIT_USAGE]},
+                        "onExitCodes": {
+                            "containerName": "trainer",
+                            "operator": "In",
+                            "values": [EXIT_USAGE],
+                        },
                     },
                     # A machine that is taken away is nobody's failure, and does not count.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
                 ]
             },
-            "template": {"metadata": {"labels": {"app.kubernetes.io/name": "whisker-trainer"}}, "spec": pod},
+            "template": {
+                "metadata": {"labels": {"app.kubernetes.io/name": "whisker-trainer"}},
+                "spec": pod,
+            },
         },
     }

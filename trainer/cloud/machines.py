@@ -1,8 +1,10 @@
-"""Which GPUs sit in which of the cloud's machines: refuses pairs that cannot exist before anybody pays for finding out.
+"""Which GPUs sit in which of the cloud's machines: refuses pairs that cannot exist before anybody
+pays for finding out.
 
 Read on 2026-11-22 from the GPU table of
-docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/training/configure-compute (an undated page).
-Left out: the n1 rows, whose columns could not be told apart; such pairs pass unchecked, and `unchecked` says so.
+docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/training/configure-compute
+(an undated page). Left out: the n1 rows, whose columns could not be told apart; such pairs pass
+unchecked, and `unchecked` says so.
 """
 
 from trainer.errors import ConfigError
@@ -41,7 +43,9 @@ def require_possible(machine: str, accelerator: str, count: int) -> None:
     if not machine:
         raise ConfigError(f"--machine is empty: expected a machine type, such as {DEFAULT_MACHINE}")
     if accelerator and count < 1:
-        raise ConfigError(f"--accelerator_count={count}: expected at least 1 with --accelerator={accelerator}")
+        raise ConfigError(
+            f"--accelerator_count={count}: expected at least 1 with --accelerator={accelerator}"
+        )
     if machine in _BUILT_IN:
         kind, built_in = _BUILT_IN[machine]
         if (accelerator, count) != (kind, built_in):
@@ -51,11 +55,18 @@ def require_possible(machine: str, accelerator: str, count: int) -> None:
             )
     elif accelerator in {kind for kind, _ in _BUILT_IN.values()}:
         fitting = [name for name, (kind, _) in _BUILT_IN.items() if kind == accelerator]
-        raise ConfigError(f"{asked}: {accelerator} is built into {', '.join(fitting)} only; give one of these machines")
+        raise ConfigError(
+            f"{asked}: {accelerator} is built into {', '.join(fitting)} only; give one of these"
+            " machines"
+        )
 
 
 def unchecked(machine: str, accelerator: str) -> str:
-    """Says what `require_possible` could not judge about a pair that it let through; empty where it judged it all."""
+    """Says what `require_possible` could not judge about a pair that it let through; empty where it
+    judged it all.
+    """
     if machine in _BUILT_IN:
         return ""
-    return f"that {machine} exists" + (f" and takes {accelerator} in this number" if accelerator else "")
+    return f"that {machine} exists" + (
+        f" and takes {accelerator} in this number" if accelerator else ""
+    )

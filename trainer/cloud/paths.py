@@ -9,7 +9,8 @@ def require_remote(config: Config) -> None:
     """Refuses a run that names files of this machine, which the cloud's machine cannot see.
 
     Raises:
-        ConfigError: a setting names a local file or folder; the text says what to give in its place.
+        ConfigError: a setting names a local file or folder; the text says what to give in its
+            place.
     """
     _require("data", config.data, ("sample", "cats_and_dogs"), "copy the folder to a bucket")
     _require("base_weights", config.base_weights, ("imagenet", "none"), "copy the file to a bucket")

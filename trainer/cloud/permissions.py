@@ -1,12 +1,17 @@
-"""Which permissions a job needs, of whom, and why: so that nobody hands out a role that allows everything.
+"""Which permissions a job needs, of whom, and why: so that nobody hands out a role that allows
+everything.
 
-Read on 2026-11-22 from the page that stands with each, but for customJobs.list and get, Cloud Logging and Cloud
-Storage: those names are from Google's lists of roles, and nobody opened their pages.
+Read on 2026-11-22 from the page that stands with each, but for customJobs.list and get, Cloud
+Logging and Cloud Storage: those names are from Google's lists of roles, and nobody opened their
+pages.
 """
 
 from dataclasses import dataclass
 
-_JOBS = "docs.cloud.google.com/gemini-enterprise-agent-platform/reference/rest/v1/projects.locations.customJobs"
+_JOBS = (
+    "docs.cloud.google.com/gemini-enterprise-agent-platform/reference/rest/v1/"
+    "projects.locations.customJobs"
+)
 _STORAGE = "cloud.google.com/storage/docs/access-control/iam-json"
 _IMAGES = "docs.cloud.google.com/iam/docs/roles-permissions/artifactregistry"
 _ACCOUNT = "docs.cloud.google.com/vertex-ai/docs/general/custom-service-account"
@@ -58,14 +63,28 @@ def needed(*, service_account: str, build: str) -> list[Permission]:
         ("storage.objects.get", JOB, "to read pictures and checkpoints", _STORAGE),
         ("storage.objects.list", JOB, "to find them", _STORAGE),
         ("storage.objects.create", JOB, "to write run folder and model", _STORAGE),
-        ("storage.objects.delete", JOB, "to replace files of the run folder, and remove old checkpoints", _STORAGE),
+        (
+            "storage.objects.delete",
+            JOB,
+            "to replace files of the run folder, and remove old checkpoints",
+            _STORAGE,
+        ),
         ("artifactregistry.repositories.downloadArtifacts", SERVICE, "to pull the image", _IMAGES),
     ]
     if service_account:
-        rows.append(("iam.serviceAccounts.actAs", YOU, f"on {service_account}, to run the job as it", _ACCOUNT))
+        rows.append(
+            (
+                "iam.serviceAccounts.actAs",
+                YOU,
+                f"on {service_account}, to run the job as it",
+                _ACCOUNT,
+            )
+        )
     if build == "cloudbuild":
         rows.append(("cloudbuild.builds.create", YOU, "to build the image", _BUILDS))
     if build:
         builder = YOU if build == "docker" else "the build's service account"
-        rows.append(("artifactregistry.repositories.uploadArtifacts", builder, "to push the image", _IMAGES))
+        rows.append(
+            ("artifactregistry.repositories.uploadArtifacts", builder, "to push the image", _IMAGES)
+        )
     return [Permission(*row) for row in rows]

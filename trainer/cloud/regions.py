@@ -36,16 +36,21 @@ def require_near(addresses: Iterable[str], region: str, say: Callable[[str], Non
             continue
         near = is_near(location, region)
         if near is None:
-            say(f"not checked whether it is in {region}: gs://{name} is in {location}, a pair of regions")
+            say(
+                f"not checked whether it is in {region}: gs://{name} is in {location}, a pair of"
+                " regions"
+            )
         elif not near:
             raise ConfigError(
-                f"gs://{name} is in {location} and the job in {region}: every byte between them is billed and slow; "
-                f"give the bucket's --region, or a bucket in {region}"
+                f"gs://{name} is in {location} and the job in {region}: every byte between them is"
+                f" billed and slow; give the bucket's --region, or a bucket in {region}"
             )
 
 
 def is_near(location: str, region: str) -> bool | None:
-    """Tells whether a bucket's location holds a region; None of a pair of regions, whose names are not known here."""
+    """Tells whether a bucket's location holds a region; None of a pair of regions, whose names are
+    not known here.
+    """
     if location in _AREAS:
         return region.startswith(_AREAS[location])
     return location.lower() == region if "-" in location else None

@@ -26,7 +26,10 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
     """
     lines = []
     if asked.build:
-        lines += [f"Built first: {line}" for line in image.describe(asked.build, asked.image_uri, asked.project)]
+        lines += [
+            f"Built first: {line}"
+            for line in image.describe(asked.build, asked.image_uri, asked.project)
+        ]
     lines.append(f"Ended after {asked.budget.reason}.")
     unchecked = [
         "credentials, quota, price, and whether there are such machines just now",
@@ -36,16 +39,26 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
     if not image.is_pinned(asked.image_uri):
         lines.append(
             "Note: the image is named by a tag, which can move: "
-            + ("--build puts the digest in its place." if asked.build else "without --dry_run this is refused.")
+            + (
+                "--build puts the digest in its place."
+                if asked.build
+                else "without --dry_run this is refused."
+            )
         )
     if not config.run_dir:
-        lines.append("Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the machine.")
+        lines.append(
+            "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
+            " machine."
+        )
     if asked.platform == "kubernetes":
         if asked.accelerator:
-            unchecked.append(f"that the cluster has nodes with {asked.accelerator}, and labels them so")
+            unchecked.append(
+                f"that the cluster has nodes with {asked.accelerator}, and labels them so"
+            )
         sent = "kubectl create --filename=job.yaml"
         return vertex.to_yaml(
-            kubernetes.manifest(asked, arguments), [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)]
+            kubernetes.manifest(asked, arguments),
+            [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)],
         )
     spec = vertex.specification(asked, arguments)
     sent = vertex.send_command(spec, asked.display_name, project=asked.project, region=asked.region)
@@ -68,7 +81,8 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
 def send(
     asked: Submission, config: Config, arguments: Sequence[str], say: Callable[[str], None]
 ) -> tuple[Jobs, CustomJob]:
-    """Checks what can be checked from here, builds the image if asked to, and makes sure that the job is there once.
+    """Checks what can be checked from here, builds the image if asked to, and makes sure that the
+    job is there once.
 
     Args:
         asked: of the cloud.
@@ -85,7 +99,9 @@ def send(
     # Everything that can be refused without a build comes before the build.
     vertex.labels(vertex.specification(asked, arguments), asked.display_name)
     jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
-    addresses = [value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)]
+    addresses = [
+        value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)
+    ]
     regions.require_near(addresses, asked.region, say)
     if asked.build:
         pinned = image.build(asked.build, asked.image_uri, asked.project, say=say)
@@ -108,8 +124,8 @@ def send(
     else:
         state = job.state.name.removeprefix("JOB_STATE_").lower()
         say(
-            f"not sent again: the same run is {job.name} ({state}, of {job.create_time:%Y-%m-%d %H:%M} UTC); "
-            "another --display_name runs it once more"
+            f"not sent again: the same run is {job.name} ({state}, of"
+            f" {job.create_time:%Y-%m-%d %H:%M} UTC); another --display_name runs it once more"
         )
     say(f"ended by the service after {asked.budget.reason}")
     say(f"watch it with {jobs.command('watch', job.name)}")

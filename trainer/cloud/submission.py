@@ -1,4 +1,6 @@
-"""What is asked of the cloud besides the run itself: every flag of `trainer.submit`, checked when made."""
+"""What is asked of the cloud besides the run itself: every flag of `trainer.submit`, checked when
+made.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,26 +25,39 @@ class Submission:
 
     project: str = _option("", "Google Cloud project that pays")
     region: str = _option("", "where the job runs, such as us-central1")
-    image_uri: str = _option("", "container image that holds the trainer, by digest; with --build by name and tag")
-    build: str = _option("", "build the image from this checkout and push it first; empty: it is there", image.KINDS)
+    image_uri: str = _option(
+        "", "container image that holds the trainer, by digest; with --build by name and tag"
+    )
+    build: str = _option(
+        "", "build the image from this checkout and push it first; empty: it is there", image.KINDS
+    )
     platform: str = _option(
-        "vertex", "a custom job of Vertex AI, or (--dry_run only) a Job of Kubernetes", ("vertex", "kubernetes")
+        "vertex",
+        "a custom job of Vertex AI, or (--dry_run only) a Job of Kubernetes",
+        ("vertex", "kubernetes"),
     )
     machine: str = _option(machines.DEFAULT_MACHINE, "machine type")
     accelerator: str = _option(machines.DEFAULT_ACCELERATOR, "accelerator type; empty: none")
     accelerator_count: int = _option(1, "accelerators in each machine")
     workers: int = _option(1, "machines that train together, all alike")
     spot: bool = _option(
-        False, "machines that cost less and may be taken away; the job then goes on from its checkpoint"
+        False,
+        "machines that cost less and may be taken away; the job then goes on from its checkpoint",
     )
     service_account: str = _option("", "account that the job runs as; empty: the service's own")
     max_hours: float = _option(24.0, "hours after which the service ends the job, whoever watches")
     price_per_hour: float = _option(0.0, "what one worker costs, in your currency; 0: unknown")
     max_cost: float = _option(
-        0.0, "what the job may cost: it is ended after max_cost / price_per_hour / workers hours; 0: no such limit"
+        0.0,
+        "what the job may cost: it is ended after max_cost / price_per_hour / workers hours; 0: no"
+        " such limit",
     )
-    display_name: str = _option("whisker", "the job's name in the console; another name makes another job")
-    api_endpoint: str = _option("", "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS")
+    display_name: str = _option(
+        "whisker", "the job's name in the console; another name makes another job"
+    )
+    api_endpoint: str = _option(
+        "", "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS"
+    )
     detach: bool = _option(False, "do not watch the job; so too where there is no terminal")
     dry_run: bool = _option(False, "print the job and send nothing")
 
@@ -51,7 +66,8 @@ class Submission:
             choices, value = option.metadata["choices"], getattr(self, option.name)
             if choices and value not in choices:
                 raise ConfigError(
-                    f"--{option.name}={value}: expected {', '.join(choice for choice in choices if choice)}"
+                    f"--{option.name}={value}: expected"
+                    f" {', '.join(choice for choice in choices if choice)}"
                 )
         _ = self.budget
         image.require_buildable(self.build, self.image_uri)
@@ -59,11 +75,16 @@ class Submission:
             self._require_kubernetes()
         elif self.project or self.region or not self.dry_run:
             lint.require_place(self.project, self.region)
-        if not self.dry_run and not self.build and self.image_uri and not image.is_pinned(self.image_uri):
+        if (
+            not self.dry_run
+            and not self.build
+            and self.image_uri
+            and not image.is_pinned(self.image_uri)
+        ):
             raise ConfigError(
-                f"--image_uri={self.image_uri}: a tag can come to mean another image; give it by digest, which "
-                f"gcloud artifacts docker images describe {self.image_uri} --format='value(image_summary.digest)' "
-                "prints, or --build"
+                f"--image_uri={self.image_uri}: a tag can come to mean another image; give it by"
+                f" digest, which gcloud artifacts docker images describe {self.image_uri}"
+                " --format='value(image_summary.digest)' prints, or --build"
             )
 
     @property
@@ -84,15 +105,18 @@ class Submission:
         """
         if self.spot and (not config.run_dir or config.resume == "never"):
             raise ConfigError(
-                "--spot: a job whose machine was taken away goes on in its run folder; give --run_dir=gs://… and leave "
-                "out --resume=never"
+                "--spot: a job whose machine was taken away goes on in its run folder; give"
+                " --run_dir=gs://… and leave out --resume=never"
             )
 
     def _require_kubernetes(self) -> None:
         if not self.dry_run:
             raise ConfigError(
-                "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the output into "
-                "kubectl create --filename=-"
+                "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the"
+                " output into kubectl create --filename=-"
             )
         if self.workers > 1:
-            raise ConfigError(f"--workers={self.workers}: a Job of Kubernetes is one pod here; leave --workers out")
+            raise ConfigError(
+                f"--workers={self.workers}: a Job of Kubernetes is one pod here; leave"
+                " --workers out"
+            )

@@ -1,4 +1,6 @@
-"""A training run as a custom job of Vertex AI: the job's specification, checked and written as YAML."""
+"""A training run as a custom job of Vertex AI: the job's specification, checked and written as
+YAML.
+"""
 
 import hashlib
 import json
@@ -40,9 +42,12 @@ def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]
     require_image(asked.image_uri)
     machine_spec: dict[str, Any] = {"machineType": asked.machine}
     if asked.accelerator:
-        machine_spec |= {"acceleratorType": asked.accelerator, "acceleratorCount": asked.accelerator_count}
-    # A list, as the message has it; some of the service's own pages show a map, which the message refuses. The chief
-    # has a pool of its own: the service takes no other number there.
+        machine_spec |= {
+            "acceleratorType": asked.accelerator,
+            "acceleratorCount": asked.accelerator_count,
+        }
+    # A list, as the message has it; some of the service's own pages show a map, which the message
+    # refuses. The chief has a pool of its own: the service takes no other number there.
     pools = [
         {
             "machineSpec": dict(machine_spec),
@@ -56,11 +61,15 @@ def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]
         for replicas in (1, asked.workers - 1)
         if replicas
     ]
-    spec: dict[str, Any] = {"workerPoolSpecs": pools, "scheduling": {"timeout": f"{asked.budget.timeout_s}s"}}
+    spec: dict[str, Any] = {
+        "workerPoolSpecs": pools,
+        "scheduling": {"timeout": f"{asked.budget.timeout_s}s"},
+    }
     if asked.spot:
         spec["scheduling"]["strategy"] = "SPOT"
     if asked.workers > 1:
-        # A worker that comes back alone finds nobody to meet: all of them have to begin again, from the checkpoint.
+        # A worker that comes back alone finds nobody to meet: all of them have to begin again, from
+        # the checkpoint.
         spec["scheduling"]["restartJobOnWorkerRestart"] = True
     if asked.service_account:
         spec["serviceAccount"] = asked.service_account
@@ -107,7 +116,8 @@ def with_gpu_required(arguments: Sequence[str], accelerator: str) -> list[str]:
     given = [argument for argument in arguments if argument.startswith(_REQUIRE_GPU)]
     if f"{_REQUIRE_GPU}true" in given and not accelerator:
         raise ConfigError(
-            "--require_gpu without an accelerator would fail at once: give --accelerator, or leave it out"
+            "--require_gpu without an accelerator would fail at once: give --accelerator, or leave"
+            " it out"
         )
     # A paid GPU that TensorFlow does not see would otherwise stand idle while the CPU trains.
     return [*arguments, f"{_REQUIRE_GPU}true"] if accelerator and not given else list(arguments)
@@ -121,7 +131,8 @@ def labels(spec: Mapping[str, Any], display_name: str) -> dict[str, str]:
     """
     if not 1 <= len(display_name) <= _MAX_DISPLAY_NAME or not display_name.isprintable():
         raise ConfigError(
-            f"--display_name={display_name!r}: expected 1 to {_MAX_DISPLAY_NAME} printable characters, such as whisker"
+            f"--display_name={display_name!r}: expected 1 to {_MAX_DISPLAY_NAME} printable"
+            " characters, such as whisker"
         )
     content = json.dumps([display_name, spec], sort_keys=True).encode()
     made = {LABEL: hashlib.sha256(content).hexdigest()[:32]}
@@ -133,8 +144,9 @@ def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, re
     """Writes the command that sends a specification which was saved as ``job.yaml``."""
     marks = ",".join(f"{key}={value}" for key, value in labels(spec, display_name).items())
     return (
-        f"gcloud ai custom-jobs create --project={project or 'PROJECT'} --region={region or 'REGION'} "
-        f"--display-name={shlex.quote(display_name)} --labels={marks} --config=job.yaml"
+        f"gcloud ai custom-jobs create --project={project or 'PROJECT'}"
+        f" --region={region or 'REGION'} --display-name={shlex.quote(display_name)}"
+        f" --labels={marks} --config=job.yaml"
     )
 
 

@@ -36,7 +36,8 @@ def watch(
         name: the job's full name.
         price_per_hour: of one worker; 0: unknown.
         say: prints one line.
-        ask: puts a question to somebody at a terminal; None: there is nobody. Asked on Ctrl-C whether to cancel.
+        ask: puts a question to somebody at a terminal; None: there is nobody. Asked on Ctrl-C
+            whether to cancel.
         pause: waits so many seconds.
 
     Returns:
@@ -59,11 +60,14 @@ def watch(
                 say("asked the service to cancel the job; waiting until it has ended")
     except CloudError as error:
         raise type(error)(
-            f"{error}; no longer watching: the job may go on, come back with {jobs.command('watch', name)}"
+            f"{error}; no longer watching: the job may go on, come back with"
+            f" {jobs.command('watch', name)}"
         ) from error
     if job.state != JobState.JOB_STATE_SUCCEEDED:
         reason = " ".join(job.error.message.split()) or "no reason given"
-        raise CloudError(f"the job {_name(job.state)}: {reason}; its log: {jobs.command('logs', name)}")
+        raise CloudError(
+            f"the job {_name(job.state)}: {reason}; its log: {jobs.command('logs', name)}"
+        )
     return EXIT_DONE
 
 
@@ -74,7 +78,11 @@ def describe(job: CustomJob) -> str:
 
 
 def _until_ended(
-    jobs: Jobs, name: str, price_per_hour: float, say: Callable[[str], None], pause: Callable[[float], None]
+    jobs: Jobs,
+    name: str,
+    price_per_hour: float,
+    say: Callable[[str], None],
+    pause: Callable[[float], None],
 ) -> CustomJob:
     said, length_s = "", _FIRST_PAUSE_S
     while True:
@@ -110,10 +118,17 @@ def _name(state: JobState) -> str:
 
 
 def _progress(job: CustomJob) -> str:
-    """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it cannot be read."""
+    """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it
+    cannot be read.
+    """
     pool = job.job_spec.worker_pool_specs[0]
     folder = next(
-        (argument for argument in pool.container_spec.args if argument.startswith(f"{_RUN_DIR}{BUCKET_SCHEME}")), ""
+        (
+            argument
+            for argument in pool.container_spec.args
+            if argument.startswith(f"{_RUN_DIR}{BUCKET_SCHEME}")
+        ),
+        "",
     )
     if not folder:
         return ""
@@ -126,8 +141,8 @@ def _progress(job: CustomJob) -> str:
         return ""
     row = json.loads(lines[-1])
     return (
-        f"  epoch {row['epoch']}  step {row['step']}  accuracy {row['accuracy']:.3f}  "
-        f"validation accuracy {row['validation_accuracy']:.3f}  {row['pictures_per_second']:.0f} pictures/s"
+        f"  epoch {row['epoch']}  step {row['step']}  accuracy {row['accuracy']:.3f}  validation"
+        f" accuracy {row['validation_accuracy']:.3f}  {row['pictures_per_second']:.0f} pictures/s"
     )
 
 

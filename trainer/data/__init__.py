@@ -1,1 +1,3 @@
-"""Data: where pictures come from, which are used, how they are split, and how they reach the model."""
+"""Data: where pictures come from, which are used, how they are split, and how they reach the
+model.
+"""

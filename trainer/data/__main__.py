@@ -1,4 +1,5 @@
-"""Looks at a folder of pictures, and freezes which of them train and which test; the pictures stay as they are.
+"""Looks at a folder of pictures, and freezes which of them train and which test; the pictures stay
+as they are.
 
 python -m trainer.data scan my_pictures --out=scan.json
 python -m trainer.data split my_pictures --split=hold_out
@@ -30,22 +31,34 @@ def main() -> None:
     here = sys.argv[0]
     text = flags.ArgumentParser()
     flags.DEFINE(
-        text, "out", "", "scan: JSON file to write; convert: folder for shards, local or gs://", module_name=here
+        text,
+        "out",
+        "",
+        "scan: JSON file to write; convert: folder for shards, local or gs://",
+        module_name=here,
     )
     whole = flags.IntegerParser(lower_bound=0)
     flags.DEFINE(
         whole,
         "shrink",
         0,
-        "convert: length in pixels of the shorter side of larger pictures, which are encoded again; 0: as they are",
+        "convert: length in pixels of the shorter side of larger pictures, which are encoded again;"
+        " 0: as they are",
         module_name=here,
     )
-    flags.DEFINE(flags.IntegerParser(lower_bound=1), "shard_mb", 150, "convert: size of a shard", module_name=here)
+    flags.DEFINE(
+        flags.IntegerParser(lower_bound=1),
+        "shard_mb",
+        150,
+        "convert: size of a shard",
+        module_name=here,
+    )
     flags.DEFINE(
         text,
         "split",
         "given",
-        "split: given, hold_out (as in trainer.task), or percentages of train, validation and test: 70,15,15",
+        "split: given, hold_out (as in trainer.task), or percentages of train, validation and test:"
+        " 70,15,15",
         module_name=here,
     )
     command_line.run(_run)
@@ -60,7 +73,8 @@ def _run(arguments: Sequence[str]) -> None:
     }
     if len(arguments) != 3 or arguments[1] not in commands:
         raise ConfigError(
-            f"{' '.join(arguments[1:]) or 'nothing to do'}: expected {'|'.join(commands)} and one folder of pictures"
+            f"{' '.join(arguments[1:]) or 'nothing to do'}: expected {'|'.join(commands)} and one"
+            " folder of pictures"
         )
     commands[arguments[1]](Path(arguments[2]).expanduser())
 
@@ -74,7 +88,9 @@ def _scan(folder: Path) -> None:
     summed = findings.sum_up(facts, unreadable)
     if flags.FLAGS.out:
         with _writing(Path(flags.FLAGS.out)) as path:
-            path.write_text(json.dumps(summed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(
+                json.dumps(summed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
     for line in findings.table(summed):
         print(line)
     print(f"{len(found):,} files in {seconds:.1f} s ({len(found) / seconds:.0f} pictures/s)")
@@ -86,10 +102,14 @@ def _split(folder: Path) -> None:
 
     file = frozen.ledger_file(folder)
     if file.exists():
-        raise DataError(f"{file}: is frozen already; extend assigns added pictures, or remove it to freeze anew")
+        raise DataError(
+            f"{file}: is frozen already; extend assigns added pictures, or remove it to freeze anew"
+        )
     found, facts, unreadable = _look(folder)
     sha256 = {each.path: each.sha256 for each in facts}
-    ledger = freeze(found, sha256, unreadable, protocol=flags.FLAGS.split, alike=findings.alike(facts))
+    ledger = freeze(
+        found, sha256, unreadable, protocol=flags.FLAGS.split, alike=findings.alike(facts)
+    )
     _freeze(ledger, file)
 
 
@@ -98,11 +118,15 @@ def _extend(folder: Path) -> None:
 
     before = frozen.read(folder)
     if before is None:
-        raise DataError(f"{folder}: has no ledger.json to extend; freeze the split with split first")
+        raise DataError(
+            f"{folder}: has no ledger.json to extend; freeze the split with split first"
+        )
     found, facts, unreadable = _look(folder)
     sha256 = {each.path: each.sha256 for each in facts}
     ledger = frozen.extend(before, found, sha256, unreadable, findings.alike(facts))
-    splits = [{picture.path: picture.split for picture in each.pictures} for each in (before, ledger)]
+    splits = [
+        {picture.path: picture.split for picture in each.pictures} for each in (before, ledger)
+    ]
     for path in sorted(splits[0].keys() | splits[1].keys()):
         old, new = (each.get(path, "not used") for each in splits)
         if old != new:
@@ -126,9 +150,15 @@ def _convert(folder: Path) -> None:
         shrink=flags.FLAGS.shrink,
         say=lambda line: print(line, flush=True),
     )
-    print(f"{len(ledger.pictures):,} pictures in {out}, digest {ledger.digest[:12]}: --data={out} trains on them")
+    print(
+        f"{len(ledger.pictures):,} pictures in {out}, digest {ledger.digest[:12]}: --data={out}"
+        " trains on them"
+    )
     if flags.FLAGS.shrink:
-        print(f"shrunk to {flags.FLAGS.shrink} pixels: another data set than {folder}, as the digest says")
+        print(
+            f"shrunk to {flags.FLAGS.shrink} pixels: another data set than {folder}, as the digest"
+            " says"
+        )
 
 
 def _look(folder: Path) -> tuple["list[Found]", "list[Facts]", "list[LeftOut]"]:
@@ -149,7 +179,10 @@ def _freeze(ledger: "Ledger", file: Path) -> None:
     with _writing(file):
         ledger.write(file)
     for split, counts in ledger.counts().items():
-        print(f"{split:10} {sum(counts.values()):>9,} pictures, of a class {min(counts.values()):,} or more")
+        print(
+            f"{split:10} {sum(counts.values()):>9,} pictures, of a class {min(counts.values()):,}"
+            " or more"
+        )
     for line in uneven(ledger):
         print(line)
     print(f"{len(ledger.left_out):,} files left out, with the reason in {file}")
@@ -162,7 +195,9 @@ def _writing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); free space or give permission") from error
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); free space or give permission"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Decoded pixels, kept in memory or on disk where they fit: measured, before anything is decoded."""
+"""Decoded pixels, kept in memory or on disk where they fit: measured, before anything is
+decoded.
+"""
 
 import os
 import shutil
@@ -10,12 +12,13 @@ import numpy as np
 
 from trainer.errors import DataError
 
-# Share of what is free when a run starts that pixels may take: the rest is for the model, for batches on their way, for
-# checkpoints, and for other programs.
+# Share of what is free when a run starts that pixels may take: the rest is for the model, for
+# batches on their way, for checkpoints, and for other programs.
 _SHARE = 0.5
 _UNKNOWN_MEMORY_BYTES = 2**30
 
-# Control groups by version (2 names no controllers): limit, usage, and the part of it that files take.
+# Control groups by version (2 names no controllers): limit, usage, and the part of it that files
+# take.
 _MEMORY_FILES = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -27,7 +30,8 @@ class PixelCache:
 
     Args:
         shape: of all rows.
-        folder: keeps them in a file there that is gone when the process is, however that ends; None: in memory.
+        folder: keeps them in a file there that is gone when the process is, however that ends;
+            None: in memory.
     """
 
     def __init__(self, shape: tuple[int, ...], folder: Path | None) -> None:
@@ -46,7 +50,8 @@ class PixelCache:
         self.pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
 
     def put(self, first: int, rows: np.ndarray) -> None:
-        """Keeps rows that stand one after the other, uint8 [m, image_size, image_size, 3], from number `first` on.
+        """Keeps rows that stand one after the other, uint8 [m, image_size, image_size, 3], from
+        number `first` on.
 
         Raises:
             DataError: the disk is full.
@@ -55,18 +60,22 @@ class PixelCache:
             self.pixels[first : first + len(rows)] = rows
             return
         try:
-            # Never through the mapped file, where a full disk kills the process instead of raising an error.
+            # Never through the mapped file, where a full disk kills the process instead of raising
+            # an error.
             os.pwrite(self._file.fileno(), rows.tobytes(), first * self.pixels[0].nbytes)
         except OSError as error:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> DataError:
         return DataError(
-            f"{self._folder}: decoded pictures cannot be kept here ({error.strerror}); free space, or use --cache=none"
+            f"{self._folder}: decoded pictures cannot be kept here ({error.strerror}); free space,"
+            " or use --cache=none"
         )
 
 
-def make_cache(kind: str, count: int, image_size: int, folder: Path, *, free_bytes: int) -> PixelCache | None:
+def make_cache(
+    kind: str, count: int, image_size: int, folder: Path, *, free_bytes: int
+) -> PixelCache | None:
     """Makes a place for decoded pictures.
 
     Args:
@@ -94,23 +103,29 @@ def make_cache(kind: str, count: int, image_size: int, folder: Path, *, free_byt
             return PixelCache(shape, None if place == "memory" else folder)
         if place == kind:
             raise DataError(
-                f"--cache={kind}: {count:,} pictures of {image_size} pixels take {needed / 1e9:.1f} GB, expected at "
-                f"most {_SHARE:.0%} of the {places[place] / 1e9:.1f} GB that are free; use --cache=auto"
+                f"--cache={kind}: {count:,} pictures of {image_size} pixels take {needed / 1e9:.1f}"
+                f" GB, expected at most {_SHARE:.0%} of the {places[place] / 1e9:.1f} GB that are"
+                " free; use --cache=auto"
             )
     return None
 
 
-def free_memory_bytes(proc: Path = Path("/proc"), control_groups: Path = Path("/sys/fs/cgroup")) -> int:
+def free_memory_bytes(
+    proc: Path = Path("/proc"), control_groups: Path = Path("/sys/fs/cgroup")
+) -> int:
     """Memory that this process can have now, in bytes; where the system does not tell, 1 GiB.
 
     Args:
         proc: where Linux tells of memory and processes.
-        control_groups: where it tells of limits: those of containers are below what the machine has.
+        control_groups: where it tells of limits: those of containers are below what the machine
+            has.
     """
     try:
         lines = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-        groups = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
+        groups = [
+            line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()
+        ]
     except (OSError, ValueError, KeyError):
         return _UNKNOWN_MEMORY_BYTES
     for _, controllers, path in groups:

@@ -62,7 +62,8 @@ def look(found: Sequence[Found], read: Callable[[str], bytes]) -> tuple[list[Fac
         read: gives the content of one, by its path.
 
     Returns:
-        The facts of the pictures that decode, in the order given; and the files that do not, with the reason.
+        The facts of the pictures that decode, in the order given; and the files that do not, with
+        the reason.
     """
 
     def examine(file: Found) -> Facts | LeftOut:
@@ -72,15 +73,26 @@ def look(found: Sequence[Found], read: Callable[[str], bytes]) -> tuple[list[Fac
             return LeftOut(file.path, f"cannot be read: {error.strerror or error}")
         try:
             return _facts(file, encoded)
-        except Exception:  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
+        except (
+            Exception
+        ):  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
             return LeftOut(file.path, why_undecodable(encoded, "Pillow"))
 
-    # Decoding happens outside the interpreter lock, so that threads are enough. What Pillow warns of (many pixels,
-    # odd tags) is told in the findings.
+    # Decoding happens outside the interpreter lock, so that threads are enough. What Pillow warns
+    # of (many pixels, odd tags) is told in the findings.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
         looking = pool.map(examine, found)
         # disable=None: a bar on a terminal, nothing in a log.
-        results = list(tqdm(looking, "looking at pictures", len(found), leave=False, disable=None, unit=" pictures"))
+        results = list(
+            tqdm(
+                looking,
+                "looking at pictures",
+                len(found),
+                leave=False,
+                disable=None,
+                unit=" pictures",
+            )
+        )
     return [each for each in results if isinstance(each, Facts)], [
         each for each in results if isinstance(each, LeftOut)
     ]

@@ -1,4 +1,6 @@
-"""Files from the web: fetched once, resumed where a connection broke, measured before they count."""
+"""Files from the web: fetched once, resumed where a connection broke, measured before they
+count.
+"""
 
 import http.client
 import urllib.error
@@ -18,7 +20,8 @@ _BROKEN = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTT
 def download(url: str, path: Path, *, size_bytes: int | None, instead: str) -> Path:
     """Fetches a file, unless it is there already.
 
-    What has arrived is kept as ``<name>.part``, so that the next call goes on where this one was cut off.
+    What has arrived is kept as ``<name>.part``, so that the next call goes on where this one was
+    cut off.
 
     Args:
         url: http(s) address.
@@ -41,19 +44,29 @@ def download(url: str, path: Path, *, size_bytes: int | None, instead: str) -> P
         received = part.stat().st_size
         if received != expected:
             part.unlink()
-            raise DataError(f"{url}: sent {received:,} bytes where {expected:,} were expected; {instead}")
+            raise DataError(
+                f"{url}: sent {received:,} bytes where {expected:,} were expected; {instead}"
+            )
         part.replace(path)
     except urllib.error.HTTPError as error:
-        raise DataError(f"{url}: the server answers {error.code} {error.reason}; {instead}") from error
+        raise DataError(
+            f"{url}: the server answers {error.code} {error.reason}; {instead}"
+        ) from error
     except _BROKEN as error:
-        raise DataError(f"{url}: cannot be reached ({getattr(error, 'reason', None) or error}); {instead}") from error
+        raise DataError(
+            f"{url}: cannot be reached ({getattr(error, 'reason', None) or error}); {instead}"
+        ) from error
     except OSError as error:
-        raise DataError(f"{part}: cannot be written ({error.strerror}); free space or give permission") from error
+        raise DataError(
+            f"{part}: cannot be written ({error.strerror}); free space or give permission"
+        ) from error
     return path
 
 
 def _fetch(url: str, part: Path, size_bytes: int | None) -> int:
-    """Appends to `part` until it is whole; gives up where an attempt brings nothing. Returns the size expected."""
+    """Appends to `part` until it is whole; gives up where an attempt brings nothing. Returns the
+    size expected.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         have = part.stat().st_size if part.exists() else 0
         if have and have == size_bytes:
@@ -71,7 +84,9 @@ def _fetch(url: str, part: Path, size_bytes: int | None) -> int:
         except _BROKEN:
             if attempt == _ATTEMPTS or not (part.exists() and part.stat().st_size > have):
                 raise
-    raise ConnectionError(f"broken off {_ATTEMPTS} times; what has arrived is kept, run the command again")
+    raise ConnectionError(
+        f"broken off {_ATTEMPTS} times; what has arrived is kept, run the command again"
+    )
 
 
 def _receive(url: str, part: Path, have: int, size_bytes: int | None) -> int:

@@ -1,6 +1,7 @@
 """A pen that draws outlines and fur on a Pillow picture.
 
-Points are complex numbers, x + y·j with y down, so that turning and scaling a shape is one multiplication.
+Points are complex numbers, x + y·j with y down, so that turning and scaling a shape is one
+multiplication.
 """
 
 from dataclasses import dataclass
@@ -27,10 +28,14 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def curve(knots: ArrayLike, closed: bool = True, steps: int = 7) -> Points:
-    """A smooth line through the knots (uniform Catmull-Rom spline), `steps` points from knot to knot."""
+    """A smooth line through the knots (uniform Catmull-Rom spline), `steps` points from knot to
+    knot.
+    """
     points = np.asarray(knots, dtype=np.complex128)
     if not closed:
-        points = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
+        points = np.concatenate(
+            [2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]]
+        )
     time = np.linspace(0, 1, steps, endpoint=False)[:, None]
     place = np.arange(len(points))
     before, start, end, after = (points[(place + shift) % len(points)] for shift in (-1, 0, 1, 2))
@@ -50,10 +55,14 @@ def oval(centre: complex, wide: float, high: float, angle: float = 0.0) -> Point
 
 
 def limb(knots: ArrayLike, widths: ArrayLike) -> Points:
-    """The outline of a leg or a tail along the knots, as thick at each as `widths` says, with a round end."""
+    """The outline of a leg or a tail along the knots, as thick at each as `widths` says, with a
+    round end.
+    """
     spine = curve(knots, closed=False)
     thickness = np.asarray(widths, dtype=float)
-    radius = np.interp(np.linspace(0, 1, len(spine)), np.linspace(0, 1, len(thickness)), thickness / 2)
+    radius = np.interp(
+        np.linspace(0, 1, len(spine)), np.linspace(0, 1, len(thickness)), thickness / 2
+    )
     across = np.gradient(spine)
     across = 1j * across / np.abs(across)
     end = spine[-1] + radius[-1] * across[-1] * np.exp(-1j * np.linspace(0, np.pi, 9))
@@ -86,7 +95,9 @@ class Pen:
         unit: what 1 is in pixels, and by its angle how far the frame is turned.
     """
 
-    def __init__(self, image: Image.Image, generator: np.random.Generator, origin: complex, unit: complex) -> None:
+    def __init__(
+        self, image: Image.Image, generator: np.random.Generator, origin: complex, unit: complex
+    ) -> None:
         self.image, self.generator, self.origin, self.unit = image, generator, origin, unit
         self._draw = ImageDraw.Draw(image)
 
@@ -107,10 +118,15 @@ class Pen:
     def line(self, points: ArrayLike, colour: Colour, width: float) -> None:
         """Draws a smooth open line, `width` in units."""
         wide = max(1, round(abs(self.unit) * width))
-        self._draw.line(self.pixels(curve(points, closed=False)), fill=colour, width=wide, joint="curve")
+        self._draw.line(
+            self.pixels(curve(points, closed=False)), fill=colour, width=wide, joint="curve"
+        )
 
-    def fur(self, outline: Points, coat: Coat, colour: Colour | None = None, across: bool = False) -> None:
-        """Fills an outline with shaded fur: tufts at the edge, the coat's marks inside, light from above.
+    def fur(
+        self, outline: Points, coat: Coat, colour: Colour | None = None, across: bool = False
+    ) -> None:
+        """Fills an outline with shaded fur: tufts at the edge, the coat's marks inside, light from
+        above.
 
         Args:
             outline: the part's closed outline.
@@ -120,7 +136,11 @@ class Pen:
         """
         if coat.fluff:
             outward = np.gradient(outline) * -1j
-            lengths = coat.fluff * self.generator.uniform(-0.4, 1, len(outline)) * (np.arange(len(outline)) % 2)
+            lengths = (
+                coat.fluff
+                * self.generator.uniform(-0.4, 1, len(outline))
+                * (np.arange(len(outline)) % 2)
+            )
             outline = outline + lengths * outward / (np.abs(outward) + 1e-9)
         placed = self.origin + self.unit * outline
         low = complex(np.floor(placed.real.min()), np.floor(placed.imag.min()))
@@ -135,7 +155,9 @@ class Pen:
         ImageDraw.Draw(mask).polygon(inside.pixels(placed - low), fill=255)
         self.image.paste(tile, (int(low.real), int(low.imag)), mask)
 
-    def _marks(self, draw: ImageDraw.ImageDraw, wide: int, high: int, coat: Coat, across: bool) -> None:
+    def _marks(
+        self, draw: ImageDraw.ImageDraw, wide: int, high: int, coat: Coat, across: bool
+    ) -> None:
         uniform = self.generator.uniform
         unit = abs(self.unit)
         if coat.pattern == "stripes":
@@ -146,12 +168,21 @@ class Pen:
                     0.08 * unit,
                     uniform(-0.15, 0.15) * unit,
                 )
-                corners = [(at - half, 0), (at + half, 0), (at + lean + half / 2, reach), (at + lean, reach)]
+                corners = [
+                    (at - half, 0),
+                    (at + half, 0),
+                    (at + lean + half / 2, reach),
+                    (at + lean, reach),
+                ]
                 draw.polygon([(y, x) for x, y in corners] if across else corners, fill=coat.marks)
         elif coat.pattern in ("spots", "patches"):
             size, count = (
-                (0.16, wide * high / unit**2 * 2.2) if coat.pattern == "spots" else (0.6, wide * high / unit**2 * 0.4)
+                (0.16, wide * high / unit**2 * 2.2)
+                if coat.pattern == "spots"
+                else (0.6, wide * high / unit**2 * 0.4)
             )
             for _ in range(round(count)):
                 x, y, radius = uniform(0, wide), uniform(0, high), size * unit * uniform(0.5, 1.2)
-                draw.ellipse((x - radius, y - radius * 0.8, x + radius, y + radius * 0.8), fill=coat.marks)
+                draw.ellipse(
+                    (x - radius, y - radius * 0.8, x + radius, y + radius * 0.8), fill=coat.marks
+                )

@@ -1,8 +1,8 @@
 """Pictures that look the same, mirrored or not: 64-bit difference hashes at most 2 bits apart.
 
-The hash is N. Krawetz's dHash ("Kind of Like That", 2013): each bit says whether a cell of a 9×8 grid is darker than
-its right neighbour, which JPEG, resizing and brightness hardly change. Beyond a distance of 2, pairs looked at by eye
-in the cats-and-dogs pictures were no duplicates.
+The hash is N. Krawetz's dHash ("Kind of Like That", 2013): each bit says whether a cell of a 9×8
+grid is darker than its right neighbour, which JPEG, resizing and brightness hardly change. Beyond a
+distance of 2, pairs looked at by eye in the cats-and-dogs pictures were no duplicates.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from PIL import Image
 MOST_BITS_APART = 2
 
 _COLUMNS, _ROWS = 9, 8
-# Of two hashes that differ in at most 2 bits, one of these three parts is the same: only pictures that share one are
-# compared.
+# Of two hashes that differ in at most 2 bits, one of these three parts is the same: only pictures
+# that share one are compared.
 _BANDS = ((0, 22), (22, 21), (43, 21))
 
 
@@ -36,8 +36,8 @@ def near_pairs(hashes: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, str
         hashes: `difference_hashes` by path.
 
     Yields:
-        Pairs of paths that hang all pictures of a group together; a pair need not be given for each two of them.
-        Memory is in proportion to the number of pictures.
+        Pairs of paths that hang all pictures of a group together; a pair need not be given for each
+        two of them. Memory is in proportion to the number of pictures.
     """
     # One picture stands for all that have the very same hash, or the mirrored one.
     first: dict[int, str] = {}

@@ -38,21 +38,27 @@ def sum_up(facts: Sequence[Facts], unreadable: Sequence[LeftOut]) -> dict[str, A
     """Finds what a person should know.
 
     Returns:
-        JSON values: `pictures`, `counts` {split: {class: n}} (split ``all`` where none is given), `baseline_accuracy`
-        {split: share of its largest class}, `imbalance` (largest to smallest class), `kinds`, `modes`, `width` and
-        `height` [least, median, most] in pixels, `unreadable`, `mislabelled`, `turned`, `tiny`, `huge` and `stretched`
-        [{path, reason}], `duplicates` [{paths, exact, splits, classes}], and `files`: the facts themselves.
+        JSON values: `pictures`, `counts` {split: {class: n}} (split ``all`` where none is given),
+            `baseline_accuracy`
+        {split: share of its largest class}, `imbalance` (largest to smallest class), `kinds`,
+        `modes`, `width` and `height` [least, median, most] in pixels, `unreadable`, `mislabelled`,
+        `turned`, `tiny`, `huge` and `stretched` [{path, reason}], `duplicates` [{paths, exact,
+        splits, classes}], and `files`: the facts themselves.
     """
     by_path = {each.path: each for each in facts}
     counts: dict[str, dict[str, int]] = {}
-    for (split, label), count in sorted(Counter((each.split or "all", each.label) for each in facts).items()):
+    for (split, label), count in sorted(
+        Counter((each.split or "all", each.label) for each in facts).items()
+    ):
         counts.setdefault(split, {})[label] = count
     classes = Counter(each.label for each in facts)
     return {
         "format": 1,
         "pictures": len(facts),
         "counts": counts,
-        "baseline_accuracy": {split: max(each.values()) / sum(each.values()) for split, each in counts.items()},
+        "baseline_accuracy": {
+            split: max(each.values()) / sum(each.values()) for split, each in counts.items()
+        },
         "imbalance": max(classes.values()) / min(classes.values()) if classes else None,
         "kinds": dict(Counter(each.kind for each in facts).most_common()),
         "modes": dict(Counter(each.mode for each in facts).most_common()),
@@ -60,13 +66,21 @@ def sum_up(facts: Sequence[Facts], unreadable: Sequence[LeftOut]) -> dict[str, A
         "height": _spread([each.height for each in facts]),
         "unreadable": [vars(file) for file in unreadable],
         "mislabelled": _those(facts, lambda each: each.kind if each.mislabelled else None),
-        "turned": _those(facts, lambda each: f"tag {each.orientation}" if each.orientation != 1 else None),
-        "tiny": _those(facts, lambda each: _size(each) if min(each.width, each.height) < _TINY_SIDE else None),
-        "huge": _those(facts, lambda each: _size(each) if each.width * each.height > _HUGE_PIXELS else None),
+        "turned": _those(
+            facts, lambda each: f"tag {each.orientation}" if each.orientation != 1 else None
+        ),
+        "tiny": _those(
+            facts, lambda each: _size(each) if min(each.width, each.height) < _TINY_SIDE else None
+        ),
+        "huge": _those(
+            facts, lambda each: _size(each) if each.width * each.height > _HUGE_PIXELS else None
+        ),
         "stretched": _those(
             facts,
             lambda each: (
-                _size(each) if max(each.width, each.height) > _LONGEST * min(each.width, each.height) else None
+                _size(each)
+                if max(each.width, each.height) > _LONGEST * min(each.width, each.height)
+                else None
             ),
         ),
         "duplicates": [_duplicates([by_path[path] for path in group]) for group in alike(facts)],
@@ -92,10 +106,13 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     groups = found["duplicates"]
     across = {each: sum(len(group[each]) > 1 for group in groups) for each in ("splits", "classes")}
     yield (
-        f"{len(groups):,} groups of pictures that look the same: {sum(group['exact'] for group in groups):,} with "
-        f"the very same file; {across['splits']:,} across splits, {across['classes']:,} across classes"
+        f"{len(groups):,} groups of pictures that look the same:"
+        f" {sum(group['exact'] for group in groups):,} with the very same file;"
+        f" {across['splits']:,} across splits, {across['classes']:,} across classes"
     )
-    for group in sorted(groups, key=lambda group: (-len(group["splits"]), -len(group["classes"])))[:_SHOWN]:
+    for group in sorted(groups, key=lambda group: (-len(group["splits"]), -len(group["classes"])))[
+        :_SHOWN
+    ]:
         yield f"  {' = '.join(group['paths'])}"
     yield from _and_more(len(groups))
 
@@ -106,16 +123,25 @@ def _count_lines(found: Mapping[str, Any]) -> Iterator[str]:
     width = max([5, *map(len, labels)])
     yield f"{'class':{width}}" + "".join(f"{split:>12}" for split in counts)
     # The largest classes first: of hundreds, only some are shown.
-    total = Counter({label: sum(by_class.get(label, 0) for by_class in counts.values()) for label in labels})
+    total = Counter(
+        {label: sum(by_class.get(label, 0) for by_class in counts.values()) for label in labels}
+    )
     largest_first = [label for label, _ in total.most_common()]
-    shown = labels if len(labels) <= 2 * _SHOWN else [*largest_first[:_SHOWN], "…", *largest_first[-_SHOWN:]]
+    shown = (
+        labels
+        if len(labels) <= 2 * _SHOWN
+        else [*largest_first[:_SHOWN], "…", *largest_first[-_SHOWN:]]
+    )
     for label in shown:
         yield f"{label:{width}}" + "".join(
-            f"{by_class.get(label, 0):>12,}" if label in total else "" for by_class in counts.values()
+            f"{by_class.get(label, 0):>12,}" if label in total else ""
+            for by_class in counts.values()
         )
     yield (
         f"imbalance {found['imbalance']:.2f} to 1; always naming the largest class gets "
-        + ", ".join(f"{share:.3f} of {split}" for split, share in found["baseline_accuracy"].items())
+        + ", ".join(
+            f"{share:.3f} of {split}" for split, share in found["baseline_accuracy"].items()
+        )
     )
 
 
@@ -125,7 +151,9 @@ def _and_more(count: int) -> Iterator[str]:
 
 
 def _those(facts: Sequence[Facts], reason: Callable[[Facts], str | None]) -> list[dict[str, str]]:
-    return [{"path": each.path, "reason": told} for each in facts if (told := reason(each)) is not None]
+    return [
+        {"path": each.path, "reason": told} for each in facts if (told := reason(each)) is not None
+    ]
 
 
 def _duplicates(group: Sequence[Facts]) -> dict[str, Any]:

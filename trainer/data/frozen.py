@@ -1,4 +1,6 @@
-"""A split that was frozen: `ledger.json` beside the pictures, what has changed since, and the looks at its test set."""
+"""A split that was frozen: `ledger.json` beside the pictures, what has changed since, and the looks
+at its test set.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +25,9 @@ class Changes:
     altered: tuple[str, ...]
 
     def __str__(self) -> str:
-        return ", ".join(f"{len(paths)} {how} ({_some(paths)})" for how, paths in vars(self).items() if paths)
+        return ", ".join(
+            f"{len(paths)} {how} ({_some(paths)})" for how, paths in vars(self).items() if paths
+        )
 
 
 def ledger_file(folder: Path) -> Path:
@@ -46,11 +50,15 @@ def read(folder: Path) -> Ledger | None:
         other = split_of.setdefault(picture.sha256, picture.split)
         if other != picture.split:
             raise DataError(
-                f"{file}: {picture.path} is in {picture.split}, and the same picture in {other}; a test set that "
-                "overlaps measures nothing: remove the file and freeze the split anew"
+                f"{file}: {picture.path} is in {picture.split}, and the same picture in {other}; a"
+                " test set that overlaps measures nothing: remove the file and freeze the split"
+                " anew"
             )
     if json.loads(file.read_text(encoding="utf-8"))["digest"] != ledger.digest:
-        raise DataError(f"{file}: was changed after it was frozen; put it back, or remove it and freeze the split anew")
+        raise DataError(
+            f"{file}: was changed after it was frozen; put it back, or remove it and freeze the"
+            " split anew"
+        )
     return ledger
 
 
@@ -68,7 +76,9 @@ def changes(ledger: Ledger, found: Sequence[Found], sha256: Mapping[str, str]) -
     return Changes(
         added=tuple(sorted(there - known)),
         removed=tuple(sorted(frozen.keys() - there)),
-        altered=tuple(sorted(path for path in frozen.keys() & sha256.keys() if sha256[path] != frozen[path])),
+        altered=tuple(
+            sorted(path for path in frozen.keys() & sha256.keys() if sha256[path] != frozen[path])
+        ),
     )
 
 
@@ -79,7 +89,8 @@ def extend(
     left_out: Sequence[LeftOut],
     alike: Iterable[Sequence[str]],
 ) -> Ledger:
-    """Assigns pictures that were added; each that was there keeps its split, under another name too.
+    """Assigns pictures that were added; each that was there keeps its split, under another name
+    too.
 
     Args:
         ledger: what was frozen.
@@ -107,12 +118,15 @@ def count_look(folder: Path, ledger: Ledger, run: str) -> int | None:
         run: address of its folder.
 
     Returns:
-        How many looks there have been, this one among them; None where the folder cannot be written.
+        How many looks there have been, this one among them; None where the folder cannot be
+        written.
     """
     file = folder / _LOOKS
     try:
         with file.open("a+", encoding="utf-8") as stream:
-            stream.write(json.dumps({"run": run, "ledger": ledger.digest}, ensure_ascii=False) + "\n")
+            stream.write(
+                json.dumps({"run": run, "ledger": ledger.digest}, ensure_ascii=False) + "\n"
+            )
             stream.seek(0)
             return sum(1 for _ in stream)
     except OSError:

@@ -17,7 +17,8 @@ from trainer.variants.preprocessing import decode_and_resize
 
 # Pictures decoded at a time: one waits for the disk while another takes a core.
 CALLS = 2 * (os.cpu_count() or 1)
-# For functions without tensors in their `if` and `for`: converting one takes tens of milliseconds, at every pass.
+# For functions without tensors in their `if` and `for`: converting one takes tens of milliseconds,
+# at every pass.
 as_it_is = tf.autograph.experimental.do_not_convert
 # Batches that are ready before they are asked for.
 _READY = 2
@@ -41,8 +42,9 @@ class Part:
 def own_pictures(pictures: Pictures, part: Part | None) -> Pictures:
     """Those that one of several workers has to read.
 
-    Of shards, each worker trains on a run of records of its own: neighbours share a shard at most. Whatever a worker
-    trains on, it validates on all validation pictures. Where each picture is a file, any worker may need any.
+    Of shards, each worker trains on a run of records of its own: neighbours share a shard at most.
+    Whatever a worker trains on, it validates on all validation pictures. Where each picture is a
+    file, any worker may need any.
     """
     if part is None or pictures.stored is None or pictures.frozen is None:
         return pictures
@@ -50,12 +52,18 @@ def own_pictures(pictures: Pictures, part: Part | None) -> Pictures:
     stored = [path for path in pictures.stored if path in train]
     workers = part.replicas // (part.end - part.first)
     worker = part.first // (part.end - part.first)
-    others = train - set(stored[len(stored) * worker // workers : len(stored) * (worker + 1) // workers])
-    return replace(pictures, found=tuple(file for file in pictures.found if file.path not in others))
+    others = train - set(
+        stored[len(stored) * worker // workers : len(stored) * (worker + 1) // workers]
+    )
+    return replace(
+        pictures, found=tuple(file for file in pictures.found if file.path not in others)
+    )
 
 
 def reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Gives what reads, inside a graph, the picture with a number: int64 scalar to string scalar."""
+    """Gives what reads, inside a graph, the picture with a number: int64 scalar to string
+    scalar.
+    """
     if pictures.stored is None:
         # Without Python: an eighth faster, decoding included.
         files = tf.constant([str(pictures.folder / path) for path in paths])
@@ -64,7 +72,9 @@ def reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], tf
     def read(number: int) -> bytes:
         return pictures.read(paths[number])
 
-    return lambda number: tf.ensure_shape(tf.numpy_function(read, [number], tf.string, stateful=False), [])
+    return lambda number: tf.ensure_shape(
+        tf.numpy_function(read, [number], tf.string, stateful=False), []
+    )
 
 
 class Examples:
@@ -75,8 +85,8 @@ class Examples:
         ledger: which pictures, in which split.
         pixels: what the scan kept of them, or None.
         image_size: side in pixels.
-        class_weights: ``balanced``: in training, every class weighs the same in all, whatever its number of pictures;
-            ``none``: every picture weighs the same.
+        class_weights: ``balanced``: in training, every class weighs the same in all, whatever its
+            number of pictures; ``none``: every picture weighs the same.
     """
 
     def __init__(
@@ -95,7 +105,9 @@ class Examples:
         row = {file.path: index for index, file in enumerate(pictures.found)}
         # -1: another worker's.
         self._rows = np.array([row.get(picture.path, -1) for picture in ledger.pictures], np.int64)
-        self._labels = np.array([ledger.classes.index(picture.label) for picture in ledger.pictures], np.int32)
+        self._labels = np.array(
+            [ledger.classes.index(picture.label) for picture in ledger.pictures], np.int32
+        )
         self._class_weights = np.ones(len(ledger.classes), np.float32)
         if class_weights == "balanced":
             counts = np.bincount(self.labels(self.indices("train")), minlength=len(ledger.classes))
@@ -104,14 +116,19 @@ class Examples:
 
     def indices(self, split: str) -> np.ndarray:
         """Positions of a split's pictures in the ledger: int64 [n], ascending."""
-        return np.array([i for i, picture in enumerate(self._ledger.pictures) if picture.split == split], np.int64)
+        return np.array(
+            [i for i, picture in enumerate(self._ledger.pictures) if picture.split == split],
+            np.int64,
+        )
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Class numbers of pictures: int32 [n]."""
         return self._labels[indices]
 
     def weights(self, indices: np.ndarray) -> np.ndarray:
-        """How much pictures weigh in training: float32 [n], on average 1 over the training pictures."""
+        """How much pictures weigh in training: float32 [n], on average 1 over the training
+        pictures.
+        """
         return self._class_weights[self.labels(indices)]
 
     def class_weights(self) -> dict[str, float]:
@@ -120,10 +137,19 @@ class Examples:
 
     def pictures(self, indices: np.ndarray) -> np.ndarray:
         """Pixels of a few pictures: uint8 [n, image_size, image_size, 3]."""
-        return np.concatenate([pixels.numpy() for pixels, _ in self._batches(indices, len(indices))])
+        return np.concatenate(
+            [pixels.numpy() for pixels, _ in self._batches(indices, len(indices))]
+        )
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0, part: Part | None = None
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        full: bool,
+        start: int = 0,
+        part: Part | None = None,
     ) -> tf.data.Dataset:
         """Batches of one epoch in an order that depends on seed and epoch alone.
 
@@ -131,8 +157,8 @@ class Examples:
             batch_size: pictures a batch, over all replicas.
             seed: of the order.
             epoch: number of the pass, from 0.
-            full: fills the last batch up with pictures of weight 0. Several replicas need it: one without a picture
-                would compute on empty tensors, which some kernels get wrong.
+            full: fills the last batch up with pictures of weight 0. Several replicas need it: one
+                without a picture would compute on empty tensors, which some kernels get wrong.
             start: number of the first batch that is given, to go on in the middle of an epoch.
             part: of every batch, which is then given replica by replica; None: all of it at once.
 
@@ -147,7 +173,13 @@ class Examples:
             size = batch_size // part.replicas
             generator = np.random.default_rng([seed, epoch, part.first])
             positions, weights, _ = epoch_order(
-                len(own), size * (part.end - part.first), generator, full=True, start=start, part=None, steps=steps
+                len(own),
+                size * (part.end - part.first),
+                generator,
+                full=True,
+                start=start,
+                part=None,
+                steps=steps,
             )
             indices = own
         else:
@@ -162,11 +194,14 @@ class Examples:
         """Batches of a split in the order of the ledger: every picture once, none augmented.
 
         Returns:
-            A data set of (uint8 [n, image_size, image_size, 3], int32 [n]); the last batch may be smaller.
+            A data set of (uint8 [n, image_size, image_size, 3], int32 [n]); the last batch may be
+            smaller.
         """
         return self._batches(self.indices(split), batch_size)
 
-    def _batches(self, indices: np.ndarray, batch_size: int, *others: np.ndarray) -> tf.data.Dataset:
+    def _batches(
+        self, indices: np.ndarray, batch_size: int, *others: np.ndarray
+    ) -> tf.data.Dataset:
         rows, others = self._rows[indices], (self._labels[indices], *others)
         with tf.device("CPU:0"):
             if self._pixels is not None and (rows >= 0).all():
@@ -180,11 +215,16 @@ class Examples:
                     return decode_and_resize(read(index), self._image_size), *others
 
                 dataset = tf.data.Dataset.from_tensor_slices((indices, *others))
-                dataset = dataset.map(decode, num_parallel_calls=CALLS, deterministic=True).batch(batch_size)
+                dataset = dataset.map(decode, num_parallel_calls=CALLS, deterministic=True).batch(
+                    batch_size
+                )
             return make_ready(dataset)
 
-    def _kept(self, pixels: np.ndarray, rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # A function of NumPy: pixels may be a mapped file, and a tensor would be one more copy of those in memory.
+    def _kept(
+        self, pixels: np.ndarray, rows: tf.Tensor, *others: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        # A function of NumPy: pixels may be a mapped file, and a tensor would be one more copy of
+        # those in memory.
         kept = tf.numpy_function(pixels.__getitem__, [rows], tf.uint8, stateful=False)
         return tf.ensure_shape(kept, [None, self._image_size, self._image_size, 3]), *others
 
@@ -192,8 +232,8 @@ class Examples:
 def make_ready(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Prepares batches while others are computed on.
 
-    Without tf.data's tuning: that ends no sooner than its next look, 10 ms after the start, then 20, 40 and so on after
-    the one before, so that a pass of 0.8 s took 1.3.
+    Without tf.data's tuning: that ends no sooner than its next look, 10 ms after the start, then
+    20, 40 and so on after the one before, so that a pass of 0.8 s took 1.3.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -222,7 +262,8 @@ def epoch_order(
         steps: full batches in the epoch; None: as many as there are.
 
     Returns:
-        Positions, int64 [n], 0…count-1; weights, float32 [n]; and how many of them are given at once.
+        Positions, int64 [n], 0…count-1; weights, float32 [n]; and how many of them are given at
+        once.
     """
     positions = generator.permutation(count)
     weights = np.ones(count, np.float32)

@@ -8,21 +8,35 @@ _SIGNATURES = {
     "BMP": (0, b"BM"),
     "WEBP": (8, b"WEBP"),
 }
-_BY_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP"}
+_BY_SUFFIX = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+}
 
 KINDS = tuple(_SIGNATURES)
 PICTURE_SUFFIXES = tuple(_BY_SUFFIX)
 
 
 def kind_by_name(path: str) -> str:
-    """Tells what a picture's name says: one of `KINDS`; the name ends in one of `PICTURE_SUFFIXES`."""
+    """Tells what a picture's name says: one of `KINDS`; the name ends in one of
+    `PICTURE_SUFFIXES`.
+    """
     return _BY_SUFFIX[path[path.rindex(".") :].lower()]
 
 
 def kind_by_content(encoded: bytes) -> str | None:
     """Tells what a file's first bytes say: one of `KINDS`, or None."""
     return next(
-        (kind for kind, (start, signature) in _SIGNATURES.items() if encoded.startswith(signature, start)), None
+        (
+            kind
+            for kind, (start, signature) in _SIGNATURES.items()
+            if encoded.startswith(signature, start)
+        ),
+        None,
     )
 
 

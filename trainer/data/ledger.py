@@ -1,4 +1,6 @@
-"""The ledger: which pictures are used, what is in them, and which split each belongs to, written down."""
+"""The ledger: which pictures are used, what is in them, and which split each belongs to, written
+down.
+"""
 
 import hashlib
 import json
@@ -62,7 +64,9 @@ class Ledger:
     @property
     def digest(self) -> str:
         """SHA-256 over classes and every picture's hash, label and split; paths do not count."""
-        rows = sorted(f"{picture.sha256} {picture.label} {picture.split}" for picture in self.pictures)
+        rows = sorted(
+            f"{picture.sha256} {picture.label} {picture.split}" for picture in self.pictures
+        )
         return hashlib.sha256("\n".join([*self.classes, *rows]).encode()).hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -94,7 +98,9 @@ class Ledger:
             OSError: it cannot be written.
         """
         part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         part.replace(path)
 
     @classmethod
@@ -108,7 +114,8 @@ class Ledger:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}: cannot be read as a ledger ({error}); put the file back, or freeze the split anew"
+                f"{path}: cannot be read as a ledger ({error}); put the file back, or freeze the"
+                " split anew"
             ) from error
 
     @classmethod
@@ -127,26 +134,36 @@ class Ledger:
 def find(folder: Path) -> list[Found]:
     """Lists the picture files of a data folder, sorted by path, without opening them.
 
-    The folder holds ``<class>/…``, or ``train/<class>/…`` with ``validation/<class>/…`` and ``test/<class>/…`` where
-    they are given. Files with other endings, and names that begin with a dot, are passed over.
+    The folder holds ``<class>/…``, or ``train/<class>/…`` with ``validation/<class>/…`` and
+    ``test/<class>/…`` where they are given. Files with other endings, and names that begin with a
+    dot, are passed over.
 
     Raises:
         DataError: there is no such folder, no picture in it, or fewer than two classes.
     """
     if not folder.is_dir():
-        raise DataError(f"--data={folder}: there is no such folder; expected one folder of pictures per class")
+        raise DataError(
+            f"--data={folder}: there is no such folder; expected one folder of pictures per class"
+        )
     given = [split for split in SPLITS if (folder / split).is_dir()]
     if given and "train" not in given:
-        raise DataError(f"--data={folder}: holds {' and '.join(given)} but no train folder; expected train/<class>/")
+        raise DataError(
+            f"--data={folder}: holds {' and '.join(given)} but no train folder; expected"
+            " train/<class>/"
+        )
     try:
         if given:
-            found = [picture for split in given for picture in _class_folders(folder, folder / split, split)]
+            found = [
+                picture
+                for split in given
+                for picture in _class_folders(folder, folder / split, split)
+            ]
         else:
             found = list(_class_folders(folder, folder, None))
     except OSError as error:
         raise DataError(
-            f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); mend it, or give this user "
-            "permission"
+            f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); mend it, or"
+            " give this user permission"
         ) from error
     if not found:
         raise DataError(
@@ -156,8 +173,8 @@ def find(folder: Path) -> list[Found]:
     labels = sorted({picture.label for picture in found})
     if len(labels) < 2:
         raise DataError(
-            f"--data={folder}: one class only ({labels[0]}); expected a folder of pictures for each of two "
-            "or more classes"
+            f"--data={folder}: one class only ({labels[0]}); expected a folder of pictures for each"
+            " of two or more classes"
         )
     return sorted(found, key=lambda picture: picture.path)
 
@@ -172,7 +189,9 @@ def _class_folders(root: Path, folder: Path, split: str | None) -> Iterator[Foun
 
 
 def _files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """Files at any depth, behind links too; what a broken link names is found unreadable when it is read."""
+    """Files at any depth, behind links too; what a broken link names is found unreadable when it is
+    read.
+    """
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder}: a link that leads back to a folder that it lies in; remove it")
@@ -189,4 +208,6 @@ def _require_utf8(name: str, folder: Path) -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{folder}: the name {os.fsencode(name)!r} is not UTF-8; rename it") from error
+        raise DataError(
+            f"{folder}: the name {os.fsencode(name)!r} is not UTF-8; rename it"
+        ) from error

@@ -43,7 +43,9 @@ def open_pictures(folder: Path) -> Pictures:
         found = [Found(picture.path, picture.label, picture.split) for picture in before.pictures]
         found.sort(key=lambda file: file.path)
         return Pictures(folder, tuple(found), shards.read, before, shards.order())
-    return Pictures(folder, tuple(ledger.find(folder)), lambda path: (folder / path).read_bytes(), before)
+    return Pictures(
+        folder, tuple(ledger.find(folder)), lambda path: (folder / path).read_bytes(), before
+    )
 
 
 def assign(
@@ -61,14 +63,15 @@ def assign(
         sha256: hash in hexadecimal by path, of pictures that decode.
         left_out: those that do not, with the reason.
         protocol: ``given`` or ``hold_out``.
-        say: prints one line; told of pictures that were added since the split was frozen, which are not used.
+        say: prints one line; told of pictures that were added since the split was frozen, which are
+            not used.
 
     Returns:
         The ledger; a frozen one without pictures that are unchanged and yet do not decode.
 
     Raises:
-        DataError: frozen pictures were altered or removed, another protocol is asked for than was frozen, or a class
-            has no picture in one of the splits.
+        DataError: frozen pictures were altered or removed, another protocol is asked for than was
+            frozen, or a class has no picture in one of the splits.
     """
     before = pictures.frozen
     if before is None:
@@ -76,22 +79,31 @@ def assign(
     file = frozen.ledger_file(pictures.folder)
     if protocol not in ("given", before.protocol):
         raise DataError(
-            f"--split={protocol}: {file} was frozen with {before.protocol}; leave --split away, or remove the file and "
-            "freeze the split anew"
+            f"--split={protocol}: {file} was frozen with {before.protocol}; leave --split away, or"
+            " remove the file and freeze the split anew"
         )
     undecodable = {each.path: each for each in left_out}
-    unused = [undecodable[picture.path] for picture in before.pictures if picture.path in undecodable]
+    unused = [
+        undecodable[picture.path] for picture in before.pictures if picture.path in undecodable
+    ]
     hashes = {**sha256, **{each.path: _hash(pictures, each.path) for each in unused}}
     changed = frozen.changes(before, pictures.found, hashes)
     if changed.removed or changed.altered:
-        cure = "convert anew" if pictures.stored else f"or run python -m trainer.data extend {pictures.folder}"
+        cure = (
+            "convert anew"
+            if pictures.stored
+            else f"or run python -m trainer.data extend {pictures.folder}"
+        )
         raise DataError(
-            f"{file}: since the split was frozen, pictures have changed: {replace(changed, added=())}; put them back, "
-            f"{cure}"
+            f"{file}: since the split was frozen, pictures have changed:"
+            f" {replace(changed, added=())}; put them back, {cure}"
         )
     say(f"split frozen in {file} ({before.protocol})")
     if changed.added:
-        say(f"{changed} since then: not used; python -m trainer.data extend {pictures.folder} assigns what was added")
+        say(
+            f"{changed} since then: not used; python -m trainer.data extend {pictures.folder}"
+            " assigns what was added"
+        )
     return replace(
         before,
         pictures=tuple(picture for picture in before.pictures if picture.path not in undecodable),

@@ -32,16 +32,26 @@ class Place:
         self._folder = Path(self.address).expanduser()
 
     def notes(self) -> dict[str, bytes]:
-        """What has been said of shards that are whole, by their name, and the index where all are."""
+        """What has been said of shards that are whole, by their name, and the index where all
+        are.
+        """
         if self._remote:
             names = bucket.list_names(self.address)
         else:
             names = [each.name for each in self._folder.iterdir()] if self._folder.is_dir() else []
-        return {name.removesuffix(_NOTE): self.read(name) for name in names if name.endswith(_NOTE) or name == INDEX}
+        return {
+            name.removesuffix(_NOTE): self.read(name)
+            for name in names
+            if name.endswith(_NOTE) or name == INDEX
+        }
 
     def read(self, name: str) -> bytes:
         """Reads a file."""
-        return bucket.read(f"{self.address}/{name}")[0] if self._remote else (self._folder / name).read_bytes()
+        return (
+            bucket.read(f"{self.address}/{name}")[0]
+            if self._remote
+            else (self._folder / name).read_bytes()
+        )
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -61,15 +71,19 @@ class Place:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield staging
         except BlockingIOError as error:
-            raise DataError(f"{self.address}: another conversion is at work here; wait for it") from error
+            raise DataError(
+                f"{self.address}: another conversion is at work here; wait for it"
+            ) from error
         except OSError as error:
             raise DataError(
-                f"{error.filename or self.address}: cannot be written ({error.strerror}); free space or give "
-                "permission; what is done is kept"
+                f"{error.filename or self.address}: cannot be written ({error.strerror}); free"
+                " space or give permission; what is done is kept"
             ) from error
 
     def put(self, name: str, file: Path, note: Mapping[str, Any]) -> None:
-        """Gives a shard its name, and then says what it holds; what is staged of it is gone then."""
+        """Gives a shard its name, and then says what it holds; what is staged of it is gone
+        then.
+        """
         noted = file.with_name(name + _NOTE)
         noted.write_text(json.dumps(note), encoding="utf-8")
         for each in (file, noted):

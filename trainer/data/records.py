@@ -1,8 +1,10 @@
-"""TFRecord shards: the pictures of a frozen split in a few large files, which a bucket and many workers read well.
+"""TFRecord shards: the pictures of a frozen split in a few large files, which a bucket and many
+workers read well.
 
-A shard holds pictures of one split in the order of their hashes, so that classes are mixed in each, as
-`tf.train.Example` with `image_bytes`, `label`, `path` and `sha256`. `shards.json`, the last file to appear, says where
-in which shard the bytes of each picture stand; `ledger.json` beside it is their frozen split.
+A shard holds pictures of one split in the order of their hashes, so that classes are mixed in each,
+as `tf.train.Example` with `image_bytes`, `label`, `path` and `sha256`. `shards.json`, the last file
+to appear, says where in which shard the bytes of each picture stand; `ledger.json` beside it is
+their frozen split.
 """
 
 import hashlib
@@ -27,7 +29,8 @@ from trainer.data.shards import INDEX
 from trainer.errors import DataError
 
 _FORMAT = 1
-# Before the bytes of a record: their number (8 bytes) and a checksum of it (4); after them, a checksum (4).
+# Before the bytes of a record: their number (8 bytes) and a checksum of it (4); after them, a
+# checksum (4).
 _BEFORE, _AFTER = 12, 4
 _JPEG_QUALITY = 95
 _SAMPLED = 32
@@ -39,33 +42,41 @@ class _Shard:
     pictures: tuple[Picture, ...]
 
 
-def convert(folder: Path, place: Place, *, shard_bytes: int, shrink: int, say: Callable[[str], None]) -> Ledger:
+def convert(
+    folder: Path, place: Place, *, shard_bytes: int, shrink: int, say: Callable[[str], None]
+) -> Ledger:
     """Writes the pictures of a frozen split as shards; goes on where it was stopped.
 
     Args:
         folder: the data folder; its split is frozen.
         place: where to.
         shard_bytes: about how large a shard becomes.
-        shrink: length in pixels of the shorter side of larger pictures, which are encoded again; 0: all stay as they
-            are. Shrunk pictures are another data set, with a digest of its own.
+        shrink: length in pixels of the shorter side of larger pictures, which are encoded again; 0:
+            all stay as they are. Shrunk pictures are another data set, with a digest of its own.
         say: prints one line.
 
     Returns:
         The ledger of what was written.
 
     Raises:
-        DataError: there is no frozen split, a picture is not what was frozen, the disk is full, or another conversion
-            is there.
+        DataError: there is no frozen split, a picture is not what was frozen, the disk is full, or
+            another conversion is there.
     """
     ledger = frozen.read(folder)
     if ledger is None:
-        raise DataError(f"{folder}: has no ledger.json; freeze the split first: python -m trainer.data split {folder}")
+        raise DataError(
+            f"{folder}: has no ledger.json; freeze the split first: python -m trainer.data split"
+            f" {folder}"
+        )
     shards = _plan(ledger, folder, shard_bytes, shrink)
     settled = [[shard.name, [picture.path for picture in shard.pictures]] for shard in shards]
     key = hashlib.sha256(json.dumps([_FORMAT, ledger.digest, shrink, settled]).encode()).hexdigest()
     written = {name: json.loads(content) for name, content in place.notes().items()}
     if {note["key"] for note in written.values()} - {key}:
-        raise DataError(f"{place.address}: holds another conversion; give another --out, or remove what is there")
+        raise DataError(
+            f"{place.address}: holds another conversion; give another --out, or remove what is"
+            " there"
+        )
     if INDEX in written:
         say(f"{place.address}: holds all {len(shards)} shards already")
         return Ledger.from_json(json.loads(place.read(frozen.LEDGER)))
@@ -81,7 +92,9 @@ def convert(folder: Path, place: Place, *, shard_bytes: int, shrink: int, say: C
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # disable=None: a bar on a terminal, nothing in a log.
-            notes = tqdm(pool.map(write, missing), "writing shards", len(missing), leave=False, disable=None)
+            notes = tqdm(
+                pool.map(write, missing), "writing shards", len(missing), leave=False, disable=None
+            )
             written |= dict(notes)
         ledger = _as_written(ledger, written)
         index = {
@@ -126,9 +139,13 @@ def _encoded(picture: Picture, folder: Path, shrink: int) -> bytes:
     try:
         encoded = file.read_bytes()
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); put it back, or use extend") from error
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}); put it back, or use extend"
+        ) from error
     if hashlib.sha256(encoded).hexdigest() != picture.sha256:
-        raise DataError(f"{file}: was altered after the split was frozen; put it back, or use extend")
+        raise DataError(
+            f"{file}: was altered after the split was frozen; put it back, or use extend"
+        )
     if not shrink:
         return encoded
     with Image.open(io.BytesIO(encoded)) as opened:
@@ -143,7 +160,9 @@ def _encoded(picture: Picture, folder: Path, shrink: int) -> bytes:
 
 
 def _write(shard: _Shard, folder: Path, staging: Path, shrink: int) -> dict[str, Any]:
-    """Writes a shard; gives its size, and where each picture stands in it: {path: [start, length, sha256]}."""
+    """Writes a shard; gives its size, and where each picture stands in it: {path: [start, length,
+    sha256]}.
+    """
     file = staging / shard.name
     where: dict[str, tuple[int, int, str]] = {}
     position = 0
@@ -154,24 +173,43 @@ def _write(shard: _Shard, folder: Path, staging: Path, shrink: int) -> dict[str,
                 digest = hashlib.sha256(encoded).hexdigest()
                 record = _example(encoded, picture, digest)
                 writer.write(record)
-                where[picture.path] = position + _BEFORE + record.index(encoded), len(encoded), digest
+                where[picture.path] = (
+                    position + _BEFORE + record.index(encoded),
+                    len(encoded),
+                    digest,
+                )
                 position += _BEFORE + len(record) + _AFTER
     except tf.errors.OpError as error:
         reason = error.message.rpartition("; ")[2]
-        raise DataError(f"{file}: cannot be written ({reason}); free space; what is done is kept") from error
+        raise DataError(
+            f"{file}: cannot be written ({reason}); free space; what is done is kept"
+        ) from error
     return {"bytes": position, "pictures": where}
 
 
 def _example(encoded: bytes, picture: Picture, digest: str) -> bytes:
-    values = {"image_bytes": encoded, "label": picture.label, "path": picture.path, "sha256": digest}
+    values = {
+        "image_bytes": encoded,
+        "label": picture.label,
+        "path": picture.path,
+        "sha256": digest,
+    }
     features = {
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.compat.as_bytes(value)]))
         for name, value in values.items()
     }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
+        deterministic=True
+    )
 
 
 def _as_written(ledger: Ledger, written: Mapping[str, Any]) -> Ledger:
-    digests = {path: digest for note in written.values() for path, (_, _, digest) in note["pictures"].items()}
-    pictures: Sequence[Picture] = [replace(picture, sha256=digests[picture.path]) for picture in ledger.pictures]
+    digests = {
+        path: digest
+        for note in written.values()
+        for path, (_, _, digest) in note["pictures"].items()
+    }
+    pictures: Sequence[Picture] = [
+        replace(picture, sha256=digests[picture.path]) for picture in ledger.pictures
+    ]
     return replace(ledger, pictures=tuple(pictures))

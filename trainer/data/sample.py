@@ -1,6 +1,8 @@
-"""The built-in sample: cats and dogs that the program draws itself, so that everything can be tried without a download.
+"""The built-in sample: cats and dogs that the program draws itself, so that everything can be tried
+without a download.
 
-Both classes share palette, coats, poses, sizes and surroundings; ears, muzzle, whiskers and tail tell them apart.
+Both classes share palette, coats, poses, sizes and surroundings; ears, muzzle, whiskers and tail
+tell them apart.
 """
 
 import io
@@ -98,7 +100,10 @@ def draw(species: Species, generator: np.random.Generator) -> Image.Image:
     unit = min(image.width / (right - left), image.height / (bottom - top)) * uniform(0.7, 1.15)
     spare_x, spare_y = image.width - unit * (right - left), image.height - unit * (bottom - top)
     origin = complex(spare_x * uniform(0, 1) - unit * left, spare_y * uniform(0.3, 1) - unit * top)
-    pose(Pen(image, generator, origin, unit * complex(np.exp(1j * generator.normal(0, 0.06)))), animal)
+    pose(
+        Pen(image, generator, origin, unit * complex(np.exp(1j * generator.normal(0, 0.06)))),
+        animal,
+    )
     if generator.random() < 0.5:
         paint_foreground(image, generator)
     if generator.random() < 0.5:
@@ -117,7 +122,9 @@ def _photograph(image: Image.Image, generator: np.random.Generator) -> Image.Ima
     across = np.linspace(uniform(0.65, 1.1), uniform(0.65, 1.1), width, dtype=np.float32)
     down = np.linspace(uniform(0.75, 1.1), uniform(0.75, 1.1), height, dtype=np.float32)
     pixels *= (down[:, None] * across)[..., None] * uniform(0.88, 1.1, 3).astype(np.float32)
-    pixels += generator.standard_normal((height, width, 1), dtype=np.float32) * np.float32(uniform(0.0, 0.07))
+    pixels += generator.standard_normal((height, width, 1), dtype=np.float32) * np.float32(
+        uniform(0.0, 0.07)
+    )
     return Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
 
 

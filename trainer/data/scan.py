@@ -25,8 +25,8 @@ class Scan:
     Attributes:
         sha256: content hash in hexadecimal, by path, of those that decode.
         left_out: those that do not, with the reason.
-        pixels: uint8 [n, image_size, image_size, 3], a row per picture in the order given, or None where they are not
-            kept. Rows of pictures that do not decode are zeros.
+        pixels: uint8 [n, image_size, image_size, 3], a row per picture in the order given, or None
+            where they are not kept. Rows of pictures that do not decode are zeros.
     """
 
     sha256: dict[str, str]
@@ -34,7 +34,9 @@ class Scan:
     pixels: np.ndarray | None
 
 
-def scan(pictures: Pictures, image_size: int, *, on_bad_image: str, cache: PixelCache | None = None) -> Scan:
+def scan(
+    pictures: Pictures, image_size: int, *, on_bad_image: str, cache: PixelCache | None = None
+) -> Scan:
     """Reads, hashes and decodes every picture once, in parallel.
 
     Args:
@@ -44,7 +46,8 @@ def scan(pictures: Pictures, image_size: int, *, on_bad_image: str, cache: Pixel
         cache: keeps what is decoded, a row per picture; None: nothing is kept.
 
     Raises:
-        DataError: a picture does not decode and on_bad_image is ``fail``, or none does, or the disk is full.
+        DataError: a picture does not decode and on_bad_image is ``fail``, or none does, or the disk
+            is full.
     """
     found = pictures.found
     digests = [""] * len(found)
@@ -64,18 +67,25 @@ def scan(pictures: Pictures, image_size: int, *, on_bad_image: str, cache: Pixel
             for index, content in zip(indices, encoded, strict=True):
                 digests[index] = hashlib.sha256(content).hexdigest()
             if cache is not None:
-                for run in np.split(np.arange(len(indices)), np.flatnonzero(np.diff(indices) != 1) + 1):
+                for run in np.split(
+                    np.arange(len(indices)), np.flatnonzero(np.diff(indices) != 1) + 1
+                ):
                     cache.put(int(indices[run[0]]), rows[run[0] : run[-1] + 1])
             bar.update(len(indices))
-    left_out = [_problem(pictures, found[index].path) for index, digest in enumerate(digests) if not digest]
+    left_out = [
+        _problem(pictures, found[index].path) for index, digest in enumerate(digests) if not digest
+    ]
     if left_out and on_bad_image == "fail":
         raise DataError(
-            f"{pictures.folder / left_out[0].path}: {left_out[0].reason} ({len(left_out)} such files); mend or remove "
-            "it, or use --on_bad_image=skip"
+            f"{pictures.folder / left_out[0].path}: {left_out[0].reason} ({len(left_out)} such"
+            " files); mend or remove it, or use --on_bad_image=skip"
         )
     sha256 = {file.path: digest for file, digest in zip(found, digests, strict=True) if digest}
     if not sha256:
-        raise DataError(f"--data={pictures.folder}: none of the {len(found)} files is a picture that can be decoded")
+        raise DataError(
+            f"--data={pictures.folder}: none of the {len(found)} files is a picture that can be"
+            " decoded"
+        )
     return Scan(sha256, left_out, None if cache is None else cache.pixels)
 
 

@@ -13,13 +13,17 @@ def _colour(generator: np.random.Generator, low: int = 60, high: int = 235) -> C
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    return np.array([complex(left, top), complex(right, top), complex(right, bottom), complex(left, bottom)])
+    return np.array(
+        [complex(left, top), complex(right, top), complex(right, bottom), complex(left, bottom)]
+    )
 
 
 def paint_background(image: Image.Image, generator: np.random.Generator) -> None:
     """Covers the picture with a room or a garden."""
     pen = Pen(image, generator, 0, image.height)
-    (_room if generator.random() < 0.5 else _garden)(pen, image.width / image.height, generator.uniform(0.5, 0.85))
+    (_room if generator.random() < 0.5 else _garden)(
+        pen, image.width / image.height, generator.uniform(0.5, 0.85)
+    )
 
 
 def _room(pen: Pen, wide: float, floor: float) -> None:
@@ -40,11 +44,17 @@ def _room(pen: Pen, wide: float, floor: float) -> None:
     if generator.random() < 0.5:
         for x in np.arange(-1, wide + 1, 0.17):
             pen.line(
-                [complex(wide / 2 + (x - wide / 2) * 0.7, floor), x * 1.2 + 1j], mix(boards, (20, 16, 12), 0.35), 0.008
+                [complex(wide / 2 + (x - wide / 2) * 0.7, floor), x * 1.2 + 1j],
+                mix(boards, (20, 16, 12), 0.35),
+                0.008,
             )
     else:
         pen.fill(
-            oval(complex(uniform(0.2, wide), uniform(floor + 0.05, 1)), uniform(0.3, 0.7), uniform(0.06, 0.15)),
+            oval(
+                complex(uniform(0.2, wide), uniform(floor + 0.05, 1)),
+                uniform(0.3, 0.7),
+                uniform(0.06, 0.15),
+            ),
             _colour(generator),
         )
     things = [_window, _picture, _sofa, _plant, _shelf, _lamp]
@@ -81,7 +91,10 @@ def _window(pen: Pen, x: float, floor: float) -> None:
 def _picture(pen: Pen, x: float, floor: float) -> None:
     y, wide, high = pen.generator.uniform(0.05, floor / 2), *pen.generator.uniform(0.06, 0.14, 2)
     pen.fill(_box(x - wide, y, x + wide, y + 2 * high), _colour(pen.generator, 30, 160))
-    pen.fill(_box(x - wide + 0.02, y + 0.02, x + wide - 0.02, y + 2 * high - 0.02), _colour(pen.generator, 120))
+    pen.fill(
+        _box(x - wide + 0.02, y + 0.02, x + wide - 0.02, y + 2 * high - 0.02),
+        _colour(pen.generator, 120),
+    )
     pen.fill(
         curve(
             [
@@ -108,14 +121,19 @@ def _sofa(pen: Pen, x: float, floor: float) -> None:
         cloth,
     )
     for left in (x - 0.36, x + 0.02):
-        pen.fill(curve(_box(left, floor - 0.08, left + 0.34, floor + 0.06)), mix(cloth, (255, 255, 255), 0.15))
+        pen.fill(
+            curve(_box(left, floor - 0.08, left + 0.34, floor + 0.06)),
+            mix(cloth, (255, 255, 255), 0.15),
+        )
 
 
 def _plant(pen: Pen, x: float, floor: float) -> None:
     y = floor + 0.05
     green = mix((52, 120, 60), _colour(pen.generator), 0.3)
     for angle in np.linspace(-1.1, 1.1, 7) + pen.generator.normal(0, 0.12, 7):
-        tip = complex(x, y - 0.15) + pen.generator.uniform(0.18, 0.42) * complex(np.sin(angle), -np.cos(angle))
+        tip = complex(x, y - 0.15) + pen.generator.uniform(0.18, 0.42) * complex(
+            np.sin(angle), -np.cos(angle)
+        )
         middle = (complex(x, y - 0.15) + tip) / 2 - 0.04j
         pen.fill(
             limb([complex(x, y - 0.12), middle, tip], [0.015, 0.09, 0.01]),
@@ -148,7 +166,14 @@ def _shelf(pen: Pen, x: float, _: float) -> None:
 def _lamp(pen: Pen, x: float, floor: float) -> None:
     pen.line([complex(x, 0.25), complex(x, floor + 0.06)], (70, 60, 56), 0.02)
     pen.fill(
-        np.array([complex(x - 0.07, 0.12), complex(x + 0.07, 0.12), complex(x + 0.13, 0.3), complex(x - 0.13, 0.3)]),
+        np.array(
+            [
+                complex(x - 0.07, 0.12),
+                complex(x + 0.07, 0.12),
+                complex(x + 0.13, 0.3),
+                complex(x - 0.13, 0.3),
+            ]
+        ),
         (246, 224, 164),
     )
 
@@ -177,13 +202,21 @@ def _garden(pen: Pen, wide: float, ground: float) -> None:
     tufts(pen, wide, 40, ground, mix(grass, (24, 44, 16), 0.3))
 
 
-def tufts(pen: Pen, wide: float, count: int, top: float, colour: Colour, long: float = 0.05) -> None:
+def tufts(
+    pen: Pen, wide: float, count: int, top: float, colour: Colour, long: float = 0.05
+) -> None:
     """Blades of grass with their feet between `top` and the lower edge."""
-    x, y, lean = (pen.generator.uniform(low, high, count) for low, high in ((0, wide), (top, 1.04), (-1, 1)))
+    x, y, lean = (
+        pen.generator.uniform(low, high, count) for low, high in ((0, wide), (top, 1.04), (-1, 1))
+    )
     for left, foot, bend in zip(x, y, lean, strict=True):
         pen.fill(
             np.array(
-                [complex(left, foot), complex(left + bend * long, foot - long * 1.8), complex(left + long / 3, foot)]
+                [
+                    complex(left, foot),
+                    complex(left + bend * long, foot - long * 1.8),
+                    complex(left + long / 3, foot),
+                ]
             ),
             colour,
         )
@@ -200,13 +233,22 @@ def _tree(pen: Pen, x: float, ground: float) -> None:
 def _pine(pen: Pen, x: float, ground: float) -> None:
     for level in range(3):
         y, half = ground - 0.12 * level, 0.16 - 0.035 * level
-        pen.fill(np.array([complex(x - half, y), complex(x, y - 0.24), complex(x + half, y)]), (44, 92 + 8 * level, 62))
+        pen.fill(
+            np.array([complex(x - half, y), complex(x, y - 0.24), complex(x + half, y)]),
+            (44, 92 + 8 * level, 62),
+        )
 
 
 def _house(pen: Pen, x: float, ground: float) -> None:
     pen.fill(_box(x - 0.2, ground - 0.24, x + 0.2, ground), _colour(pen.generator, 130))
     pen.fill(
-        np.array([complex(x - 0.24, ground - 0.24), complex(x, ground - 0.44), complex(x + 0.24, ground - 0.24)]),
+        np.array(
+            [
+                complex(x - 0.24, ground - 0.24),
+                complex(x, ground - 0.44),
+                complex(x + 0.24, ground - 0.24),
+            ]
+        ),
         (150, 74, 60),
     )
     pen.fill(_box(x - 0.05, ground - 0.15, x + 0.04, ground), (96, 70, 56))
@@ -233,7 +275,10 @@ def _fence(pen: Pen, x: float, ground: float) -> None:
 def _bush(pen: Pen, x: float, ground: float) -> None:
     leaves = mix((70, 120, 60), _colour(pen.generator), 0.5)
     for shift in (-0.12, 0.1, 0):
-        pen.fill(oval(complex(x + shift, ground - 0.02), 0.13, 0.11), mix(leaves, (255, 255, 255), abs(shift)))
+        pen.fill(
+            oval(complex(x + shift, ground - 0.02), 0.13, 0.11),
+            mix(leaves, (255, 255, 255), abs(shift)),
+        )
 
 
 def paint_foreground(image: Image.Image, generator: np.random.Generator) -> None:
@@ -247,7 +292,9 @@ def paint_foreground(image: Image.Image, generator: np.random.Generator) -> None
         _plant(pen, uniform(0, wide), uniform(0.9, 1.05))
     elif kind == 2:
         pen.fill(
-            oval(complex(uniform(0, wide), uniform(0.95, 1.1)), uniform(0.2, 0.5), uniform(0.15, 0.3)),
+            oval(
+                complex(uniform(0, wide), uniform(0.95, 1.1)), uniform(0.2, 0.5), uniform(0.15, 0.3)
+            ),
             _colour(generator),
         )
     elif kind == 3:

@@ -28,8 +28,8 @@ class Shards:
             found = file.stat().st_size if file.is_file() else 0
             if found != size:
                 raise DataError(
-                    f"{file}: holds {found:,} bytes where {size:,} were written; fetch it again, or remove the folder "
-                    "and convert anew"
+                    f"{file}: holds {found:,} bytes where {size:,} were written; fetch it again, or"
+                    " remove the folder and convert anew"
                 )
         self._where: dict[str, tuple[int, int, int]] = index["pictures"]
         self._open: dict[int, int] = {}

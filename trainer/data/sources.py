@@ -30,7 +30,9 @@ _SAMPLE_SEED = 0
 _FROZEN = (LEDGER, INDEX, ".tfrecord")
 
 
-def pictures_folder(data: str, downloads: Path, *, cats_and_dogs_url: str = CATS_AND_DOGS_URL) -> Path:
+def pictures_folder(
+    data: str, downloads: Path, *, cats_and_dogs_url: str = CATS_AND_DOGS_URL
+) -> Path:
     """Finds, draws or fetches the pictures that `--data` names.
 
     Args:
@@ -78,15 +80,18 @@ def weights_file(
     if base_weights == "none":
         return None
     if base_weights == "imagenet":
-        # As Keras does: the weights of the same picture size where there are any, else those of 224 pixels.
+        # As Keras does: the weights of the same picture size where there are any, else those of 224
+        # pixels.
         size = image_size if image_size in IMAGENET_SIZES else 224
         name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"
         return download(
             f"{imagenet_url}/{name}",
             downloads / name,
             size_bytes=None,
-            instead="fetch the file where there is a network and use --base_weights=FILE, or train with "
-            "--base_weights=none",
+            instead=(
+                "fetch the file where there is a network and use --base_weights=FILE, or train with"
+                " --base_weights=none"
+            ),
         )
     if is_address(base_weights):
         name, path = parse_address(base_weights)
@@ -96,7 +101,8 @@ def weights_file(
     file = Path(base_weights).expanduser()
     if not file.is_file():
         raise WeightsError(
-            f"--base_weights={base_weights}: there is no such file; expected imagenet, none, a .h5 file or gs://…"
+            f"--base_weights={base_weights}: there is no such file; expected imagenet, none, a .h5"
+            " file or gs://…"
         )
     return file
 
@@ -119,12 +125,15 @@ def unpack(archive: Path, folder: Path) -> None:
                         stat.S_IFDIR,
                     ):
                         raise DataError(
-                            f"{archive}: member {member.filename!r} would leave the folder; nothing unpacked"
+                            f"{archive}: member {member.filename!r} would leave the folder; nothing"
+                            " unpacked"
                         )
                 members.extractall(staging)
         except (zipfile.BadZipFile, EOFError) as error:
             archive.unlink()
-            raise DataError(f"{archive}: damaged ({error}); it was removed, run the command again") from error
+            raise DataError(
+                f"{archive}: damaged ({error}); it was removed, run the command again"
+            ) from error
         tops = [top for top in Path(staging).iterdir() if top.is_dir() and top.name != "__MACOSX"]
         if len(tops) != 1:
             raise DataError(f"{archive}: expected one folder at the top, found {len(tops)}")
@@ -135,4 +144,6 @@ def _writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}); give this user permission") from error
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror}); give this user permission"
+        ) from error

@@ -1,8 +1,8 @@
 """Which split each picture belongs to, before anything is trained.
 
-A split that the folder gives is kept. One that it does not give is taken by content hash: the first 8 bytes of the
-SHA-256 modulo 5 (for ratios, 100) say where a picture goes, on any machine and in any order, and adding pictures moves
-none. Pictures that look the same stay together.
+A split that the folder gives is kept. One that it does not give is taken by content hash: the first
+8 bytes of the SHA-256 modulo 5 (for ratios, 100) say where a picture goes, on any machine and in
+any order, and adding pictures moves none. Pictures that look the same stay together.
 """
 
 from collections import Counter
@@ -15,7 +15,8 @@ from trainer.errors import DataError
 
 PROTOCOLS = ("given", "hold_out")
 
-# Which bucket goes where, where nothing is given, and where validation pictures are taken from the training pictures.
+# Which bucket goes where, where nothing is given, and where validation pictures are taken from the
+# training pictures.
 _FIFTHS = ("test", "validation", "train", "train", "train")
 _SELECTS = ("train", "validation", "train", "train", "train")
 
@@ -35,19 +36,21 @@ def freeze(
         found: the files, as `find` lists them.
         sha256: content hash in hexadecimal by path; a file without one is not used.
         left_out: files that could not be used, with the reason.
-        protocol: ``given``: a fifth of a given validation folder becomes the test set where none is given;
-            ``hold_out``: all of it does, and a fifth of train selects; percentages of train, validation and test, such
-            as ``70,15,15``: for a folder that gives no splits.
+        protocol: ``given``: a fifth of a given validation folder becomes the test set where none is
+            given; ``hold_out``: all of it does, and a fifth of train selects; percentages of train,
+            validation and test, such as ``70,15,15``: for a folder that gives no splits.
         alike: groups of paths of pictures that look the same.
         before: split by path of pictures that have one already, which they keep.
 
     Returns:
-        The ledger. Of pictures that look the same in several given splits only those in train (else in validation) are
-        used; of files with the same content in several classes none. A class that is too small for the hashes to
-        give it a picture in each split gives those with the lowest hashes.
+        The ledger. Of pictures that look the same in several given splits only those in train (else
+        in validation) are used; of files with the same content in several classes none. A class
+        that is too small for the hashes to give it a picture in each split gives those with the
+        lowest hashes.
 
     Raises:
-        DataError: a class has no picture in one of the splits, or the protocol does not fit the folder.
+        DataError: a class has no picture in one of the splits, or the protocol does not fit the
+            folder.
     """
     before = before or {}
     readable = [file for file in found if file.path in sha256]
@@ -56,20 +59,30 @@ def freeze(
     splits: dict[str, str] = {}
     copies: list[LeftOut] = []
     # Groups by the lowest hash of their pictures, which decides for all of them.
-    groups = {min(sha256[file.path] for file in group): group for group in _groups(readable, sha256, alike)}
+    groups = {
+        min(sha256[file.path] for file in group): group
+        for group in _groups(readable, sha256, alike)
+    }
     for lowest, group in groups.items():
         new = {}
         for file in group:
             buckets = choices[file.given_split]
             new[file.path] = before.get(file.path) or buckets[int(lowest[:16], 16) % len(buckets)]
         # What had its split already is not moved by what looks like it.
-        first = min(group, key=lambda file: (file.path not in before, SPLITS.index(new[file.path]), file.path))
+        first = min(
+            group,
+            key=lambda file: (file.path not in before, SPLITS.index(new[file.path]), file.path),
+        )
         for file in group:
             if new[file.path] != new[first.path] and file.path not in before:
                 if new[first.path] in choices[file.given_split]:
                     new[file.path] = new[first.path]
                 else:
-                    same = "the same file as" if sha256[file.path] == sha256[first.path] else "looks the same as"
+                    same = (
+                        "the same file as"
+                        if sha256[file.path] == sha256[first.path]
+                        else "looks the same as"
+                    )
                     reason = f"{same} {first.path}, which is in {new[first.path]}"
                     copies.append(LeftOut(file.path, reason))
                     del new[file.path]
@@ -90,23 +103,28 @@ def freeze(
             if not count:
                 total = sum(picture.label == label for picture in ledger.pictures)
                 raise DataError(
-                    f"class {label}: none of its {total} usable pictures is in the {split} split; add pictures "
-                    f"(20 or more a class), or a {split}/{label} folder of your own"
+                    f"class {label}: none of its {total} usable pictures is in the {split} split;"
+                    f" add pictures (20 or more a class), or a {split}/{label} folder of your own"
                 )
     return ledger
 
 
 def uneven(ledger: Ledger) -> Iterator[str]:
-    """Tells, a line each, of classes whose share of a split is not what chance explains (3 standard deviations)."""
+    """Tells, a line each, of classes whose share of a split is not what chance explains (3 standard
+    deviations).
+    """
     counts = ledger.counts()
     for split in SPLITS:
         share = sum(counts[split].values()) / len(ledger.pictures)
         for label in ledger.classes:
             of_class = sum(counts[each][label] for each in SPLITS)
-            if abs(counts[split][label] - of_class * share) > 3 * (of_class * share * (1 - share)) ** 0.5 + 1:
+            if (
+                abs(counts[split][label] - of_class * share)
+                > 3 * (of_class * share * (1 - share)) ** 0.5 + 1
+            ):
                 yield (
-                    f"class {label}: {counts[split][label] / of_class:.0%} of its {of_class} pictures are in {split}, "
-                    f"of all pictures {share:.0%}"
+                    f"class {label}: {counts[split][label] / of_class:.0%} of its {of_class}"
+                    f" pictures are in {split}, of all pictures {share:.0%}"
                 )
 
 
@@ -127,25 +145,36 @@ def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[st
 
 def _by_ratio(given: set[str | None], ratios: str) -> tuple[str, ...]:
     parts = ratios.split(",")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts) or sum(map(int, parts)) != 100:
+    if (
+        len(parts) != 3
+        or not all(part.isdigit() and int(part) for part in parts)
+        or sum(map(int, parts)) != 100
+    ):
         raise DataError(
-            f"--split={ratios}: expected {', '.join(PROTOCOLS)}, or percentages of train, validation and test above 0 "
-            "that add up to 100, such as 70,15,15"
+            f"--split={ratios}: expected {', '.join(PROTOCOLS)}, or percentages of train,"
+            " validation and test above 0 that add up to 100, such as 70,15,15"
         )
     if given != {None}:
-        raise DataError(f"--split={ratios}: the folder has split folders of its own; use {' or '.join(PROTOCOLS)}")
+        raise DataError(
+            f"--split={ratios}: the folder has split folders of its own; use"
+            f" {' or '.join(PROTOCOLS)}"
+        )
     # As with fifths: the low buckets test and select.
     train, validation, test = map(int, parts)
     return ("test",) * test + ("validation",) * validation + ("train",) * train
 
 
-def _without_contradictions(files: Sequence[Found], sha256: Mapping[str, str]) -> tuple[list[Found], list[LeftOut]]:
+def _without_contradictions(
+    files: Sequence[Found], sha256: Mapping[str, str]
+) -> tuple[list[Found], list[LeftOut]]:
     by_content: dict[str, list[Found]] = {}
     for file in files:
         by_content.setdefault(sha256[file.path], []).append(file)
     kept, torn = [], []
     for file in files:
-        other = next((twin for twin in by_content[sha256[file.path]] if twin.label != file.label), None)
+        other = next(
+            (twin for twin in by_content[sha256[file.path]] if twin.label != file.label), None
+        )
         if other is None:
             kept.append(file)
         else:
@@ -153,7 +182,9 @@ def _without_contradictions(files: Sequence[Found], sha256: Mapping[str, str]) -
     return kept, torn
 
 
-def _groups(files: Sequence[Found], sha256: Mapping[str, str], alike: Iterable[Sequence[str]]) -> Iterator[list[Found]]:
+def _groups(
+    files: Sequence[Found], sha256: Mapping[str, str], alike: Iterable[Sequence[str]]
+) -> Iterator[list[Found]]:
     """Every picture once: with those that look the same, or alone."""
     by_path = {file.path: file for file in files}
     first: dict[str, str] = {}
@@ -170,11 +201,17 @@ def _fill_small_classes(
     choices: Mapping[str | None, Sequence[str]],
     before: Mapping[str, str],
 ) -> None:
-    """Gives a class that has no picture in a split the group with its lowest hash that may go there."""
+    """Gives a class that has no picture in a split the group with its lowest hash that may go
+    there.
+    """
     by_class: dict[str, list[Sequence[Found]]] = {}
     for _, group in sorted(groups.items()):
         used = [file for file in group if file.path in splits]
-        if used and len({file.label for file in used}) == 1 and not any(file.path in before for file in used):
+        if (
+            used
+            and len({file.label for file in used}) == 1
+            and not any(file.path in before for file in used)
+        ):
             by_class.setdefault(used[0].label, []).append(used)
     counts: Counter[tuple[str, str]] = Counter()
     for group in groups.values():

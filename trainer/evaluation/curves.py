@@ -1,4 +1,6 @@
-"""What the model trades as its threshold moves: ROC, precision against recall, accuracy against coverage."""
+"""What the model trades as its threshold moves: ROC, precision against recall, accuracy against
+coverage.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +13,13 @@ from trainer.evaluation.intervals import wilson_interval
 MOST_POINTS = 201
 
 
-def threshold_curves(classes: Sequence[str], labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+def threshold_curves(
+    classes: Sequence[str], labels: np.ndarray, probabilities: np.ndarray
+) -> dict[str, Any]:
     """ROC and precision-recall curves with the area under each.
 
-    Two classes: of the second one. More: the mean of each class against the rest ("macro"), over the classes of which
-    there are pictures.
+    Two classes: of the second one. More: the mean of each class against the rest ("macro"), over
+    the classes of which there are pictures.
 
     Args:
         classes: names in the order of the labels.
@@ -23,9 +27,9 @@ def threshold_curves(classes: Sequence[str], labels: np.ndarray, probabilities: 
         probabilities: float [n, K].
 
     Returns:
-        `of` (what the curves are of), `roc` with `area`, `false_positive_rate`, `true_positive_rate`, and
-        `precision_recall` with `area` (average precision), `recall`, `precision`; both None where all pictures are of
-        one class.
+        `of` (what the curves are of), `roc` with `area`, `false_positive_rate`,
+        `true_positive_rate`, and `precision_recall` with `area` (average precision), `recall`,
+        `precision`; both None where all pictures are of one class.
     """
     numbers = [1] if len(classes) == 2 else range(len(classes))
     found = [
@@ -43,13 +47,23 @@ def threshold_curves(classes: Sequence[str], labels: np.ndarray, probabilities: 
         false = recall = grid
         true = np.mean([np.interp(grid, *roc) for roc, _ in found], axis=0)
         # A step at each threshold, the value of the first one that reaches so much recall.
-        precision = np.mean([values[np.searchsorted(at, grid)] for _, (at, values) in found], axis=0)
+        precision = np.mean(
+            [values[np.searchsorted(at, grid)] for _, (at, values) in found], axis=0
+        )
     areas = [(_area(*roc), float(np.sum(np.diff(at) * values[1:]))) for roc, (at, values) in found]
     roc_area, average_precision = np.mean(areas, axis=0).tolist()
     return {
         "of": of,
-        "roc": {"area": roc_area, "false_positive_rate": _thin(false), "true_positive_rate": _thin(true)},
-        "precision_recall": {"area": average_precision, "recall": _thin(recall), "precision": _thin(precision)},
+        "roc": {
+            "area": roc_area,
+            "false_positive_rate": _thin(false),
+            "true_positive_rate": _thin(true),
+        },
+        "precision_recall": {
+            "area": average_precision,
+            "recall": _thin(recall),
+            "precision": _thin(precision),
+        },
     }
 
 
@@ -61,7 +75,8 @@ def coverage_curve(right: np.ndarray, confidence: np.ndarray) -> dict[str, list[
         confidence: float [n], probability of the answer.
 
     Returns:
-        `coverage`, 0…1 and at most 1, `accuracy`, and its Wilson interval `low` and `high`, a number per point.
+        `coverage`, 0…1 and at most 1, `accuracy`, and its Wilson interval `low` and `high`, a
+        number per point.
     """
     correct = np.cumsum(right[np.argsort(-confidence, kind="stable")])
     kept = _places(len(correct)) if len(correct) > 1 else [0]
@@ -75,7 +90,9 @@ def coverage_curve(right: np.ndarray, confidence: np.ndarray) -> dict[str, list[
 
 
 def _counts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives at each threshold, from the highest on; equal scores fall together."""
+    """True and false positives at each threshold, from the highest on; equal scores fall
+    together.
+    """
     order = np.argsort(-scores, kind="stable")
     last_of_equals = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     true = np.cumsum(positive[order])[last_of_equals]
@@ -97,7 +114,9 @@ def _area(x: np.ndarray, y: np.ndarray) -> float:
 
 def _places(length: int) -> list[int]:
     """Evenly spread places in a list, the first and the last among them, at most `MOST_POINTS`."""
-    return np.unique(np.linspace(0, length - 1, min(length, MOST_POINTS)).round().astype(int)).tolist()
+    return np.unique(
+        np.linspace(0, length - 1, min(length, MOST_POINTS)).round().astype(int)
+    ).tolist()
 
 
 def _thin(values: np.ndarray) -> list[float]:

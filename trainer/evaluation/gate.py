@@ -1,4 +1,6 @@
-"""May the candidate go live? Compared with what is live on the same test pictures, and held to floors."""
+"""May the candidate go live? Compared with what is live on the same test pictures, and held to
+floors.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,9 +12,11 @@ import numpy as np
 
 from trainer.evaluation.intervals import Z_ONE_SIDED_95, paired_interval, wilson_interval
 
-# What the test pictures say of candidate and live version, 95 of 100 times rightly: one-sided score intervals.
+# What the test pictures say of candidate and live version, 95 of 100 times rightly: one-sided score
+# intervals.
 BETTER, NOT_WORSE, UNDECIDED, WORSE = "better", "not worse", "undecided", "worse"
-# What they do not say: there is nothing to compare with, the comparison would not be fair, or nobody wants it.
+# What they do not say: there is nothing to compare with, the comparison would not be fair, or
+# nobody wants it.
 FIRST, UNFAIR, OFF = "first", "unfair", "off"
 
 # Verdicts that keep a candidate from being published, by the flag --gate.
@@ -22,14 +26,21 @@ REFUSED = {"not_worse": (WORSE, UNFAIR), "strict": (WORSE, UNFAIR, UNDECIDED), "
 _POWER = 0.8
 
 # A model that is broken breaks one of these; a weak one that is honest does not.
-_CLASS_OF_CHANCE = 0.5  # recall for certain below half of guessing's: the class is hardly ever answered
-_CLASS_LOSS = 0.1  # recall for certain 10 points below the live one's: better elsewhere does not make up for it
-_CALIBRATION = 0.15  # beyond what chance makes of so many pictures: a stated 0.85 may then mean 0.7
-_LATENCY_MS = 2000.0  # of one picture, the median: nobody waits longer; all four variants take below 100 ms
-_SIZE_BYTES = 2_000_000_000  # memory of the smallest machines that serve; the variants take 5 to 11 MB
-# `transfer` takes 4.5 times as long as `plain`, and twice the room (benchmarks/results/compare.json): an honest change.
+# Recall for certain below half of guessing's: the class is hardly ever answered.
+_CLASS_OF_CHANCE = 0.5
+# Recall for certain 10 points below the live one's: better elsewhere does not make up for it.
+_CLASS_LOSS = 0.1
+# Beyond what chance makes of so many pictures: a stated 0.85 may then mean 0.7.
+_CALIBRATION = 0.15
+# Of one picture, the median: nobody waits longer; all four variants take below 100 ms.
+_LATENCY_MS = 2000.0
+# Memory of the smallest machines that serve; the variants take 5 to 11 MB.
+_SIZE_BYTES = 2_000_000_000
+# `transfer` takes 4.5 times as long as `plain`, and twice the room
+# (benchmarks/results/compare.json): an honest change.
 _TIMES_LIVE = 10.0
-_LATENCY_NOISE_MS = 20.0  # by how much medians of a few milliseconds differ on a machine that does something else, too
+# By how much medians of a few milliseconds differ on a machine that does something else, too.
+_LATENCY_NOISE_MS = 20.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,8 @@ class Live:
 
     Attributes:
         version: its number.
-        trained_on: how many of the test pictures it was trained on or chosen by; None where nobody can tell.
+        trained_on: how many of the test pictures it was trained on or chosen by; None where nobody
+            can tell.
         predicted: its answers about the test pictures, class names [n]; empty where that is not 0.
         cost: measured side by side with the candidate's, where it was asked.
     """
@@ -71,15 +83,22 @@ def compare(live_right: np.ndarray, candidate_right: np.ndarray, margin: float) 
         margin: how much less may be right, 0…1, for the candidate to count as not worse.
 
     Returns:
-        `verdict`, `n`, `only_live` and `only_candidate` (pictures that one alone is right about), `difference` of
-        accuracies and the ends of its one-sided 95 % score intervals, `low` and `high`, -1…1; and `pictures_needed`,
-        an estimate of how many would tell, were the two equally good: None where these do.
+        `verdict`, `n`, `only_live` and `only_candidate` (pictures that one alone is right about),
+        `difference` of accuracies and the ends of its one-sided 95 % score intervals, `low` and
+        `high`, -1…1; and `pictures_needed`, an estimate of how many would tell, were the two
+        equally good: None where these do.
     """
     n = len(live_right)
-    lost, gained = int((live_right & ~candidate_right).sum()), int((candidate_right & ~live_right).sum())
+    lost, gained = (
+        int((live_right & ~candidate_right).sum()),
+        int((candidate_right & ~live_right).sum()),
+    )
     low, high = paired_interval(lost, gained, n)
-    # Worse comes before not worse: small losses, each within the margin, would add up from version to version.
-    verdict = WORSE if high < 0 else BETTER if low > 0 else NOT_WORSE if low > -margin else UNDECIDED
+    # Worse comes before not worse: small losses, each within the margin, would add up from version
+    # to version.
+    verdict = (
+        WORSE if high < 0 else BETTER if low > 0 else NOT_WORSE if low > -margin else UNDECIDED
+    )
     return {
         "verdict": verdict,
         "n": n,
@@ -88,7 +107,9 @@ def compare(live_right: np.ndarray, candidate_right: np.ndarray, margin: float) 
         "difference": (gained - lost) / n,
         "low": low,
         "high": high,
-        "pictures_needed": _pictures_needed(lost + gained, n, margin) if verdict == UNDECIDED else None,
+        "pictures_needed": (
+            _pictures_needed(lost + gained, n, margin) if verdict == UNDECIDED else None
+        ),
     }
 
 
@@ -113,15 +134,18 @@ def floors(
         judged: `test` and `calibration` as `trainer.evaluation.judgement.judge` gives them.
         cost: of the candidate.
         live: cost of the live version, measured side by side.
-        by_class: by class, on how many test pictures of it the live version alone is right, the candidate alone, and
-            how many there are.
+        by_class: by class, on how many test pictures of it the live version alone is right, the
+            candidate alone, and how many there are.
 
     Returns:
         One for each: `floor`, `value`, `limit`, `broken`.
     """
     seen = {name: found for name, found in judged["test"]["per_class"].items() if found["n"]}
     chance = _CLASS_OF_CHANCE / len(judged["test"]["per_class"])
-    highest = {name: wilson_interval(row["correct"], row["n"], Z_ONE_SIDED_95)[1] for name, row in seen.items()}
+    highest = {
+        name: wilson_interval(row["correct"], row["n"], Z_ONE_SIDED_95)[1]
+        for name, row in seen.items()
+    }
     worst = min(highest, key=lambda name: highest[name])
     recall = f"at best, the recall of {worst}"
     error = judged["calibration"]["after"]
@@ -133,13 +157,23 @@ def floors(
     ]
     if live is not None:
         rows += [
-            _ceiling("latency beside the live one in ms", cost.latency_ms, _beside(live.latency_ms, _LATENCY_NOISE_MS)),
-            _ceiling("size beside the live one in bytes", cost.size_bytes, _beside(live.size_bytes, 0.0)),
+            _ceiling(
+                "latency beside the live one in ms",
+                cost.latency_ms,
+                _beside(live.latency_ms, _LATENCY_NOISE_MS),
+            ),
+            _ceiling(
+                "size beside the live one in bytes", cost.size_bytes, _beside(live.size_bytes, 0.0)
+            ),
         ]
     if by_class:
         # The more classes, the surer of each: else one of many would seem worse by chance.
         quantile = NormalDist().inv_cdf(1 - 0.05 / len(by_class))
-        change = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items() if counts[2]}
+        change = {
+            name: paired_interval(*counts, quantile)[1]
+            for name, counts in by_class.items()
+            if counts[2]
+        }
         worst = min(change, key=lambda name: change[name])
         best = f"at best, the change of the recall of {worst}"
         rows.append(_floor(best, change[worst], -_CLASS_LOSS, broken=change[worst] < -_CLASS_LOSS))
@@ -179,8 +213,8 @@ def decide(
         live: the live version; None where there is none.
 
     Returns:
-        `policy`, `margin`, `live_version`, `verdict`, `passed`, `comparison` as `compare` gives it (None without one),
-        `floors`, and `sentence`, which says it all to a human.
+        `policy`, `margin`, `live_version`, `verdict`, `passed`, `comparison` as `compare` gives it
+        (None without one), `floors`, and `sentence`, which says it all to a human.
     """
     record: dict[str, Any] = {
         "policy": policy,
@@ -204,7 +238,11 @@ def decide(
         record["comparison"] = compare(*right, margin)
         verdict = record["comparison"]["verdict"]
         by_class = {
-            str(name): (int((right[0] & ~right[1])[own].sum()), int((right[1] & ~right[0])[own].sum()), int(own.sum()))
+            str(name): (
+                int((right[0] & ~right[1])[own].sum()),
+                int((right[1] & ~right[0])[own].sum()),
+                int(own.sum()),
+            )
             for name, own in ((name, true == name) for name in np.unique(true))
         }
     if policy != "off":
@@ -214,12 +252,19 @@ def decide(
     return record | {"sentence": _sentence(record, live, len(labels), broken)}
 
 
-def _sentence(record: Mapping[str, Any], live: Live | None, n: int, broken: Sequence[Mapping[str, Any]]) -> str:
+def _sentence(
+    record: Mapping[str, Any], live: Live | None, n: int, broken: Sequence[Mapping[str, Any]]
+) -> str:
     if record["verdict"] == OFF:
-        return "The gate was off: nothing was compared with what is live, and no floor was looked at."
+        return (
+            "The gate was off: nothing was compared with what is live, and no floor was looked at."
+        )
     said = _comparison(record, live, n)
     for row in broken:
-        said += f"; a floor is broken: {row['floor']} is {row['value']:.4g}, the limit {row['limit']:.4g}"
+        said += (
+            f"; a floor is broken: {row['floor']} is {row['value']:.4g}, the limit"
+            f" {row['limit']:.4g}"
+        )
     ways_out = "; --gate=off publishes it all the same" if not record["passed"] else ""
     return f"The gate {'let it through' if record['passed'] else 'refused it'}: {said}{ways_out}."
 
@@ -230,23 +275,28 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
     against = f"version {live.version}"
     if record["verdict"] == UNFAIR:
         return (
-            f"{against}, which is live, was trained on or chosen by {live.trained_on:,} of the {n:,} test pictures, so "
-            "that they cannot compare the two; keep test pictures apart with python -m trainer.data split and extend"
+            f"{against}, which is live, was trained on or chosen by {live.trained_on:,} of the"
+            f" {n:,} test pictures, so that they cannot compare the two; keep test pictures apart"
+            " with python -m trainer.data split and extend"
         )
     compared = record["comparison"]
     if compared is None:
         return (
-            f"undecided, as {against}, which is live, does not say which pictures it was trained on: it came from "
-            "another tool, or an older one"
+            f"undecided, as {against}, which is live, does not say which pictures it was trained"
+            " on: it came from another tool, or an older one"
         )
     counts = (
-        f"of {n:,} test pictures it alone is right on {compared['only_candidate']:,}, {against} alone on "
-        f"{compared['only_live']:,}; the difference is {100 * compared['difference']:+.1f} points, for certain above "
-        f"{100 * compared['low']:+.1f} and below {100 * compared['high']:+.1f} (95 % each)"
+        f"of {n:,} test pictures it alone is right on {compared['only_candidate']:,}, {against}"
+        f" alone on {compared['only_live']:,}; the difference is"
+        f" {100 * compared['difference']:+.1f} points, for certain above"
+        f" {100 * compared['low']:+.1f} and below {100 * compared['high']:+.1f} (95 % each)"
     )
     verdict = {
         BETTER: f"better than {against}, which is live",
-        NOT_WORSE: f"not worse than {against}, which is live, by more than {100 * record['margin']:g} points",
+        NOT_WORSE: (
+            f"not worse than {against}, which is live, by more than {100 * record['margin']:g}"
+            " points"
+        ),
         UNDECIDED: f"undecided whether it is worse than {against}, which is live",
         WORSE: f"worse than {against}, which is live",
     }[record["verdict"]]

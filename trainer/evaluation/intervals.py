@@ -7,7 +7,8 @@ from typing import Any
 
 # 97.5 % quantile of the normal distribution: two-sided 95 %.
 _Z_95 = 1.959964
-# The same of Student's t with 1 to 9 degrees of freedom (Student 1908; any statistics book's table).
+# The same of Student's t with 1 to 9 degrees of freedom (Student 1908; any statistics book's
+# table).
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 # 95 % quantile of the normal distribution: one-sided 95 % on either side.
 Z_ONE_SIDED_95 = 1.644854
@@ -16,7 +17,8 @@ _HALVINGS = 55
 
 
 def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927, score interval), which stays within 0…1 and is right near the ends.
+    """Interval of a share (Wilson 1927, score interval), which stays within 0…1 and is right near
+    the ends.
 
     Args:
         correct: how many were right.
@@ -33,10 +35,13 @@ def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, 
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def paired_interval(only_first: int, only_second: int, total: int, z: float = Z_ONE_SIDED_95) -> tuple[float, float]:
+def paired_interval(
+    only_first: int, only_second: int, total: int, z: float = Z_ONE_SIDED_95
+) -> tuple[float, float]:
     """Interval of the difference of two shares on the same pictures (Tango 1998, score interval).
 
-    It holds what it promises where few pictures differ, or none; intervals from the standard error do not.
+    It holds what it promises where few pictures differ, or none; intervals from the standard error
+    do not.
 
     Args:
         only_first: pictures that the first alone is right about.
@@ -75,8 +80,8 @@ def over_seeds(accuracies: Sequence[float]) -> dict[str, Any]:
         accuracies: one of each run, 0…1; at least one.
 
     Returns:
-        `mean`, `min`, `max`, and `interval_95` of the mean over seeds by Student's t, cut to 0…1: None for one run,
-        and a little wide beyond ten runs.
+        `mean`, `min`, `max`, and `interval_95` of the mean over seeds by Student's t, cut to 0…1:
+        None for one run, and a little wide beyond ten runs.
     """
     middle, interval = mean(accuracies), None
     if len(accuracies) > 1:

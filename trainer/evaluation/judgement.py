@@ -16,9 +16,15 @@ MOST_LISTED = 12
 
 
 def judge(
-    head: Head, classes: Sequence[str], rows: Sequence[Mapping[str, Any]], paths: Mapping[str, str], *, seed: int
+    head: Head,
+    classes: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    paths: Mapping[str, str],
+    *,
+    seed: int,
 ) -> dict[str, Any]:
-    """Judges a model; the temperature comes from the validation pictures, all else that it changes from the test.
+    """Judges a model; the temperature comes from the validation pictures, all else that it changes
+    from the test.
 
     Args:
         head: of the model as it was trained.
@@ -28,10 +34,11 @@ def judge(
         seed: of the choice of test pictures to show.
 
     Returns:
-        `validation` and `test` as `evaluate` has them, of the logits as they are; and with the temperature
-        `calibration` (`temperature`, `fitted_on`, and `before` and `after` it `loss` and what `reliability` tells),
-        `curves`, `coverage`, and test pictures `at_random`, `mistakes` (the surest first) and `least_certain`, each as
-        `sha256`, `path`, `label`, `predicted`, `probability`.
+        `validation` and `test` as `evaluate` has them, of the logits as they are; and with the
+        temperature `calibration` (`temperature`, `fitted_on`, and `before` and `after` it `loss`
+        and what `reliability` tells), `curves`, `coverage`, and test pictures `at_random`,
+        `mistakes` (the surest first) and `least_certain`, each as `sha256`, `path`, `label`,
+        `predicted`, `probability`.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     split: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -44,7 +51,10 @@ def judge(
     labels, logits = split["test"]
     predictions = head.predictions(tf.constant(logits)).numpy()
     right = predictions == labels
-    calibration: dict[str, Any] = {"temperature": scaled.temperature, "fitted_on": len(split["validation"][0])}
+    calibration: dict[str, Any] = {
+        "temperature": scaled.temperature,
+        "fitted_on": len(split["validation"][0]),
+    }
     for moment, each in (("before", head), ("after", scaled)):
         probabilities = each.probabilities(tf.constant(logits)).numpy()
         confidence = probabilities.max(axis=1)

@@ -12,7 +12,9 @@ from trainer.variants.head import Head
 _DRAWS = 1000
 
 
-def evaluate(head: Head, classes: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+def evaluate(
+    head: Head, classes: Sequence[str], labels: np.ndarray, logits: np.ndarray
+) -> dict[str, Any]:
     """Judges the predictions on one split.
 
     Args:
@@ -22,10 +24,11 @@ def evaluate(head: Head, classes: Sequence[str], labels: np.ndarray, logits: np.
         logits: float32 [n, units].
 
     Returns:
-        `n`, `accuracy`, `interval_95`, `loss` in nats; `per_class` with `n`, `correct`, `recall` and its `interval_95`
-        (None without pictures), `predicted` (how often the model says this class) and `precision` (None where it never
-        does); `recall_spread_by_chance`, what the distance between the highest and the lowest recall stays below in 95
-        of 100 cases where all classes are equally hard; and `confused`, the cells of the confusion matrix beside its
+        `n`, `accuracy`, `interval_95`, `loss` in nats; `per_class` with `n`, `correct`, `recall`
+        and its `interval_95` (None without pictures), `predicted` (how often the model says this
+        class) and `precision` (None where it never does); `recall_spread_by_chance`, what the
+        distance between the highest and the lowest recall stays below in 95 of 100 cases where all
+        classes are equally hard; and `confused`, the cells of the confusion matrix beside its
         diagonal that are not 0, as `true`, `predicted`, `n`, the largest first.
     """
     predictions = head.predictions(tf.constant(logits)).numpy()
@@ -34,7 +37,11 @@ def evaluate(head: Head, classes: Sequence[str], labels: np.ndarray, logits: np.
     correct = matrix.diagonal()
     per_class = {}
     for number, name in enumerate(classes):
-        total, said, right = int(matrix[number].sum()), int(matrix[:, number].sum()), int(correct[number])
+        total, said, right = (
+            int(matrix[number].sum()),
+            int(matrix[:, number].sum()),
+            int(correct[number]),
+        )
         per_class[name] = {
             "n": total,
             "correct": right,

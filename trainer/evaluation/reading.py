@@ -18,7 +18,13 @@ def read_run(result: Mapping[str, Any]) -> list[dict[str, str]]:
     Returns:
         Statements: `about`, `verdict` (good, bad or unclear) and `text`.
     """
-    return [_baseline(result), *_training(result), _classes(result["test"]), *_calibration(result), *_coverage(result)]
+    return [
+        _baseline(result),
+        *_training(result),
+        _classes(result["test"]),
+        *_calibration(result),
+        *_coverage(result),
+    ]
 
 
 def read_comparison(
@@ -28,7 +34,8 @@ def read_comparison(
 
     Args:
         variants: by name, with `test` over seeds and `seeds`.
-        paired: `first` and `second`, names of variants, and `test`, what `paired_test` found of their runs.
+        paired: `first` and `second`, names of variants, and `test`, what `paired_test` found of
+            their runs.
 
     Returns:
         Statements, as `read_run` gives them.
@@ -38,10 +45,14 @@ def read_comparison(
         first, second, test = pair["first"], pair["second"], pair["test"]
         about = f"{second} against {first}"
         if test is None:
-            statements.append(_statement(about, UNCLEAR, "They were not tested on the same pictures."))
+            statements.append(
+                _statement(about, UNCLEAR, "They were not tested on the same pictures.")
+            )
             continue
         points = 100 * test["difference"]
-        apart = test["p_value"] < 0.05 and (points > 0) == (test["only_second"] > test["only_first"])
+        apart = test["p_value"] < 0.05 and (points > 0) == (
+            test["only_second"] > test["only_first"]
+        )
         often = "is right more often on" if max(test["runs"]) > 1 else "alone is right on"
         counts = (
             f"{second} {often} {test['only_second']:,} of {test['n']:,} test pictures, {first} on "
@@ -49,7 +60,9 @@ def read_comparison(
         )
         way = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} are right"
         text = f"{way if apart else 'Not enough pictures to tell them apart'}: {counts}."
-        statements.append(_statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text))
+        statements.append(
+            _statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text)
+        )
     if any(len(found["seeds"]) == 1 for found in variants.values()):
         text = "A variant with one seed says nothing about how much another seed would change it."
         statements.append(_statement("seeds", UNCLEAR, text))
@@ -60,49 +73,61 @@ def _baseline(result: Mapping[str, Any]) -> dict[str, str]:
     test, baseline = result["test"], result["baseline_accuracy"]
     low, high = test["interval_95"]
     found = (
-        f"{percent(test['accuracy'])} of {test['n']:,} test pictures are right (95 % interval {percent(low)} to "
-        f"{percent(high)}); always naming the commonest class gets {percent(baseline)}"
+        f"{percent(test['accuracy'])} of {test['n']:,} test pictures are right (95 % interval"
+        f" {percent(low)} to {percent(high)}); always naming the commonest class gets"
+        f" {percent(baseline)}"
     )
     if low > baseline:
         return _statement("baseline", GOOD, f"Better than guessing: {found}.")
     if high < baseline:
         return _statement("baseline", BAD, f"Worse than guessing: {found}.")
-    return _statement("baseline", UNCLEAR, f"Not enough pictures to tell it from guessing: {found}.")
+    return _statement(
+        "baseline", UNCLEAR, f"Not enough pictures to tell it from guessing: {found}."
+    )
 
 
 def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
     history, kept = result["history"], result["chosen_epoch"]
     losses, accuracies = history["validation_loss"], history["validation_accuracy"]
     if len(losses) < 2:
-        return [_statement("overfitting", UNCLEAR, "One epoch does not tell whether training went too far.")]
+        return [
+            _statement(
+                "overfitting", UNCLEAR, "One epoch does not tell whether training went too far."
+            )
+        ]
     low, high = result["validation"]["interval_95"]
     n, noise = result["validation"]["n"], high - low
     best = losses.index(min(losses))
     gap = history["accuracy"][kept - 1] - accuracies[kept - 1]
     growth = gap - (history["accuracy"][best] - accuracies[best])
     gaps = (
-        f"in epoch {kept}, which was kept, training is {percent(history['accuracy'][kept - 1])} right and validation "
-        f"{percent(accuracies[kept - 1])}"
+        f"in epoch {kept}, which was kept, training is {percent(history['accuracy'][kept - 1])}"
+        f" right and validation {percent(accuracies[kept - 1])}"
     )
     if gap <= noise / 2:
         text = f"No overfitting that {n:,} validation pictures can show: {gaps}."
         overfitting = _statement("overfitting", GOOD, text)
     else:
         later = (
-            f" The lowest validation loss was in epoch {best + 1}; since then it rose from {losses[best]:.3f} to "
-            f"{losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f} points: fewer epochs, or --early_stopping, "
-            "would do."
+            f" The lowest validation loss was in epoch {best + 1}; since then it rose from"
+            f" {losses[best]:.3f} to {losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f}"
+            " points: fewer epochs, or --early_stopping, would do."
             if growth > noise / 2
             else ""
         )
-        overfitting = _statement("overfitting", BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}")
+        overfitting = _statement(
+            "overfitting", BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}"
+        )
 
     late = accuracies[len(accuracies) // 2 :]
     if len(late) < 2:
         return [overfitting]
     # From the best so far: what only rises does not swing.
     fall = max(max(late[: index + 1]) - accuracy for index, accuracy in enumerate(late))
-    said = f"validation accuracy falls by up to {100 * fall:.1f} points over the last {len(late)} epochs"
+    said = (
+        f"validation accuracy falls by up to {100 * fall:.1f} points over the last {len(late)}"
+        " epochs"
+    )
     left_open = f"the {100 * noise:.1f} points that {n:,} pictures leave open"
     if fall <= noise:
         return [overfitting, _statement("stability", GOOD, f"Steady: {said}, within {left_open}.")]
@@ -119,7 +144,8 @@ def _classes(test: Mapping[str, Any]) -> dict[str, str]:
         times = f"{cell['n']:,} time{'s' * (cell['n'] > 1)}"
         often = f" The commonest mistake, {times}: {cell['true']} taken for {cell['predicted']}."
     recalls = (
-        f"{worst} {percent(seen[worst]['recall'])} of {seen[worst]['n']:,}, {best} {percent(seen[best]['recall'])}"
+        f"{worst} {percent(seen[worst]['recall'])} of {seen[worst]['n']:,}, {best}"
+        f" {percent(seen[best]['recall'])}"
     )
     if best == worst or seen[worst]["recall"] == seen[best]["recall"]:
         return _statement("classes", GOOD, f"Every class is recognised equally often.{often}")
@@ -135,10 +161,16 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
     scaled = (
         f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
         if temperature == 1
-        else f"dividing logits by {temperature:.2f} took this from {percent(calibration['before']['error'])}"
+        else (
+            f"dividing logits by {temperature:.2f} took this from"
+            f" {percent(calibration['before']['error'])}"
+        )
     )
     error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
-    limit = f"{percent(after['error_by_chance'])}, what chance alone makes of {result['test']['n']:,} pictures"
+    limit = (
+        f"{percent(after['error_by_chance'])}, what chance alone makes of {result['test']['n']:,}"
+        " pictures"
+    )
     if after["error"] <= after["error_by_chance"]:
         text = f"As sure as it should be: {error}, within {limit}."
         return [_statement("probabilities", GOOD, text)]
@@ -149,19 +181,28 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _coverage(result: Mapping[str, Any]) -> list[dict[str, str]]:
     curve, accuracy = result["coverage"], result["test"]["accuracy"]
-    place = max((place for place, share in enumerate(curve["coverage"]) if share <= 0.9), default=None)
+    place = max(
+        (place for place, share in enumerate(curve["coverage"]) if share <= 0.9), default=None
+    )
     if place is None or accuracy == 1:
         return []
     low, high = percent(curve["low"][place]), percent(curve["high"][place])
     found = (
-        f"on the {percent(curve['coverage'][place])} that it is surest of, {percent(curve['accuracy'][place])} are "
-        f"right (95 % interval {low} to {high})"
+        f"on the {percent(curve['coverage'][place])} that it is surest of,"
+        f" {percent(curve['accuracy'][place])} are right (95 % interval {low} to {high})"
     )
     if curve["low"][place] > accuracy:
         return [
-            _statement("certainty", GOOD, f"It knows what it does not know: {found}, instead of {percent(accuracy)}.")
+            _statement(
+                "certainty",
+                GOOD,
+                f"It knows what it does not know: {found}, instead of {percent(accuracy)}.",
+            )
         ]
-    text = f"Not enough pictures to tell whether leaving the least certain tenth to a human helps: {found}."
+    text = (
+        "Not enough pictures to tell whether leaving the least certain tenth to a human helps:"
+        f" {found}."
+    )
     return [_statement("certainty", UNCLEAR, text)]
 
 

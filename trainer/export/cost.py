@@ -17,8 +17,11 @@ def size_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in own if file.is_file())
 
 
-def measure(folder: Path, answer: Callable[[tf.Tensor], Any], pictures: Sequence[bytes]) -> dict[str, Any]:
-    """Measures one picture a call, in this process: without a server, a network, or others that ask meanwhile.
+def measure(
+    folder: Path, answer: Callable[[tf.Tensor], Any], pictures: Sequence[bytes]
+) -> dict[str, Any]:
+    """Measures one picture a call, in this process: without a server, a network, or others that ask
+    meanwhile.
 
     Args:
         folder: the SavedModel.

@@ -17,18 +17,25 @@ from trainer.variants.preprocessing import decode_batch
 class _Served(tf.Module):
     """A model with the two signatures of `serving.contract`."""
 
-    def __init__(self, model: keras.Model, head: Head, classes: Sequence[str], image_size: int) -> None:
+    def __init__(
+        self, model: keras.Model, head: Head, classes: Sequence[str], image_size: int
+    ) -> None:
         super().__init__(name="whisker")
-        # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to be loaded.
+        # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to
+        # be loaded.
         self.model_variables = [variable.value for variable in model.variables]
 
         def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = model(pixels, training=False)
             probabilities = head.probabilities(logits)
-            probabilities = tf.where(valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities))
+            probabilities = tf.where(
+                valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities)
+            )
             names = tf.constant(list(classes))
             return {
-                contract.OUTPUT_LABEL: tf.where(valid, tf.gather(names, head.predictions(logits)), ""),
+                contract.OUTPUT_LABEL: tf.where(
+                    valid, tf.gather(names, head.predictions(logits)), ""
+                ),
                 contract.OUTPUT_PROBABILITY: tf.reduce_max(probabilities, axis=1),
                 contract.OUTPUT_PROBABILITIES: probabilities,
                 contract.OUTPUT_CLASSES: tf.tile(names[tf.newaxis], [tf.shape(pixels)[0], 1]),
@@ -43,15 +50,22 @@ class _Served(tf.Module):
             return answer(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool))
 
         self.from_bytes = tf.function(
-            from_bytes, input_signature=[tf.TensorSpec([None], tf.string, name=contract.INPUT_BYTES)]
+            from_bytes,
+            input_signature=[tf.TensorSpec([None], tf.string, name=contract.INPUT_BYTES)],
         )
         self.from_pixels = tf.function(
             from_pixels,
-            input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name=contract.INPUT_PIXELS)],
+            input_signature=[
+                tf.TensorSpec(
+                    [None, image_size, image_size, 3], tf.float32, name=contract.INPUT_PIXELS
+                )
+            ],
         )
 
 
-def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path) -> Callable:
+def export(
+    model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path
+) -> Callable:
     """Writes the SavedModel; the folder appears when it is whole.
 
     Args:
@@ -62,7 +76,8 @@ def export(model: keras.Model, head: Head, classes: Sequence[str], image_size: i
         folder: what to write; a folder of that name is replaced.
 
     Returns:
-        The signature for bytes, ready to be called in this process: encoded pictures, string [N], to the answer.
+        The signature for bytes, ready to be called in this process: encoded pictures, string [N],
+            to the answer.
     """
     served = _Served(model, head, classes, image_size)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))

@@ -1,4 +1,6 @@
-"""Does a server answer what was trained? The local server loads the model and is asked about the whole test set."""
+"""Does a server answer what was trained? The local server loads the model and is asked about the
+whole test set.
+"""
 
 import base64
 import json
@@ -23,9 +25,10 @@ from trainer.data.ledger import Picture
 from trainer.errors import VerificationError
 from trainer.export import cost
 
-# How far a served probability may be from the trained model's, by the device that computed the latter. The server
-# computes on the CPU. Two CPU kernels add up in another order: 2e-7 was measured. GPUs from compute capability 8.0 on
-# multiply with 10 bits of mantissa (TF32) unless told otherwise; nobody has measured it here yet.
+# How far a served probability may be from the trained model's, by the device that computed the
+# latter. The server computes on the CPU. Two CPU kernels add up in another order: 2e-7 was
+# measured. GPUs from compute capability 8.0 on multiply with 10 bits of mantissa (TF32) unless told
+# otherwise; nobody has measured it here yet.
 BOUNDS = {"CPU": 1e-5, "GPU": 5e-3}
 
 _NO_GPU = 'device_count { key: "GPU" value: 0 }'
@@ -44,7 +47,8 @@ class Served:
     Attributes:
         client: asks it.
         rest_url: answers POST requests about it.
-        load_seconds: from the start of the server's process until it was ready, warm-up records replayed.
+        load_seconds: from the start of the server's process until it was ready, warm-up records
+            replayed.
         size_bytes: of its files.
     """
 
@@ -109,9 +113,16 @@ def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
                 f"{what}, {path}, cannot be served: {error}; nothing was published{cure}"
             ) from error
         load_seconds = time.perf_counter() - start
-        client = PredictClient(f"localhost:{server.port}", contract.DEFAULT_MODEL_NAME, timeout_s=_TIMEOUT_S)
+        client = PredictClient(
+            f"localhost:{server.port}", contract.DEFAULT_MODEL_NAME, timeout_s=_TIMEOUT_S
+        )
         rest_url = f"http://localhost:{server.rest_api_port}/v1/models/{contract.DEFAULT_MODEL_NAME}:predict"
-        yield Served(running.enter_context(client), rest_url, load_seconds, cost.size_bytes(version.resolve()))
+        yield Served(
+            running.enter_context(client),
+            rest_url,
+            load_seconds,
+            cost.size_bytes(version.resolve()),
+        )
 
 
 def ask(served: Served, expected: Expected) -> list[Prediction]:
@@ -132,10 +143,12 @@ def ask(served: Served, expected: Expected) -> list[Prediction]:
 
 
 def latencies(models: Sequence[Served], expected: Expected) -> list[np.ndarray]:
-    """Times single requests, to several models in turn, so that whatever else the machine does hits them alike.
+    """Times single requests, to several models in turn, so that whatever else the machine does hits
+    them alike.
 
     Returns:
-        For each model, milliseconds of each request, [n]: of the first 100 test pictures, if there are as many.
+        For each model, milliseconds of each request, [n]: of the first 100 test pictures, if there
+        are as many.
     """
     took_ms: list[list[float]] = [[] for _ in models]
     for picture in expected.pictures[:_TIMED]:
@@ -147,7 +160,9 @@ def latencies(models: Sequence[Served], expected: Expected) -> list[np.ndarray]:
     return [np.array(times) for times in took_ms]
 
 
-def verify(served: Served, expected: Expected, device: str) -> tuple[list[Prediction], dict[str, Any]]:
+def verify(
+    served: Served, expected: Expected, device: str
+) -> tuple[list[Prediction], dict[str, Any]]:
     """Compares the served model's answers with the trained one's.
 
     Args:
@@ -156,9 +171,10 @@ def verify(served: Served, expected: Expected, device: str) -> tuple[list[Predic
         device: kind of device that computed this: CPU or GPU.
 
     Returns:
-        The answers, [n]; and `n`, `bound`, `largest_difference` of probabilities, `flips` (other labels, which only
-        pictures may have whose two probabilities are nearer than the bound), the same `over_rest` of a sample,
-        `latency_ms` (`p50`, `p99` and over how many `calls`), `size_bytes` and `load_seconds`.
+        The answers, [n]; and `n`, `bound`, `largest_difference` of probabilities, `flips` (other
+        labels, which only pictures may have whose two probabilities are nearer than the bound), the
+        same `over_rest` of a sample, `latency_ms` (`p50`, `p99` and over how many `calls`),
+        `size_bytes` and `load_seconds`.
 
     Raises:
         VerificationError: they differ; one line says where and by how much.
@@ -172,11 +188,19 @@ def verify(served: Served, expected: Expected, device: str) -> tuple[list[Predic
         bound,
         "over gRPC",
     )
-    sample = _over_rest(served.rest_url, [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]])
+    sample = _over_rest(
+        served.rest_url, [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]]
+    )
     over_rest = _difference(
         [answer[contract.OUTPUT_LABEL] for answer in sample],
         [
-            dict(zip(answer[contract.OUTPUT_CLASSES], answer[contract.OUTPUT_PROBABILITIES], strict=True))
+            dict(
+                zip(
+                    answer[contract.OUTPUT_CLASSES],
+                    answer[contract.OUTPUT_PROBABILITIES],
+                    strict=True,
+                )
+            )
             for answer in sample
         ],
         expected,
@@ -209,10 +233,12 @@ def _difference(
     n = len(labels)
     if any(tuple(each) != tuple(expected.classes) for each in probabilities):
         raise VerificationError(
-            f"the served model has other classes than the trained one, {', '.join(probabilities[0])}; nothing was "
-            "published"
+            "the served model has other classes than the trained one,"
+            f" {', '.join(probabilities[0])}; nothing was published"
         )
-    differences = np.abs(np.array([list(each.values()) for each in probabilities]) - expected.probabilities[:n])
+    differences = np.abs(
+        np.array([list(each.values()) for each in probabilities]) - expected.probabilities[:n]
+    )
     numbers = {name: number for number, name in enumerate(expected.classes)}
     flips, wrong = 0, set(np.flatnonzero(~(differences.max(axis=1) <= bound)).tolist())
     for place, (label, before) in enumerate(zip(labels, expected.predicted[:n], strict=True)):
@@ -223,9 +249,10 @@ def _difference(
                 wrong.add(place)
     if wrong:
         raise VerificationError(
-            f"the served model does not answer what was trained: {way}, {len(wrong):,} of {n:,} test pictures differ, "
-            f"such as {expected.pictures[min(wrong)].path}, by up to {differences.max():.2g} in probability (at most "
-            f"{bound:g} is rounding), {flips:,} in label; nothing was published"
+            f"the served model does not answer what was trained: {way}, {len(wrong):,} of {n:,}"
+            f" test pictures differ, such as {expected.pictures[min(wrong)].path}, by up to"
+            f" {differences.max():.2g} in probability (at most {bound:g} is rounding), {flips:,} in"
+            " label; nothing was published"
         )
     return {"n": n, "largest_difference": float(differences.max()), "flips": flips}
 

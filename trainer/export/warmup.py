@@ -1,4 +1,6 @@
-"""Warm-up records: requests that a server answers while it loads a version, so that no client meets a cold model."""
+"""Warm-up records: requests that a server answers while it loads a version, so that no client meets
+a cold model.
+"""
 
 from collections.abc import Sequence
 from itertools import cycle, islice
@@ -9,9 +11,11 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving import contract
 
-# One picture is what most clients send; a batch is what the server makes of many clients, or a client of many pictures.
+# One picture is what most clients send; a batch is what the server makes of many clients, or a
+# client of many pictures.
 _BATCH_SIZES = (1, 8, 32)
-# So many different ones: what warms a model up is the shape of a request, and large pictures would make files large.
+# So many different ones: what warms a model up is the shape of a request, and large pictures would
+# make files large.
 _DIFFERENT = 8
 _MOST_BYTES = 2_000_000
 
@@ -22,10 +26,12 @@ def write(folder: Path, model_name: str, pictures: Sequence[bytes]) -> int:
     Args:
         folder: the SavedModel.
         model_name: as servers will know it.
-        pictures: encoded training pictures; the smallest of them are used, in batches of 1, 8 and 32.
+        pictures: encoded training pictures; the smallest of them are used, in batches of 1, 8 and
+            32.
 
     Returns:
-        How many records there are: fewer than 3 where they would take more than 2 MB, 0 where one picture does.
+        How many records there are: fewer than 3 where they would take more than 2 MB, 0 where one
+            picture does.
     """
     smallest = sorted(pictures, key=len)[:_DIFFERENT]
     file = folder / contract.WARMUP_FILE
@@ -35,7 +41,10 @@ def write(folder: Path, model_name: str, pictures: Sequence[bytes]) -> int:
         for batch_size in _BATCH_SIZES:
             log = PredictionLog()
             request = log.predict_log.request
-            request.model_spec.name, request.model_spec.signature_name = model_name, contract.SIGNATURE_BYTES
+            request.model_spec.name, request.model_spec.signature_name = (
+                model_name,
+                contract.SIGNATURE_BYTES,
+            )
             batch = list(islice(cycle(smallest), batch_size))
             request.inputs[contract.INPUT_BYTES].CopyFrom(tf.make_tensor_proto(batch, tf.string))
             size += log.ByteSize()

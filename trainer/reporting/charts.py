@@ -1,4 +1,6 @@
-"""The charts of a run and of a comparison as small PNG files, legible on a phone and without telling colours apart."""
+"""The charts of a run and of a comparison as small PNG files, legible on a phone and without
+telling colours apart.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +18,15 @@ from trainer.reporting.style import and_more, figure_with_axes, shorten
 _LOOKS = ((style.GREY, ":"), (style.VERMILION, "-."), (style.GREEN, "--"), (style.BLUE, "-"))
 
 
-def training_curves(history: Mapping[str, Sequence[float]], baseline: float, chosen_epoch: int, path: Path) -> None:
-    """Draws accuracy above loss by epoch, training and validation on the same axes, the baseline, and the epoch kept.
+def training_curves(
+    history: Mapping[str, Sequence[float]], baseline: float, chosen_epoch: int, path: Path
+) -> None:
+    """Draws accuracy above loss by epoch, training and validation on the same axes, the baseline,
+    and the epoch kept.
 
     Args:
-        history: "accuracy", "loss", "validation_accuracy" and "validation_loss", one number an epoch.
+        history: "accuracy", "loss", "validation_accuracy" and "validation_loss", one number an
+            epoch.
         baseline: accuracy of always answering the majority class of the training split, in [0, 1].
         chosen_epoch: the one whose weights were kept, from 1.
         path: the PNG file to write.
@@ -31,7 +37,14 @@ def training_curves(history: Mapping[str, Sequence[float]], baseline: float, cho
         look: dict[str, Any] = {"markersize": 4, "clip_on": False}
         axes.axvline(chosen_epoch, color=style.SKY, linewidth=5, alpha=0.45, label="epoch kept")
         axes.plot(epochs, history[name], "o--", color=style.VERMILION, label="training", **look)
-        axes.plot(epochs, history[f"validation_{name}"], "s-", color=style.BLUE, label="validation", **look)
+        axes.plot(
+            epochs,
+            history[f"validation_{name}"],
+            "s-",
+            color=style.BLUE,
+            label="validation",
+            **look,
+        )
         axes.set_title(name, loc="left", **style.text(11))
     upper.axhline(baseline, color=style.GREY, linestyle=":", label=f"baseline {baseline:.1%}")
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -50,8 +63,12 @@ def pace(learning_rate: Sequence[float], throughput: Sequence[float], path: Path
         path: the PNG file to write.
     """
     figure, both = figure_with_axes(2.1, 1, 2)
-    for axes, values, title in zip(both, (learning_rate, throughput), ("learning rate", "pictures/s"), strict=True):
-        axes.plot(range(1, len(values) + 1), values, "o-", color=style.BLUE, markersize=3, clip_on=False)
+    for axes, values, title in zip(
+        both, (learning_rate, throughput), ("learning rate", "pictures/s"), strict=True
+    ):
+        axes.plot(
+            range(1, len(values) + 1), values, "o-", color=style.BLUE, markersize=3, clip_on=False
+        )
         axes.set_title(title, loc="left", **style.text(11))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -87,7 +104,11 @@ def confusion_matrix(
             axes.text(column, row, f"{counts[row, column]:,}", **look)
     names = [shorten(name, 14 if few else 11) for name in shown]
     axes.set_xticks(
-        range(len(shown)), names, rotation=0 if few else 45, ha="center" if few else "right", **style.text()
+        range(len(shown)),
+        names,
+        rotation=0 if few else 45,
+        ha="center" if few else "right",
+        **style.text(),
     )
     axes.set_yticks(range(len(shown)), names, **style.text())
     axes.set_xlabel("answered", **style.text(9.5, style.GREY))
@@ -107,7 +128,10 @@ def threshold_curves(curves: Mapping[str, Any], path: Path) -> None:
         path: the PNG file to write.
     """
     figure, both = figure_with_axes(2.85, 1, 2)
-    axes_names = (("roc", "false_positive_rate", "true_positive_rate"), ("precision_recall", "recall", "precision"))
+    axes_names = (
+        ("roc", "false_positive_rate", "true_positive_rate"),
+        ("precision_recall", "recall", "precision"),
+    )
     for axes, (name, x, y) in zip(both, axes_names, strict=True):
         curve = curves[name]
         title = "ROC" if name == "roc" else "PR"
@@ -122,14 +146,17 @@ def threshold_curves(curves: Mapping[str, Any], path: Path) -> None:
 
 
 def reliability_diagram(calibration: Mapping[str, Any], path: Path) -> None:
-    """Draws how often answers are right against how sure they are, before and after temperature scaling.
+    """Draws how often answers are right against how sure they are, before and after temperature
+    scaling.
 
     Args:
         calibration: as `result.json` has it.
         path: the PNG file to write.
     """
     figure, both = figure_with_axes(2.95, 1, 2)
-    for axes, moment, color in zip(both, ("before", "after"), (style.VERMILION, style.BLUE), strict=True):
+    for axes, moment, color in zip(
+        both, ("before", "after"), (style.VERMILION, style.BLUE), strict=True
+    ):
         bins = calibration[moment]["bins"]
         sure, right = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
         low, high = np.transpose([each["interval_95"] for each in bins])
@@ -139,7 +166,9 @@ def reliability_diagram(calibration: Mapping[str, Any], path: Path) -> None:
         # Round marks as large as the share of pictures that they stand for.
         areas = [20 + 180 * each["n"] / sum(every["n"] for every in bins) for each in bins]
         axes.scatter(sure, right, areas, color=color, clip_on=False, zorder=3)
-        axes.set_title(f"{moment}: error {calibration[moment]['error']:.1%}", loc="left", **style.text(10))
+        axes.set_title(
+            f"{moment}: error {calibration[moment]['error']:.1%}", loc="left", **style.text(10)
+        )
         axes.set_xlabel("how sure", **style.text(9, style.GREY))
         _unit_square(axes, bins[0]["low"] if bins[0]["low"] >= 0.5 else 0)
         axes.set_ylim(0, 1.03)
@@ -155,14 +184,18 @@ def coverage(curve: Mapping[str, Sequence[float]], path: Path) -> None:
         path: the PNG file to write.
     """
     figure, (axes,) = figure_with_axes(2.4, 1, 1)
-    axes.fill_between(curve["coverage"], curve["low"], curve["high"], color=style.SKY, alpha=0.3, linewidth=0)
+    axes.fill_between(
+        curve["coverage"], curve["low"], curve["high"], color=style.SKY, alpha=0.3, linewidth=0
+    )
     axes.plot(curve["coverage"], curve["accuracy"], color=style.BLUE, linewidth=2, clip_on=False)
     # The first few pictures alone tell next to nothing: their intervals would make the rest flat.
     axes.set_ylim(max(0.0, min(curve["low"][len(curve["low"]) // 10 :]) - 0.01), 1.005)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("share of the test pictures that is answered, the surest first", **style.text(9, style.GREY))
+    axes.set_xlabel(
+        "share of the test pictures that is answered, the surest first", **style.text(9, style.GREY)
+    )
     axes.set_title("accuracy", loc="left", **style.text(11))
     style.save(figure, path)
 
@@ -179,7 +212,13 @@ def compared_accuracies(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: P
         places = row + 0.14 * (np.arange(len(runs[variant])) - (len(runs[variant]) - 1) / 2)
         low, high = np.transpose([run["test"]["interval_95"] for run in runs[variant]])
         axes.hlines(places, low, high, color=look[0], linewidth=2)
-        axes.plot([run["test"]["accuracy"] for run in runs[variant]], places, "o", color=look[0], markersize=6)
+        axes.plot(
+            [run["test"]["accuracy"] for run in runs[variant]],
+            places,
+            "o",
+            color=look[0],
+            markersize=6,
+        )
     axes.set_yticks(range(len(runs)), list(runs), **style.text(10))
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -201,7 +240,16 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
                 values, label = run["history"][name], None if number else variant
                 marker = "o" if len(values) == 1 else ""
                 epochs = range(1, len(values) + 1)
-                axes.plot(epochs, values, dashes, marker=marker, color=color, linewidth=1.6, alpha=0.85, label=label)
+                axes.plot(
+                    epochs,
+                    values,
+                    dashes,
+                    marker=marker,
+                    color=color,
+                    linewidth=1.6,
+                    alpha=0.85,
+                    label=label,
+                )
     upper.set_title("validation accuracy", loc="left", **style.text(11))
     lower.set_title("validation loss", loc="left", **style.text(11))
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -212,8 +260,15 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
 
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
-    look: dict[str, Any] = {"ncols": columns, "frameon": False, "fontsize": 9.5, "columnspacing": 1.0}
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", handlelength=1.6, **look)
+    look: dict[str, Any] = {
+        "ncols": columns,
+        "frameon": False,
+        "fontsize": 9.5,
+        "columnspacing": 1.0,
+    }
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper left", handlelength=1.6, **look
+    )
 
 
 def _by_epoch(*axes: Axes) -> None:

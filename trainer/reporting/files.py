@@ -24,7 +24,8 @@ PREDICTION_GRIDS = {
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader finds the old one or the new one whole, never a part; makes its folder.
+    """Writes a file so that a reader finds the old one or the new one whole, never a part; makes
+    its folder.
 
     Raises:
         RunError: the file cannot be written; nothing is left behind.
@@ -39,4 +40,6 @@ def write(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; free the place or give another run folder") from error
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; free the place or give another run folder"
+        ) from error

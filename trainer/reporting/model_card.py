@@ -23,29 +23,53 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
     Returns:
         Its sections with their lines.
     """
-    config, data, test, seconds = result["config"], result["data"], result["test"], result["seconds"]
-    calibration, exported, classes = result["calibration"], result["export"], names(result["classes"])
+    config, data, test, seconds = (
+        result["config"],
+        result["data"],
+        result["test"],
+        result["seconds"],
+    )
+    calibration, exported, classes = (
+        result["calibration"],
+        result["export"],
+        names(result["classes"]),
+    )
     low, high = map(percent, test["interval_95"])
-    areas = {"ROC": result["curves"]["roc"], "precision-recall": result["curves"]["precision_recall"]}
+    areas = {
+        "ROC": result["curves"]["roc"],
+        "precision-recall": result["curves"]["precision_recall"],
+    }
     return [
         (
             "Model",
             [
                 ("variant", f"{result['variant']}, recipe {result['recipe']}"),
                 ("classes", classes),
-                ("parameters", "{total:,}, of which {trainable:,} trained".format(**result["parameters"])),
+                (
+                    "parameters",
+                    "{total:,}, of which {trainable:,} trained".format(**result["parameters"]),
+                ),
                 ("size", f"{exported['size_bytes'] / 1e6:,.1f} MB as a SavedModel"),
                 (
                     "latency",
-                    f"{exported['latency_ms']:.0f} ms a picture: median of {exported['calls']} calls with one picture "
-                    "each, decoding included, in the process that trained it, without a server",
+                    (
+                        f"{exported['latency_ms']:.0f} ms a picture: median of {exported['calls']}"
+                        " calls with one picture each, decoding included, in the process that"
+                        " trained it, without a server"
+                    ),
                 ),
             ],
         ),
         (
             "Intended use",
             [
-                ("for", f"naming what a picture shows, where it shows one of {classes}, in pictures like those below"),
+                (
+                    "for",
+                    (
+                        f"naming what a picture shows, where it shows one of {classes}, in pictures"
+                        " like those below"
+                    ),
+                ),
                 ("not for", "pictures of anything else: it always answers one of its classes"),
             ],
         ),
@@ -54,24 +78,42 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
             [
                 ("source", data["name"]),
                 ("ledger digest", data["digest"]),
-                *((split, f"{sum(counts.values()):,} pictures") for split, counts in data["counts"].items()),
+                *(
+                    (split, f"{sum(counts.values()):,} pictures")
+                    for split, counts in data["counts"].items()
+                ),
                 ("left out", f"{len(data['left_out']):,} files"),
             ],
         ),
         (
             "Results on the test pictures",
             [
-                ("accuracy", f"{percent(test['accuracy'])} of {test['n']:,} (95 % interval {low} to {high})"),
-                ("baseline", f"{percent(result['baseline_accuracy'])}: always naming the commonest class"),
-                *((f"area, {name}", f"{curve['area']:.4f}") for name, curve in areas.items() if curve),
+                (
+                    "accuracy",
+                    f"{percent(test['accuracy'])} of {test['n']:,} (95 % interval {low} to {high})",
+                ),
+                (
+                    "baseline",
+                    f"{percent(result['baseline_accuracy'])}: always naming the commonest class",
+                ),
+                *(
+                    (f"area, {name}", f"{curve['area']:.4f}")
+                    for name, curve in areas.items()
+                    if curve
+                ),
                 (
                     "temperature",
-                    f"{calibration['temperature']:.3f}, from {calibration['fitted_on']:,} validation pictures",
+                    (
+                        f"{calibration['temperature']:.3f}, from {calibration['fitted_on']:,}"
+                        " validation pictures"
+                    ),
                 ),
                 (
                     "calibration error",
-                    f"{percent(calibration['after']['error'])}; {percent(calibration['before']['error'])} without the "
-                    "temperature",
+                    (
+                        f"{percent(calibration['after']['error'])};"
+                        f" {percent(calibration['before']['error'])} without the temperature"
+                    ),
                 ),
             ],
         ),
@@ -81,12 +123,23 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
             "Licence",
             [
                 ("code", "Apache-2.0"),
-                ("model", "for its owner to choose: it depends on the rights to the pictures and to the base weights"),
+                (
+                    "model",
+                    (
+                        "for its owner to choose: it depends on the rights to the pictures and to"
+                        " the base weights"
+                    ),
+                ),
             ],
         ),
         (
             "How it was trained",
-            [("seconds", f"{duration(seconds['total'])}, of which training {duration(seconds['train'])}")],
+            [
+                (
+                    "seconds",
+                    f"{duration(seconds['total'])}, of which training {duration(seconds['train'])}",
+                )
+            ],
         ),
         ("Settings", [(name, value(setting)) for name, setting in config.items()]),
         ("Environment", [(name, value(setting)) for name, setting in environment.items()]),
@@ -94,12 +147,15 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
 
 
 def example(result: Mapping[str, Any]) -> str:
-    """Python lines that ask the model about a picture; an unpublished one is found in its run folder."""
+    """Python lines that ask the model about a picture; an unpublished one is found in its run
+    folder.
+    """
     return (
         "import tensorflow as tf\n\n"
         f"model = tf.saved_model.load({result['model_path'] or 'export'!r})\n"
         'with open("picture.jpg", "rb") as picture:\n'
-        '    answer = model.signatures["serving_default"](image_bytes=tf.constant([picture.read()]))\n'
+        '    answer = model.signatures["serving_default"]'
+        "(image_bytes=tf.constant([picture.read()]))\n"
         'print(answer["label"].numpy()[0].decode(), float(answer["probability"][0]))'
     )
 
@@ -112,7 +168,12 @@ def write_model_card(result: Mapping[str, Any], environment: Mapping[str, str], 
     """
     lines = [f"# Model card: {_escape(result['variant'])} on {_escape(result['data']['name'])}"]
     for title, rows in model_card(result, environment):
-        lines += ["", f"## {title}", "", *(f"- **{_escape(name)}**: {_escape(text)}" for name, text in rows)]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            *(f"- **{_escape(name)}**: {_escape(text)}" for name, text in rows),
+        ]
     lines += ["", "## How to ask it", "", "```python", example(result), "```", ""]
     files.write(path, "\n".join(lines).encode("utf-8", "backslashreplace"))
 
@@ -130,20 +191,28 @@ def _publication(result: Mapping[str, Any]) -> Card:
                 ("gate", gate["sentence"]),
                 (
                     "served as trained",
-                    f"{found['n']:,} test pictures as bytes over gRPC: probabilities within "
-                    f"{found['largest_difference']:.1g} of the trained model's (bound {found['bound']:g}), "
-                    f"{found['flips']:,} other labels; {over_rest['n']:,} over REST: within "
-                    f"{over_rest['largest_difference']:.1g}, {over_rest['flips']:,}",
+                    (
+                        f"{found['n']:,} test pictures as bytes over gRPC: probabilities within"
+                        f" {found['largest_difference']:.1g} of the trained model's (bound"
+                        f" {found['bound']:g}), {found['flips']:,} other labels; {over_rest['n']:,}"
+                        f" over REST: within {over_rest['largest_difference']:.1g},"
+                        f" {over_rest['flips']:,}"
+                    ),
                 ),
                 (
                     "served latency",
-                    f"median {latency['p50']:.1f} ms, 99 of 100 below {latency['p99']:.1f} ms, of {latency['calls']:,} "
-                    "requests of one picture to a server on the machine that trained it",
+                    (
+                        f"median {latency['p50']:.1f} ms, 99 of 100 below {latency['p99']:.1f} ms,"
+                        f" of {latency['calls']:,} requests of one picture to a server on the"
+                        " machine that trained it"
+                    ),
                 ),
                 (
                     "loading",
-                    f"{found['load_seconds']:.1f} s from the start of a server, with {found['warmup_records']:,} "
-                    "warm-up records answered",
+                    (
+                        f"{found['load_seconds']:.1f} s from the start of a server, with"
+                        f" {found['warmup_records']:,} warm-up records answered"
+                    ),
                 ),
             ],
         )
@@ -151,14 +220,26 @@ def _publication(result: Mapping[str, Any]) -> Card:
 
 
 def _limits(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    limits = [(each["about"], each["text"]) for each in result["reading"] if each["verdict"] != "good"]
+    limits = [
+        (each["about"], each["text"]) for each in result["reading"] if each["verdict"] != "good"
+    ]
     weights = result["config"]["base_weights"]
     if result["variant"] == "transfer" and weights == "imagenet":
-        seen = "ImageNet, which its weights come from, has many cats and dogs: not new to it; others may fare worse"
+        seen = (
+            "ImageNet, which its weights come from, has many cats and dogs: not new to it; others"
+            " may fare worse"
+        )
         limits.append(("backbone", seen))
     elif result["variant"] == "transfer" and weights != "none":
-        limits.append(("backbone", f"it may have seen pictures like these before: its weights come from {weights}"))
-    limits.append(("other pictures", "nothing here says how it does on pictures from another source"))
+        limits.append(
+            (
+                "backbone",
+                f"it may have seen pictures like these before: its weights come from {weights}",
+            )
+        )
+    limits.append(
+        ("other pictures", "nothing here says how it does on pictures from another source")
+    )
     return limits
 
 

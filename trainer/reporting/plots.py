@@ -43,7 +43,10 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
         for label, number in of_split.items():
             totals[label] = totals.get(label, 0) + number
     labels = sorted(totals, key=lambda label: -totals[label])
-    shown, rest = labels[: style.MOST_CLASSES], [totals[label] for label in labels[style.MOST_CLASSES :]]
+    shown, rest = (
+        labels[: style.MOST_CLASSES],
+        [totals[label] for label in labels[style.MOST_CLASSES :]],
+    )
     majority = max(counts["train"], key=lambda label: counts["train"][label])
 
     figure, (axes,) = figure_with_axes(1.3 + 0.36 * len(shown), 1, 1)
@@ -52,7 +55,16 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
         numbers = np.array([of_split.get(label, 0) for label in shown])
         name = f"{split} {sum(of_split.values()):,}"
-        axes.barh(range(len(shown)), numbers, 0.66, ends, color=color, hatch=hatch, edgecolor="white", label=name)
+        axes.barh(
+            range(len(shown)),
+            numbers,
+            0.66,
+            ends,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            label=name,
+        )
         ends += numbers
     for row, label in enumerate(shown):
         beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
@@ -62,21 +74,33 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     axes.margins(x=0.14)
     axes.grid(visible=False)
     axes.xaxis.set_visible(False)
-    below = [f"Baseline {baseline:.1%}: always answering “{shorten(majority, 16)}” (majority in train)"]
+    below = [
+        f"Baseline {baseline:.1%}: always answering “{shorten(majority, 16)}” (majority in train)"
+    ]
     if rest:
-        below.insert(0, f"{and_more(len(rest), 'classes')}, of {min(rest):,} to {max(rest):,} pictures")
+        below.insert(
+            0, f"{and_more(len(rest), 'classes')}, of {min(rest):,} to {max(rest):,} pictures"
+        )
     figure.supxlabel("\n".join(below), x=0.01, ha="left", **style.text(9, style.GREY))
-    look: dict[str, Any] = {"loc": "outside upper left", "ncols": len(counts), "frameon": False, "handlelength": 1.2}
+    look: dict[str, Any] = {
+        "loc": "outside upper left",
+        "ncols": len(counts),
+        "frameon": False,
+        "handlelength": 1.2,
+    }
     figure.legend(**look, fontsize=9.5, labelcolor=style.INK)
     style.save(figure, path)
 
 
-def augmentation_grid(original: np.ndarray, augmented: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+def augmentation_grid(
+    original: np.ndarray, augmented: Mapping[str, Sequence[np.ndarray]], path: Path
+) -> None:
     """Draws, for each augmentation, one picture as it is and nine copies that it made.
 
     Args:
         original: uint8 [H, W, 3].
-        augmented: name of the augmentation -> its copies, uint8 [H, W, 3] each; from the tenth on they are left out.
+        augmented: name of the augmentation -> its copies, uint8 [H, W, 3] each; from the tenth on
+            they are left out.
         path: the PNG file to write.
     """
     grid = Grid(2 * len(augmented), 5, above_in=0.34, above_every=2)
@@ -87,8 +111,11 @@ def augmentation_grid(original: np.ndarray, augmented: Mapping[str, Sequence[np.
     grid.save(path)
 
 
-def prediction_grid(pictures: Sequence[np.ndarray], said: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws test pictures with what the model says: ✓ on blue where it is right, ✗ on vermilion where it is wrong.
+def prediction_grid(
+    pictures: Sequence[np.ndarray], said: Sequence[Mapping[str, Any]], path: Path
+) -> None:
+    """Draws test pictures with what the model says: ✓ on blue where it is right, ✗ on vermilion
+    where it is wrong.
 
     Args:
         pictures: uint8 [H, W, 3] each.

@@ -1,4 +1,6 @@
-"""The reports of a run and of a comparison: one HTML page each, with its pictures inside and no script."""
+"""The reports of a run and of a comparison: one HTML page each, with its pictures inside and no
+script.
+"""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -15,7 +17,9 @@ _MOST_ROWS = 50
 _PHOTOGRAPHS = (files.CLASS_ROWS, files.AUGMENTATION, *files.PREDICTION_GRIDS)
 
 
-def write_report(result: Mapping[str, Any], environment: Mapping[str, str], pictures: Path, report: Path) -> None:
+def write_report(
+    result: Mapping[str, Any], environment: Mapping[str, str], pictures: Path, report: Path
+) -> None:
     """Writes the report of a run; a picture that is not there is left out of it.
 
     Args:
@@ -54,11 +58,19 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
     Raises:
         RunError: the file cannot be written; nothing is left behind.
     """
-    means = ", ".join(f"{name} {percent(found['test']['mean'])}" for name, found in compared["variants"].items())
+    means = ", ".join(
+        f"{name} {percent(found['test']['mean'])}" for name, found in compared["variants"].items()
+    )
     words = {
-        files.COMPARED_ACCURACIES: (f"Dot chart of test accuracy; means: {means}.", "Test accuracy, run by run"),
+        files.COMPARED_ACCURACIES: (
+            f"Dot chart of test accuracy; means: {means}.",
+            "Test accuracy, run by run",
+        ),
         files.COMPARED_CURVES: (
-            "Two line charts by epoch: validation accuracy above validation loss, a line for each run.",
+            (
+                "Two line charts by epoch: validation accuracy above validation loss, a line for"
+                " each run."
+            ),
             "How they learnt, a line for each seed",
         ),
     }
@@ -85,38 +97,54 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     calibration, curves, coverage = result["calibration"], result["curves"], result["coverage"]
     before, after = calibration["before"]["error"], calibration["after"]["error"]
     areas = (
-        f"area {curves['roc']['area']:.4f} under ROC, {curves['precision_recall']['area']:.4f} under precision-recall"
+        f"area {curves['roc']['area']:.4f} under ROC, {curves['precision_recall']['area']:.4f}"
+        " under precision-recall"
         if curves["roc"]
         else ""
     )
-    captions = "Below each: a tick or a cross, the predicted class with its probability, the true class."
+    captions = (
+        "Below each: a tick or a cross, the predicted class with its probability, the true class."
+    )
     return {
         files.CLASS_ROWS: (
             f"Training pictures, a row for each class: {names(result['classes'])}.",
             "What the model learns from",
         ),
         files.LABEL_COUNTS: (
-            "Bar chart: pictures of each class in the training, validation and test splits; the same numbers "
-            "stand in the table below.",
+            (
+                "Bar chart: pictures of each class in the training, validation and test splits; the"
+                " same numbers stand in the table below."
+            ),
             "Pictures of each class",
         ),
         files.AUGMENTATION: (
-            "One training picture, beside nine copies of it that are flipped at random, and nine that are turned.",
+            (
+                "One training picture, beside nine copies of it that are flipped at random, and"
+                " nine that are turned."
+            ),
             "One picture, and what each augmentation makes of it",
         ),
         files.TRAINING_CURVES: (
-            f"Two line charts by epoch. Accuracy ends at {percent(last['accuracy'])} in training and "
-            f"{percent(last['validation_accuracy'])} in validation; loss at {last['loss']:.3f} and "
-            f"{last['validation_loss']:.3f}. Epoch {result['chosen_epoch']} was kept.",
+            (
+                f"Two line charts by epoch. Accuracy ends at {percent(last['accuracy'])} in"
+                f" training and {percent(last['validation_accuracy'])} in validation; loss at"
+                f" {last['loss']:.3f} and {last['validation_loss']:.3f}. Epoch"
+                f" {result['chosen_epoch']} was kept."
+            ),
             "Accuracy and loss, epoch by epoch",
         ),
         files.PACE: (
-            f"Two line charts by epoch. The learning rate ends at {last['learning_rate']:.2g}, training at "
-            f"{result['throughput'][-1]:,.0f} pictures per second.",
+            (
+                f"Two line charts by epoch. The learning rate ends at {last['learning_rate']:.2g},"
+                f" training at {result['throughput'][-1]:,.0f} pictures per second."
+            ),
             "Learning rate, and pictures trained on per second",
         ),
         files.CONFUSION: (
-            "Confusion matrix of the test pictures, a row for each true class; right answers stand on the diagonal.",
+            (
+                "Confusion matrix of the test pictures, a row for each true class; right answers"
+                " stand on the diagonal."
+            ),
             "Rows: what pictures show. Columns: what the model answered",
         ),
         files.THRESHOLDS: (
@@ -124,22 +152,36 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             f"What a threshold trades, for {curves['of']}",
         ),
         files.RELIABILITY: (
-            "Two charts of how often answers are right against how sure they are. The expected calibration error is "
-            f"{percent(before)} before temperature scaling and {percent(after)} after.",
-            f"Marks on the dotted line are as sure as they should be, and as large as their share of pictures. "
-            f"Temperature {calibration['temperature']:.2f}, from {calibration['fitted_on']:,} validation pictures",
+            (
+                "Two charts of how often answers are right against how sure they are. The expected"
+                f" calibration error is {percent(before)} before temperature scaling and"
+                f" {percent(after)} after."
+            ),
+            (
+                "Marks on the dotted line are as sure as they should be, and as large as their"
+                f" share of pictures. Temperature {calibration['temperature']:.2f}, from"
+                f" {calibration['fitted_on']:,} validation pictures"
+            ),
         ),
         files.COVERAGE: (
-            f"Line chart: accuracy falls to {percent(coverage['accuracy'][-1])} as the share of pictures that is "
-            "answered grows to all, the surest first.",
+            (
+                f"Line chart: accuracy falls to {percent(coverage['accuracy'][-1])} as the share of"
+                " pictures that is answered grows to all, the surest first."
+            ),
             "What leaving the least certain pictures to a human would gain; shaded: 95 % interval",
         ),
         "prediction_grid.png": (
             f"Test pictures. {captions}",
             "Test pictures, taken at random, and what the model says",
         ),
-        "mistakes.png": (f"Test pictures that are wrong, the surest first. {captions}", "Wrong, and sure of it"),
-        "least_certain.png": (f"Test pictures with the lowest probability. {captions}", "Could be either"),
+        "mistakes.png": (
+            f"Test pictures that are wrong, the surest first. {captions}",
+            "Wrong, and sure of it",
+        ),
+        "least_certain.png": (
+            f"Test pictures with the lowest probability. {captions}",
+            "Could be either",
+        ),
     }
 
 
@@ -147,7 +189,10 @@ def _figures(words: Mapping[str, tuple[str, str]], pictures: Path) -> dict[str, 
     """Address, alternative text and caption of each picture that is there, by its name."""
     return {
         name.removesuffix(".png"): {
-            "address": "data:image/png;base64," + base64.b64encode((pictures / name).read_bytes()).decode("ascii"),
+            "address": (
+                "data:image/png;base64,"
+                + base64.b64encode((pictures / name).read_bytes()).decode("ascii")
+            ),
             "alt": alt,
             "caption": caption,
             "chart": name not in _PHOTOGRAPHS,
@@ -161,17 +206,23 @@ def _verdict(test: Mapping[str, Any], baseline: float) -> str:
     low, high = test["interval_95"]
     if low > baseline:
         return "it does better than"
-    return "it does worse than" if high < baseline else "the 95 % interval does not tell it apart from"
+    return (
+        "it does worse than" if high < baseline else "the 95 % interval does not tell it apart from"
+    )
 
 
-def _counts(classes: Iterable[str], counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, list[int]]]:
+def _counts(
+    classes: Iterable[str], counts: Mapping[str, Mapping[str, int]]
+) -> list[tuple[str, list[int]]]:
     """Each class with its pictures in each split and in all."""
     rows = [(label, [of_split.get(label, 0) for of_split in counts.values()]) for label in classes]
     return [(label, [*row, sum(row)]) for label, row in rows]
 
 
 def _worst_first(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Classes in their own order; where there are more than fit, those with the lowest recall first."""
+    """Classes in their own order; where there are more than fit, those with the lowest recall
+    first.
+    """
     rows = list(per_class.items())
     if len(rows) > _MOST_ROWS:
         rows.sort(key=lambda row: 2.0 if row[1]["recall"] is None else row[1]["recall"])

@@ -1,4 +1,6 @@
-"""What the pictures share: colours, type, shortened labels, a bound on bytes, and a grid of photographs."""
+"""What the pictures share: colours, type, shortened labels, a bound on bytes, and a grid of
+photographs.
+"""
 
 from functools import cache
 from io import BytesIO
@@ -15,8 +17,9 @@ from PIL import Image
 
 from trainer.reporting import files
 
-# Okabe and Ito, "Color Universal Design" (2008): told apart in every common form of colour blindness. Vermilion and
-# green are darker than theirs, so that white text on them has the contrast of 4.5 that WCAG 2 asks for.
+# Okabe and Ito, "Color Universal Design" (2008): told apart in every common form of colour
+# blindness. Vermilion and green are darker than theirs, so that white text on them has the contrast
+# of 4.5 that WCAG 2 asks for.
 BLUE, VERMILION, SKY, GREEN = "#0072B2", "#C45500", "#56B4E9", "#007A5A"
 INK, GREY, FAINT = "#1f2328", "#59636e", "#d8dee4"
 
@@ -41,14 +44,18 @@ def _drawable() -> frozenset[int]:
 
 
 def shorten(label: str, most: int) -> str:
-    """Returns a label of at most `most` characters, left out in the middle, □ for what the font cannot draw."""
+    """Returns a label of at most `most` characters, left out in the middle, □ for what the font
+    cannot draw.
+    """
     if len(label) > most:
         label = f"{label[: most // 2]}…{label[len(label) - (most - 1) // 2 :]}"
     return "".join(character if ord(character) in _drawable() else "□" for character in label)
 
 
 def and_more(count: int, what: str) -> str:
-    """Returns what a picture says in place of the `count` things that it leaves out; "" where there are none."""
+    """Returns what a picture says in place of the `count` things that it leaves out; "" where there
+    are none.
+    """
     return f"and {count:,} more {what}" if count > 0 else ""
 
 
@@ -58,8 +65,8 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
     Args:
         figure: what to write.
         path: the PNG file.
-        photographs: the ground is transparent, and 255 colours do: as true colour, photographs take four times the
-            bytes.
+        photographs: the ground is transparent, and 255 colours do: as true colour, photographs take
+            four times the bytes.
     """
     canvas = FigureCanvasAgg(figure)
     figure.set_facecolor("none" if photographs else "white")
@@ -68,14 +75,18 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
         png = BytesIO()
-        (_with_palette(image) if photographs else image.convert("RGB")).save(png, "PNG", optimize=True)
+        (_with_palette(image) if photographs else image.convert("RGB")).save(
+            png, "PNG", optimize=True
+        )
         if png.tell() <= (MOST_BYTES if photographs else MOST_CHART_BYTES):
             break
     files.write(path, png.getvalue())
 
 
 def _with_palette(image: Image.Image) -> Image.Image:
-    opaque = Image.new("RGB", image.size, "grey")  # Soft edges turn grey, which neither light nor dark ground shows.
+    opaque = Image.new(
+        "RGB", image.size, "grey"
+    )  # Soft edges turn grey, which neither light nor dark ground shows.
     opaque.paste(image, mask=image.getchannel("A"))
     palette = opaque.quantize(255, Image.Quantize.MEDIANCUT)
     indices = np.array(opaque.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
@@ -100,7 +111,8 @@ def figure_with_axes(height_in: float, rows: int, columns: int) -> tuple[Figure,
 
 
 class Grid:
-    """Photographs in square tiles with tags and captions, counted from the top left; the ground is transparent.
+    """Photographs in square tiles with tags and captions, counted from the top left; the ground is
+    transparent.
 
     Args:
         rows: number of rows, at least 1.
@@ -124,7 +136,9 @@ class Grid:
         self._tile_in = (WIDTH_IN + _GAP_IN) / columns - _GAP_IN
         self._below_in, self._row_in = below_in, self._tile_in + below_in + _GAP_IN
         self._above_in, self._above_every = above_in, above_every
-        self._height_in = self._top(rows - 1) + self._row_in - _GAP_IN + (_FOOTER_IN if footer else 0)
+        self._height_in = (
+            self._top(rows - 1) + self._row_in - _GAP_IN + (_FOOTER_IN if footer else 0)
+        )
         self._figure = Figure(figsize=(WIDTH_IN, self._height_in))
         if footer:
             self._label(0.0, 0.5 * _FOOTER_IN / self._height_in, footer)
@@ -133,7 +147,9 @@ class Grid:
         """Inches from the top of the grid to the tiles of a row."""
         return row * self._row_in + (row // self._above_every + 1) * self._above_in
 
-    def _box(self, row: int, column: int, down_in: float, height_in: float) -> tuple[float, float, float, float]:
+    def _box(
+        self, row: int, column: int, down_in: float, height_in: float
+    ) -> tuple[float, float, float, float]:
         left = column * (self._tile_in + _GAP_IN)
         bottom = self._height_in - self._top(row) - down_in - height_in
         return (
@@ -148,7 +164,9 @@ class Grid:
         axes = self._figure.add_axes(self._box(row, column, 0, self._tile_in))
         axes.set_axis_off()
         corners = "round,pad=0,rounding_size=0.05"
-        axes.imshow(pixels).set_clip_path(FancyBboxPatch((0, 0), 1, 1, boxstyle=corners, transform=axes.transAxes))
+        axes.imshow(pixels).set_clip_path(
+            FancyBboxPatch((0, 0), 1, 1, boxstyle=corners, transform=axes.transAxes)
+        )
 
     def tag(self, row: int, column: int, words: str) -> None:
         """Writes words on a dark label above a tile."""
@@ -156,16 +174,32 @@ class Grid:
         self._label(left, top + 0.18 / self._height_in, words)
 
     def _label(self, left: float, middle: float, words: str) -> None:
-        paper = {"boxstyle": "round,pad=0.35,rounding_size=0.3", "facecolor": INK, "edgecolor": "none"}
+        paper = {
+            "boxstyle": "round,pad=0.35,rounding_size=0.3",
+            "facecolor": INK,
+            "edgecolor": "none",
+        }
         inset = 0.05 / WIDTH_IN
-        self._figure.text(left + inset, middle, words, va="center", bbox=paper, **text(color="white"))
+        self._figure.text(
+            left + inset, middle, words, va="center", bbox=paper, **text(color="white")
+        )
 
-    def caption(self, row: int, column: int, first: str, beside: str, second: str, color: str) -> None:
-        """Writes two lines in white on a strip of `color` below a tile; `beside` ends the first line."""
-        axes = self._figure.add_axes(self._box(row, column, self._tile_in + 0.03, self._below_in - 0.03))
+    def caption(
+        self, row: int, column: int, first: str, beside: str, second: str, color: str
+    ) -> None:
+        """Writes two lines in white on a strip of `color` below a tile; `beside` ends the first
+        line.
+        """
+        axes = self._figure.add_axes(
+            self._box(row, column, self._tile_in + 0.03, self._below_in - 0.03)
+        )
         axes.set_axis_off()
         corners = "round,pad=0,rounding_size=0.04"
-        axes.add_patch(FancyBboxPatch((0, 0), 1, 1, boxstyle=corners, mutation_aspect=4, color=color, linewidth=0))
+        axes.add_patch(
+            FancyBboxPatch(
+                (0, 0), 1, 1, boxstyle=corners, mutation_aspect=4, color=color, linewidth=0
+            )
+        )
         axes.text(0.05, 0.72, first, va="center", fontweight="bold", **text(9, "white"))
         axes.text(0.95, 0.72, beside, va="center", ha="right", **text(9, "white"))
         axes.text(0.05, 0.28, second, va="center", **text(9, "white"))

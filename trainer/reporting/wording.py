@@ -26,5 +26,9 @@ def value(setting: object) -> str:
 def names(classes: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     every = list(classes)
-    more = f"; {len(every) - _MOST_NAMES:,} more classes are not shown" if len(every) > _MOST_NAMES else ""
+    more = (
+        f"; {len(every) - _MOST_NAMES:,} more classes are not shown"
+        if len(every) > _MOST_NAMES
+        else ""
+    )
     return ", ".join(every[:_MOST_NAMES]) + more

@@ -1,8 +1,10 @@
-"""Checkpoints: all that training needs to go on at the very batch, written so that a kill at any moment costs nothing.
+"""Checkpoints: all that training needs to go on at the very batch, written so that a kill at any
+moment costs nothing.
 
-A checkpoint holds every variable of the model (the states of its random streams among them, which neither Keras'
-weights nor `tf.train.Checkpoint(model)` would save), every variable of the optimizer, and the loop's own progress. Its
-index is the last file to appear, so that one without an index is none.
+A checkpoint holds every variable of the model (the states of its random streams among them, which
+neither Keras' weights nor `tf.train.Checkpoint(model)` would save), every variable of the
+optimizer, and the loop's own progress. Its index is the last file to appear, so that one without an
+index is none.
 """
 
 import json
@@ -92,7 +94,8 @@ class Checkpoints:
                 say(f"checkpoint {path.name} is damaged ({reason}); trying the one before")
         if paths:
             raise RunError(
-                f"{self._folder}: none of the {len(paths)} checkpoints can be read; remove the run folder to begin anew"
+                f"{self._folder}: none of the {len(paths)} checkpoints can be read; remove the run"
+                " folder to begin anew"
             )
         return None
 
@@ -117,12 +120,14 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             reason = str(getattr(error, "message", error)).splitlines()[0]
             raise RunError(
-                f"{self._folder}: the checkpoint {what} cannot be written ({reason}); the one before it is kept: free "
-                "space and give the same command again"
+                f"{self._folder}: the checkpoint {what} cannot be written ({reason}); the one"
+                " before it is kept: free space and give the same command again"
             ) from error
 
     def _paths(self) -> list[Path]:
-        return sorted(index.with_suffix("") for index in self._folder.glob(f"{self._step_prefix}*.index"))
+        return sorted(
+            index.with_suffix("") for index in self._folder.glob(f"{self._step_prefix}*.index")
+        )
 
     def _prune(self) -> None:
         kept = {path.name for path in self._paths()[-_KEPT:]}

@@ -16,11 +16,12 @@ from trainer.training.workers import Workers
 # nvidia-smi answers at once or hangs on a broken driver.
 _NVIDIA_SMI_TIMEOUT_S = 10.0
 
-# A split GPU must be told how much memory each part gets. Splitting is for looking at replicas, not for speed.
+# A split GPU must be told how much memory each part gets. Splitting is for looking at replicas, not
+# for speed.
 _LOGICAL_GPU_MEMORY_MB = 1024
 
-# From this compute capability on NVIDIA's GPUs have units for bfloat16 (Ampere). Older ones have them for float16 only,
-# whose gradients need loss scaling.
+# From this compute capability on NVIDIA's GPUs have units for bfloat16 (Ampere). Older ones have
+# them for float16 only, whose gradients need loss scaling.
 _BFLOAT16_CAPABILITY = (8, 0)
 
 # Where Linux lists what its processors can do.
@@ -32,9 +33,10 @@ class Devices:
     """The devices of a run.
 
     Attributes:
-        strategy: spreads a batch over them; TensorFlow's default strategy where there is one device only, because
-            MirroredStrategy on one costs speed and gains nothing.
-        names: one per replica, such as ``CPU:0``, or ``worker 1 CPU:0`` where there are several workers.
+        strategy: spreads a batch over them; TensorFlow's default strategy where there is one device
+            only, because MirroredStrategy on one costs speed and gains nothing.
+        names: one per replica, such as ``CPU:0``, or ``worker 1 CPU:0`` where there are several
+            workers.
         precision: Keras' name of what is computed in: ``float32`` or ``mixed_bfloat16``.
         workers: the processes that share the work.
     """
@@ -60,15 +62,16 @@ class Devices:
 
 
 def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
-    """Sets up the devices that the config asks for; to be called before anything else touches TensorFlow.
+    """Sets up the devices that the config asks for; to be called before anything else touches
+    TensorFlow.
 
     Args:
         config: what to do.
         cluster: the processes that share the work; those of several have met.
 
     Raises:
-        DeviceError: a device that is asked for is not there, there are fewer pictures per batch than replicas, or
-            TensorFlow was set up otherwise before in this process.
+        DeviceError: a device that is asked for is not there, there are fewer pictures per batch
+            than replicas, or TensorFlow was set up otherwise before in this process.
         WorkersError: TensorFlow cannot join the other workers.
     """
     _check(config, cluster)
@@ -86,8 +89,8 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
             _split(physical[0], config.logical_replicas)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
-            f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set up otherwise in "
-            f"this process already ({error}); start a new one"
+            f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set"
+            f" up otherwise in this process already ({error}); start a new one"
         ) from error
     if cluster.count > 1:
         return _several_workers(config, cluster, gpus)
@@ -98,13 +101,14 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
         names = names[:1]
         strategy = tf.distribute.get_strategy()
     else:
-        # NCCL is for GPUs. On CPUs the sum is taken on the first replica: collective operations would also tie
-        # every later strategy of the process to the shapes of the first.
+        # NCCL is for GPUs. On CPUs the sum is taken on the first replica: collective operations
+        # would also tie every later strategy of the process to the shapes of the first.
         reduction = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
         strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
     if config.batch_size < len(names):
         raise DeviceError(
-            f"--batch_size={config.batch_size}: expected at least one picture for each of {len(names)} replicas"
+            f"--batch_size={config.batch_size}: expected at least one picture for each of"
+            f" {len(names)} replicas"
         )
     _check_jit(config, names)
     return Devices(strategy, names, _precision(config, gpus), Workers(strategy))
@@ -114,26 +118,33 @@ def _check(config: Config, cluster: Cluster) -> None:
     if cluster.count == 1:
         if config.strategy == "multi_worker":
             raise DeviceError(
-                "--strategy=multi_worker: TF_CONFIG names no second worker; set it to the same cluster, and each one's "
-                "own task, on every machine"
+                "--strategy=multi_worker: TF_CONFIG names no second worker; set it to the same"
+                " cluster, and each one's own task, on every machine"
             )
     elif config.strategy not in ("auto", "multi_worker") or config.logical_replicas > 1:
         raise DeviceError(
-            f"--strategy={config.strategy} --logical_replicas={config.logical_replicas}: TF_CONFIG names "
-            f"{cluster.count} workers, which need --strategy=multi_worker and devices that are not split; unset "
-            "TF_CONFIG to train on this machine alone"
+            f"--strategy={config.strategy} --logical_replicas={config.logical_replicas}: TF_CONFIG"
+            f" names {cluster.count} workers, which need --strategy=multi_worker and devices that"
+            " are not split; unset TF_CONFIG to train on this machine alone"
         )
 
 
 def _check_jit(config: Config, names: Sequence[str]) -> None:
     if config.jit and len(names) > 1:
-        raise DeviceError(f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none")
+        raise DeviceError(
+            f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"
+        )
     if config.jit and config.deterministic:
-        raise DeviceError("--jit with --deterministic: XLA has no deterministic max pooling; give one of them")
+        raise DeviceError(
+            "--jit with --deterministic: XLA has no deterministic max pooling; give one of them"
+        )
 
 
-def _several_workers(config: Config, cluster: Cluster, gpus: Sequence[tf.config.PhysicalDevice]) -> Devices:
-    # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls them.
+def _several_workers(
+    config: Config, cluster: Cluster, gpus: Sequence[tf.config.PhysicalDevice]
+) -> Devices:
+    # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls
+    # them.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": cluster.workers}),
         task_type="worker",
@@ -143,19 +154,22 @@ def _several_workers(config: Config, cluster: Cluster, gpus: Sequence[tf.config.
     )
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=cluster.stall_s)
     try:
-        # Before anything asks for logical devices: with those TensorFlow sets itself up, for one process alone.
+        # Before anything asks for logical devices: with those TensorFlow sets itself up, for one
+        # process alone.
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except (tf.errors.OpError, RuntimeError) as error:
         raise WorkersError(
-            f"{cluster.workers[cluster.index]}: TensorFlow cannot begin as this worker ({str(error).splitlines()[0]}); "
-            "give a free port, and start a new process"
+            f"{cluster.workers[cluster.index]}: TensorFlow cannot begin as this worker"
+            f" ({str(error).splitlines()[0]}); give a free port, and start a new process"
         ) from error
     devices = [f"GPU:{number}" for number in range(len(gpus))] or ["CPU:0"]
-    names = tuple(f"worker {index} {device}" for index in range(cluster.count) for device in devices)
+    names = tuple(
+        f"worker {index} {device}" for index in range(cluster.count) for device in devices
+    )
     if config.batch_size % len(names):
         raise DeviceError(
-            f"--batch_size={config.batch_size}: expected a multiple of {len(names)}, the replicas of "
-            f"{cluster.count} workers"
+            f"--batch_size={config.batch_size}: expected a multiple of {len(names)}, the replicas"
+            f" of {cluster.count} workers"
         )
     _check_jit(config, names)
     return Devices(strategy, names, _precision(config, gpus), Workers(strategy, cluster))
@@ -164,14 +178,17 @@ def _several_workers(config: Config, cluster: Cluster, gpus: Sequence[tf.config.
 def _precision(config: Config, gpus: Sequence[tf.config.PhysicalDevice]) -> str:
     if config.mixed_precision == "auto":
         if config.variant == "plain":
-            # Raw pixels make its first losses about 20. One of 40 seeds lost all its units to them in bfloat16, none
-            # in float32, on the real cats and dogs.
+            # Raw pixels make its first losses about 20. One of 40 seeds lost all its units to them
+            # in bfloat16, none in float32, on the real cats and dogs.
             fits = False
         elif gpus:
             details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-            fits = all(each.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY for each in details)
+            fits = all(
+                each.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY for each in details
+            )
         else:
-            # MobileNetV2's depthwise convolutions gain nothing from AMX: measured, 0.7 times the speed of float32.
+            # MobileNetV2's depthwise convolutions gain nothing from AMX: measured, 0.7 times the
+            # speed of float32.
             fits = config.variant != "transfer" and _cpu_has_amx()
     else:
         fits = config.mixed_precision == "bfloat16"
@@ -196,20 +213,24 @@ def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and (listed := _driver_gpus()):
         hint = (
-            f"the driver lists {listed} GPU(s) but TensorFlow sees none: install its GPU libraries with "
-            '`make install GPU=1` (pip install ".[gpu]"), and put site-packages/nvidia/*/lib on LD_LIBRARY_PATH if '
-            "they are there already"
+            f"the driver lists {listed} GPU(s) but TensorFlow sees none: install its GPU libraries"
+            ' with `make install GPU=1` (pip install ".[gpu]"), and put site-packages/nvidia/*/lib'
+            " on LD_LIBRARY_PATH if they are there already"
         )
         if config.require_gpu or config.gpus:
             raise DeviceError(hint)
         print(f"warning: {hint}")
     if config.require_gpu and not gpus:
-        raise DeviceError("--require_gpu: TensorFlow sees no GPU on this machine, and nvidia-smi lists none")
+        raise DeviceError(
+            "--require_gpu: TensorFlow sees no GPU on this machine, and nvidia-smi lists none"
+        )
     if not config.gpus:
         return gpus
     numbers = [int(number) for number in config.gpus.split(",")]
     if missing := [number for number in numbers if number >= len(gpus)]:
-        raise DeviceError(f"--gpus={config.gpus}: there is no GPU {missing[0]}; TensorFlow sees {len(gpus)}")
+        raise DeviceError(
+            f"--gpus={config.gpus}: there is no GPU {missing[0]}; TensorFlow sees {len(gpus)}"
+        )
     return [gpus[number] for number in numbers]
 
 
@@ -220,7 +241,11 @@ def _driver_gpus() -> int:
         return 0
     try:
         listed = subprocess.run(
-            [program, "-L"], check=False, capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S
+            [program, "-L"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_NVIDIA_SMI_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0

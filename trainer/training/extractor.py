@@ -1,7 +1,8 @@
 """The frozen part of `transfer` on its own, run by whatever is fastest on this machine.
 
-Measured on 2 CPU cores, MobileNetV2 at 160 pixels, in one run: XNNPACK 2 to 4 times the pictures per second of a
-`tf.function`. One interpreter with a thread per core and two with a thread each came out alike.
+Measured on 2 CPU cores, MobileNetV2 at 160 pixels, in one run: XNNPACK 2 to 4 times the pictures
+per second of a `tf.function`. One interpreter with a thread per core and two with a thread each
+came out alike.
 """
 
 import os
@@ -20,21 +21,25 @@ BATCH = 16
 def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Takes the variant `transfer` apart where its frozen part ends.
 
-    Both parts consist of the model's own layers: a trained head is the model's head, and nothing has to be copied.
+    Both parts consist of the model's own layers: a trained head is the model's head, and nothing
+    has to be copied.
 
     Args:
-        model: what `build("transfer", …)` gives; to be called under the strategy's scope that it was built under.
+        model: what `build("transfer", …)` gives; to be called under the strategy's scope that it
+            was built under.
 
     Returns:
-        The extractor, from float32 [N, H, W, 3] in 0…255 to float32 [N, 1280], without augmentation; and the head,
-        from there to logits.
+        The extractor, from float32 [N, H, W, 3] in 0…255 to float32 [N, 1280], without
+        augmentation; and the head, from there to logits.
     """
     backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     pool = model.get_layer("pool")
     pixels = keras.Input(model.input_shape[1:], name="pixels")
     # training=False: the frozen BatchNorm statistics, as in the whole model.
     features = pool(backbone(model.get_layer("rescaling")(pixels), training=False))
-    return keras.Model(pixels, features, name="extractor"), keras.Model(pool.output, model.output, name="head")
+    return keras.Model(pixels, features, name="extractor"), keras.Model(
+        pool.output, model.output, name="head"
+    )
 
 
 # Pixels, uint8 or float32 [n, H, W, 3] in 0…255, n at most `BATCH`, to float32 features [n, 1280].
@@ -42,7 +47,9 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def fastest_backend() -> str:
-    """Name in `BACKENDS`: TensorFlow on the first GPU where there is one, else XNNPACK on every core."""
+    """Name in `BACKENDS`: TensorFlow on the first GPU where there is one, else XNNPACK on every
+    core.
+    """
     return "TensorFlow" if tf.config.list_logical_devices("GPU") else "XNNPACK"
 
 
@@ -60,8 +67,9 @@ def _xnnpack(extractor: keras.Model) -> Run:
     shape = (BATCH, *extractor.input_shape[1:])
     function = tf.function(lambda pixels: extractor(pixels, training=False))
     concrete = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
-    # From the concrete function, as from_keras_model takes five times as long for the same result. Without the
-    # function's owner, as then its variables become constants, without which XNNPACK takes over nothing.
+    # From the concrete function, as from_keras_model takes five times as long for the same result.
+    # Without the function's owner, as then its variables become constants, without which XNNPACK
+    # takes over nothing.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # it advises to name the owner
     try:
@@ -69,7 +77,8 @@ def _xnnpack(extractor: keras.Model) -> Run:
     finally:
         logging.set_verbosity(verbosity)
     with warnings.catch_warnings():
-        # Deprecated in favour of the package ai-edge-litert, but part of every TensorFlow that is allowed here.
+        # Deprecated in favour of the package ai-edge-litert, but part of every TensorFlow that is
+        # allowed here.
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
         interpreter = tf.lite.Interpreter(model_content=converted, num_threads=os.cpu_count())
     interpreter.allocate_tensors()

@@ -1,11 +1,14 @@
-"""Features of a frozen backbone: computed once per picture and augmented view, kept on disk, and drawn from in batches.
+"""Features of a frozen backbone: computed once per picture and augmented view, kept on disk, and
+drawn from in batches.
 
-The untouched picture is view 0 of every picture; training pictures have further views, flipped and turned once and
-for all. An epoch sees one view of each: fixed views, not the fresh augmentation of training on pixels.
+The untouched picture is view 0 of every picture; training pictures have further views, flipped and
+turned once and for all. An epoch sees one view of each: fixed views, not the fresh augmentation of
+training on pixels.
 
-A cache file is named after everything that its content depends on, so that it fits or is not found. It holds a NumPy
-array and after it the SHA-256 of all bytes before. Its rows: all views of the first training picture, of the second
-and so on, in the order of the ledger; then the validation and the test pictures.
+A cache file is named after everything that its content depends on, so that it fits or is not found.
+It holds a NumPy array and after it the SHA-256 of all bytes before. Its rows: all views of the
+first training picture, of the second and so on, in the order of the ledger; then the validation and
+the test pictures.
 """
 
 import hashlib
@@ -26,7 +29,8 @@ from trainer.errors import RunError
 from trainer.training.extractor import BACKENDS, BATCH, Run, fastest_backend
 from trainer.variants.augmentation import augmentation_layers
 
-# Goes up when the code below computes something else from the same pictures, or arranges it otherwise.
+# Goes up when the code below computes something else from the same pictures, or arranges it
+# otherwise.
 _FORMAT = 1
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -35,7 +39,8 @@ _EVALUATED_AT_ONCE = 1024
 
 
 class FeatureExamples:
-    """The pictures of a ledger as features, with the interface of `Examples` for training and evaluation.
+    """The pictures of a ledger as features, with the interface of `Examples` for training and
+    evaluation.
 
     Args:
         examples: the pictures.
@@ -64,7 +69,14 @@ class FeatureExamples:
         return self._examples.labels(indices)
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0, part: Part | None = None
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        full: bool,
+        start: int = 0,
+        part: Part | None = None,
     ) -> tf.data.Dataset:
         """Batches of one epoch, in an order and of views that depend on seed and epoch alone.
 
@@ -81,7 +93,9 @@ class FeatureExamples:
         """
         generator = np.random.default_rng([seed, epoch])
         indices = self.indices("train")
-        positions, weights, size = epoch_order(len(indices), batch_size, generator, full=full, start=start, part=part)
+        positions, weights, size = epoch_order(
+            len(indices), batch_size, generator, full=full, start=start, part=part
+        )
         order = indices[positions]
         weights *= self._examples.weights(order)
         # Drawn for every picture, whatever batch the epoch is gone on with from.
@@ -99,17 +113,24 @@ class FeatureExamples:
             A data set of (float32 [n, features], int32 [n]); the last batch may be smaller.
         """
         indices = self.indices(split)
-        return self._batches(self._rows[indices], max(batch_size, _EVALUATED_AT_ONCE), self.labels(indices))
+        return self._batches(
+            self._rows[indices], max(batch_size, _EVALUATED_AT_ONCE), self.labels(indices)
+        )
 
     def _batches(self, rows: np.ndarray, batch_size: int, *others: np.ndarray) -> tf.data.Dataset:
         @tf.autograph.experimental.do_not_convert
         def read(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            # A function of NumPy, as the features are a mapped file, which need not fit into memory.
-            features = tf.numpy_function(lambda rows: self._features[rows], [rows], tf.float32, stateful=False)
+            # A function of NumPy, as the features are a mapped file, which need not fit into
+            # memory.
+            features = tf.numpy_function(
+                lambda rows: self._features[rows], [rows], tf.float32, stateful=False
+            )
             return tf.ensure_shape(features, [None, self._features.shape[1]]), *others
 
         with tf.device("CPU:0"):
-            return make_ready(tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size).map(read))
+            return make_ready(
+                tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size).map(read)
+            )
 
 
 def extract(
@@ -141,7 +162,10 @@ def extract(
     start = time.perf_counter()
     backend = backend or fastest_backend()
     rows = len(ledger.pictures) + (views - 1) * len(examples.indices("train"))
-    file = cache_folder / f"{cache_name(ledger, extractor, views=views, seed=seed, backend=backend)}.npy"
+    file = (
+        cache_folder
+        / f"{cache_name(ledger, extractor, views=views, seed=seed, backend=backend)}.npy"
+    )
     try:
         if reused := file.exists():
             reused = _is_whole(file)
@@ -154,19 +178,22 @@ def extract(
         features = np.load(file, mmap_mode="r")
     except OSError as error:
         raise RunError(
-            f"{file}: the feature cache cannot be used ({error.strerror or error}); expected a folder that this user "
-            f"may write, with {4 * rows * extractor.output_shape[1] / 1e6:.1f} MB free"
+            f"{file}: the feature cache cannot be used ({error.strerror or error}); expected a"
+            " folder that this user may write, with"
+            f" {4 * rows * extractor.output_shape[1] / 1e6:.1f} MB free"
         ) from error
     seconds = time.perf_counter() - start
     how = f"found in {file}" if reused else f"computed with {backend}, {rows / seconds:.0f} views/s"
     say(
-        f"features of {len(ledger.pictures)} pictures, {views} view{'s' * (views > 1)} of each training picture: "
-        f"{how} ({seconds:.1f} s)"
+        f"features of {len(ledger.pictures)} pictures, {views} view{'s' * (views > 1)} of each"
+        f" training picture: {how} ({seconds:.1f} s)"
     )
     return FeatureExamples(examples, features, views)
 
 
-def cache_name(ledger: Ledger, extractor: keras.Model, *, views: int, seed: int, backend: str) -> str:
+def cache_name(
+    ledger: Ledger, extractor: keras.Model, *, views: int, seed: int, backend: str
+) -> str:
     """SHA-256 in hexadecimal over everything that features depend on."""
     weights = hashlib.sha256()
     for variable in extractor.variables:
@@ -207,11 +234,14 @@ def _compute(examples: Examples, run: Run, views: int, seed: int) -> Iterator[np
 
 
 def _augmentation(seed: int, view: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    # Layers of its own for each view, always called on the same batches in the same order: the same views each time.
-    # Half of 32 bits, as the layers count on from their seed.
-    layers = augmentation_layers(int(np.random.SeedSequence([seed, view]).generate_state(1)[0]) // 2)
+    # Layers of its own for each view, always called on the same batches in the same order: the same
+    # views each time. Half of 32 bits, as the layers count on from their seed.
+    layers = augmentation_layers(
+        int(np.random.SeedSequence([seed, view]).generate_state(1)[0]) // 2
+    )
 
-    # Flipping and turning are linear, so that it is all the same whether scaling to [-1, 1] comes before or after.
+    # Flipping and turning are linear, so that it is all the same whether scaling to [-1, 1] comes
+    # before or after.
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
     def augment(pixels: tf.Tensor) -> tf.Tensor:
         for layer in layers:
@@ -222,13 +252,16 @@ def _augmentation(seed: int, view: int) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _write(file: Path, shape: tuple[int, int], blocks: Iterator[np.ndarray]) -> None:
-    """Writes under another name first: a file that is there is whole, unless it is damaged later."""
+    """Writes under another name first: a file that is there is whole, unless it is damaged
+    later.
+    """
     unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
     try:
         with unfinished.open("w+b") as stream:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
-            # Never through a mapped file, where a full disk kills the process instead of raising an error.
+            # Never through a mapped file, where a full disk kills the process instead of raising an
+            # error.
             for block in blocks:
                 stream.write(np.ascontiguousarray(block, "<f4").data)
             stream.seek(0)

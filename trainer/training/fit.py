@@ -1,4 +1,6 @@
-"""Epochs: training passes, judging each on the validation pictures, stopping early, and going on after a stop."""
+"""Epochs: training passes, judging each on the validation pictures, stopping early, and going on
+after a stop.
+"""
 
 import json
 import math
@@ -32,7 +34,14 @@ class Batches(Protocol):
         """Class numbers of pictures."""
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, full: bool, start: int = 0, part: Part | None = None
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        full: bool,
+        start: int = 0,
+        part: Part | None = None,
     ) -> tf.data.Dataset:
         """Batches of one epoch, from number `start` on; or a worker's part of each."""
 
@@ -48,8 +57,8 @@ class Plan:
         epochs: passes over the training pictures at most.
         batch_size: pictures per step over all replicas.
         seed: of the order of pictures.
-        patience: epochs without a lower validation loss after which training ends, with the best epoch's weights; 0:
-            train all epochs and keep the last one's.
+        patience: epochs without a lower validation loss after which training ends, with the best
+            epoch's weights; 0: train all epochs and keep the last one's.
         since: number, from 1, of the first epoch that may be the best.
     """
 
@@ -69,7 +78,8 @@ class History:
     """What training measured, one number an epoch.
 
     Attributes:
-        accuracy: share of training pictures that were right, as they were seen: augmented, with dropout.
+        accuracy: share of training pictures that were right, as they were seen: augmented, with
+            dropout.
         loss: mean cross-entropy of the same, in nats.
         validation_accuracy: share of validation pictures that are right after the epoch.
         validation_loss: mean cross-entropy of the same, in nats.
@@ -90,7 +100,9 @@ class History:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def best_epoch(self, since: int = 1) -> int:
-        """Number, from 1, of the epoch with the lowest validation loss, of those from `since` on."""
+        """Number, from 1, of the epoch with the lowest validation loss, of those from `since`
+        on.
+        """
         return int(np.argmin(self.validation_loss[since - 1 :])) + since
 
 
@@ -101,7 +113,9 @@ class _Progress:
     epoch: int = 0  # whole epochs done
     batch: int = 0  # batches done of the one after them
     step: int = 0  # steps done in all
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)  # of the epoch so far, as `Loop.train` gives them
+    sums: list[float] = field(
+        default_factory=lambda: [0.0] * 4
+    )  # of the epoch so far, as `Loop.train` gives them
     seconds: float = 0.0  # spent in it
     history: dict[str, list[float]] = field(default_factory=lambda: asdict(History()))
 
@@ -126,7 +140,8 @@ def train(
         head: loss and predictions of the model's logits.
         plan: how long and in what order.
         checkpoints: of this run.
-        plateau: lowers the learning rate when the validation loss no longer falls; None: the optimizer knows its own.
+        plateau: lowers the learning rate when the validation loss no longer falls; None: the
+            optimizer knows its own.
         observers: are told of steps and epochs.
         stop: asked between calls; true ends training with a checkpoint.
         before: what an earlier stage measured; epochs are counted on from there.
@@ -136,8 +151,8 @@ def train(
 
     Raises:
         RunStopped: `stop` said so; a checkpoint is written.
-        TrainingError: a loss or gradient is no finite number (the text names epoch and step), or a device is out of
-            memory (it names the batch size to try).
+        TrainingError: a loss or gradient is no finite number (the text names epoch and step), or a
+            device is out of memory (it names the batch size to try).
         RunError: a checkpoint can be neither written nor read.
     """
     workers = loop.workers
@@ -147,10 +162,14 @@ def train(
     if restored:
         progress = _Progress(**restored)
         workers.take_from_chief([*loop.model.variables, *loop.optimizer.variables])
-        observers.say(f"going on after epoch {progress.epoch}, batch {progress.batch} (step {progress.step})")
+        observers.say(
+            f"going on after epoch {progress.epoch}, batch {progress.batch} (step {progress.step})"
+        )
     elif before is not None:
         epochs = len(before.loss)
-        progress = _Progress(epoch=epochs, step=epochs * plan.steps(batches), history=asdict(before))
+        progress = _Progress(
+            epoch=epochs, step=epochs * plan.steps(batches), history=asdict(before)
+        )
         if plan.patience:
             checkpoints.save_best(plan.since)
     else:
@@ -165,12 +184,16 @@ def train(
             progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
             progress.seconds += seconds
             observers.steps(progress.epoch, progress.step, sums)
-            # One worker that is asked to stop stops all; the chief's clock says when a checkpoint is due.
-            asked, due = workers.gather([stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]).T
+            # One worker that is asked to stop stops all; the chief's clock says when a checkpoint
+            # is due.
+            asked, due = workers.gather(
+                [stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]
+            ).T
             if asked.any():
                 checkpoints.save(progress.step, asdict(progress))
                 raise RunStopped(
-                    f"stopped after step {progress.step} with a checkpoint; the same command goes on from there"
+                    f"stopped after step {progress.step} with a checkpoint; the same command goes"
+                    " on from there"
                 )
             if due[0]:
                 checkpoints.save(progress.step, asdict(progress))
@@ -195,7 +218,9 @@ def train(
     return history
 
 
-def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Iterator[tuple[np.ndarray, float]]:
+def _timed(
+    loop: Loop, batches: Batches, plan: Plan, progress: _Progress
+) -> Iterator[tuple[np.ndarray, float]]:
     dataset = batches.training_batches(
         plan.batch_size,
         seed=plan.seed,
@@ -213,14 +238,17 @@ def _timed(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> Ite
     except tf.errors.ResourceExhaustedError as error:
         smaller = max(plan.batch_size // 2, 1)
         raise TrainingError(
-            f"--batch_size={plan.batch_size}: a device is out of memory ({error.message.splitlines()[0]}); try "
-            f"--batch_size={smaller}, or a smaller --image_size"
+            f"--batch_size={plan.batch_size}: a device is out of memory"
+            f" ({error.message.splitlines()[0]}); try --batch_size={smaller}, or a smaller"
+            " --image_size"
         ) from error
 
 
 def _waited_enough(history: History, plan: Plan) -> bool:
     epochs = len(history.validation_loss)
-    return bool(plan.patience and epochs and epochs - history.best_epoch(plan.since) >= plan.patience)
+    return bool(
+        plan.patience and epochs and epochs - history.best_epoch(plan.since) >= plan.patience
+    )
 
 
 def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
@@ -228,35 +256,45 @@ def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
         broken = np.flatnonzero(~np.isfinite(sums[:, column]))
         if len(broken):
             raise TrainingError(
-                f"the {quantity} is {sums[broken[0], column]} at step {progress.step + broken[0] + 1} (epoch "
-                f"{progress.epoch + 1}): lower --learning_rate; the checkpoint before it is kept"
+                f"the {quantity} is {sums[broken[0], column]} at step"
+                f" {progress.step + broken[0] + 1} (epoch {progress.epoch + 1}): lower"
+                " --learning_rate; the checkpoint before it is kept"
             )
 
 
 def _judge(
-    loop: Loop, batches: Batches, head: Head, plan: Plan, progress: _Progress, say: Callable[[str], None]
+    loop: Loop,
+    batches: Batches,
+    head: Head,
+    plan: Plan,
+    progress: _Progress,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     labels = tf.constant(batches.labels(batches.indices("validation")))
     logits = tf.constant(loop.logits(batches.evaluation_batches("validation", plan.batch_size)))
     if progress.epoch == 0 and len(logits) > 1 and not np.ptp(logits, axis=0).any():
         say(
-            "warning: every validation picture gets the same answer: the units are dead and will learn no more; try "
-            "another --seed, a lower --learning_rate, or scaled inputs (--variant=preprocessed)"
+            "warning: every validation picture gets the same answer: the units are dead and will"
+            " learn no more; try another --seed, a lower --learning_rate, or scaled inputs"
+            " (--variant=preprocessed)"
         )
     loss, right, pictures, _ = progress.sums
     row = {
         "accuracy": right / pictures,
         "loss": loss / pictures,
-        "validation_accuracy": float(tf.reduce_mean(tf.cast(head.predictions(logits) == labels, tf.float32))),
+        "validation_accuracy": float(
+            tf.reduce_mean(tf.cast(head.predictions(logits) == labels, tf.float32))
+        ),
         "validation_loss": float(tf.reduce_mean(head.loss(labels, logits))),
         "learning_rate": loop.learning_rate,
         "seconds": progress.seconds,
     }
-    # Machines may differ in the last bit; what follows from these numbers has to be the same everywhere.
+    # Machines may differ in the last bit; what follows from these numbers has to be the same
+    # everywhere.
     row = dict(zip(row, loop.workers.chiefs(list(row.values())).tolist(), strict=True))
     if not math.isfinite(row["validation_loss"]):
         raise TrainingError(
-            f"the validation loss is {row['validation_loss']} after epoch {progress.epoch + 1}: lower --learning_rate; "
-            "the checkpoint before it is kept"
+            f"the validation loss is {row['validation_loss']} after epoch {progress.epoch + 1}:"
+            " lower --learning_rate; the checkpoint before it is kept"
         )
     return row

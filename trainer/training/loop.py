@@ -1,8 +1,9 @@
-"""The training loop: every epoch one pass in an order of its own, every step exact on any number of replicas.
+"""The training loop: every epoch one pass in an order of its own, every step exact on any number of
+replicas.
 
-`Model.fit` averages each replica's own mean, so that an uneven last batch weighs its pictures unequally, without a
-word. Here every replica divides the sum of its losses by the weight of the *whole* batch, so that adding the gradients
-up gives the same step on one device and on many.
+`Model.fit` averages each replica's own mean, so that an uneven last batch weighs its pictures
+unequally, without a word. Here every replica divides the sum of its losses by the weight of the
+*whole* batch, so that adding the gradients up gives the same step on one device and on many.
 """
 
 import time
@@ -15,8 +16,9 @@ import tensorflow as tf
 from trainer.training.workers import Workers
 from trainer.variants.head import Head
 
-# A call of the compiled function runs as many steps as take about this long: enough to make the call itself cheap, few
-# enough to look up often, for a signal to stop or the time of the next checkpoint.
+# A call of the compiled function runs as many steps as take about this long: enough to make the
+# call itself cheap, few enough to look up often, for a signal to stop or the time of the next
+# checkpoint.
 _CALL_S = 1.0
 _MOST_STEPS_PER_CALL = 64
 
@@ -77,12 +79,13 @@ class Loop:
         """Trains on every batch once, some steps at a time.
 
         Args:
-            batches: (uint8 [n, H, W, 3], int32 [n], float32 weights [n]) with the global batch size; where there are
-                several workers, what each replica of this one gets, in turn.
+            batches: (uint8 [n, H, W, 3], int32 [n], float32 weights [n]) with the global batch
+                size; where there are several workers, what each replica of this one gets, in turn.
 
         Yields:
-            float32 [steps, 4] after each call: weighted sum of losses in nats, pictures that were right, and pictures
-            (of a weight above 0), of each step over all replicas; and the sum of the replicas' squared gradients.
+            float32 [steps, 4] after each call: weighted sum of losses in nats, pictures that were
+            right, and pictures (of a weight above 0), of each step over all replicas; and the sum
+            of the replicas' squared gradients.
         """
         steps = int(batches.cardinality().numpy()) // self.workers.parts
         iterator = iter(self.workers.distribute(batches))
@@ -93,7 +96,9 @@ class Loop:
             # The chief's time is everybody's: all workers must make the same calls.
             fitting = int(self.workers.chiefs([_CALL_S * count / (time.perf_counter() - start)])[0])
             # The first call of all compiles: one step, and its time says nothing.
-            self._steps_per_call = min(max(fitting, 1), _MOST_STEPS_PER_CALL, 4 * self._steps_per_call)
+            self._steps_per_call = min(
+                max(fitting, 1), _MOST_STEPS_PER_CALL, 4 * self._steps_per_call
+            )
             steps -= count
             yield sums
 
@@ -105,7 +110,9 @@ class Loop:
         sums = tf.TensorArray(tf.float32, count, element_shape=[4])
         for step in tf.range(count):
             per_replica = self._strategy.run(self._compiled_step, args=next(iterator))
-            sums = sums.write(step, self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None))
+            sums = sums.write(
+                step, self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+            )
         return sums.stack()
 
     def _step(self, pixels: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -119,15 +126,22 @@ class Loop:
         variables = self.model.trainable_variables
         gradients = tape.gradient(share, [variable.value for variable in variables])
         self._optimizer.apply(gradients, variables)
-        # Weights that are no numbers need not show in the loss: relu turns NaN into 0 on some devices.
-        gradient = tf.add_n([tf.reduce_sum(tf.square(tf.cast(each, tf.float32))) for each in gradients])
+        # Weights that are no numbers need not show in the loss: relu turns NaN into 0 on some
+        # devices.
+        gradient = tf.add_n(
+            [tf.reduce_sum(tf.square(tf.cast(each, tf.float32))) for each in gradients]
+        )
         # Whatever a picture weighs in the loss, it counts once in the accuracy.
         counted = tf.cast(weights > 0, tf.float32)
-        correct = tf.reduce_sum(tf.cast(self._head.predictions(logits) == labels, tf.float32) * counted)
+        correct = tf.reduce_sum(
+            tf.cast(self._head.predictions(logits) == labels, tf.float32) * counted
+        )
         return tf.stack([loss, correct, tf.reduce_sum(counted), gradient])
 
 
-def inference(model: keras.Model, dtype: tf.DType = tf.uint8) -> Callable[[tf.data.Dataset], np.ndarray]:
+def inference(
+    model: keras.Model, dtype: tf.DType = tf.uint8
+) -> Callable[[tf.data.Dataset], np.ndarray]:
     """Makes what gives a model's logits of every example once, in order, on one device.
 
     Args:

@@ -39,7 +39,8 @@ class Observers:
         self._writer = tf.summary.create_file_writer(str(tensorboard))
         # In a graph: a step on features takes little more than writing its loss would without.
         self._write_losses = tf.function(
-            _losses, input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)]
+            _losses,
+            input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)],
         )
         self._say = say
         self._profile = profile
@@ -65,7 +66,9 @@ class Observers:
         if self._bar is None:
             name = f"epoch {epoch + 1}/{self._epochs}"
             # disable=None: a bar on a terminal, nothing in a log.
-            self._bar = tqdm(desc=name, total=self._pictures, unit=" pictures", leave=False, disable=None)
+            self._bar = tqdm(
+                desc=name, total=self._pictures, unit=" pictures", leave=False, disable=None
+            )
         self._bar.update(int(sums[:, 2].sum()))
         self._profile_window(step)
 
@@ -100,9 +103,10 @@ class Observers:
                 _scalar(f"epoch/{name}", value, epoch)
         self._writer.flush()
         self._say(
-            f"epoch {epoch:{len(str(self._epochs))}d}/{self._epochs}  loss {row['loss']:.3f}  "
-            f"accuracy {row['accuracy']:.3f}  validation loss {row['validation_loss']:.3f}  "
-            f"accuracy {row['validation_accuracy']:.3f}  {self._pictures / row['seconds']:.0f} pictures/s"
+            f"epoch {epoch:{len(str(self._epochs))}d}/{self._epochs}  loss {row['loss']:.3f} "
+            f" accuracy {row['accuracy']:.3f}  validation loss {row['validation_loss']:.3f} "
+            f" accuracy {row['validation_accuracy']:.3f}  {self._pictures / row['seconds']:.0f}"
+            " pictures/s"
         )
 
     def _profile_window(self, step: int) -> None:
@@ -138,7 +142,8 @@ def show_pictures(folder: Path, tensorboard: Path, step: int) -> None:
         tensorboard: folder of TensorBoard's event files.
         step: training steps done when they were drawn.
     """
-    # As for scalars: what tf.summary.image would write, without TensorBoard. Width, height, then encoded pictures.
+    # As for scalars: what tf.summary.image would write, without TensorBoard. Width, height, then
+    # encoded pictures.
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "images"})
     writer = tf.summary.create_file_writer(str(tensorboard))
     with writer.as_default():
@@ -146,5 +151,10 @@ def show_pictures(folder: Path, tensorboard: Path, step: int) -> None:
             png = path.read_bytes()
             # A PNG's first chunk, IHDR, begins with its width and height (RFC 2083, 4.1.1).
             width, height = struct.unpack(">II", png[16:24])
-            tf.summary.write(f"pictures/{path.stem}", [str(width), str(height), png], step=step, metadata=metadata)
+            tf.summary.write(
+                f"pictures/{path.stem}",
+                [str(width), str(height), png],
+                step=step,
+                metadata=metadata,
+            )
     writer.close()

@@ -1,4 +1,6 @@
-"""What is trained, in which order: the model or its head; then, where asked for, the top of its backbone."""
+"""What is trained, in which order: the model or its head; then, where asked for, the top of its
+backbone.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +101,8 @@ class Stages:
         return self._stage(head_model, features, config.rate, plan, dtype=tf.float32)
 
     def fine_tune(self, history: History, kept: int) -> History:
-        """Trains the top of the backbone too, on pixels; the model keeps what it had where that was better.
+        """Trains the top of the backbone too, on pixels; the model keeps what it had where that was
+        better.
 
         Args:
             history: of what came before.
@@ -137,14 +140,26 @@ class Stages:
         with self._devices.strategy.scope():
             optimizer, plateau = make_optimizer(rate, epochs * plan.steps(batches))
         devices = self._devices
-        loop = Loop(model, self._head, optimizer, devices.strategy, dtype, devices.workers, jit=self._config.jit)
+        loop = Loop(
+            model,
+            self._head,
+            optimizer,
+            devices.strategy,
+            dtype,
+            devices.workers,
+            jit=self._config.jit,
+        )
         return train(
             loop,
             batches,
             self._head,
             plan,
             checkpoints=Checkpoints(
-                self._checkpoints, model, optimizer, prefix="fine-tune-" if before else "", saved=self._saved
+                self._checkpoints,
+                model,
+                optimizer,
+                prefix="fine-tune-" if before else "",
+                saved=self._saved,
             ),
             plateau=plateau,
             observers=self._observers,

@@ -1,6 +1,8 @@
-"""What the processes of one run agree on between two calls, and what becomes of one whose company is lost.
+"""What the processes of one run agree on between two calls, and what becomes of one whose company
+is lost.
 
-Everything rests on one sum over all workers, to which each adds in a place of its own. A process alone sums nothing.
+Everything rests on one sum over all workers, to which each adds in a place of its own. A process
+alone sums nothing.
 """
 
 import re
@@ -15,8 +17,14 @@ from trainer.cluster import ALONE, Cluster
 from trainer.data.input import Part
 from trainer.errors import WorkersError
 
-# How TensorFlow says that a worker is gone: no more heartbeats, a broken connection, or a sum that took too long.
-_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+# How TensorFlow says that a worker is gone: no more heartbeats, a broken connection, or a sum that
+# took too long.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 class Workers:
@@ -40,7 +48,9 @@ class Workers:
 
     @property
     def parts(self) -> int:
-        """How many elements of a data set make one step: one of several workers feeds its replicas one by one."""
+        """How many elements of a data set make one step: one of several workers feeds its replicas
+        one by one.
+        """
         return self._replicas if self._cluster.count > 1 else 1
 
     @property
@@ -66,7 +76,9 @@ class Workers:
         return self._sum(tf.constant(table)).numpy()
 
     def chiefs(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Shows everybody the chief's numbers, as many as one's own: float64 [n]. All workers must call it."""
+        """Shows everybody the chief's numbers, as many as one's own: float64 [n]. All workers must
+        call it.
+        """
         return self.gather(values)[0]
 
     def chiefs_text(self, text: str) -> str:
@@ -87,8 +99,9 @@ class Workers:
         """
         if digest != (chiefs := self.chiefs_text(digest)):
             raise WorkersError(
-                f"worker {self._cluster.index} ({self._cluster.workers[self._cluster.index]}): {what} differ from the "
-                f"chief's ({digest[:12]}, there {chiefs[:12]}); give every worker the same"
+                f"worker {self._cluster.index} ({self._cluster.workers[self._cluster.index]}):"
+                f" {what} differ from the chief's ({digest[:12]}, there {chiefs[:12]}); give every"
+                " worker the same"
             )
 
     def take_from_chief(self, variables: Sequence[keras.Variable]) -> None:
@@ -100,7 +113,9 @@ class Workers:
             # Sums are made of few types; random streams have one that is not among them.
             wide = value.dtype if value.dtype.is_floating else tf.int64
             own = tf.cast(value, wide)
-            value.assign(tf.cast(self._sum(own if self.is_chief else tf.zeros_like(own)), value.dtype))
+            value.assign(
+                tf.cast(self._sum(own if self.is_chief else tf.zeros_like(own)), value.dtype)
+            )
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -115,19 +130,25 @@ class Workers:
             if self._cluster.count == 1:
                 raise
             raise WorkersError(
-                f"{self._lost(error.message)}; its own log says why; give the same command again everywhere to go on "
-                "from the last checkpoint"
+                f"{self._lost(error.message)}; its own log says why; give the same command again"
+                " everywhere to go on from the last checkpoint"
             ) from error
 
     def _lost(self, message: str) -> str:
         if "timed out" in message:
             return f"another worker has kept this one waiting for {self._cluster.stall_s:g} s"
-        others = {int(number) for number in re.findall(r"task:(\d+)", message)} - {self._cluster.index}
+        others = {int(number) for number in re.findall(r"task:(\d+)", message)} - {
+            self._cluster.index
+        }
         names = [f"{each} ({self._cluster.workers[each]})" for each in sorted(others)]
-        return f"worker {' or '.join(names) or 'beside this one'} has ended, or cannot be reached any more"
+        return (
+            f"worker {' or '.join(names) or 'beside this one'} has ended, or cannot be reached any"
+            " more"
+        )
 
     def _sum(self, values: tf.Tensor) -> tf.Tensor:
-        # By shape, each traced once: a collective operation is tied to the shape that it began with.
+        # By shape, each traced once: a collective operation is tied to the shape that it began
+        # with.
         return self._function.get_concrete_function(values)(values)
 
     def _add_up(self, values: tf.Tensor) -> tf.Tensor:
@@ -137,6 +158,8 @@ class Workers:
             context = tf.distribute.get_replica_context()
             # One replica speaks for its worker.
             speaks = context.replica_id_in_sync_group % self._replicas == 0
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(speaks, values, tf.zeros_like(values)))
+            return context.all_reduce(
+                tf.distribute.ReduceOp.SUM, tf.where(speaks, values, tf.zeros_like(values))
+            )
 
         return self._strategy.experimental_local_results(self._strategy.run(add))[0]

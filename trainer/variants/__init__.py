@@ -1,1 +1,3 @@
-"""The four model variants, with the only preprocessing, augmentation, head and backbone there are."""
+"""The four model variants, with the only preprocessing, augmentation, head and backbone there
+are.
+"""

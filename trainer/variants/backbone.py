@@ -24,19 +24,23 @@ def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
     Raises:
         WeightsError: the file is missing, no Keras weights file, or one of another architecture.
     """
-    backbone = keras.applications.MobileNetV2((image_size, image_size, 3), include_top=False, weights=None)
+    backbone = keras.applications.MobileNetV2(
+        (image_size, image_size, 3), include_top=False, weights=None
+    )
     backbone.trainable = False
     if weights is not None:
         try:
             with warnings.catch_warnings():
-                # One warning per layer that does not fit says less than the error that follows them.
+                # One warning per layer that does not fit says less than the error that follows
+                # them.
                 warnings.simplefilter("ignore", UserWarning)
                 backbone.load_weights(weights)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeightsError(
-                f"--base_weights={weights}: cannot be loaded as MobileNetV2 1.0 without top ({reason}); expected the "
-                "file that keras.applications.MobileNetV2(include_top=False) downloads"
+                f"--base_weights={weights}: cannot be loaded as MobileNetV2 1.0 without top"
+                f" ({reason}); expected the file that"
+                " keras.applications.MobileNetV2(include_top=False) downloads"
             ) from error
     return backbone
 
@@ -44,8 +48,8 @@ def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
 def unfreeze_top(model: keras.Model) -> None:
     """Makes the last blocks of a variant's backbone trainable, all but BatchNorm.
 
-    A BatchNorm layer that may train takes the batch's statistics, however the backbone is called: the model's own
-    `training=True` goes through to every layer of it.
+    A BatchNorm layer that may train takes the batch's statistics, however the backbone is called:
+    the model's own `training=True` goes through to every layer of it.
 
     Args:
         model: the variant `transfer`.

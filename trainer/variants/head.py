@@ -1,7 +1,9 @@
-"""What belongs together about the end of a model: logits, their loss, their probabilities, and the answer.
+"""What belongs together about the end of a model: logits, their loss, their probabilities, and the
+answer.
 
-One logit and binary cross-entropy for two classes, K logits and categorical cross-entropy for more. Everything that
-turns logits into something else is here, so that a sigmoid never meets a from-logits loss.
+One logit and binary cross-entropy for two classes, K logits and categorical cross-entropy for more.
+Everything that turns logits into something else is here, so that a sigmoid never meets a
+from-logits loss.
 """
 
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ class Head:
 
     Attributes:
         class_count: two or more.
-        temperature: what logits are divided by before they become losses and probabilities; 1 while training. It
-            makes answers more or less sure, and never changes them.
+        temperature: what logits are divided by before they become losses and probabilities; 1 while
+            training. It makes answers more or less sure, and never changes them.
     """
 
     class_count: int
@@ -44,15 +46,20 @@ class Head:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
-        """Class probabilities: float32 [N, K] from logits [N, units], in the order of the classes."""
+        """Class probabilities: float32 [N, K] from logits [N, units], in the order of the
+        classes.
+        """
         logits = self._scaled(logits)
         if self.units == 1:
-            # sigmoid(-z) rather than 1 - sigmoid(z), which rounds small probabilities of class 0 to zero.
+            # sigmoid(-z) rather than 1 - sigmoid(z), which rounds small probabilities of class 0 to
+            # zero.
             return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=1)
         return tf.nn.softmax(logits)
 
     def predictions(self, logits: tf.Tensor) -> tf.Tensor:
-        """Most probable class: int32 [N] from logits [N, units]; a tie of logits goes to the first class."""
+        """Most probable class: int32 [N] from logits [N, units]; a tie of logits goes to the first
+        class.
+        """
         if self.units == 1:
             return tf.cast(tf.squeeze(logits, 1) > 0, tf.int32)
         return tf.argmax(logits, axis=1, output_type=tf.int32)

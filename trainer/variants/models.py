@@ -30,12 +30,15 @@ def build(
         image_size: side of the input in pixels.
         head: says how many logits to end with.
         seed: of the augmentation's random streams.
-        weights: a Keras weights file of the backbone, or None for random ones; `transfer` alone reads it.
-        precision: Keras' name of what layers compute in; variables and logits are float32 in any case.
+        weights: a Keras weights file of the backbone, or None for random ones; `transfer` alone
+            reads it.
+        precision: Keras' name of what layers compute in; variables and logits are float32 in any
+            case.
         strong_augmentation: as the recipe `best` does it, not as the notebook.
 
     Returns:
-        A model from float32 [N, image_size, image_size, 3] in 0…255 to float32 logits [N, head.units].
+        A model from float32 [N, image_size, image_size, 3] in 0…255 to float32 logits [N,
+        head.units].
 
     Raises:
         WeightsError: the file does not hold this backbone's weights.
@@ -49,13 +52,20 @@ def build(
 
 
 def copy_variables(source: keras.Model, target: keras.Model) -> None:
-    """Gives a model the values of another's variables; either may be spread over replicas or have another precision."""
+    """Gives a model the values of another's variables; either may be spread over replicas or have
+    another precision.
+    """
     for value, variable in zip(source.variables, target.variables, strict=True):
         variable.assign(value.value.numpy())
 
 
 def _build(
-    variant: str, image_size: int, head: Head, seed: int, weights: Path | None, strong_augmentation: bool
+    variant: str,
+    image_size: int,
+    head: Head,
+    seed: int,
+    weights: Path | None,
+    strong_augmentation: bool,
 ) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     x = inputs
@@ -84,7 +94,8 @@ def _build(
 def _convolution(x: keras.KerasTensor, number: int) -> keras.KerasTensor:
     x = keras.layers.Conv2D(32, 3, name=f"conv_{number}")(x)
     x = keras.layers.MaxPooling2D(2, name=f"pool_{number}")(x)
-    # relu commutes with taking a maximum: after the pool it is the same function on a quarter of the values.
+    # relu commutes with taking a maximum: after the pool it is the same function on a quarter of
+    # the values.
     return keras.layers.ReLU(name=f"relu_{number}")(x)
 
 
@@ -94,7 +105,9 @@ def trainable_parameters(model: keras.Model) -> int:
 
 
 def describe_layers(model: keras.Model) -> list[dict[str, Any]]:
-    """Name, type, output shape (batch left out), parameters, and whether training changes them, of every layer."""
+    """Name, type, output shape (batch left out), parameters, and whether training changes them, of
+    every layer.
+    """
     return [
         {
             "name": layer.name,

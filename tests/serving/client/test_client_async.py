@@ -85,7 +85,9 @@ def test_lost_answer_is_asked_for_again_also_for_a_large_picture(stand_in):
 
 
 def test_wait_until_ready_goes_on_until_a_version_is_available(stand_in):
-    stand_in.failures.append((grpc.StatusCode.NOT_FOUND, "Could not find any versions of model whisker"))
+    stand_in.failures.append(
+        (grpc.StatusCode.NOT_FOUND, "Could not find any versions of model whisker")
+    )
     stand_in.states.extendleft([{3: "LOADING"}, {}])
     run(stand_in, lambda client: client.wait_until_ready(10))
     assert stand_in.statuses == 4

@@ -17,15 +17,23 @@ def test_unavailable_is_retried_for_a_large_picture(stand_in):
 
 def test_unavailable_is_given_up_after_four_attempts(stand_in):
     stand_in.failures.extend([BUSY] * 10)
-    with PredictClient(stand_in.address) as client, pytest.raises(ServerUnavailable, match="queue full") as caught:
+    with (
+        PredictClient(stand_in.address) as client,
+        pytest.raises(ServerUnavailable, match="queue full") as caught,
+    ):
         client.predict(b"dogs 0.75")
     assert len(stand_in.requests) == 4
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
 def test_other_statuses_are_not_retried(stand_in):
-    stand_in.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: image_bytes"))
-    with PredictClient(stand_in.address) as client, pytest.raises(InvalidRequest, match="tensor parsing error"):
+    stand_in.failures.append(
+        (grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: image_bytes")
+    )
+    with (
+        PredictClient(stand_in.address) as client,
+        pytest.raises(InvalidRequest, match="tensor parsing error"),
+    ):
         client.predict(b"dogs 0.75")
     assert len(stand_in.requests) == 1
 
@@ -53,5 +61,6 @@ def test_nothing_is_retried_for_a_server_that_fails_again_and_again(stand_in):
 
 
 def test_pings_are_neither_too_many_for_servers_nor_too_few_for_google_cloud():
-    # gRPC servers close connections that ping within 300 s; Google Cloud forgets those that are idle for 600 s.
+    # gRPC servers close connections that ping within 300 s; Google Cloud forgets those that are
+    # idle for 600 s.
     assert 300_000 < dict(channel._OPTIONS)["grpc.keepalive_time_ms"] < 600_000

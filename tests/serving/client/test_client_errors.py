@@ -41,7 +41,9 @@ def test_status_becomes_its_type_and_keeps_code_and_details(code, kind):
 
 
 def test_text_is_one_line_though_details_span_several():
-    error = errors.from_rpc_error(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Matrix size\n\t [[{{node}}]]"), "host:1")
+    error = errors.from_rpc_error(
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Matrix size\n\t [[{{node}}]]"), "host:1"
+    )
     assert "Matrix size [[{{node}}]]" in str(error)
     assert error.details == "Matrix size\n\t [[{{node}}]]"
 

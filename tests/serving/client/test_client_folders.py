@@ -7,11 +7,22 @@ from serving.client.folders import find_pictures
 
 
 def test_folder_gives_its_pictures_recursively_in_order(tmp_path):
-    for name in ("b.PNG", "a.jpg", "notes.txt", "sub/c.webp", "more/d.jpeg", "more/deep/e.bmp", "more/f.gif", "jpg"):
+    for name in (
+        "b.PNG",
+        "a.jpg",
+        "notes.txt",
+        "sub/c.webp",
+        "more/d.jpeg",
+        "more/deep/e.bmp",
+        "more/f.gif",
+        "jpg",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = [(os.path.relpath(path, tmp_path), error) for path, error in find_pictures([str(tmp_path)])]
+    found = [
+        (os.path.relpath(path, tmp_path), error) for path, error in find_pictures([str(tmp_path)])
+    ]
     names = ["a.jpg", "b.PNG", "more/d.jpeg", "more/f.gif", "more/deep/e.bmp", "sub/c.webp"]
     assert found == [(name, None) for name in names]
 
@@ -69,7 +80,9 @@ def test_pattern_gives_what_it_matches_and_searches_folders_that_it_matches(tmp_
 
     def found(pattern):
         return [
-            os.path.relpath(path, tmp_path) for path, error in find_pictures([f"{tmp_path}/{pattern}"]) if not error
+            os.path.relpath(path, tmp_path)
+            for path, error in find_pictures([f"{tmp_path}/{pattern}"])
+            if not error
         ]
 
     assert found("*") == ["a.jpg", "a.txt", "b.jpg", "sub/c.jpg"]

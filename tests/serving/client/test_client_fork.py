@@ -45,6 +45,10 @@ print(codes)
 
 def test_client_works_when_made_after_a_fork_and_is_refused_when_made_before(stand_in):
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, stand_in.address], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROGRAM, stand_in.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ended.stdout.strip() == str([0] * 6), ended.stderr[-2000:]

@@ -20,16 +20,16 @@ def written(name, top):
 
 
 def test_table_is_aligned_by_class_names_and_leaves_failures_out():
-    assert written("table", None) == (
-        "label      probability  version  path\n"
+    assert (
+        written("table", None) == "label      probability  version  path\n"
         "cats            0.5000        3  a.jpg\n"
         "dogs            1.0000       12  d.jpg\n"
     )
 
 
 def test_table_with_top_shows_the_most_probable_classes_first():
-    assert written("table", 2) == (
-        "label      probability  label_2    probability_2  version  path\n"
+    assert (
+        written("table", 2) == "label      probability  label_2    probability_2  version  path\n"
         "cats            0.5000  hedgehogs         0.3750        3  a.jpg\n"
         "dogs            1.0000  cats              0.0000       12  d.jpg\n"
     )

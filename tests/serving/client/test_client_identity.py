@@ -27,13 +27,17 @@ def key():
 
 @pytest.fixture
 def google(key):
-    """Stands in for Google's token endpoint and for a machine's metadata server; counts what it has issued."""
+    """Stands in for Google's token endpoint and for a machine's metadata server; counts what it has
+    issued.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             claims = jwt.decode(form["assertion"][0], verify=False)
-            self._answer(json.dumps({"id_token": token(claims["target_audience"])}), "application/json")
+            self._answer(
+                json.dumps({"id_token": token(claims["target_audience"])}), "application/json"
+            )
 
         def do_GET(self):
             query = parse_qs(self.path.partition("?")[2])
@@ -55,7 +59,9 @@ def google(key):
     def token(audience):
         server.issued += 1
         expires = int(time.time()) + server.lasts_s
-        return jwt.encode(crypt.RSASigner.from_string(key), {"aud": audience, "exp": expires}).decode()
+        return jwt.encode(
+            crypt.RSASigner.from_string(key), {"aud": audience, "exp": expires}
+        ).decode()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.issued, server.lasts_s, server.status = 0, 3600, 200
@@ -110,7 +116,9 @@ def test_endpoint_that_refuses_is_told_in_one_line(google):
 def test_machine_in_the_cloud_gets_its_token_from_the_metadata_server(google, tmp_path):
     # A process of its own: google-auth reads where the metadata server is when it is imported.
     host = f"127.0.0.1:{google.server_port}"
-    program = f"from serving.client.identity import IdentityToken; print(IdentityToken({AUDIENCE!r})())"
+    program = (
+        f"from serving.client.identity import IdentityToken; print(IdentityToken({AUDIENCE!r})())"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program],
         env={"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "HOME": str(tmp_path)},

@@ -37,7 +37,9 @@ def test_file_that_is_open_is_read(client, tmp_path):
     ],
     ids=["text", "zero_byte", "number"],
 )
-def test_what_gives_no_bytes_is_refused_before_anything_is_sent(client, stand_in, picture, kind, text):
+def test_what_gives_no_bytes_is_refused_before_anything_is_sent(
+    client, stand_in, picture, kind, text
+):
     with pytest.raises(kind, match=text):
         client.predict(picture)
     assert stand_in.requests == []
@@ -57,7 +59,8 @@ def test_batch_of_pixels_is_one_request(client, stand_in):
     for _ in range(2):
         outcomes = client.predict_batch(pixels(25, 50))
         assert outcomes == [
-            Prediction("cats", chance, {"cats": chance, "dogs": 1 - chance}, 3) for chance in (0.25, 0.5)
+            Prediction("cats", chance, {"cats": chance, "dogs": 1 - chance}, 3)
+            for chance in (0.25, 0.5)
         ]
     assert len(stand_in.requests) == 2
 
@@ -75,7 +78,9 @@ def test_many_pixels_and_pictures_go_side_by_side(client):
     ],
     ids=["size", "rank"],
 )
-def test_pixels_of_another_shape_are_refused_before_anything_is_sent(client, stand_in, picture, text):
+def test_pixels_of_another_shape_are_refused_before_anything_is_sent(
+    client, stand_in, picture, text
+):
     with pytest.raises(errors.InvalidRequest, match=text):
         client.predict(picture)
     assert stand_in.requests == []
@@ -101,9 +106,13 @@ def test_signature_that_only_a_newer_version_has_is_found(client, stand_in):
 
 @pytest.mark.parametrize("state", ["START", "LOADING"])
 def test_model_that_is_still_loading_is_told_from_one_that_is_not_there(client, stand_in, state):
-    stand_in.failures.append((grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(whisker)"))
+    stand_in.failures.append(
+        (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(whisker)")
+    )
     stand_in.states[0] = {3: state}
-    with pytest.raises(errors.ModelNotReady, match=rf"still loading \(versions \{{3: '{state}'\}}\).*wait") as caught:
+    with pytest.raises(
+        errors.ModelNotReady, match=rf"still loading \(versions \{{3: '{state}'\}}\).*wait"
+    ) as caught:
         client.predict(b"dogs 0.75")
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
     assert caught.value.details.startswith("Servable not found")
@@ -134,7 +143,9 @@ def test_picture_above_the_limit_of_the_server_is_told_as_that(stand_in_class):
     try:
         with (
             PredictClient(server.address) as client,
-            pytest.raises(errors.MessageTooLarge, match=r"larger than max .*smaller picture, or raise") as caught,
+            pytest.raises(
+                errors.MessageTooLarge, match=r"larger than max .*smaller picture, or raise"
+            ) as caught,
         ):
             client.predict(bytes(100_000_000))
     finally:

@@ -44,7 +44,10 @@ def with_dependencies(names):
 def test_client_takes_less_than_30_mb():
     names = with_dependencies(one.partition(">=")[0] for one in requirements())
     packages = sum(
-        path.locate().stat().st_size for name in names for path in distribution(name).files if path.locate().is_file()
+        path.locate().stat().st_size
+        for name in names
+        for path in distribution(name).files
+        if path.locate().is_file()
     )
     # The distribution brings both halves, whatever the extra.
     own = sum(
@@ -94,29 +97,56 @@ assert "numpy" not in sys.modules
 
 @pytest.mark.long
 @pytest.mark.parametrize("release", ["oldest", "newest"])
-def test_client_works_with_the_oldest_and_the_newest_releases_that_it_allows(release, stand_in, tmp_path):
+def test_client_works_with_the_oldest_and_the_newest_releases_that_it_allows(
+    release, stand_in, tmp_path
+):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    wanted = [one.replace(">=", "~=") + ".0" if release == "oldest" else one for one in requirements()]
+    wanted = [
+        one.replace(">=", "~=") + ".0" if release == "oldest" else one for one in requirements()
+    ]
     installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", *wanted],
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--only-binary=:all:",
+            *wanted,
+        ],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     if installed.returncode:
-        pytest.skip(f"the packages cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
+        pytest.skip(
+            f"the packages cannot be installed: {installed.stderr.strip().splitlines()[-1]}"
+        )
     stand_in.failures.append((grpc.StatusCode.UNAVAILABLE, "queue full"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as rest:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+    ) as rest:
         threading.Thread(target=rest.serve_forever).start()
         addresses = stand_in.address, f"127.0.0.1:{rest.server_port}", "127.0.0.1:1"
         ended = subprocess.run(
-            [python, "-c", PROGRAM, *addresses], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+            [python, "-c", PROGRAM, *addresses],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         rest.shutdown()
     assert ended.returncode == 0, ended.stderr[-3000:]
     forked = subprocess.run(
-        [python, "-c", FORKS, stand_in.address], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [python, "-c", FORKS, stand_in.address],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert forked.stdout.strip() == str([0] * 6), forked.stderr[-2000:]

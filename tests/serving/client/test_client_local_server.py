@@ -7,7 +7,8 @@ import pytest
 from serving.client import local_server as module
 from serving.client.local_server import LocalServerFailed, local_server
 
-# Stands where the interpreter does, so that no process here loads TensorFlow. --behave says how it behaves.
+# Stands where the interpreter does, so that no process here loads TensorFlow. --behave says how it
+# behaves.
 STAND_IN = """#!{python}
 import json, os, signal, sys, time
 flags = dict(argument[2:].partition("=")[::2] for argument in sys.argv[3:])
@@ -44,7 +45,9 @@ def ended(process):
 
 def test_server_gets_its_flags_gives_its_ports_and_ends_with_the_block(tmp_path):
     log = tmp_path / "server.log"
-    with local_server(model_name="whisker", model_base_path="/models/whisker", log_path=log) as server:
+    with local_server(
+        model_name="whisker", model_base_path="/models/whisker", log_path=log
+    ) as server:
         assert (server.port, server.rest_api_port) == (1234, 5678)
         assert server.process.poll() is None
     assert ended(server.process) == -15
@@ -55,7 +58,9 @@ def test_server_gets_its_flags_gives_its_ports_and_ends_with_the_block(tmp_path)
 
 def test_server_of_a_config_file_accepts_labels_of_versions_not_loaded_yet(tmp_path):
     log = tmp_path / "server.log"
-    with local_server(model_config_file="models.config", log_path=log, extra_flags=["--enable_batching"]):
+    with local_server(
+        model_config_file="models.config", log_path=log, extra_flags=["--enable_batching"]
+    ):
         pass
     assert json.loads(log.read_text())[3:] == [
         "--model_config_file=models.config",
@@ -66,14 +71,19 @@ def test_server_of_a_config_file_accepts_labels_of_versions_not_loaded_yet(tmp_p
 
 def test_server_that_ends_early_raises_with_the_last_line_of_its_log():
     wanted = "exit code 255 before it was ready: Failed to start server. Error: no such model$"
-    with pytest.raises(LocalServerFailed, match=wanted), local_server(extra_flags=["--behave=fail"]):
+    with (
+        pytest.raises(LocalServerFailed, match=wanted),
+        local_server(extra_flags=["--behave=fail"]),
+    ):
         pass
 
 
 def test_server_that_is_not_ready_in_time_is_ended(monkeypatch):
     started = []
     start = module.subprocess.Popen
-    monkeypatch.setattr(module.subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
+    monkeypatch.setattr(
+        module.subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1]
+    )
     with (
         pytest.raises(LocalServerFailed, match=r"not ready after 0\.2 s"),
         local_server(start_timeout_s=0.2, extra_flags=["--behave=never_ready"]),

@@ -15,7 +15,9 @@ def tensor(dtype, shape, **fields):
 
 
 @pytest.mark.parametrize(
-    "values", [[b"\xff\xd8", b""], [0.5, -2.0], [True, False], [-1, 1 << 40]], ids=["bytes", "float", "bool", "int"]
+    "values",
+    [[b"\xff\xd8", b""], [0.5, -2.0], [True, False], [-1, 1 << 40]],
+    ids=["bytes", "float", "bool", "int"],
 )
 def test_decode_gives_back_what_encode_was_given(values):
     assert decode(encode(values)) == values
@@ -48,8 +50,14 @@ def test_decode_of_scalar_and_of_no_elements():
         (tensor("DT_BFLOAT16", [1], half_val=[1]), "data type number 14"),
         (tensor("DT_FLOAT", [1], float_val=[1.0, 2.0]), "2 values where its shape says 1"),
         (tensor("DT_FLOAT", [2]), "0 values where its shape says 2"),
-        (tensor("DT_STRING", [1], tensor_content=b"\x01a"), "tensor_content of 2 bytes for data type number 7"),
-        (tensor("DT_FLOAT", [1], tensor_content=b"abc"), "tensor_content of 3 bytes for data type number 1"),
+        (
+            tensor("DT_STRING", [1], tensor_content=b"\x01a"),
+            "tensor_content of 2 bytes for data type number 7",
+        ),
+        (
+            tensor("DT_FLOAT", [1], tensor_content=b"abc"),
+            "tensor_content of 3 bytes for data type number 1",
+        ),
     ],
     ids=["type", "too_many", "too_few", "packed_strings", "torn"],
 )
@@ -58,7 +66,19 @@ def test_decode_refuses_what_it_cannot_read_whole(proto, text):
         decode(proto)
 
 
-NUMBERS = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+NUMBERS = [
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+]
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "bool"])
@@ -77,7 +97,10 @@ def test_typed_field_and_tensor_content_read_alike(name):
     array = np.array([[0, 1], [2, 100]]).astype(name)
     in_field = encode(array.tolist(), encode(array).dtype)
     assert not in_field.tensor_content
-    assert (decode_array(in_field).dtype, decode_array(in_field).tolist()) == (array.dtype, array.tolist())
+    assert (decode_array(in_field).dtype, decode_array(in_field).tolist()) == (
+        array.dtype,
+        array.tolist(),
+    )
     assert decode_lists(in_field) == array.tolist()
 
 
@@ -96,7 +119,10 @@ def test_array_of_strings_goes_as_strings():
 
 
 def test_array_of_fewer_values_than_elements_repeats_the_last():
-    assert decode_array(tensor("DT_FLOAT", [2, 2], float_val=[1.0, 2.0])).tolist() == [[1.0, 2.0], [2.0, 2.0]]
+    assert decode_array(tensor("DT_FLOAT", [2, 2], float_val=[1.0, 2.0])).tolist() == [
+        [1.0, 2.0],
+        [2.0, 2.0],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def test_request_carries_label_and_no_version(stand_in):
 def test_class_names_are_asked_for_once(client, stand_in):
     for _ in range(3):
         client.predict(b"dogs 0.75")
-    assert [contract.OUTPUT_CLASSES in request.output_filter for request in stand_in.requests] == [False] * 3
+    assert [contract.OUTPUT_CLASSES in request.output_filter for request in stand_in.requests] == [
+        False
+    ] * 3
     assert [bool(request.output_filter) for request in stand_in.requests] == [False, True, True]
 
 
@@ -59,8 +61,15 @@ def test_class_names_are_asked_for_once_more_when_another_version_answers(client
     client.predict(b"dogs 0.75")
     stand_in.version, stand_in.classes[4] = 4, ("birds", "dogs")
     for _ in range(2):
-        assert client.predict(b"dogs 0.75") == Prediction("dogs", 0.75, {"birds": 0.25, "dogs": 0.75}, 4)
-    assert [bool(request.output_filter) for request in stand_in.requests] == [False, True, False, True]
+        assert client.predict(b"dogs 0.75") == Prediction(
+            "dogs", 0.75, {"birds": 0.25, "dogs": 0.75}, 4
+        )
+    assert [bool(request.output_filter) for request in stand_in.requests] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     # Back to a version that is known: nothing is asked twice.
     stand_in.version = 3
     assert client.predict(b"dogs 0.75").probabilities == {"cats": 0.25, "dogs": 0.75}
@@ -73,8 +82,12 @@ def test_bytes_that_are_no_picture_raise_not_a_picture(client):
     assert client.predict(b"dogs 0.75").label == "dogs"
 
 
-@pytest.mark.parametrize(("make", "reason"), [(None, "No such file or directory"), ("mkdir", "Is a directory")])
-def test_file_that_cannot_be_read_raises_before_anything_is_sent(client, stand_in, tmp_path, make, reason):
+@pytest.mark.parametrize(
+    ("make", "reason"), [(None, "No such file or directory"), ("mkdir", "Is a directory")]
+)
+def test_file_that_cannot_be_read_raises_before_anything_is_sent(
+    client, stand_in, tmp_path, make, reason
+):
     path = tmp_path / "a.jpg"
     if make:
         getattr(path, make)()
@@ -84,7 +97,10 @@ def test_file_that_cannot_be_read_raises_before_anything_is_sent(client, stand_i
 
 
 def test_answer_after_the_deadline_raises_deadline_exceeded(stand_in):
-    with PredictClient(stand_in.address, timeout_s=0.2) as client, pytest.raises(errors.DeadlineExceeded) as caught:
+    with (
+        PredictClient(stand_in.address, timeout_s=0.2) as client,
+        pytest.raises(errors.DeadlineExceeded) as caught,
+    ):
         client.predict(b"slow")
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "give more time" in str(caught.value)
@@ -107,19 +123,30 @@ def test_no_server_raises_server_unavailable():
         client.predict(b"dogs 0.75")
 
 
-@pytest.mark.parametrize("leave_out", [contract.OUTPUT_VALID, contract.OUTPUT_CLASSES, contract.OUTPUT_LABEL])
-def test_answer_without_an_output_of_the_contract_raises_unexpected_reply(client, stand_in, monkeypatch, leave_out):
-    # The stand-in answers with what the filter names, so a shorter contract makes a model that is not ours.
-    monkeypatch.setattr(stand_in, "outputs", [name for name in contract.OUTPUTS if name != leave_out])
+@pytest.mark.parametrize(
+    "leave_out", [contract.OUTPUT_VALID, contract.OUTPUT_CLASSES, contract.OUTPUT_LABEL]
+)
+def test_answer_without_an_output_of_the_contract_raises_unexpected_reply(
+    client, stand_in, monkeypatch, leave_out
+):
+    # The stand-in answers with what the filter names, so a shorter contract makes a model that is
+    # not ours.
+    monkeypatch.setattr(
+        stand_in, "outputs", [name for name in contract.OUTPUTS if name != leave_out]
+    )
     with pytest.raises(
-        errors.UnexpectedReply, match=f"version 3 of model whisker answers with no output '{leave_out}'"
+        errors.UnexpectedReply,
+        match=f"version 3 of model whisker answers with no output '{leave_out}'",
     ):
         client.predict(b"dogs 0.75")
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [({"version": 1, "label": "stable"}, "version 1 and label 'stable'"), ({"timeout_s": 0}, "above 0 seconds")],
+    [
+        ({"version": 1, "label": "stable"}, "version 1 and label 'stable'"),
+        ({"timeout_s": 0}, "above 0 seconds"),
+    ],
 )
 def test_arguments_that_cannot_work_are_refused(arguments, text):
     with pytest.raises(errors.InvalidRequest, match=text):
@@ -127,7 +154,9 @@ def test_arguments_that_cannot_work_are_refused(arguments, text):
 
 
 def test_predict_many_keeps_order_and_gives_every_item_its_outcome(client, stand_in, tmp_path):
-    pictures = [b"cats 0.5" if number % 2 else f"dogs {number / 128}".encode() for number in range(64)]
+    pictures = [
+        b"cats 0.5" if number % 2 else f"dogs {number / 128}".encode() for number in range(64)
+    ]
     pictures[10], pictures[20] = b"rubbish", tmp_path / "missing.jpg"
     outcomes = list(client.predict_many(pictures, concurrency=5))
     assert type(outcomes.pop(20)) is errors.UnreadablePicture
@@ -163,7 +192,9 @@ def test_predict_many_reads_no_further_ahead_than_the_concurrency(client):
 def test_predict_many_has_as_many_requests_on_their_way_as_the_concurrency(client, stand_in):
     answers = []
     asking = threading.Thread(
-        target=lambda: answers.extend(client.predict_many([b"slow", *[b"cats 0.5"] * 9], concurrency=4))
+        target=lambda: answers.extend(
+            client.predict_many([b"slow", *[b"cats 0.5"] * 9], concurrency=4)
+        )
     )
     asking.start()
     arrived = stand_in.arrived(4)
@@ -180,7 +211,10 @@ def test_predict_many_refuses_a_concurrency_below_one(client):
 
 def test_threads_share_one_client(client):
     results = []
-    threads = [threading.Thread(target=lambda: results.append(client.predict(b"cats 0.5").label)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: results.append(client.predict(b"cats 0.5").label))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -196,7 +230,9 @@ def test_model_versions_gives_states_by_version(client, stand_in):
 def test_wait_until_ready_goes_on_until_a_version_is_available(client, stand_in):
     # Four attempts make one question.
     stand_in.failures.extend([(grpc.StatusCode.UNAVAILABLE, "starting")] * 4)
-    stand_in.failures.append((grpc.StatusCode.NOT_FOUND, "Could not find any versions of model whisker"))
+    stand_in.failures.append(
+        (grpc.StatusCode.NOT_FOUND, "Could not find any versions of model whisker")
+    )
     stand_in.states.extendleft([{3: "LOADING"}, {}])
     client.wait_until_ready(10)
     assert stand_in.statuses == 8
@@ -219,7 +255,8 @@ def test_wait_until_ready_finds_a_server_that_starts_later(stand_in_class):
 def test_wait_until_ready_gives_up_with_the_last_answer(client, stand_in):
     stand_in.states[0] = {3: "LOADING"}
     with pytest.raises(
-        errors.ModelNotReady, match=r"whisker on .* not available after 0.1 s: versions \{3: 'LOADING'\}"
+        errors.ModelNotReady,
+        match=r"whisker on .* not available after 0.1 s: versions \{3: 'LOADING'\}",
     ):
         client.wait_until_ready(0.1)
 

@@ -37,11 +37,21 @@ def test_row_is_in_the_file_as_soon_as_it_is_written(file):
 def test_answers_stay_and_failures_are_to_be_asked_again(file):
     with open_results(file, None) as results:
         assert results.kept == 0
-        for path, outcome in (("a.jpg", CATS), (AWKWARD, CATS), ("b.jpg", NotAPicture()), (NO_TEXT, CATS)):
+        for path, outcome in (
+            ("a.jpg", CATS),
+            (AWKWARD, CATS),
+            ("b.jpg", NotAPicture()),
+            (NO_TEXT, CATS),
+        ):
             results.write(path, outcome)
     with open_results(file, None) as results:
         assert results.kept == 3
-        assert [path in results for path in ("a.jpg", AWKWARD, "b.jpg", NO_TEXT)] == [True, True, False, True]
+        assert [path in results for path in ("a.jpg", AWKWARD, "b.jpg", NO_TEXT)] == [
+            True,
+            True,
+            False,
+            True,
+        ]
         results.write("b.jpg", CATS)
     assert paths(file) == ["a.jpg", AWKWARD, NO_TEXT, "b.jpg"]
     assert list(file.parent.iterdir()) == [file]
@@ -75,14 +85,21 @@ def test_file_without_a_byte_is_a_new_one(file):
             "name,age\nx,1\n",
             "has the columns name,age, and this command writes path,label,probability,label_2",
         ),
-        ("r.json", '{"path": "a", "label": "b"}\n[]\n', "line 2 is not one that this command writes"),
+        (
+            "r.json",
+            '{"path": "a", "label": "b"}\n[]\n',
+            "line 2 is not one that this command writes",
+        ),
         ("r.jsonl", "shopping list\n", "line 1 is not one that this command writes"),
     ],
 )
 def test_file_of_another_is_refused_and_left_as_it_is(tmp_path, name, text, said):
     file = tmp_path / name
     file.write_text(text)
-    with pytest.raises(UnusableResults, match=f"^{re.escape(str(file))}: {said}"), open_results(file, 2):
+    with (
+        pytest.raises(UnusableResults, match=f"^{re.escape(str(file))}: {said}"),
+        open_results(file, 2),
+    ):
         pass
     assert file.read_text() == text
     assert list(tmp_path.iterdir()) == [file]
@@ -90,7 +107,10 @@ def test_file_of_another_is_refused_and_left_as_it_is(tmp_path, name, text, said
 
 def test_place_that_cannot_be_written_is_one_line(tmp_path):
     with (
-        pytest.raises(UnusableResults, match="nowhere/r.csv: cannot be read and written: No such file or directory$"),
+        pytest.raises(
+            UnusableResults,
+            match="nowhere/r.csv: cannot be read and written: No such file or directory$",
+        ),
         open_results(tmp_path / "nowhere" / "r.csv", None),
     ):
         pass

@@ -21,7 +21,9 @@ from serving.store.running_server import AVAILABLE, RunningServer
 
 
 def issue(folder, name, issuer=None):
-    """Writes a key and a certificate for 127.0.0.1 and `whisker.test`, signed by `issuer` or by itself."""
+    """Writes a key and a certificate for 127.0.0.1 and `whisker.test`, signed by `issuer` or by
+    itself.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -50,7 +52,10 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificates")
     ca, stranger = issue(folder, "ca"), issue(folder, "stranger")
     return SimpleNamespace(
-        ca=ca, stranger=stranger, server=issue(folder, "server", ca), client=issue(folder, "client", ca)
+        ca=ca,
+        stranger=stranger,
+        server=issue(folder, "server", ca),
+        client=issue(folder, "client", ca),
     )
 
 
@@ -105,10 +110,25 @@ def test_mutual_tls_works_with_the_clients_certificate(secure, files):
 @mutual
 def test_command_uses_the_files_that_its_flags_name(secure, files, tmp_path):
     (tmp_path / "token").write_text("secret\n")
-    flags = [f"--tls_ca={files.ca.crt}", f"--tls_certificate={files.client.crt}", f"--tls_key={files.client.pem}"]
-    command = [sys.executable, "-m", "serving.predict", f"--server={secure.address}", f"--token_file={tmp_path}/token"]
+    flags = [
+        f"--tls_ca={files.ca.crt}",
+        f"--tls_certificate={files.client.crt}",
+        f"--tls_key={files.client.pem}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "serving.predict",
+        f"--server={secure.address}",
+        f"--token_file={tmp_path}/token",
+    ]
     ended = subprocess.run(
-        [*command, *flags, "-"], input="dogs 0.75", capture_output=True, text=True, timeout=60, check=False
+        [*command, *flags, "-"],
+        input="dogs 0.75",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     assert secure.tokens == ["Bearer secret"]
@@ -123,7 +143,12 @@ def test_server_that_a_rollout_moves_is_asked_the_same_way(secure, files):
 
 @mutual
 def test_missing_certificate_of_the_client_is_named_as_a_cause(secure, files):
-    fails(secure.address, errors.ServerUnavailable, "wants TLS or a client's certificate", tls=Tls(ca=files.ca.crt))
+    fails(
+        secure.address,
+        errors.ServerUnavailable,
+        "wants TLS or a client's certificate",
+        tls=Tls(ca=files.ca.crt),
+    )
 
 
 def test_plaintext_to_a_port_with_tls_is_named_as_a_cause(secure):
@@ -133,11 +158,21 @@ def test_plaintext_to_a_port_with_tls_is_named_as_a_cause(secure):
 
 
 def test_tls_to_a_port_without_it_is_named_as_such(stand_in, files):
-    fails(stand_in.address, errors.WrongProtocol, "speaks no TLS: leave tls out", tls=Tls(ca=files.ca.crt))
+    fails(
+        stand_in.address,
+        errors.WrongProtocol,
+        "speaks no TLS: leave tls out",
+        tls=Tls(ca=files.ca.crt),
+    )
 
 
 def test_certificate_that_nobody_trusted_signed_is_named_as_such(secure, files):
-    fails(secure.address, errors.WrongProtocol, "not signed by one that is trusted", tls=Tls(ca=files.stranger.crt))
+    fails(
+        secure.address,
+        errors.WrongProtocol,
+        "not signed by one that is trusted",
+        tls=Tls(ca=files.stranger.crt),
+    )
 
 
 def test_certificate_for_another_name_is_named_as_such(secure, files):
@@ -148,14 +183,22 @@ def test_certificate_for_another_name_is_named_as_such(secure, files):
 def test_port_that_never_answers_ends_at_the_deadline_with_what_to_look_at():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        fails(address, errors.DeadlineExceeded, "whether the address is its gRPC port", timeout_s=0.3)
+        fails(
+            address, errors.DeadlineExceeded, "whether the address is its gRPC port", timeout_s=0.3
+        )
 
 
 def test_port_of_plain_http_is_named_as_no_grpc_port():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+    ) as server:
         threading.Thread(target=server.serve_forever).start()
         try:
-            fails(f"127.0.0.1:{server.server_port}", errors.WrongProtocol, "no gRPC port: give the server's gRPC port")
+            fails(
+                f"127.0.0.1:{server.server_port}",
+                errors.WrongProtocol,
+                "no gRPC port: give the server's gRPC port",
+            )
         finally:
             server.shutdown()
 
@@ -190,8 +233,14 @@ def test_token_goes_over_plaintext_to_this_machine_only(stand_in):
     with PredictClient(stand_in.address, token="abc") as client:
         client.predict(b"dogs 0.75")
     assert stand_in.tokens == ["Bearer abc"]
-    for server in ("models:8500", ["127.0.0.1:8500", "10.0.0.1:8500"], "ipv4:127.0.0.1:1,10.0.0.1:2"):
-        with pytest.raises(errors.InvalidRequest, match=r"without TLS: anyone on the way could read it.*tls=Tls"):
+    for server in (
+        "models:8500",
+        ["127.0.0.1:8500", "10.0.0.1:8500"],
+        "ipv4:127.0.0.1:1,10.0.0.1:2",
+    ):
+        with pytest.raises(
+            errors.InvalidRequest, match=r"without TLS: anyone on the way could read it.*tls=Tls"
+        ):
             open_channel(server, token="abc")
 
 
@@ -199,12 +248,19 @@ def test_function_that_has_no_token_fails_the_call_with_its_text(stand_in):
     def token():
         raise errors.NotAllowed("the account is locked")
 
-    fails(stand_in.address, errors.NotAllowed, "the account is locked; see to it that token gives", token=token)
+    fails(
+        stand_in.address,
+        errors.NotAllowed,
+        "the account is locked; see to it that token gives",
+        token=token,
+    )
 
 
 def test_refused_token_is_told_as_that(stand_in):
     stand_in.failures.append((grpc.StatusCode.UNAUTHENTICATED, "token expired"))
-    error = fails(stand_in.address, errors.NotAllowed, "token expired; check the client's token", token="abc")
+    error = fails(
+        stand_in.address, errors.NotAllowed, "token expired; check the client's token", token="abc"
+    )
     assert error.details == "token expired"
 
 
@@ -215,4 +271,8 @@ def test_server_without_an_address_is_refused(server):
 
 
 def test_address_that_grpc_cannot_read_is_refused():
-    fails("ipv4:localhost:1", errors.InvalidRequest, "expected host:port, or another name that gRPC knows")
+    fails(
+        "ipv4:localhost:1",
+        errors.InvalidRequest,
+        "expected host:port, or another name that gRPC knows",
+    )

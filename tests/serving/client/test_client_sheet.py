@@ -62,13 +62,21 @@ def test_of_many_the_worst_are_shown_and_the_rest_is_counted(tmp_path):
     sheet = Sheet(tmp_path / "sheet.png")
     for number in range(5 * SHOWN):
         sheet.add("dogs/a.png", str(file), answer("cats" if number == 17 else "dogs", 0.9))
-    assert sheet.draw().endswith(f": {SHOWN} pictures, the wrong and the least certain; 400 others are left out")
-    assert [frame for frame, _ in colours(tmp_path / "sheet.png")] == [WRONG] + [CERTAIN] * (SHOWN - 1)
+    assert sheet.draw().endswith(
+        f": {SHOWN} pictures, the wrong and the least certain; 400 others are left out"
+    )
+    assert [frame for frame, _ in colours(tmp_path / "sheet.png")] == [WRONG] + [CERTAIN] * (
+        SHOWN - 1
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "data"),
-    [(os.fsdecode(b"\xff\n.png"), picture("green")), ("x" * 300, picture("green")), ("gone.png", "gone.png")],
+    [
+        (os.fsdecode(b"\xff\n.png"), picture("green")),
+        ("x" * 300, picture("green")),
+        ("gone.png", "gone.png"),
+    ],
     ids=["no_text", "long", "gone"],
 )
 def test_name_or_file_that_cannot_be_shown_costs_no_sheet(tmp_path, path, data):
@@ -86,7 +94,9 @@ def test_nothing_answered_draws_nothing_and_says_so(tmp_path):
 
 def test_without_pillow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(NoSheet, match="needs Pillow, which is not installed: run pip install pillow$"):
+    with pytest.raises(
+        NoSheet, match="needs Pillow, which is not installed: run pip install pillow$"
+    ):
         Sheet(tmp_path / "sheet.png")
 
 

@@ -1,4 +1,6 @@
-"""Batching parameters: what is written is read, and what keeps a model from loading is refused by name."""
+"""Batching parameters: what is written is read, and what keeps a model from loading is refused by
+name.
+"""
 
 import random
 from pathlib import Path
@@ -55,7 +57,10 @@ def test_what_make_writes_is_read_back_as_the_same_message(seed: int, tmp_path: 
 def test_the_text_that_tensorflow_serving_documents_is_read(tmp_path: Path) -> None:
     (tmp_path / "batching.config").write_text(DOCUMENTED)
     parameters = batching.read(tmp_path / "batching.config")
-    assert (parameters.max_batch_size.value, list(parameters.allowed_batch_sizes)) == (128, [32, 128])
+    assert (parameters.max_batch_size.value, list(parameters.allowed_batch_sizes)) == (
+        128,
+        [32, 128],
+    )
     assert parameters.HasField("batch_timeout_micros")
     assert not parameters.HasField("thread_pool_name")
 
@@ -65,34 +70,60 @@ def test_the_text_that_tensorflow_serving_documents_is_read(tmp_path: Path) -> N
     [
         (
             "max_batch_size: 32",
-            r" is no BatchingParameters \(1:17: Expected \"{\"\.\): expected protobuf's text format",
+            (
+                r" is no BatchingParameters \(1:17: Expected \"{\"\.\): expected protobuf's text"
+                r" format"
+            ),
         ),
-        ("\n  max_batch { value: 1 }", r" is no BatchingParameters \(2:3: .* has no field named \"max_batch\"\.\)"),
+        (
+            "\n  max_batch { value: 1 }",
+            r" is no BatchingParameters \(2:3: .* has no field named \"max_batch\"\.\)",
+        ),
         (
             "max_batch_size { value: 32 } allowed_batch_sizes: 8 allowed_batch_sizes: 16",
-            r": Last entry in allowed_batch_sizes must match max_batch_size; last entry was 16; expected 32: append it",
+            (
+                r": Last entry in allowed_batch_sizes must match max_batch_size; last entry was 16;"
+                r" expected 32: append it"
+            ),
         ),
         (
             "allowed_batch_sizes: 32",
             r": Last .*; last entry was 32; expected 1000: append it, or change max_batch_size$",
         ),
         (
-            "max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 2 allowed_batch_sizes: 8",
-            r": allowed_batch_sizes entries must be positive and increasing; they were \[4, 2, 8\]: sort them$",
+            (
+                "max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 2"
+                " allowed_batch_sizes: 8"
+            ),
+            (
+                r": allowed_batch_sizes entries must be positive and increasing; they were \[4, 2,"
+                r" 8\]: sort them$"
+            ),
         ),
         ("max_batch_size { value: 0 }", r": max_batch_size must be positive; was 0$"),
-        ("batch_timeout_micros { value: -1 }", r": batch_timeout_micros must not be negative; was -1$"),
+        (
+            "batch_timeout_micros { value: -1 }",
+            r": batch_timeout_micros must not be negative; was -1$",
+        ),
         (
             SPLITTING + "max_execution_batch_size { value: 16 }",
-            r": max_execution_batch_size must not be above max_batch_size; was 16; expected at most 8$",
+            (
+                r": max_execution_batch_size must not be above max_batch_size; was 16; expected at"
+                r" most 8$"
+            ),
         ),
         (
             SPLITTING + "max_execution_batch_size { value: 4 } allowed_batch_sizes: 8",
-            r": Last entry in allowed_batch_sizes must match max_execution_batch_size; last entry was 8; expected 4",
+            (
+                r": Last entry in allowed_batch_sizes must match max_execution_batch_size; last"
+                r" entry was 8; expected 4"
+            ),
         ),
     ],
 )
-def test_a_file_that_no_model_loads_with_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_no_model_loads_with_is_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "batching.config"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"^{path}{message}") as caught:
@@ -103,7 +134,8 @@ def test_a_file_that_no_model_loads_with_is_refused_in_one_line(tmp_path: Path, 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"/none: No such file or directory: expected a text BatchingParameters; name"
+        ConfigError,
+        match=r"/none: No such file or directory: expected a text BatchingParameters; name",
     ):
         batching.read(tmp_path / "none")
 
@@ -111,10 +143,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_batch": 3}, r"^BatchingParameters has no field max_batch: expected one of max_batch_size, "),
+        (
+            {"max_batch": 3},
+            r"^BatchingParameters has no field max_batch: expected one of max_batch_size, ",
+        ),
         ({"max_batch_size": "many"}, r"^max_batch_size of BatchingParameters cannot be 'many': "),
         ({"allowed_batch_sizes": 8}, r"^allowed_batch_sizes of BatchingParameters cannot be 8: "),
-        ({"allowed_batch_sizes": [8]}, r"^BatchingParameters: Last entry in allowed_batch_sizes must match"),
+        (
+            {"allowed_batch_sizes": [8]},
+            r"^BatchingParameters: Last entry in allowed_batch_sizes must match",
+        ),
     ],
 )
 def test_make_refuses_what_read_would_refuse(fields: dict[str, object], message: str) -> None:

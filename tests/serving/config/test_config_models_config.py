@@ -25,8 +25,8 @@ model_config_list {
 
 def test_with_live_on_an_empty_file_writes_what_tensorflow_serving_needs() -> None:
     text = render(with_live(parse("", "models.config"), "whisker", "/models/whisker", 1))
-    assert text == (
-        "model_config_list {\n"
+    assert (
+        text == "model_config_list {\n"
         "  config {\n"
         '    name: "whisker"\n'
         '    base_path: "/models/whisker"\n'
@@ -61,7 +61,9 @@ def test_live_version_without_the_label_or_the_model_is_none(model_name: str) ->
 
 
 def test_with_live_on_a_relative_base_path_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"base_path of the model whisker is models/whisker: expected an absolute"):
+    with pytest.raises(
+        ConfigError, match=r"base_path of the model whisker is models/whisker: expected an absolute"
+    ):
         with_live(parse("", "models.config"), "whisker", "models/whisker", 1)
 
 
@@ -70,28 +72,48 @@ def test_with_live_on_a_relative_base_path_is_refused() -> None:
     [
         (
             "model_config_list {",
-            r"^/m/models\.config is no ModelServerConfig \(1:19: Expected \"}\"\.\): expected .*; mend it, or move it",
+            (
+                r"^/m/models\.config is no ModelServerConfig \(1:19: Expected \"}\"\.\): expected"
+                r" .*; mend it, or move it"
+            ),
         ),
         ("no_such_field: 1", r"^/m/models\.config is no ModelServerConfig \(.*no_such_field"),
         (b"\xff\xfe", r"^/m/models\.config is no ModelServerConfig \("),
-        (STRANGERS.replace('"/elsewhere/digits"', '"elsewhere"'), r": base_path of the model digits is elsewhere: exp"),
+        (
+            STRANGERS.replace('"/elsewhere/digits"', '"elsewhere"'),
+            r": base_path of the model digits is elsewhere: exp",
+        ),
         (
             STRANGERS.replace('platform: "tensorflow"', 'platform: ""', 1),
-            r'^/m/models\.config: the model digits has no model_platform: add model_platform: "tensorflow"$',
+            (
+                r"^/m/models\.config: the model digits has no model_platform: add model_platform:"
+                r' "tensorflow"$'
+            ),
         ),
         (
             STRANGERS.replace("versions: 4 ", ""),
-            r": the label canary of the model whisker is on version 4, which is not among its .* \[2, 3\]",
+            (
+                r": the label canary of the model whisker is on version 4, which is not among its"
+                r" .* \[2, 3\]"
+            ),
         ),
         (
             STRANGERS.replace("latest { num_versions: 2 }", "specific {}"),
             r": the specific versions of the model digits are none: name at least one$",
         ),
-        (STRANGERS.replace("digits", "whisker"), r"^/m/models\.config lists the model whisker 2 times"),
-        ("custom_model_config {}", r"^/m/models\.config has a custom_model_config: expected a model_config_list"),
+        (
+            STRANGERS.replace("digits", "whisker"),
+            r"^/m/models\.config lists the model whisker 2 times",
+        ),
+        (
+            "custom_model_config {}",
+            r"^/m/models\.config has a custom_model_config: expected a model_config_list",
+        ),
     ],
 )
-def test_parse_of_a_broken_file_says_in_one_line_which_and_why(text: str | bytes, message: str) -> None:
+def test_parse_of_a_broken_file_says_in_one_line_which_and_why(
+    text: str | bytes, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         parse(text, "/m/models.config")
     assert "\n" not in str(caught.value)

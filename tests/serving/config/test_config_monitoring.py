@@ -6,7 +6,9 @@ from serving.config import monitoring
 from serving.config.text_file import ConfigError
 
 
-@pytest.mark.parametrize("path", [monitoring.DEFAULT_PATH, "/metrics", "/", '/with "quotes" and ünicode'])
+@pytest.mark.parametrize(
+    "path", [monitoring.DEFAULT_PATH, "/metrics", "/", '/with "quotes" and ünicode']
+)
 def test_what_make_writes_is_read_back_as_the_same_message(tmp_path: Path, path: str) -> None:
     monitoring.write(tmp_path / "monitoring.config", monitoring.make(path))
     read = monitoring.read(tmp_path / "monitoring.config")
@@ -26,12 +28,20 @@ def test_a_file_without_a_path_is_the_default(tmp_path: Path) -> None:
             'prometheus_config { enable: true path: "metrics" }',
             ": the path of prometheus_config is metrics: expected one",
         ),
-        ("prometheus_config { enabled: true }", r" is no MonitoringConfig \(1:21: .* no field named \"enabled\"\.\)"),
+        (
+            "prometheus_config { enabled: true }",
+            r" is no MonitoringConfig \(1:21: .* no field named \"enabled\"\.\)",
+        ),
         ("prometheus_config { enable: yes }", r" is no MonitoringConfig \(1:29: .*\)"),
-        ("\xff", r" is no MonitoringConfig \(byte 0 is no UTF-8\): expected protobuf's text format"),
+        (
+            "\xff",
+            r" is no MonitoringConfig \(byte 0 is no UTF-8\): expected protobuf's text format",
+        ),
     ],
 )
-def test_a_file_that_shows_no_metrics_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_shows_no_metrics_is_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "monitoring.config"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=f"^{path}{message}") as caught:

@@ -8,7 +8,9 @@ from serving.config import monitoring, text_file
 from serving.config.text_file import ConfigError
 
 
-def test_a_disk_that_is_full_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "monitoring.config"
     text_file.write(path, monitoring.make("/before"))
 
@@ -17,7 +19,8 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_no_other(tmp_path: Path, mo
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(
-        ConfigError, match=rf"^{path} cannot be written: No space left on device: choose another place$"
+        ConfigError,
+        match=rf"^{path} cannot be written: No space left on device: choose another place$",
     ):
         text_file.write(path, monitoring.make("/after"))
     assert monitoring.read(path) == monitoring.make("/before")
@@ -26,7 +29,8 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_no_other(tmp_path: Path, mo
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"/none/m cannot be written: No such file or directory: choose another place$"
+        ConfigError,
+        match=r"/none/m cannot be written: No such file or directory: choose another place$",
     ):
         text_file.write(tmp_path / "none" / "m", monitoring.make())
     assert list(tmp_path.iterdir()) == []

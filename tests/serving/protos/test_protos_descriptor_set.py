@@ -5,7 +5,8 @@ import pytest
 
 from serving.protos import message
 
-# Whichever comes first, both must work; each process also does one of the checks that need TensorFlow.
+# Whichever comes first, both must work; each process also does one of the checks that need
+# TensorFlow.
 MESSAGES_FIRST = """
 import sys, threading
 from serving.protos import message, DESCRIPTOR_SET
@@ -25,7 +26,8 @@ assert not {"tensorflow", "tensorflow_serving", "numpy"} & set(sys.modules), "to
 from serving.protos.generate import descriptor_set
 from importlib.resources import files
 assert descriptor_set() == descriptor_set(), "the order changes"
-assert descriptor_set() == files("serving.protos").joinpath(DESCRIPTOR_SET).read_bytes(), "not current"
+current = files("serving.protos").joinpath(DESCRIPTOR_SET).read_bytes()
+assert descriptor_set() == current, "not current"
 assert "tensorflow" in sys.modules
 """
 
@@ -48,14 +50,20 @@ for values in ([b"a", b""], [1.5], [True, False], [-1, 1 << 40]):
 """
 
 
-@pytest.mark.parametrize("program", [MESSAGES_FIRST, TENSORFLOW_FIRST], ids=["messages_first", "tensorflow_first"])
+@pytest.mark.parametrize(
+    "program", [MESSAGES_FIRST, TENSORFLOW_FIRST], ids=["messages_first", "tensorflow_first"]
+)
 def test_messages_work_beside_tensorflow_in_either_order_and_are_current(program):
-    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 
 def test_message_gives_the_same_class_every_time():
-    assert message("tensorflow.serving.PredictRequest") is message("tensorflow.serving.PredictRequest")
+    assert message("tensorflow.serving.PredictRequest") is message(
+        "tensorflow.serving.PredictRequest"
+    )
 
 
 def test_message_of_unknown_name_raises_key_error():
@@ -64,7 +72,14 @@ def test_message_of_unknown_name_raises_key_error():
 
 
 @pytest.mark.parametrize(
-    "name", ["ModelServerConfig", "PredictionLog", "ReloadConfigRequest", "GetModelStatusResponse", "PredictResponse"]
+    "name",
+    [
+        "ModelServerConfig",
+        "PredictionLog",
+        "ReloadConfigRequest",
+        "GetModelStatusResponse",
+        "PredictResponse",
+    ],
 )
 def test_descriptor_set_holds_what_server_store_and_client_need(name):
     assert message(f"tensorflow.serving.{name}")().SerializeToString() == b""
@@ -74,7 +89,8 @@ def test_batching_parameters_read_the_text_that_tensorflow_serving_documents():
     from google.protobuf import text_format
 
     text = """
-        max_batch_size { value: 128 } batch_timeout_micros { value: 0 } max_enqueued_batches { value: 1000 }
+        max_batch_size { value: 128 } batch_timeout_micros { value: 0 }
+        max_enqueued_batches { value: 1000 }
         num_batch_threads { value: 8 } thread_pool_name { value: "pool" } allowed_batch_sizes: 32
         allowed_batch_sizes: 128 pad_variable_length_inputs: true
     """

@@ -39,7 +39,10 @@ METHODS = {
         classification_pb2.ClassificationRequest,
         classification_pb2.ClassificationResponse,
     ),
-    "PredictionService/Regress": (regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
+    "PredictionService/Regress": (
+        regression_pb2.RegressionRequest,
+        regression_pb2.RegressionResponse,
+    ),
     "PredictionService/MultiInference": (
         inference_pb2.MultiInferenceRequest,
         inference_pb2.MultiInferenceResponse,
@@ -76,7 +79,9 @@ class Client:
     def call(self, method, timeout_s=CALL_DEADLINE_S, **fields):
         """Calls one of `METHODS` with a request of these fields."""
         request, response = METHODS[method]
-        call = self.channel.unary_unary(f"/tensorflow.serving.{method}", request.SerializeToString, response.FromString)
+        call = self.channel.unary_unary(
+            f"/tensorflow.serving.{method}", request.SerializeToString, response.FromString
+        )
         return call(request(**fields), timeout=timeout_s)
 
     def predict(self, request, timeout_s=CALL_DEADLINE_S):
@@ -89,7 +94,9 @@ class Client:
         return self._status(request, timeout=CALL_DEADLINE_S)
 
     def states(self, model):
-        response = self.status(get_model_status_pb2.GetModelStatusRequest(model_spec={"name": model}))
+        response = self.status(
+            get_model_status_pb2.GetModelStatusRequest(model_spec={"name": model})
+        )
         names = get_model_status_pb2.ModelVersionStatus.State.Name
         return {one.version: names(one.state) for one in response.model_version_status}
 
@@ -111,11 +118,21 @@ def running(scratch, *arguments):
     if OTHER_COMMAND:
         # It knows no --ports_file, and opens its ports when every model is loaded.
         ports = {"port": _free_port(), "rest_api_port": _free_port()}
-        command = [*OTHER_COMMAND, *arguments, *(f"--{name}={number}" for name, number in ports.items())]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT) as it:
+        command = [
+            *OTHER_COMMAND,
+            *arguments,
+            *(f"--{name}={number}" for name, number in ports.items()),
+        ]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT) as it,
+    ):
         try:
             if OTHER_COMMAND:
-                wait_until(lambda: all(map(_is_open, ports.values())) or it.poll() is not None, START_DEADLINE_S)
+                wait_until(
+                    lambda: all(map(_is_open, ports.values())) or it.poll() is not None,
+                    START_DEADLINE_S,
+                )
                 ports_file.write_text(json.dumps(ports))
             wait_until(lambda: ports_file.exists() or it.poll() is not None, START_DEADLINE_S)
             assert it.poll() is None, log.read_text()
@@ -153,19 +170,20 @@ def wait_until(condition, deadline_s=CALL_DEADLINE_S):
 
 def request(model, inputs, signature="", **spec):
     """A PredictRequest; `inputs` is name to a value that make_tensor_proto takes."""
-    message = predict_pb2.PredictRequest(model_spec={"name": model, "signature_name": signature, **spec})
+    message = predict_pb2.PredictRequest(
+        model_spec={"name": model, "signature_name": signature, **spec}
+    )
     for name, value in inputs.items():
         message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
     return message
 
 
 def write_config(root, more_labels=""):
-    (root / "models.config").write_text(
-        f"""model_config_list {{
+    (root / "models.config").write_text(f"""model_config_list {{
           config {{
-            name: "half" base_path: "{root}/half" model_platform: "tensorflow" model_version_policy {{ all {{}} }}
+            name: "half" base_path: "{root}/half" model_platform: "tensorflow"
+            model_version_policy {{ all {{}} }}
             version_labels {{ key: "stable" value: 1 }} {more_labels}
           }}
           config {{ name: "probe" base_path: "{root}/probe" model_platform: "tensorflow" }}
-        }}"""
-    )
+        }}""")

@@ -13,7 +13,8 @@ _numbers = st.one_of(
     st.sampled_from([2**24 - 1, 2**24, 2**53, 2**63, 2**64, -(2**63), 255, 256, 1e39, 10**400]),
 )
 _base64 = st.one_of(
-    st.binary(max_size=8).map(lambda raw: {"b64": base64.b64encode(raw).decode()}), st.just({"b64": "*"})
+    st.binary(max_size=8).map(lambda raw: {"b64": base64.b64encode(raw).decode()}),
+    st.just({"b64": "*"}),
 )
 _halves = st.sampled_from(["\ud83d", "a\ude00"])  # Of pairs that are no characters.
 _texts = st.one_of(st.text(max_size=8), _halves)
@@ -37,7 +38,9 @@ def _values(names):
         _leaves,
         lambda inner: st.one_of(
             st.lists(inner, max_size=4),
-            st.dictionaries(st.one_of(st.sampled_from(names), st.text(max_size=3)), inner, max_size=3),
+            st.dictionaries(
+                st.one_of(st.sampled_from(names), st.text(max_size=3)), inner, max_size=3
+            ),
         ),
         max_leaves=12,
     )
@@ -61,16 +64,27 @@ def bodies(names):
     documents = st.one_of(
         st.fixed_dictionaries({"instances": _rows(names)}),
         st.fixed_dictionaries({"inputs": _values(names)}),
-        st.fixed_dictionaries({"inputs": st.fixed_dictionaries(dict.fromkeys(names, _values(names)))}),
+        st.fixed_dictionaries(
+            {"inputs": st.fixed_dictionaries(dict.fromkeys(names, _values(names)))}
+        ),
         st.dictionaries(
-            st.one_of(st.sampled_from(["instances", "inputs", "signature_name"]), st.text(max_size=3)), _values(names)
+            st.one_of(
+                st.sampled_from(["instances", "inputs", "signature_name"]), st.text(max_size=3)
+            ),
+            _values(names),
         ),
         _values(names),
     )
     ascii_or_not = st.booleans()
-    texts = st.builds(lambda document, escaped: json.dumps(document, ensure_ascii=escaped), documents, ascii_or_not)
+    texts = st.builds(
+        lambda document, escaped: json.dumps(document, ensure_ascii=escaped),
+        documents,
+        ascii_or_not,
+    )
     whole = texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
-    broken = st.builds(_broken, whole, st.integers(0, 10**6), st.integers(0, 3), st.binary(max_size=4))
+    broken = st.builds(
+        _broken, whole, st.integers(0, 10**6), st.integers(0, 3), st.binary(max_size=4)
+    )
     return st.one_of(whole, whole, broken)
 
 

@@ -9,7 +9,9 @@ from tests.serving.server.asking import running, write_config
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """A folder with `half/1` (y = x / 2 + 2), `half/2` (y = x / 2 + 3) and `probe/1` (a signature for each need)."""
+    """A folder with `half/1` (y = x / 2 + 2), `half/2` (y = x / 2 + 3) and `probe/1` (a signature
+    for each need).
+    """
     import tensorflow as tf
 
     class Half(tf.Module):
@@ -28,7 +30,11 @@ def exported(tmp_path_factory):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="s")])
         def describe(self, s):
             rows = tf.fill(tf.shape(s), tf.shape(s)[0])
-            return {"length": tf.strings.length(s), "hash": tf.strings.to_hash_bucket_fast(s, 2**31), "rows": rows}
+            return {
+                "length": tf.strings.length(s),
+                "hash": tf.strings.to_hash_bucket_fast(s, 2**31),
+                "rows": rows,
+            }
 
         @tf.function(
             input_signature=[
@@ -42,29 +48,40 @@ def exported(tmp_path_factory):
             same = tf.identity
             return {"f": same(f), "i": same(i), "b": same(b), "s": same(s), "s_bytes": same(s)}
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)])
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)]
+        )
         def add(self, left, right):
             return {"sum": left + right}
 
-        # `wait` takes no thread while it waits. It ends when `release` has run, which takes its time.
+        # `wait` takes no thread while it waits. It ends when `release` has run, which takes its
+        # time.
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
         def wait(self, x):
             tf.raw_ops.QueueEnqueueV2(handle=shared("arrived"), components=[0.0])
-            (released,) = tf.raw_ops.QueueDequeueV2(handle=shared("released"), component_types=[tf.float32])
+            (released,) = tf.raw_ops.QueueDequeueV2(
+                handle=shared("released"), component_types=[tf.float32]
+            )
             return {"x": x + released}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="seconds")])
         def release(self, seconds):
             tf.raw_ops.QueueEnqueueV2(handle=shared("arrived"), components=[0.0])
             end = tf.timestamp() + tf.cast(seconds[0], tf.float64)
-            turns = tf.while_loop(lambda _: tf.timestamp() < end, lambda n: [n + 1], [tf.constant(0)])
+            turns = tf.while_loop(
+                lambda _: tf.timestamp() < end, lambda n: [n + 1], [tf.constant(0)]
+            )
             for _ in range(2):
                 tf.raw_ops.QueueEnqueueV2(handle=shared("released"), components=[0.0])
             return {"seconds": seconds + 0 * tf.cast(turns[0], tf.float32)}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
         def arrived(self, x):
-            return {"count": 0 * x + tf.cast(tf.raw_ops.QueueSizeV2(handle=shared("arrived")), tf.float32)}
+            return {
+                "count": (
+                    0 * x + tf.cast(tf.raw_ops.QueueSizeV2(handle=shared("arrived")), tf.float32)
+                )
+            }
 
     root = tmp_path_factory.mktemp("exported")
     for version, offset in (("1", 2.0), ("2", 3.0)):

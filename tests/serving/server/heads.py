@@ -1,4 +1,6 @@
-"""A TF1 SavedModel with Classify, Regress and Predict heads on serialized tf.Examples, some of them badly made."""
+"""A TF1 SavedModel with Classify, Regress and Predict heads on serialized tf.Examples, some of them
+badly made.
+"""
 
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -8,7 +10,9 @@ PREDICT = "tensorflow/serving/predict"
 
 
 def export_heads(path):
-    """Writes it: scores are [x, 1 - x], the value is x / 2 + 2 + shift, y = x / 2 + 2 for Predict."""
+    """Writes it: scores are [x, 1 - x], the value is x / 2 + 2 + shift, y = x / 2 + 2 for
+    Predict.
+    """
     v1 = tf.compat.v1
     with v1.Graph().as_default(), v1.Session() as session:
         examples = v1.placeholder(tf.string, [None], name="tf_example")
@@ -52,8 +56,12 @@ def export_heads(path):
             "scores": classify(scores=scores),
             "regress": regress(outputs=value),
             "regress_column": regress(outputs=value[:, tf.newaxis]),
-            "elsewhere": signature(REGRESS, {"inputs": others}, {"outputs": tf.zeros([tf.size(others)])}),
-            "bad_two_inputs": signature(CLASSIFY, {"inputs": examples, "more": others}, {"scores": scores}),
+            "elsewhere": signature(
+                REGRESS, {"inputs": others}, {"outputs": tf.zeros([tf.size(others)])}
+            ),
+            "bad_two_inputs": signature(
+                CLASSIFY, {"inputs": examples, "more": others}, {"scores": scores}
+            ),
             "bad_three_outputs": classify(classes=classes, scores=scores, more=scores),
             "bad_input_name": signature(CLASSIFY, {"x": examples}, {"outputs": scores}),
             "bad_output_names": classify(other=scores),
@@ -65,19 +73,27 @@ def export_heads(path):
             "bad_value_shape": regress(outputs=scores),
             "bad_value_rows": regress(outputs=value[:1]),
             "bad_value_type": regress(outputs=tf.cast(value, tf.int32)),
-            "bad_float_input": signature(CLASSIFY, {"inputs": floats}, {"scores": tf.identity(floats)}),
+            "bad_float_input": signature(
+                CLASSIFY, {"inputs": floats}, {"scores": tf.identity(floats)}
+            ),
         }
         signatures["optional"].defaults["a"].CopyFrom(tf.make_tensor_proto([10.0]))
         session.run(v1.global_variables_initializer())
         builder = v1.saved_model.Builder(str(path))
-        builder.add_meta_graph_and_variables(session, [tf.saved_model.SERVING], signature_def_map=signatures)
+        builder.add_meta_graph_and_variables(
+            session, [tf.saved_model.SERVING], signature_def_map=signatures
+        )
         builder.save()
 
 
 def example(**features):
     """A tf.Example of float features."""
     return tf.train.Example(
-        features={"feature": {name: {"float_list": {"value": [value]}} for name, value in features.items()}}
+        features={
+            "feature": {
+                name: {"float_list": {"value": [value]}} for name, value in features.items()
+            }
+        }
     )
 
 

@@ -39,7 +39,9 @@ class Model:
 
 
 def scheduler(**parameters):
-    return Scheduler(Parameters(**{"num_batch_threads": 1, "batch_timeout_s": FOR_EVER_S, **parameters}))
+    return Scheduler(
+        Parameters(**{"num_batch_threads": 1, "batch_timeout_s": FOR_EVER_S, **parameters})
+    )
 
 
 def run(one, model, values, key="k", timeout_s=None):
@@ -80,7 +82,10 @@ def test_different_keys_never_share_a_run(pool):
 
 
 def test_batch_is_padded_to_an_allowed_size_with_the_first_row_of_the_last_task(pool):
-    model, one = Model(), scheduler(max_batch_size=8, allowed_batch_sizes=(2, 4, 8), batch_timeout_s=0)
+    model, one = (
+        Model(),
+        scheduler(max_batch_size=8, allowed_batch_sizes=(2, 4, 8), batch_timeout_s=0),
+    )
     assert run(one, model, [5.0, 6.0, 7.0]) == [10.0, 12.0, 14.0]
     assert model.runs == [[5, 6, 7, 5]]
     first = held_up(one, model, pool)
@@ -99,7 +104,10 @@ def test_batch_is_padded_to_an_allowed_size_with_the_first_row_of_the_last_task(
 def test_request_larger_than_a_batch_is_refused():
     with pytest.raises(StatusError) as error:
         run(scheduler(max_batch_size=2), Model(), [1.0, 2.0, 3.0])
-    assert str(error.value) == "INVALID_ARGUMENT: Task size 3 is larger than maximum input batch size 2"
+    assert (
+        str(error.value)
+        == "INVALID_ARGUMENT: Task size 3 is larger than maximum input batch size 2"
+    )
 
 
 def test_full_queue_is_unavailable(pool):
@@ -110,8 +118,9 @@ def test_full_queue_is_unavailable(pool):
         pass
     with pytest.raises(StatusError) as error:
         run(one, model, [3.0])
-    assert str(error.value) == (
-        "UNAVAILABLE: The batch scheduling queue to which this task was submitted is full; "
+    assert (
+        str(error.value)
+        == "UNAVAILABLE: The batch scheduling queue to which this task was submitted is full; "
         "currently 2 batches enqueued and max_enqueued_batches is 2"
     )
     model.gate.set()
@@ -122,12 +131,17 @@ def test_full_queue_is_unavailable(pool):
     ("inputs", "message"),
     [
         ({"x": np.float32(1)}, "Batching Run() input tensors must have at least one dimension"),
-        ({"x": np.zeros(2), "z": np.zeros(3)}, "Batching Run() input tensors must have equal 0th-dimension size"),
+        (
+            {"x": np.zeros(2), "z": np.zeros(3)},
+            "Batching Run() input tensors must have equal 0th-dimension size",
+        ),
     ],
 )
 def test_inputs_without_a_common_first_dimension_are_refused(inputs, message):
     with pytest.raises(StatusError) as error:
-        scheduler().run("k", Model(), {name: np.asarray(value) for name, value in inputs.items()}, None)
+        scheduler().run(
+            "k", Model(), {name: np.asarray(value) for name, value in inputs.items()}, None
+        )
     assert str(error.value) == f"INVALID_ARGUMENT: {message}"
 
 
@@ -137,8 +151,10 @@ def test_inputs_without_a_common_first_dimension_are_refused(inputs, message):
         (np.float32(1), "Batched output tensor has 0 dimensions"),
         (
             np.zeros(3),
-            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-            "tensors",
+            (
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension"
+                " sizes of the input tensors"
+            ),
         ),
     ],
 )
@@ -153,28 +169,42 @@ def test_requests_of_different_shapes_fail_together(pool):
     model, one = Model(), scheduler(max_batch_size=2)
     answers = [pool.submit(run, one, model, values) for values in ([[1.0]], [[1.0, 2.0]])]
     for answer in answers:
-        with pytest.raises(StatusError, match="^FAILED_PRECONDITION: Tensors with name 'x' from different tasks"):
+        with pytest.raises(
+            StatusError, match="^FAILED_PRECONDITION: Tensors with name 'x' from different tasks"
+        ):
             answer.result(JOIN_S)
     assert model.runs == []
 
 
-def test_requests_of_different_shapes_are_padded_with_their_own_first_element_where_that_is_asked_for(pool):
+def test_requests_of_different_shapes_are_padded_with_their_own_first_element_where_asked(
+    pool,
+):
     model, one = Model(), scheduler(max_batch_size=3, pad_variable_length_inputs=True)
-    answers = [pool.submit(run, one, model, values) for values in ([[1.0, 2.0], [3.0, 4.0]], [[5.0]])]
-    assert [answer.result(JOIN_S) for answer in answers] == [[[2.0, 4.0], [6.0, 8.0]], [[10.0, 10.0]]]
+    answers = [
+        pool.submit(run, one, model, values) for values in ([[1.0, 2.0], [3.0, 4.0]], [[5.0]])
+    ]
+    assert [answer.result(JOIN_S) for answer in answers] == [
+        [[2.0, 4.0], [6.0, 8.0]],
+        [[10.0, 10.0]],
+    ]
     assert len(model.runs) == 1
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (np.ones((1, 2, 1)), "Tensors with name 'x' from different tasks have different ranks: [2, 3]"),
+        (
+            np.ones((1, 2, 1)),
+            "Tensors with name 'x' from different tasks have different ranks: [2, 3]",
+        ),
         (np.ones((1, 0)), "Got empty tensor in batch of non-empty tensors."),
     ],
 )
 def test_shapes_that_cannot_be_padded_are_refused(pool, other, message):
     one = scheduler(max_batch_size=2, pad_variable_length_inputs=True)
-    answers = [pool.submit(one.run, "k", Model(), {"x": value}, None) for value in (np.ones((1, 2)), other)]
+    answers = [
+        pool.submit(one.run, "k", Model(), {"x": value}, None) for value in (np.ones((1, 2)), other)
+    ]
     for answer in answers:
         with pytest.raises(StatusError) as error:
             answer.result(JOIN_S)
@@ -184,13 +214,21 @@ def test_shapes_that_cannot_be_padded_are_refused(pool, other, message):
 def test_padding_keeps_bytes_as_they_are(pool):
     one = scheduler(max_batch_size=2, pad_variable_length_inputs=True)
     rows = [np.array([values], dtype=object) for values in ([b"a\0", b"bc"], [b"d"])]
-    answers = [pool.submit(one.run, "k", lambda inputs, _: {"y": inputs["x"]}, {"x": row}, None) for row in rows]
-    assert [answer.result(JOIN_S)["y"].tolist() for answer in answers] == [[[b"a\0", b"bc"]], [[b"d", b"d"]]]
+    answers = [
+        pool.submit(one.run, "k", lambda inputs, _: {"y": inputs["x"]}, {"x": row}, None)
+        for row in rows
+    ]
+    assert [answer.result(JOIN_S)["y"].tolist() for answer in answers] == [
+        [[b"a\0", b"bc"]],
+        [[b"d", b"d"]],
+    ]
 
 
 def test_large_request_is_split_into_runs_of_the_execution_size_and_answered_in_order():
     model = Model()
-    one = scheduler(max_batch_size=10, max_execution_batch_size=4, allowed_batch_sizes=(2, 4), batch_timeout_s=0)
+    one = scheduler(
+        max_batch_size=10, max_execution_batch_size=4, allowed_batch_sizes=(2, 4), batch_timeout_s=0
+    )
     assert run(one, model, list(range(10))) == [2.0 * n for n in range(10)]
     assert model.runs == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
@@ -218,7 +256,10 @@ def test_runs_and_waits_are_counted_under_the_name_of_the_threads():
     one = Scheduler(Parameters(num_batch_threads=1, thread_pool_name="pool"), metrics)
     run(one, Model(), [1.0])
     assert metrics.total("/tensorflow/serving/batching_session/wrapped_run_count") == 1
-    assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="pool"} 1\n' in metrics.page()
+    assert (
+        ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="pool"} 1\n'
+        in metrics.page()
+    )
 
 
 def test_batch_runs_within_the_longest_deadline_and_not_at_all_if_all_are_over(pool):
@@ -231,7 +272,10 @@ def test_batch_runs_within_the_longest_deadline_and_not_at_all_if_all_are_over(p
     assert first.result(JOIN_S) == [0.0, 0.0]
     with pytest.raises(StatusError) as error:
         late.result(JOIN_S)
-    assert str(error.value) == "RESOURCE_EXHAUSTED: Run() timeout exceeded while waiting in batching queue"
+    assert (
+        str(error.value)
+        == "RESOURCE_EXHAUSTED: Run() timeout exceeded while waiting in batching queue"
+    )
     answers = [pool.submit(run, one, model, [1.0], timeout_s=limit) for limit in (30.0, 500.0)]
     assert [answer.result(JOIN_S) for answer in answers] == [[2.0], [2.0]]
     assert model.limits[0] is None
@@ -255,19 +299,26 @@ def test_draining_lets_waiting_requests_go(pool):
 def test_parameters_are_read_from_a_text_proto(tmp_path):
     path = tmp_path / "batching.config"
     path.write_text(
-        "max_batch_size { value: 32 } batch_timeout_micros { value: 1500 } max_enqueued_batches { value: 7 }"
-        'num_batch_threads { value: 3 } thread_pool_name { value: "p" } allowed_batch_sizes: 8 allowed_batch_sizes: 32'
+        "max_batch_size { value: 32 } batch_timeout_micros { value: 1500 } max_enqueued_batches {"
+        ' value: 7 }num_batch_threads { value: 3 } thread_pool_name { value: "p" }'
+        " allowed_batch_sizes: 8 allowed_batch_sizes: 32"
     )
     assert read_parameters(str(path)) == Parameters(32, 0.0015, 7, 3, (8, 32), thread_pool_name="p")
     path.write_text(
         "max_batch_size { value: 32 } enable_large_batch_splitting { value: true } "
         "max_execution_batch_size { value: 8 } pad_variable_length_inputs: true"
     )
-    expected = Parameters(max_batch_size=32, max_execution_batch_size=8, pad_variable_length_inputs=True)
+    expected = Parameters(
+        max_batch_size=32, max_execution_batch_size=8, pad_variable_length_inputs=True
+    )
     assert read_parameters(str(path)) == expected
     path.write_text("")
     assert read_parameters(str(path)) == Parameters()
-    assert (Parameters().max_batch_size, Parameters().batch_timeout_s, Parameters().max_enqueued_batches) == (
+    assert (
+        Parameters().max_batch_size,
+        Parameters().batch_timeout_s,
+        Parameters().max_enqueued_batches,
+    ) == (
         1000,
         0,
         10,
@@ -279,11 +330,16 @@ def test_parameters_are_read_from_a_text_proto(tmp_path):
     [
         (
             "max_batch_size { value: 32 } allowed_batch_sizes: 16",
-            "{path}: Last entry in allowed_batch_sizes must match max_batch_size; last entry was 16; expected 32: "
-            "append it, or change max_batch_size",
+            (
+                "{path}: Last entry in allowed_batch_sizes must match max_batch_size; last entry"
+                " was 16; expected 32: append it, or change max_batch_size"
+            ),
         ),
         ("num_batch_threads { value: 0 }", "{path}: num_batch_threads must be positive; was 0"),
-        ("batch_timeout_micros { value: -5 }", "{path}: batch_timeout_micros must not be negative; was -5"),
+        (
+            "batch_timeout_micros { value: -5 }",
+            "{path}: batch_timeout_micros must not be negative; was -5",
+        ),
         ("max_batch_size: 32", "{path} is no BatchingParameters (1:17: Expected"),
     ],
 )

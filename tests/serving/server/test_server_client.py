@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from serving.client.async_client import AsyncPredictClient
-from serving.client.errors import ClientError, DeadlineExceeded, InvalidRequest, ServerUnavailable, WrongProtocol
+from serving.client.errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    ServerUnavailable,
+    WrongProtocol,
+)
 from serving.client.predict_client import PredictClient
 from tests.serving.proxy import FAULTS, FaultyProxy
 
@@ -33,7 +39,10 @@ def outcomes_of_threads(address, count):
         except ClientError as error:
             return error
 
-    with PredictClient(address, "half", timeout_s=TIMEOUT_S) as client, ThreadPoolExecutor(CONCURRENCY) as pool:
+    with (
+        PredictClient(address, "half", timeout_s=TIMEOUT_S) as client,
+        ThreadPoolExecutor(CONCURRENCY) as pool,
+    ):
         return list(pool.map(ask, range(count)))
 
 
@@ -78,10 +87,17 @@ def test_any_signature_answers_in_the_types_of_the_inputs(address):
     with PredictClient(address, "probe") as client:
         lists = client.predict_raw(values, signature="echo", output_filter=["f", "i", "b", "s"])
         arrays = client.predict_raw(
-            {name: np.array(value, object if name == "s" else None) for name, value in values.items()}, signature="echo"
+            {
+                name: np.array(value, object if name == "s" else None)
+                for name, value in values.items()
+            },
+            signature="echo",
         )
     assert lists == values
-    assert {name: array.tolist() for name, array in arrays.items()} == {**values, "s_bytes": values["s"]}
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        **values,
+        "s_bytes": values["s"],
+    }
     # float64 was sent as the float32 that the signature states.
     assert arrays["f"].dtype == np.float32
 
@@ -90,11 +106,26 @@ def test_any_signature_answers_in_the_types_of_the_inputs(address):
     ("inputs", "signature", "outputs", "text"),
     [
         ({"x": [[1.0]]}, "half", (), r"no signature 'half': the model has '.*', 'serving_default'"),
-        ({"y": [[1.0]]}, None, (), r"inputs 'y': signature 'serving_default' takes x float32 \[\?, 1\]"),
-        ({"x": [["one"]]}, None, (), r"input 'x' is values that are no float32: .* takes x float32"),
+        (
+            {"y": [[1.0]]},
+            None,
+            (),
+            r"inputs 'y': signature 'serving_default' takes x float32 \[\?, 1\]",
+        ),
+        (
+            {"x": [["one"]]},
+            None,
+            (),
+            r"input 'x' is values that are no float32: .* takes x float32",
+        ),
         ({"x": np.zeros((1, 1), complex)}, None, (), r"input 'x' is an array of complex128"),
         ({"x": [[1.0], [1.0, 2.0]]}, None, (), r"input 'x' is lists of different lengths"),
-        ({"x": [[1.0]]}, None, ["z"], r"outputs 'z': signature 'serving_default' answers y float32"),
+        (
+            {"x": [[1.0]]},
+            None,
+            ["z"],
+            r"outputs 'z': signature 'serving_default' answers y float32",
+        ),
     ],
     ids=["signature", "name", "type", "array", "ragged", "output"],
 )
@@ -119,13 +150,19 @@ def test_request_that_the_signature_does_not_take_is_refused_before_it_is_sent(
 def test_picture_for_the_signature_of_another_model_is_refused_before_it_is_sent(address):
     with (
         PredictClient(address, "half") as client,
-        pytest.raises(InvalidRequest, match=r"inputs 'image_bytes': signature 'serving_default' takes x float32"),
+        pytest.raises(
+            InvalidRequest,
+            match=r"inputs 'image_bytes': signature 'serving_default' takes x float32",
+        ),
     ):
         client.predict(b"a picture")
 
 
 def test_port_of_rest_is_named_as_such(server):
     address = f"127.0.0.1:{server.ports['rest_api_port']}"
-    with PredictClient(address) as client, pytest.raises(WrongProtocol, match="no gRPC port") as caught:
+    with (
+        PredictClient(address) as client,
+        pytest.raises(WrongProtocol, match="no gRPC port") as caught,
+    ):
         client.wait_until_ready(60)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE

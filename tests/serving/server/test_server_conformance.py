@@ -1,4 +1,6 @@
-"""Answers and refusals of every gRPC method, over the wire; texts are TensorFlow Serving's or those of its core."""
+"""Answers and refusals of every gRPC method, over the wire; texts are TensorFlow Serving's or those
+of its core.
+"""
 
 import numpy as np
 import pytest
@@ -27,16 +29,23 @@ def spec(signature="", name="heads", **fields):
 
 
 def classify(client, signature, **fields):
-    return client.call("PredictionService/Classify", **{"model_spec": spec(signature), "input": given(0.25), **fields})
+    return client.call(
+        "PredictionService/Classify",
+        **{"model_spec": spec(signature), "input": given(0.25), **fields},
+    )
 
 
 def regress(client, signature, **fields):
-    return client.call("PredictionService/Regress", **{"model_spec": spec(signature), "input": given(1), **fields})
+    return client.call(
+        "PredictionService/Regress", **{"model_spec": spec(signature), "input": given(1), **fields}
+    )
 
 
 def multi(client, *tasks, **fields):
     listed = [{"model_spec": spec(signature), "method_name": method} for signature, method in tasks]
-    return client.call("PredictionService/MultiInference", **{"tasks": listed, "input": given(0.25, 1), **fields})
+    return client.call(
+        "PredictionService/MultiInference", **{"tasks": listed, "input": given(0.25, 1), **fields}
+    )
 
 
 def metadata(client, **fields):
@@ -55,9 +64,16 @@ def test_tf1_model_predicts(client):
 
 def test_classify_gives_labels_and_scores(client):
     response = classify(client, "classify", input=given(0.25, 1))
-    assert classes(response.result) == [[("cats", 0.25), ("dogs", 0.75)], [("cats", 1.0), ("dogs", 0.0)]]
+    assert classes(response.result) == [
+        [("cats", 0.25), ("dogs", 0.75)],
+        [("cats", 1.0), ("dogs", 0.0)],
+    ]
     answered = response.model_spec
-    assert (answered.name, answered.signature_name, answered.version.value) == ("heads", "classify", 1)
+    assert (answered.name, answered.signature_name, answered.version.value) == (
+        "heads",
+        "classify",
+        1,
+    )
 
 
 def test_classify_without_labels_or_scores_leaves_them_empty(client):
@@ -73,7 +89,10 @@ def test_regress_gives_a_value_per_example(client, signature):
 
 
 def test_context_adds_its_features_to_each_example(client):
-    with_context = {"context": example(shift=10), "examples": [example(x=1), example(x=4, shift=20)]}
+    with_context = {
+        "context": example(shift=10),
+        "examples": [example(x=1), example(x=4, shift=20)],
+    }
     response = regress(client, "regress", input={"example_list_with_context": with_context})
     assert [one.value for one in response.result.regressions] == [12.5, 24.0]
 
@@ -81,7 +100,10 @@ def test_context_adds_its_features_to_each_example(client):
 def test_multi_inference_answers_every_task(client):
     response = multi(client, ("classify", CLASSIFY), ("regress", REGRESS))
     first, second = response.results
-    assert classes(first.classification_result) == [[("cats", 0.25), ("dogs", 0.75)], [("cats", 1.0), ("dogs", 0.0)]]
+    assert classes(first.classification_result) == [
+        [("cats", 0.25), ("dogs", 0.75)],
+        [("cats", 1.0), ("dogs", 0.0)],
+    ]
     assert [one.value for one in second.regression_result.regressions] == [2.125, 2.5]
     assert [one.model_spec.signature_name for one in response.results] == ["classify", "regress"]
     assert {one.model_spec.version.value for one in response.results} == {1}
@@ -99,7 +121,9 @@ def test_metadata_is_the_signatures_and_the_version(client):
 
 def test_default_value_stands_for_an_input_that_is_not_sent(client):
     one = np.array([[1]], np.float32)
-    assert client.predict(request("heads", {"x": one}, "optional")).outputs["sum"].float_val == [11.0]
+    assert client.predict(request("heads", {"x": one}, "optional")).outputs["sum"].float_val == [
+        11.0
+    ]
     both = {"x": one, "a": np.array([2], np.float32)}
     assert client.predict(request("heads", both, "optional")).outputs["sum"].float_val == [3.0]
 
@@ -108,7 +132,8 @@ def test_last_value_stands_for_those_that_are_missing(client):
     message = request("heads", {"x": np.zeros([2, 1], np.float32)})
     message.inputs["x"].CopyFrom(
         text_format.Parse(
-            "dtype: DT_FLOAT tensor_shape { dim { size: 3 } dim { size: 1 } } float_val: 2 float_val: 4",
+            "dtype: DT_FLOAT tensor_shape { dim { size: 3 } dim { size: 1 } } float_val: 2"
+            " float_val: 4",
             TensorProto(),
         )
     )
@@ -133,7 +158,9 @@ def test_last_value_stands_for_those_that_are_missing(client):
     ],
     ids=["no feature", "no example"],
 )
-def test_predict_on_examples_is_refused_with_the_text_of_the_core(client, inputs, signature, code, start):
+def test_predict_on_examples_is_refused_with_the_text_of_the_core(
+    client, inputs, signature, code, start
+):
     actual, text = refusal(client.predict, request("heads", inputs, signature))
     assert actual == code
     assert text.startswith(start)
@@ -142,8 +169,14 @@ def test_predict_on_examples_is_refused_with_the_text_of_the_core(client, inputs
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"q": [1], "p": np.ones([1, 1], np.float32)}, "Expects arg[0] to be float but int32 is provided"),
-        ({"q": np.ones(1, np.float32), "p": ["x"]}, "Expects arg[1] to be float but string is provided"),
+        (
+            {"q": [1], "p": np.ones([1, 1], np.float32)},
+            "Expects arg[0] to be float but int32 is provided",
+        ),
+        (
+            {"q": np.ones(1, np.float32), "p": ["x"]},
+            "Expects arg[1] to be float but string is provided",
+        ),
     ],
 )
 def test_wrong_type_is_named_by_its_place_among_the_tensor_names(client, inputs, text):
@@ -152,10 +185,13 @@ def test_wrong_type_is_named_by_its_place_among_the_tensor_names(client, inputs,
 
 def test_input_without_default_is_named(client):
     text = (
-        "Signature input alias: x(feed name: x:0) not found in request and no default value provided. "
-        "Inputs expected to be in the request {a}, or default input alias set: a"
+        "Signature input alias: x(feed name: x:0) not found in request and no default value"
+        " provided. Inputs expected to be in the request {a}, or default input alias set: a"
     )
-    assert refusal(client.predict, request("heads", {"a": np.ones(1, np.float32)}, "optional")) == (INVALID, text)
+    assert refusal(client.predict, request("heads", {"a": np.ones(1, np.float32)}, "optional")) == (
+        INVALID,
+        text,
+    )
 
 
 def test_unknown_input_beside_defaults_is_named(client):
@@ -167,13 +203,21 @@ def test_unknown_input_beside_defaults_is_named(client):
 COMMON = [
     ({"model_spec": None}, INVALID, "Missing ModelSpec"),
     ({"model_spec": {}}, INVALID, "ModelSpec has no name specified."),
-    ({"model_spec": spec(name="none")}, "NOT_FOUND", "Servable not found for request: Latest(none)"),
+    (
+        {"model_spec": spec(name="none")},
+        "NOT_FOUND",
+        "Servable not found for request: Latest(none)",
+    ),
     (
         {"model_spec": spec(version={"value": 7})},
         "NOT_FOUND",
         "Servable not found for request: Specific(heads, 7)",
     ),
-    ({"model_spec": spec(version_label="gold")}, INVALID, "Unrecognized servable version label: gold"),
+    (
+        {"model_spec": spec(version_label="gold")},
+        INVALID,
+        "Unrecognized servable version label: gold",
+    ),
 ]
 
 
@@ -196,7 +240,11 @@ def test_model_that_is_not_there_is_refused(client, method, fields, code, text):
         (classify, "bad_rank", "Expected Tensor shape: [batch_size num_classes] but got [1]"),
         (classify, "bad_scores_type", "Expected scores Tensor of DT_FLOAT. Got: DT_DOUBLE"),
         (classify, "bad_classes_type", "Expected classes Tensor of DT_STRING. Got: DT_FLOAT"),
-        (classify, "bad_columns", "Tensors class and score should match in dim_size(1). Got 2 vs. 1"),
+        (
+            classify,
+            "bad_columns",
+            "Tensors class and score should match in dim_size(1). Got 2 vs. 1",
+        ),
         (classify, "bad_float_input", "Expects arg[0] to be float but string is provided"),
         (regress, "other", "No signature was found with the name: other"),
         (regress, "bad_two_inputs", "Expected one input Tensor."),
@@ -204,7 +252,10 @@ def test_model_that_is_not_there_is_refused(client, method, fields, code, text):
         (
             regress,
             "bad_value_shape",
-            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got [1,2]",
+            (
+                "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got"
+                " [1,2]"
+            ),
         ),
         (regress, "bad_value_type", "Expected output Tensor of DT_FLOAT.  Got: DT_INT32"),
     ],
@@ -216,12 +267,18 @@ def test_signature_of_another_kind_is_refused(client, method, signature, text):
 @pytest.mark.parametrize(
     ("method", "signature", "start"),
     [
-        (classify, "bad_input_name", 'No classification inputs found in SignatureDef: inputs {\n  key: "x"\n'),
+        (
+            classify,
+            "bad_input_name",
+            'No classification inputs found in SignatureDef: inputs {\n  key: "x"\n',
+        ),
         (
             classify,
             "bad_output_names",
-            'Expected classification signature outputs to contain at least one of "classes" or "scores". '
-            "Signature was: inputs {\n",
+            (
+                'Expected classification signature outputs to contain at least one of "classes" or'
+                ' "scores". Signature was: inputs {\n'
+            ),
         ),
         (regress, "bad_input_name", "No regression inputs found in SignatureDef: inputs {\n"),
         (regress, "scores", "No regression outputs found in SignatureDef: inputs {\n"),
@@ -244,7 +301,9 @@ def test_answer_of_another_number_of_rows_is_refused(client, method, signature, 
     assert refusal(method, client, signature, input=given(1, 2, 3)) == (INVALID, text)
 
 
-@pytest.mark.parametrize("empty", [{}, {"example_list": {}}, {"example_list_with_context": {"context": example(x=1)}}])
+@pytest.mark.parametrize(
+    "empty", [{}, {"example_list": {}}, {"example_list_with_context": {"context": example(x=1)}}]
+)
 def test_input_without_examples_is_refused(client, empty):
     assert refusal(classify, client, "classify", input=empty) == (INVALID, "Input is empty.")
     assert refusal(regress, client, "regress", input=empty) == (INVALID, "Input is empty.")
@@ -257,15 +316,31 @@ def test_input_without_examples_is_refused(client, empty):
         ([], INVALID, "ModelSpec has no name specified."),
         ([("", "", CLASSIFY)], INVALID, "ModelSpec has no name specified."),
         ([("none", "", CLASSIFY)], "NOT_FOUND", "Servable not found for request: Latest(none)"),
-        ([("heads", "regress", REGRESS), ("", "", CLASSIFY)], INVALID, "Found ModelSpec with an empty model name."),
+        (
+            [("heads", "regress", REGRESS), ("", "", CLASSIFY)],
+            INVALID,
+            "Found ModelSpec with an empty model name.",
+        ),
         (
             [("heads", "regress", REGRESS), ("half", "", CLASSIFY)],
             INVALID,
             "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
         ),
-        ([("heads", "regress", REGRESS)] * 2, INVALID, "Duplicate evaluation of signature: regress"),
-        ([("heads", "other", REGRESS)], INVALID, "Requested signature not found in model graph: other"),
-        ([("heads", "regress", "predict")], "UNIMPLEMENTED", "Unsupported signature method_name: predict"),
+        (
+            [("heads", "regress", REGRESS)] * 2,
+            INVALID,
+            "Duplicate evaluation of signature: regress",
+        ),
+        (
+            [("heads", "other", REGRESS)],
+            INVALID,
+            "Requested signature not found in model graph: other",
+        ),
+        (
+            [("heads", "regress", "predict")],
+            "UNIMPLEMENTED",
+            "Unsupported signature method_name: predict",
+        ),
         ([("heads", "bad_two_inputs", CLASSIFY)], INVALID, "Expected one input Tensor."),
         (
             [("heads", "regress", REGRESS), ("heads", "elsewhere", REGRESS)],
@@ -275,7 +350,10 @@ def test_input_without_examples_is_refused(client, empty):
     ],
 )
 def test_multi_inference_is_refused(client, tasks, code, text):
-    listed = [{"model_spec": spec(signature, name), "method_name": method} for name, signature, method in tasks]
+    listed = [
+        {"model_spec": spec(signature, name), "method_name": method}
+        for name, signature, method in tasks
+    ]
     assert refusal(multi, client, tasks=listed) == (code, text)
 
 
@@ -292,7 +370,11 @@ def test_metadata_other_than_signatures_is_refused(client, fields, text):
 
 def test_reload_of_anything_but_a_list_is_refused(client):
     text = (
-        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
+        "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is"
+        " currently supported"
     )
     for config in ({}, {"custom_model_config": {}}):
-        assert refusal(client.call, "ModelService/HandleReloadConfigRequest", config=config) == (INVALID, text)
+        assert refusal(client.call, "ModelService/HandleReloadConfigRequest", config=config) == (
+            INVALID,
+            text,
+        )

@@ -14,20 +14,27 @@ def test_no_arguments_give_the_defaults_of_the_real_server_and_print_nothing():
     flags, printed = read()
     assert printed == ""
     assert (flags.port, flags.rest_api_port, flags.model_name) == (8500, 0, "default")
-    assert (flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds) == (1, 0)
+    assert (flags.file_system_poll_wait_seconds, flags.model_config_file_poll_wait_seconds) == (
+        1,
+        0,
+    )
     assert (flags.max_num_load_retries, flags.load_retry_interval_micros) == (5, 60_000_000)
     assert (flags.rest_api_timeout_in_ms, flags.enable_batching) == (30000, False)
 
 
 def test_values_of_every_type_are_read_and_the_last_one_wins():
-    flags, printed = read("--port=1", "--port=-2", "--model_name=a=b", "--enable_batching", "--bind_all=true")
+    flags, printed = read(
+        "--port=1", "--port=-2", "--model_name=a=b", "--enable_batching", "--bind_all=true"
+    )
     assert printed == ""
     assert flags == Flags(port=-2, model_name="a=b", enable_batching=True, bind_all=True)
     assert read("--enable_batching", "--enable_batching=false")[0] == Flags()
 
 
 def test_flags_that_mean_nothing_here_are_accepted_with_one_line_each_that_says_why():
-    flags, printed = read("--enable_profiler", "--num_load_threads=2", "--skip_initialize_tpu", "--port=1")
+    flags, printed = read(
+        "--enable_profiler", "--num_load_threads=2", "--skip_initialize_tpu", "--port=1"
+    )
     assert flags == Flags(port=1)
     assert printed.splitlines() == [
         "warning: --enable_profiler has no effect here: the profiler is not supported",
@@ -36,14 +43,18 @@ def test_flags_that_mean_nothing_here_are_accepted_with_one_line_each_that_says_
 
 
 def test_fraction_is_read_as_a_number():
-    assert read("--per_process_gpu_memory_fraction=0.5")[0] == Flags(per_process_gpu_memory_fraction=0.5)
+    assert read("--per_process_gpu_memory_fraction=0.5")[0] == Flags(
+        per_process_gpu_memory_fraction=0.5
+    )
 
 
 def test_unknown_arguments_are_printed_with_usage_and_left_out():
     flags, printed = read("--colour=red", "--port", "9000", "-port=1", "--rest_api_port=8501")
     assert flags == Flags(rest_api_port=8501)
     unknown = [line for line in printed.splitlines() if line.startswith("unknown argument: ")]
-    assert unknown == [f"unknown argument: {name}" for name in ("--colour=red", "--port", "9000", "-port=1")]
+    assert unknown == [
+        f"unknown argument: {name}" for name in ("--colour=red", "--port", "9000", "-port=1")
+    ]
     assert "\t--model_base_path=" in printed
 
 
@@ -65,7 +76,9 @@ def test_value_that_cannot_be_read_ends_with_usage_and_255(argument):
         parse([argument], output)
     assert end.value.code == 255
     name, _, value = argument.removeprefix("--").partition("=")
-    assert output.getvalue().startswith(f"Couldn't interpret value {value} for flag {name}: expected ")
+    assert output.getvalue().startswith(
+        f"Couldn't interpret value {value} for flag {name}: expected "
+    )
     assert "usage: " in output.getvalue()
 
 

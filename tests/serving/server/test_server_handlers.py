@@ -1,4 +1,6 @@
-"""Handlers on a manager of their own: what is merged, what a reload waits for, which calls are not run at all."""
+"""Handlers on a manager of their own: what is merged, what a reload waits for, which calls are not
+run at all.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +45,8 @@ def client(manager, exported):
 
 def listing(**base_paths):
     models = [
-        {"name": name, "base_path": str(path), "model_platform": "tensorflow"} for name, path in base_paths.items()
+        {"name": name, "base_path": str(path), "model_platform": "tensorflow"}
+        for name, path in base_paths.items()
     ]
     return {"model_config_list": {"config": models}}
 
@@ -58,7 +61,9 @@ def test_reload_answers_once_the_new_model_does_and_drops_what_is_not_listed(cli
 
 def test_reload_of_a_model_that_cannot_be_loaded_says_why(client, exported, tmp_path):
     (tmp_path / "broken" / "1").mkdir(parents=True)
-    code, text = refusal(client.call, RELOAD, config=listing(half=exported / "half", broken=tmp_path / "broken"))
+    code, text = refusal(
+        client.call, RELOAD, config=listing(half=exported / "half", broken=tmp_path / "broken")
+    )
     assert code == "UNKNOWN"
     assert text.startswith(
         "1 model(s) did not become available: {{{name: broken version: 1} due to error: NOT_FOUND: "
@@ -91,7 +96,9 @@ def test_reload_ends_when_the_server_does(manager, exported, tmp_path):
             waiting.result(JOIN_S)
 
 
-def test_two_signatures_on_one_input_with_the_same_output_name_do_not_share_a_run(manager, tmp_path):
+def test_two_signatures_on_one_input_with_the_same_output_name_do_not_share_a_run(
+    manager, tmp_path
+):
     export_heads(tmp_path / "heads" / "1")
     manager.apply(single_model("heads", f"{tmp_path}/heads"))
     manager.tick()
@@ -102,7 +109,9 @@ def test_two_signatures_on_one_input_with_the_same_output_name_do_not_share_a_ru
 
     def ask(signature):
         barrier.wait()
-        return handlers.predict(request("heads", {"inputs": serialized}, signature), None).outputs["outputs"]
+        return handlers.predict(request("heads", {"inputs": serialized}, signature), None).outputs[
+            "outputs"
+        ]
 
     with ThreadPoolExecutor(2) as threads:
         value, column = threads.map(ask, ["regress", "regress_column"])
@@ -126,7 +135,9 @@ class Gone:
 def test_call_that_nobody_waits_for_is_not_run(active, remaining):
     calls = []
     slots = threading.BoundedSemaphore(1)
-    method = grpc_service._method(lambda *arguments: calls.append(arguments), PredictRequest, PredictResponse, slots)
+    method = grpc_service._method(
+        lambda *arguments: calls.append(arguments), PredictRequest, PredictResponse, slots
+    )
     with pytest.raises(StatusError) as error:
         method.unary_unary(PredictRequest(), Gone(active, remaining))
     assert error.value.code == grpc.StatusCode.DEADLINE_EXCEEDED

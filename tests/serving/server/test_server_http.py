@@ -1,4 +1,6 @@
-"""What a connection may do to the REST port of a real server process, and bodies that nobody thought of."""
+"""What a connection may do to the REST port of a real server process, and bodies that nobody
+thought of.
+"""
 
 import contextlib
 import http.client
@@ -85,7 +87,8 @@ def test_half_closed_connection_is_answered(wire):
 def test_chunked_body_and_expectation_are_understood(wire):
     connection = wire()
     connection.sendall(
-        f"POST {HALF} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n".encode()
+        f"POST {HALF} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect:"
+        " 100-continue\r\n\r\n".encode()
     )
     assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in ONE) + b"0\r\n\r\n")
@@ -94,7 +97,9 @@ def test_chunked_body_and_expectation_are_understood(wire):
 
 def test_body_that_is_too_large_is_refused_before_it_is_read(wire):
     connection = wire()
-    connection.sendall(f"POST {HALF} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**60}\r\n\r\n{{".encode())
+    connection.sendall(
+        f"POST {HALF} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**60}\r\n\r\n{{".encode()
+    )
     assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
@@ -136,7 +141,9 @@ def test_slow_and_silent_connections_hold_no_thread(wire, server):
 def test_client_that_does_not_read_its_answer_holds_no_thread(wire):
     body = json.dumps({"instances": [[0.333333333]] * 200_000}).encode()
     deaf = [wire() for _ in range(3)]
-    senders = [threading.Thread(target=connection.sendall, args=(post(body),)) for connection in deaf]
+    senders = [
+        threading.Thread(target=connection.sendall, args=(post(body),)) for connection in deaf
+    ]
     for sender in senders:
         sender.start()
     for sender in senders:
@@ -190,7 +197,10 @@ def check_answer(body, code, answer):
         expected, found = halved(rows), json.loads(answer)["predictions"]
     else:
         value = document["inputs"]
-        expected, found = halved(value["x"] if isinstance(value, dict) else value), json.loads(answer)["outputs"]
+        expected, found = (
+            halved(value["x"] if isinstance(value, dict) else value),
+            json.loads(answer)["outputs"],
+        )
     assert np.array_equal(np.asarray(found, np.float32), expected, equal_nan=True)
 
 

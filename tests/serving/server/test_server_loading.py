@@ -45,7 +45,9 @@ def spec(signature):
     return {"name": "heads", "signature_name": signature, "version": {"value": 7}}
 
 
-PREDICT_LOG = PredictionLog(predict_log={"request": request("heads", {"x": ONE}, version={"value": 7})})
+PREDICT_LOG = PredictionLog(
+    predict_log={"request": request("heads", {"x": ONE}, version={"value": 7})}
+)
 OTHER_LOGS = [
     PredictionLog(classify_log={"request": {"model_spec": spec("classify"), "input": given(1)}}),
     PredictionLog(regress_log={"request": {"model_spec": spec("regress"), "input": given(1)}}),
@@ -77,11 +79,15 @@ def refusal(version, **options):
 
 
 @pytest.mark.parametrize(("iterations", "runs"), [(1, 4), (3, 12)])
-def test_records_of_every_method_are_answered_while_loading(version, monkeypatch, iterations, runs, caplog):
+def test_records_of_every_method_are_answered_while_loading(
+    version, monkeypatch, iterations, runs, caplog
+):
     write_records(version, PREDICT_LOG, *OTHER_LOGS)
     counted = []
     run = servable.SavedModel.run
-    monkeypatch.setattr(servable.SavedModel, "run", lambda self, *rest: counted.append(1) or run(self, *rest))
+    monkeypatch.setattr(
+        servable.SavedModel, "run", lambda self, *rest: counted.append(1) or run(self, *rest)
+    )
     with caplog.at_level(logging.INFO):
         load(1, str(version), Options(warm_up_iterations=iterations)).close()
     assert len(counted) == runs
@@ -91,7 +97,10 @@ def test_records_of_every_method_are_answered_while_loading(version, monkeypatch
 def test_version_without_records_says_where_they_would_be(heads, caplog):
     with caplog.at_level(logging.INFO):
         load(1, str(heads), Options()).close()
-    assert f"No warmup data file found at {heads}/assets.extra/tf_serving_warmup_requests" in caplog.text
+    assert (
+        f"No warmup data file found at {heads}/assets.extra/tf_serving_warmup_requests"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,8 +112,14 @@ def test_version_without_records_says_where_they_would_be(heads, caplog):
         ),
         ([PredictionLog(session_run_log={})], "UNIMPLEMENTED: Unsupported log_type for warmup: 5"),
         ([b"\x0a\xff"], "INVALID_ARGUMENT: Failed to parse warmup record: "),
-        ([PredictionLog()] * 1001, "INVALID_ARGUMENT: Number of warmup records exceeds the maximum (1000) at "),
-        ([PredictionLog(multi_inference_log={})], "INVALID_ARGUMENT: ModelSpec has no name specified."),
+        (
+            [PredictionLog()] * 1001,
+            "INVALID_ARGUMENT: Number of warmup records exceeds the maximum (1000) at ",
+        ),
+        (
+            [PredictionLog(multi_inference_log={})],
+            "INVALID_ARGUMENT: ModelSpec has no name specified.",
+        ),
     ],
     ids=["a request that fails", "another kind", "no PredictionLog", "too many", "no tasks"],
 )
@@ -135,7 +150,9 @@ class Sum(tf.Module):
     def double(self, x):
         return {"sum": 2 * x}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)]
+    )
     def add(self, x, y):
         return {"sum": x + y}
 
@@ -147,7 +164,9 @@ def lite(tmp_path_factory, heads):
     module = Sum()
     signatures = {"serving_default": module.row, "double": module.double, "add": module.add}
     tf.saved_model.save(module, str(path.parent / "sum"), signatures)
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(path.parent / "sum"), signature_keys=list(signatures))
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(path.parent / "sum"), signature_keys=list(signatures)
+    )
     (path / "model.tflite").write_bytes(converter.convert())
     return path
 
@@ -163,7 +182,10 @@ def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
     model = load(1, str(lite), Options(prefer_tflite=True))
     assert sorted(model.signatures) == ["add", "double", "serving_default"]
     inputs = model.signatures["serving_default"].inputs["x"]
-    assert (inputs.dtype, [one.size for one in inputs.tensor_shape.dim]) == (tf.float32.as_datatype_enum, [-1, 2])
+    assert (inputs.dtype, [one.size for one in inputs.tensor_shape.dim]) == (
+        tf.float32.as_datatype_enum,
+        [-1, 2],
+    )
     for rows in (1, 3, 1, 0):
         values = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
         assert lite_answer(model, "serving_default", x=values) == values.sum(axis=1).tolist()
@@ -176,8 +198,12 @@ def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
 
 def test_tflite_model_without_signatures_is_refused(tmp_path):
     graph = Sum().double.get_concrete_function()
-    (tmp_path / "model.tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert())
-    text = f"INVALID_ARGUMENT: {tmp_path}/model.tflite has no signature: convert it from a SavedModel"
+    (tmp_path / "model.tflite").write_bytes(
+        tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert()
+    )
+    text = (
+        f"INVALID_ARGUMENT: {tmp_path}/model.tflite has no signature: convert it from a SavedModel"
+    )
     assert refusal(tmp_path, prefer_tflite=True) == text
 
 
@@ -200,8 +226,8 @@ def test_model_that_is_not_whiskers_is_served_by_tensorflow_with_the_reason(head
     model = load(1, str(heads), Options(xnnpack=True))
     assert isinstance(model, servable.SavedModel)
     assert (
-        f"{heads} is served by TensorFlow alone: it has not the signature serving_default of a Whisker model"
-        in caplog.text
+        f"{heads} is served by TensorFlow alone: it has not the signature serving_default of a"
+        " Whisker model" in caplog.text
     )
     model.close()
 
@@ -223,7 +249,10 @@ def test_flags_reach_loading_and_answers(lite, tmp_path, caplog):
         wait_until(lambda: (tmp_path / "ports.json").exists() or served.done())
         client = Client(**json.loads((tmp_path / "ports.json").read_text()))
         outputs = client.predict(request("default", value)).outputs
-        assert (outputs["sum"].tensor_content, list(outputs["sum"].float_val)) == (np.float32(3).tobytes(), [])
+        assert (outputs["sum"].tensor_content, list(outputs["sum"].float_val)) == (
+            np.float32(3).tobytes(),
+            [],
+        )
         client.channel.close()
         stop.put(signal.SIGTERM)
         assert served.result(30)
@@ -231,7 +260,12 @@ def test_flags_reach_loading_and_answers(lite, tmp_path, caplog):
 
 
 def test_flags_say_how_to_load():
-    flags = Flags(enable_model_warmup=False, xnnpack=True, num_tflite_pools=3, num_request_iterations_for_warmup=5)
+    flags = Flags(
+        enable_model_warmup=False,
+        xnnpack=True,
+        num_tflite_pools=3,
+        num_request_iterations_for_warmup=5,
+    )
     expected = Options(warm_up=False, xnnpack=True, interpreters=3, warm_up_iterations=5)
     assert replace(loading_options(flags), session=None) == expected
     assert replace(loading_options(Flags()), session=None) == Options()

@@ -1,4 +1,6 @@
-"""The lifecycle, driven tick by tick with a clock of the test's own and loads that succeed, fail or are counted."""
+"""The lifecycle, driven tick by tick with a clock of the test's own and loads that succeed, fail or
+are counted.
+"""
 
 import grpc
 import pytest
@@ -29,7 +31,9 @@ class World:
         self.loads = []
         self.servables = {}
         self.config = None
-        self.manager = Manager(self.load, lambda: self.config, Options(**options), clock=lambda: self.now)
+        self.manager = Manager(
+            self.load, lambda: self.config, Options(**options), clock=lambda: self.now
+        )
 
     def load(self, number, path):
         self.loads.append(number)
@@ -46,10 +50,13 @@ class World:
         (self.folder / str(number)).rmdir()
 
     def configure(self, policy="", labels=None, model="m"):
-        pairs = "".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in (labels or {}).items())
+        pairs = "".join(
+            f'version_labels {{ key: "{key}" value: {value} }}'
+            for key, value in (labels or {}).items()
+        )
         self.config = text_format.Parse(
-            f'model_config_list {{ config {{ name: "{model}" base_path: "{self.folder}" model_platform: "tensorflow" '
-            f"model_version_policy {{ {policy} }} {pairs} }} }}",
+            f'model_config_list {{ config {{ name: "{model}" base_path: "{self.folder}"'
+            f' model_platform: "tensorflow" model_version_policy {{ {policy} }} {pairs} }} }}',
             ModelServerConfig(),
         )
         self.manager.apply(self.config)
@@ -116,8 +123,8 @@ def test_failed_load_is_tried_again_after_the_interval_so_often_and_never_after(
     assert world.states() == {1: "END"}
     with pytest.raises(StatusError) as error:
         world.manager.ready()
-    assert str(error.value) == (
-        "UNKNOWN: 1 servable(s) did not become available: "
+    assert (
+        str(error.value) == "UNKNOWN: 1 servable(s) did not become available: "
         f"{{{{{{name: m version: 1}} due to error: NOT_FOUND: nothing in {tmp_path}/1}}, }}"
     )
 
@@ -156,7 +163,9 @@ def test_failed_version_begins_anew_after_the_interval_where_that_is_asked_for(t
     assert world.states() == {1: "AVAILABLE"}
 
 
-def test_start_with_what_loads_waits_for_each_model_to_be_tried_once_and_no_longer(tmp_path, caplog):
+def test_start_with_what_loads_waits_for_each_model_to_be_tried_once_and_no_longer(
+    tmp_path, caplog
+):
     folder = tmp_path / "m"
     folder.mkdir()
     world = World(folder, start_with_what_loads=True)
@@ -164,7 +173,9 @@ def test_start_with_what_loads_waits_for_each_model_to_be_tried_once_and_no_long
     world.add(1)
     world.configure()
     config = text_format.Parse(str(world.config), ModelServerConfig())
-    config.model_config_list.config.add(name="none", base_path=f"{tmp_path}/none", model_platform="tensorflow")
+    config.model_config_list.config.add(
+        name="none", base_path=f"{tmp_path}/none", model_platform="tensorflow"
+    )
     world.manager.apply(config)
     assert not world.manager.ready()
     world.tick()
@@ -198,7 +209,9 @@ def test_folder_without_versions_unloads_all_but_a_folder_that_is_gone_nothing(w
     assert caplog.text.count("what is loaded stays") == 1
     world.folder.mkdir()
     world.tick()
-    with pytest.raises(StatusError, match=r"^NOT_FOUND: Servable not found for request: Latest\(m\)$"):
+    with pytest.raises(
+        StatusError, match=r"^NOT_FOUND: Servable not found for request: Latest\(m\)$"
+    ):
         world.used()
 
 
@@ -257,7 +270,9 @@ def test_label_of_a_version_that_is_not_loaded_is_refused(world):
     assert world.used() == 2
 
 
-def test_new_label_may_come_before_its_version_if_allowed_but_an_old_one_does_not_move_to_one(tmp_path):
+def test_new_label_may_come_before_its_version_if_allowed_but_an_old_one_does_not_move_to_one(
+    tmp_path,
+):
     world = World(tmp_path, labels_for_unavailable=True)
     world.add(1, 2)
     world.configure("specific { versions: 1 }", {"stable": 1})
@@ -265,7 +280,9 @@ def test_new_label_may_come_before_its_version_if_allowed_but_an_old_one_does_no
         world.used(None, "stable")
     world.tick()
     assert world.used(None, "stable") == 1
-    with pytest.raises(StatusError, match="^FAILED_PRECONDITION: Request to assign label to version 2"):
+    with pytest.raises(
+        StatusError, match="^FAILED_PRECONDITION: Request to assign label to version 2"
+    ):
         world.configure("specific { versions: 2 }", {"stable": 2})
     world.tick()
     assert world.states() == {1: "AVAILABLE"}
@@ -282,7 +299,9 @@ def test_labels_are_replaced_whole_and_unknown_ones_refused(world):
     world.configure("", {"old": 1})
     world.configure("", {"new": 1})
     assert world.used(None, "new") == 1
-    with pytest.raises(StatusError, match="^INVALID_ARGUMENT: Unrecognized servable version label: old$"):
+    with pytest.raises(
+        StatusError, match="^INVALID_ARGUMENT: Unrecognized servable version label: old$"
+    ):
         world.used(None, "old")
 
 
@@ -291,7 +310,9 @@ def test_polled_config_is_taken_over_and_a_bad_one_logged_once(tmp_path, caplog)
     world.add(1, 2)
     world.configure("specific { versions: 1 }")
     world.tick()
-    world.config = text_format.Parse(str(world.config).replace("versions: 1", "versions: 2"), ModelServerConfig())
+    world.config = text_format.Parse(
+        str(world.config).replace("versions: 1", "versions: 2"), ModelServerConfig()
+    )
     world.tick(5)
     assert world.used() == 1
     world.tick(5)
@@ -300,7 +321,12 @@ def test_polled_config_is_taken_over_and_a_bad_one_logged_once(tmp_path, caplog)
     world.tick(10)
     world.tick(10)
     assert world.used() == 2
-    assert caplog.text.count("the new configuration is not taken over: INVALID_ARGUMENT: Illegal setting neither") == 1
+    assert (
+        caplog.text.count(
+            "the new configuration is not taken over: INVALID_ARGUMENT: Illegal setting neither"
+        )
+        == 1
+    )
 
 
 def test_states_of_what_was_never_there_are_not_found(world):

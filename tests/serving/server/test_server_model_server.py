@@ -33,26 +33,32 @@ def taken_port():
 
 
 def test_start_without_a_model_is_refused():
-    assert refusal() == (
-        "INVALID_ARGUMENT: Both server_options.model_base_path and server_options.model_config_file are empty!"
+    assert (
+        refusal() == "INVALID_ARGUMENT: Both server_options.model_base_path and"
+        " server_options.model_config_file are empty!"
     )
 
 
 def test_start_without_a_port_is_refused():
-    assert refusal(port=0, model_base_path="/m") == "INVALID_ARGUMENT: server_options.grpc_port is not set."
+    assert (
+        refusal(port=0, model_base_path="/m")
+        == "INVALID_ARGUMENT: server_options.grpc_port is not set."
+    )
 
 
 def test_port_0_is_enough_where_there_is_a_socket_which_has_to_be_bindable(exported, tmp_path):
     path = tmp_path / "none" / "grpc.sock"
-    assert refusal(port=0, grpc_socket_path=str(path), model_base_path=f"{exported}/half") == (
-        f"UNAVAILABLE: cannot listen for gRPC on unix:{path}: the address is in use or not allowed; "
-        "choose another --grpc_socket_path"
+    assert (
+        refusal(port=0, grpc_socket_path=str(path), model_base_path=f"{exported}/half")
+        == f"UNAVAILABLE: cannot listen for gRPC on unix:{path}: the address is in use or not"
+        " allowed; choose another --grpc_socket_path"
     )
 
 
 def test_channel_argument_without_a_value_is_refused(exported):
-    assert refusal(grpc_channel_arguments="grpc.a=1,b", model_base_path=f"{exported}/half") == (
-        "INVALID_ARGUMENT: --grpc_channel_arguments has b: expected name=value,name=value"
+    assert (
+        refusal(grpc_channel_arguments="grpc.a=1,b", model_base_path=f"{exported}/half")
+        == "INVALID_ARGUMENT: --grpc_channel_arguments has b: expected name=value,name=value"
     )
 
 
@@ -63,7 +69,11 @@ def test_rest_port_that_is_the_grpc_port_leaves_rest_out(exported, tmp_path, cap
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
     flags = Flags(
-        port=free, rest_api_port=free, grpc_socket_path=str(path), model_name="half", model_base_path=f"{exported}/half"
+        port=free,
+        rest_api_port=free,
+        grpc_socket_path=str(path),
+        model_name="half",
+        model_base_path=f"{exported}/half",
     )
     server = threading.Thread(target=serve, args=(flags, stop))
     server.start()
@@ -78,16 +88,18 @@ def test_rest_port_that_is_the_grpc_port_leaves_rest_out(exported, tmp_path, cap
 
 
 def test_batching_parameters_without_batching_are_refused():
-    assert refusal(model_base_path="/m", batching_parameters_file="/b") == (
-        "INVALID_ARGUMENT: server_options.batching_parameters_file is set without setting "
+    assert (
+        refusal(model_base_path="/m", batching_parameters_file="/b")
+        == "INVALID_ARGUMENT: server_options.batching_parameters_file is set without setting "
         "server_options.enable_batching to true."
     )
 
 
 def test_port_in_use_is_refused_with_its_number(exported, taken_port):
-    assert refusal(port=taken_port, model_base_path=f"{exported}/half") == (
-        f"UNAVAILABLE: cannot listen for gRPC on 127.0.0.1:{taken_port}: the address is in use or not allowed; "
-        "choose another --port"
+    assert (
+        refusal(port=taken_port, model_base_path=f"{exported}/half")
+        == f"UNAVAILABLE: cannot listen for gRPC on 127.0.0.1:{taken_port}: the address is in use"
+        " or not allowed; choose another --port"
     )
 
 
@@ -95,14 +107,16 @@ def test_rest_port_in_use_is_refused_with_its_number(exported, taken_port):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    assert refusal(port=free, rest_api_port=taken_port, model_base_path=f"{exported}/half").startswith(
-        f"UNAVAILABLE: cannot listen for REST on 127.0.0.1:{taken_port}: "
-    )
+    assert refusal(
+        port=free, rest_api_port=taken_port, model_base_path=f"{exported}/half"
+    ).startswith(f"UNAVAILABLE: cannot listen for REST on 127.0.0.1:{taken_port}: ")
 
 
 def test_ports_file_that_cannot_be_written_is_refused(exported, tmp_path):
-    assert refusal(ports_file=f"{tmp_path}/none/ports.json", model_base_path=f"{exported}/half") == (
-        f"FAILED_PRECONDITION: --ports_file={tmp_path}/none/ports.json cannot be written: No such file or directory"
+    assert (
+        refusal(ports_file=f"{tmp_path}/none/ports.json", model_base_path=f"{exported}/half")
+        == f"FAILED_PRECONDITION: --ports_file={tmp_path}/none/ports.json cannot be written: No"
+        " such file or directory"
     )
 
 
@@ -116,18 +130,26 @@ def test_first_load_that_fails_ends_the_process_with_one_line_and_255(tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     arguments = ["--max_num_load_retries=0", f"--model_base_path={tmp_path}/m", "--model_name=m"]
     done = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=START_DEADLINE_S, check=False, cwd=ROOT
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=START_DEADLINE_S,
+        check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 255
-    assert done.stdout == (
-        "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: "
-        "{{{name: m version: 1} due to error: NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export "
-        f"directory path: {tmp_path}/m/1}}, }}\n"
+    assert (
+        done.stdout
+        == "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available:"
+        " {{{name: m version: 1} due to error: NOT_FOUND: Could not find SavedModel .pb or"
+        f" .pbtxt at supplied export directory path: {tmp_path}/m/1}}, }}\n"
     )
     assert "Traceback" not in done.stderr
 
 
-def test_batching_flags_merge_requests_and_a_stop_lets_the_waiting_one_go(exported, tmp_path, monkeypatch):
+def test_batching_flags_merge_requests_and_a_stop_lets_the_waiting_one_go(
+    exported, tmp_path, monkeypatch
+):
     parameters, ports_file = tmp_path / "batching.config", tmp_path / "ports.json"
     parameters.write_text("max_batch_size { value: 2 } batch_timeout_micros { value: 600000000 }")
     flags = Flags(
@@ -139,14 +161,18 @@ def test_batching_flags_merge_requests_and_a_stop_lets_the_waiting_one_go(export
     )
     arrivals = threading.Semaphore(0)
     enqueue = Scheduler._enqueue
-    monkeypatch.setattr(Scheduler, "_enqueue", lambda *arguments: (enqueue(*arguments), arrivals.release()))
+    monkeypatch.setattr(
+        Scheduler, "_enqueue", lambda *arguments: (enqueue(*arguments), arrivals.release())
+    )
     stop, ended = queue.SimpleQueue(), []
     server = threading.Thread(target=lambda: ended.append(serve(flags, stop)))
     server.start()
     try:
         wait_until(ports_file.exists)
         ports = json.loads(ports_file.read_text())
-        calls = [Client(**ports).predict_soon(request("probe", {"s": [text]})) for text in (b"a", b"bcd")]
+        calls = [
+            Client(**ports).predict_soon(request("probe", {"s": [text]})) for text in (b"a", b"bcd")
+        ]
         outputs = [call.result(20).outputs for call in calls]
         lonely = Client(**ports).predict_soon(request("probe", {"s": [b"lonely"]}))
         assert all(arrivals.acquire(timeout=20) for _ in range(3))

@@ -1,4 +1,6 @@
-"""A server that reloads a hundred times, with clients asking all the while, is no larger than after five times."""
+"""A server that reloads a hundred times, with clients asking all the while, is no larger than after
+five times.
+"""
 
 import shutil
 import threading
@@ -18,7 +20,9 @@ def resident_kb(process):
 
 
 @pytest.mark.long
-def test_memory_after_100_reloads_is_within_a_tenth_of_that_after_5_and_no_request_fails(exported, tmp_path):
+def test_memory_after_100_reloads_is_within_a_tenth_of_that_after_5_and_no_request_fails(
+    exported, tmp_path
+):
     one = request("half", {"x": np.ones((1, 1), np.float32)})
     (tmp_path / "half").mkdir()
 
@@ -46,7 +50,9 @@ def test_memory_after_100_reloads_is_within_a_tenth_of_that_after_5_and_no_reque
         try:
             for number in range(2, RELOADS + 2):
                 publish(number)
-                wait_until(lambda number=number: server.client.states("half").get(number) == "AVAILABLE")
+                wait_until(
+                    lambda number=number: server.client.states("half").get(number) == "AVAILABLE"
+                )
                 shutil.rmtree(tmp_path / "half" / str(number - 1))
                 sizes[number - 1] = resident_kb(server)
         finally:
@@ -56,4 +62,6 @@ def test_memory_after_100_reloads_is_within_a_tenth_of_that_after_5_and_no_reque
     assert failures == []
     assert set(answered[-1:]) == {RELOADS + 1}
     print({n: sizes[n] for n in (1, 2, WARM, 10, 25, 50, 75, RELOADS)})
-    assert sizes[RELOADS] <= 1.1 * sizes[WARM], {n: sizes[n] for n in (1, 2, WARM, 10, 25, 50, 75, RELOADS)}
+    assert sizes[RELOADS] <= 1.1 * sizes[WARM], {
+        n: sizes[n] for n in (1, 2, WARM, 10, 25, 50, 75, RELOADS)
+    }

@@ -13,7 +13,9 @@ from serving.server.status import StatusError
 from serving.store import bucket as objects
 
 
-def test_versions_in_a_bucket_are_found_loaded_and_cleaned_up(exported, bucket, tmp_path, monkeypatch):
+def test_versions_in_a_bucket_are_found_loaded_and_cleaned_up(
+    exported, bucket, tmp_path, monkeypatch
+):
     address = f"gs://{bucket}/models/half"
     objects.upload_folder(exported / "half", address)
     objects.write(f"{address}/.claims/3", b"", 0)
@@ -37,7 +39,8 @@ def test_incomplete_version_in_a_bucket_is_refused_by_its_address_and_leaves_not
     objects.upload_new({"1/saved_model.pb": exported / "half" / "1" / "saved_model.pb"}, address)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(
-        StatusError, match=f"^FAILED_PRECONDITION: {address}/1 is incomplete: variables/variables.index"
+        StatusError,
+        match=f"^FAILED_PRECONDITION: {address}/1 is incomplete: variables/variables.index",
     ):
         loading.load(1, f"{address}/1", loading.Options())
     assert list(tmp_path.iterdir()) == []
@@ -45,7 +48,8 @@ def test_incomplete_version_in_a_bucket_is_refused_by_its_address_and_leaves_not
 
 def test_base_path_in_a_bucket_where_nothing_is_keeps_what_is_loaded(bucket):
     with pytest.raises(
-        StatusError, match=f"^NOT_FOUND: Could not find base path gs://{bucket}/none: nothing is there$"
+        StatusError,
+        match=f"^NOT_FOUND: Could not find base path gs://{bucket}/none: nothing is there$",
     ):
         source.scan(f"gs://{bucket}/none")
 
@@ -59,7 +63,9 @@ def test_bucket_that_does_not_exist_is_one_line(bucket):
 def test_configuration_is_read_from_a_bucket(bucket):
     text = 'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" } }'
     objects.write(f"gs://{bucket}/models.config", text.encode(), 0)
-    assert source.read_config(f"gs://{bucket}/models.config").model_config_list.config[0].name == "m"
+    assert (
+        source.read_config(f"gs://{bucket}/models.config").model_config_list.config[0].name == "m"
+    )
 
 
 def test_configuration_that_a_bucket_does_not_have_is_not_found(bucket):
@@ -73,6 +79,7 @@ def test_batching_file_of_a_version_is_read_only_where_that_is_asked_for(exporte
     Path(version, "batching_params.pbtxt").write_text("max_batch_size { value: 0 }")
     assert loading.load(1, str(version), loading.Options()).batching is None
     with pytest.raises(
-        StatusError, match="^INVALID_ARGUMENT: .*batching_params.pbtxt: max_batch_size must be positive"
+        StatusError,
+        match="^INVALID_ARGUMENT: .*batching_params.pbtxt: max_batch_size must be positive",
     ):
         loading.load(1, str(version), loading.Options(batching_per_version=True))

@@ -13,14 +13,20 @@ from serving.server.status import StatusError
 def test_floats_print_with_six_digits_where_those_are_enough_and_nine_where_not():
     values = np.array([0.2, 1, 1 / 3, 16777217, 9e6, 3e-5, -0.0, np.nan, -np.inf], np.float32)
     text = dump_outputs({"y": values}, by_row=True).decode()
-    assert text == '{"predictions": [0.2, 1.0, 0.333333343, 16777216.0, 9e+06, 3e-05, -0.0, NaN, -Infinity]}'
-    assert np.array_equal(np.array(json.loads(text)["predictions"], np.float32), values, equal_nan=True)
+    assert (
+        text == '{"predictions": [0.2, 1.0, 0.333333343, 16777216.0, 9e+06, 3e-05, -0.0, NaN,'
+        " -Infinity]}"
+    )
+    assert np.array_equal(
+        np.array(json.loads(text)["predictions"], np.float32), values, equal_nan=True
+    )
 
 
 def test_doubles_print_with_six_digits_where_those_are_enough_and_seventeen_where_not():
     values = np.array([0.1, 1 / 3, 1e300, 123456789.0])
-    assert dump_outputs({"y": values}, by_row=False) == (
-        b'{"outputs": [0.1, 0.33333333333333331, 1e+300, 123456789.0]}'
+    assert (
+        dump_outputs({"y": values}, by_row=False)
+        == b'{"outputs": [0.1, 0.33333333333333331, 1e+300, 123456789.0]}'
     )
 
 
@@ -37,7 +43,10 @@ def test_outputs_by_row_and_by_column():
     assert dump_outputs(one, by_row=False) == b'{"outputs": [[1, 2], [3, 4]]}'
     two = {"a": np.array([1.5, 2.5]), "b_bytes": np.array([b"\x00", b"x"], dtype=object)}
     assert json.loads(dump_outputs(two, by_row=True)) == {
-        "predictions": [{"a": 1.5, "b_bytes": {"b64": "AA=="}}, {"a": 2.5, "b_bytes": {"b64": "eA=="}}]
+        "predictions": [
+            {"a": 1.5, "b_bytes": {"b64": "AA=="}},
+            {"a": 2.5, "b_bytes": {"b64": "eA=="}},
+        ]
     }
     assert json.loads(dump_outputs(two, by_row=False)) == {
         "outputs": {"a": [1.5, 2.5], "b_bytes": [{"b64": "AA=="}, {"b64": "eA=="}]}
@@ -70,15 +79,25 @@ def test_outputs_that_are_no_rows_are_refused(outputs, expected):
 
 def test_classes_and_numbers():
     classes = ClassificationResult(
-        classifications=[{"classes": [{"label": 'ä"', "score": 0.1}, {"label": "", "score": 1}]}, {"classes": []}]
+        classifications=[
+            {"classes": [{"label": 'ä"', "score": 0.1}, {"label": "", "score": 1}]},
+            {"classes": []},
+        ]
     )
-    assert rest_answers.dump_classes(classes).decode() == '{"results": [[["ä\\"", 0.1], ["", 1.0]], []]}'
+    assert (
+        rest_answers.dump_classes(classes).decode()
+        == '{"results": [[["ä\\"", 0.1], ["", 1.0]], []]}'
+    )
     numbers = RegressionResult(regressions=[{"value": 2.5}, {"value": 1 / 3}])
     assert rest_answers.dump_numbers(numbers) == b'{"results": [2.5, 0.333333343]}'
 
 
 def test_results_that_are_empty_are_refused():
-    with pytest.raises(StatusError, match="^INVALID_ARGUMENT: Cannot convert empty ClassificationResults to JSON$"):
+    with pytest.raises(
+        StatusError, match="^INVALID_ARGUMENT: Cannot convert empty ClassificationResults to JSON$"
+    ):
         rest_answers.dump_classes(ClassificationResult())
-    with pytest.raises(StatusError, match="^INVALID_ARGUMENT: Cannot convert empty RegressionResults to JSON$"):
+    with pytest.raises(
+        StatusError, match="^INVALID_ARGUMENT: Cannot convert empty RegressionResults to JSON$"
+    ):
         rest_answers.dump_numbers(RegressionResult())

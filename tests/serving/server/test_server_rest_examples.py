@@ -13,8 +13,8 @@ def filled(text):
 
 def test_values_choose_the_kind_of_their_feature():
     request = filled(
-        '{"signature_name": "s", "examples": [{"i": [1, -2], "one": 3, "b": true, "f": [0.5, NaN], "e": [], '
-        '"s": ["ä", {"b64": "AP8="}], "big": 18446744073709551616}, {}]}'
+        '{"signature_name": "s", "examples": [{"i": [1, -2], "one": 3, "b": true, "f": [0.5, NaN],'
+        ' "e": [], "s": ["ä", {"b64": "AP8="}], "big": 18446744073709551616}, {}]}'
     )
     assert request.model_spec.signature_name == "s"
     first, second = request.input.example_list.examples
@@ -39,22 +39,46 @@ def test_context_is_told_from_examples():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{}", "JSON Value: {} When method is classify, key 'examples' is expected and was not found"),
-        ('{"examples": 1}', "JSON Value: {\n    \"examples\": 1\n} Expecting 'examples' value to be an list/array"),
-        ('{"examples": []}', "JSON Value: {\n    \"examples\": []\n} 'examples' value is an empty array"),
+        (
+            "{}",
+            "JSON Value: {} When method is classify, key 'examples' is expected and was not found",
+        ),
+        (
+            '{"examples": 1}',
+            "JSON Value: {\n    \"examples\": 1\n} Expecting 'examples' value to be an list/array",
+        ),
+        (
+            '{"examples": []}',
+            "JSON Value: {\n    \"examples\": []\n} 'examples' value is an empty array",
+        ),
         ('{"examples": [1]}', "Example must be JSON object but got JSON Number"),
         ('{"context": [], "examples": [{}]}', "Example must be JSON object but got JSON Array"),
-        ('{"examples": [{"x": [1, "a"]}]}', "Unexpected element type in feature: x expecting type: int64"),
-        ('{"examples": [{"x": [1.5, 1]}]}', "Unexpected element type in feature: x expecting type: float"),
-        ('{"examples": [{"x": ["a", true]}]}', "Unexpected element type in feature: x expecting type: bytes"),
+        (
+            '{"examples": [{"x": [1, "a"]}]}',
+            "Unexpected element type in feature: x expecting type: int64",
+        ),
+        (
+            '{"examples": [{"x": [1.5, 1]}]}',
+            "Unexpected element type in feature: x expecting type: float",
+        ),
+        (
+            '{"examples": [{"x": ["a", true]}]}',
+            "Unexpected element type in feature: x expecting type: bytes",
+        ),
         ('{"examples": [{"x": null}]}', "Feature: x has element with unexpected JSON type: Null"),
         ('{"examples": [{"x": [[1]]}]}', "Feature: x has element with unexpected JSON type: Array"),
-        ('{"examples": [{"x": {"y": 1}}]}', "Feature: x has element with unexpected JSON type: Object"),
+        (
+            '{"examples": [{"x": {"y": 1}}]}',
+            "Feature: x has element with unexpected JSON type: Object",
+        ),
         (
             '{"examples": [{"x": 9223372036854775808}]}',
             "Feature: x has uint64 element. Only int64 is supported.",
         ),
-        ('{"examples": [{"x": 1e39}]}', "Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        (
+            '{"examples": [{"x": 1e39}]}',
+            "Cannot convert JSON value: 1e+39 to float without loss of precision.",
+        ),
         ('{"examples": [{"x": {"b64": "*"}}]}', "Unable to base64 decode"),
     ],
 )

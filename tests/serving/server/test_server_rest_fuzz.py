@@ -1,4 +1,6 @@
-"""Very many bodies through the reading of JSON, against an oracle: refused with a status, or every value is right."""
+"""Very many bodies through the reading of JSON, against an oracle: refused with a status, or every
+value is right.
+"""
 
 import base64
 import re
@@ -16,7 +18,8 @@ from serving.server.status import StatusError
 from tests.serving.server.bodies import bodies, first_object
 
 DTYPES = [
-    tf.float32, tf.float64, tf.int32, tf.int8, tf.uint8, tf.int64, tf.uint32, tf.uint64, tf.bool, tf.string, tf.half
+    tf.float32, tf.float64, tf.int32, tf.int8, tf.uint8, tf.int64, tf.uint32, tf.uint64,
+    tf.bool, tf.string, tf.half,
 ]  # fmt: skip
 QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
@@ -33,7 +36,9 @@ def assert_same(array, value, dtype):
         text = value["b64"] if isinstance(value, dict) else value
         # Padding may be left out, but not a part of it.
         padding = "=" * (-len(text) % 4) if "=" not in text else ""
-        assert array.item() == (base64.b64decode(text + padding) if isinstance(value, dict) else text.encode())
+        assert array.item() == (
+            base64.b64decode(text + padding) if isinstance(value, dict) else text.encode()
+        )
     elif dtype == tf.bool:
         assert isinstance(value, bool)
         assert array.item() is value
@@ -49,7 +54,9 @@ def check(body, dtypes):
     """Runs one body through everything that reads it."""
     try:
         document = rest_json.parse(body)
-        arrays = rest_inputs.inputs(document, {name: dtype.as_datatype_enum for name, dtype in dtypes.items()})
+        arrays = rest_inputs.inputs(
+            document, {name: dtype.as_datatype_enum for name, dtype in dtypes.items()}
+        )
     except StatusError as error:
         assert error.code.name in ("INVALID_ARGUMENT", "UNIMPLEMENTED")
         # The server quotes a name as it is, and a value as JSON of several lines.
@@ -57,12 +64,19 @@ def check(body, dtypes):
         return
     assert set(arrays) == set(dtypes)
     said = first_object(body)
-    if "instances" in said and isinstance(said["instances"][0], dict) and "b64" not in said["instances"][0]:
+    if (
+        "instances" in said
+        and isinstance(said["instances"][0], dict)
+        and "b64" not in said["instances"][0]
+    ):
         assert all(row.keys() == dtypes.keys() for row in said["instances"])
     for name, array in arrays.items():
         assert array.dtype == dtypes[name].as_numpy_dtype
         if "instances" in said:
-            column = [row[name] if isinstance(row, dict) and name in row else row for row in said["instances"]]
+            column = [
+                row[name] if isinstance(row, dict) and name in row else row
+                for row in said["instances"]
+            ]
         else:
             inputs = said["inputs"]
             column = inputs[name] if isinstance(inputs, dict) and name in inputs else inputs

@@ -33,7 +33,9 @@ def test_text_that_is_no_json_is_refused_in_the_words_of_the_real_server(body, e
     assert str(error.value) == f"INVALID_ARGUMENT: JSON Parse error: {expected}"
 
 
-@pytest.mark.parametrize("body", [b'{"inputs": ' + b"[" * 100_000, b'{"inputs": [' + b"1" * 5000 + b"]}"])
+@pytest.mark.parametrize(
+    "body", [b'{"inputs": ' + b"[" * 100_000, b'{"inputs": [' + b"1" * 5000 + b"]}"]
+)
 def test_text_that_no_parser_should_follow_is_refused(body):
     with pytest.raises(StatusError, match="^INVALID_ARGUMENT: JSON Parse error: "):
         parse(body)
@@ -46,8 +48,10 @@ def test_text_that_no_parser_should_follow_is_refused(body):
         (b'"' + b"x" * 500 + b'"', f'JSON Value: "{"x" * 255} Is not object'),
         (
             b'{"signature_name": 1}',
-            'JSON Value: {\n    "signature_name": 1\n} not formatted correctly. '
-            "'signature_name' key must be a string value.",
+            (
+                'JSON Value: {\n    "signature_name": 1\n} not formatted correctly. '
+                "'signature_name' key must be a string value."
+            ),
         ),
     ],
 )
@@ -58,4 +62,7 @@ def test_json_that_is_no_request_is_quoted(body, expected):
 
 
 def test_surrogate_pairs_are_characters():
-    assert parse(b'{"a": "\\ud83d\\ude00", "b": "\\\\ud83d"}') == {"a": "\U0001f600", "b": "\\ud83d"}
+    assert parse(b'{"a": "\\ud83d\\ude00", "b": "\\\\ud83d"}') == {
+        "a": "\U0001f600",
+        "b": "\\ud83d",
+    }

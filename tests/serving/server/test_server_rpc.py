@@ -1,4 +1,6 @@
-"""A real server process, asked over gRPC and REST. The tests run in order: the last one stops the server."""
+"""A real server process, asked over gRPC and REST. The tests run in order: the last one stops the
+server.
+"""
 
 import json
 import shutil
@@ -25,9 +27,15 @@ def test_newest_version_answers_in_the_typed_field_and_says_which_it_is(client):
 
 def test_version_and_label_select(client):
     one = {"x": np.array([[2]], np.float32)}
-    assert client.predict(request("half", one, version={"value": 1})).outputs["y"].float_val == [3.0]
-    assert client.predict(request("half", one, version_label="stable")).outputs["y"].float_val == [3.0]
-    assert client.predict(request("half", one, version={"value": 2})).outputs["y"].float_val == [4.0]
+    assert client.predict(request("half", one, version={"value": 1})).outputs["y"].float_val == [
+        3.0
+    ]
+    assert client.predict(request("half", one, version_label="stable")).outputs["y"].float_val == [
+        3.0
+    ]
+    assert client.predict(request("half", one, version={"value": 2})).outputs["y"].float_val == [
+        4.0
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3), ()])
@@ -67,25 +75,45 @@ def test_message_above_the_default_limit_of_grpc_goes_both_ways(client):
         (predict_pb2.PredictRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
         (request("", {}), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
         (request("none", {}), "NOT_FOUND", "Servable not found for request: Latest(none)"),
-        (request("half", {}, version={"value": 7}), "NOT_FOUND", "Servable not found for request: Specific(half, 7)"),
-        (request("half", {}, version_label="gold"), "INVALID_ARGUMENT", "Unrecognized servable version label: gold"),
-        (request("half", {}, "other"), "FAILED_PRECONDITION", 'Serving signature key "other" not found.'),
+        (
+            request("half", {}, version={"value": 7}),
+            "NOT_FOUND",
+            "Servable not found for request: Specific(half, 7)",
+        ),
+        (
+            request("half", {}, version_label="gold"),
+            "INVALID_ARGUMENT",
+            "Unrecognized servable version label: gold",
+        ),
+        (
+            request("half", {}, "other"),
+            "FAILED_PRECONDITION",
+            'Serving signature key "other" not found.',
+        ),
         (
             request("half", {}),
             "INVALID_ARGUMENT",
-            "input size does not match signature: 0!=1 len({}) != len({x}). Sent extra: {}. Missing but required: {x}.",
+            (
+                "input size does not match signature: 0!=1 len({}) != len({x}). Sent extra: {}."
+                " Missing but required: {x}."
+            ),
         ),
         (
             request("half", {"x": [1.0], "z": [1.0]}),
             "INVALID_ARGUMENT",
-            "input size does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}. Missing but required: "
-            "{}.",
+            (
+                "input size does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}."
+                " Missing but required: {}."
+            ),
         ),
         (
             request("half", {"z": [1.0]}),
             "INVALID_ARGUMENT",
-            "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value "
-            "provided. Inputs expected to be in the request {z}, or default input alias set: ",
+            (
+                "Signature input alias: x(feed name: serving_default_x:0) not found in request and"
+                " no default value provided. Inputs expected to be in the request {z}, or default"
+                " input alias set: "
+            ),
         ),
         (
             request("half", {"x": np.array([1.0])}),
@@ -105,7 +133,10 @@ def test_bad_output_filters_are_refused(client):
     text = "output tensor alias not found in signature: z Outputs expected to be in the set {y}."
     assert refusal(client.predict, message) == ("INVALID_ARGUMENT", text)
     message.output_filter[:] = ["y", "y"]
-    assert refusal(client.predict, message) == ("INVALID_ARGUMENT", "duplicate output tensor alias: y")
+    assert refusal(client.predict, message) == (
+        "INVALID_ARGUMENT",
+        "duplicate output tensor alias: y",
+    )
 
 
 def test_tensor_that_does_not_fit_together_is_refused(client):
@@ -115,7 +146,9 @@ def test_tensor_that_does_not_fit_together_is_refused(client):
 
 
 def test_failure_inside_the_graph_has_the_text_of_the_core(client):
-    message = request("probe", {"left": np.zeros(2, np.float32), "right": np.zeros(3, np.float32)}, "add")
+    message = request(
+        "probe", {"left": np.zeros(2, np.float32), "right": np.zeros(3, np.float32)}, "add"
+    )
     code, text = refusal(client.predict, message)
     assert code == "INVALID_ARGUMENT"
     assert text.startswith("Incompatible shapes: [2] vs. [3]\n\t [[")
@@ -124,11 +157,16 @@ def test_failure_inside_the_graph_has_the_text_of_the_core(client):
 def test_long_message_is_cut(client):
     code, text = refusal(client.predict, request("n" * 5000, {}))
     assert code == "NOT_FOUND"
-    assert text == "Servable not found for request: Latest(nnn"[:1024].ljust(1024, "n") + "...TRUNCATED"
+    assert (
+        text
+        == "Servable not found for request: Latest(nnn"[:1024].ljust(1024, "n") + "...TRUNCATED"
+    )
 
 
 def test_deadline_of_the_client_ends_the_run(client):
-    code, _ = refusal(client.predict, request("probe", {"x": np.zeros(1, np.float32)}, "wait"), timeout_s=0.3)
+    code, _ = refusal(
+        client.predict, request("probe", {"x": np.zeros(1, np.float32)}, "wait"), timeout_s=0.3
+    )
     assert code == "DEADLINE_EXCEEDED"
 
 
@@ -140,10 +178,14 @@ def test_method_that_is_not_served_is_unimplemented(client, server):
 
 def test_status_of_all_versions_and_of_one(client):
     assert client.states("half") == {2: "AVAILABLE", 1: "AVAILABLE"}
-    one = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "half", "version": {"value": 1}})
+    one = get_model_status_pb2.GetModelStatusRequest(
+        model_spec={"name": "half", "version": {"value": 1}}
+    )
     (only,) = client.status(one).model_version_status
     assert (only.version, only.status.error_code, only.status.error_message) == (1, 0, "")
-    by_label = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "half", "version_label": "stable"})
+    by_label = get_model_status_pb2.GetModelStatusRequest(
+        model_spec={"name": "half", "version_label": "stable"}
+    )
     assert len(client.status(by_label).model_version_status) == 2
 
 
@@ -161,10 +203,18 @@ def test_status_of_nothing_is_refused(client):
 
 def test_rest_predicts_by_row_and_by_column(client):
     path = "/v1/models/half:predict"
-    assert client.http(path, b'{"instances": [[1.0], [4]]}') == (200, {"predictions": [[3.5], [5.0]]})
+    assert client.http(path, b'{"instances": [[1.0], [4]]}') == (
+        200,
+        {"predictions": [[3.5], [5.0]]},
+    )
     assert client.http(path, b'{"inputs": {"x": [[1.0]]}}') == (200, {"outputs": [[3.5]]})
-    assert client.http("/v1/models/half/versions/1:predict", b'{"instances": [2]}') == (200, {"predictions": [3.0]})
-    assert client.http("/V1/Models/half/labels/stable:predict", b'{"instances": [2]}')[1] == {"predictions": [3.0]}
+    assert client.http("/v1/models/half/versions/1:predict", b'{"instances": [2]}') == (
+        200,
+        {"predictions": [3.0]},
+    )
+    assert client.http("/V1/Models/half/labels/stable:predict", b'{"instances": [2]}')[1] == {
+        "predictions": [3.0]
+    }
 
 
 def test_rest_carries_every_type(client):
@@ -220,7 +270,10 @@ def test_rest_refuses_with_code_and_error_object(client, path, body, code, text)
 
 
 def test_rest_methods_other_than_get_and_post_are_malformed(client):
-    assert client.http("/v1/models/half", b"{}", "PUT") == (400, {"error": "Malformed request: PUT /v1/models/half"})
+    assert client.http("/v1/models/half", b"{}", "PUT") == (
+        400,
+        {"error": "Malformed request: PUT /v1/models/half"},
+    )
 
 
 def test_rest_outside_of_v1_is_an_html_404(server):
@@ -263,7 +316,10 @@ def test_new_version_is_served_without_a_gap_and_a_broken_one_never(client, expo
 
 def test_config_file_is_watched(client, models):
     one = request("half", {"x": np.array([2], np.float32)}, version_label="next")
-    assert refusal(client.predict, one) == ("INVALID_ARGUMENT", "Unrecognized servable version label: next")
+    assert refusal(client.predict, one) == (
+        "INVALID_ARGUMENT",
+        "Unrecognized servable version label: next",
+    )
     write_config(models, 'version_labels { key: "next" value: 2 }')
 
     def known():

@@ -25,15 +25,18 @@ def refusal(path, **options):
 
 def test_folder_without_saved_model_is_not_found(copy):
     (copy / "saved_model.pb").unlink()
-    assert refusal(copy) == (
-        f"NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path: {copy}"
+    assert (
+        refusal(copy)
+        == "NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path:"
+        f" {copy}"
     )
 
 
 def test_version_without_variables_index_is_refused_as_incomplete(copy):
     (copy / "variables" / "variables.index").unlink()
     assert refusal(copy).startswith(
-        f"FAILED_PRECONDITION: {copy} is incomplete: variables/variables.index is missing. Copy the whole version"
+        f"FAILED_PRECONDITION: {copy} is incomplete: variables/variables.index is missing. Copy the"
+        " whole version"
     )
 
 
@@ -68,7 +71,9 @@ def encoded(array, **options):
     return proto
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "complex64"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "complex64"]
+)
 def test_every_number_survives_the_way_out_and_back_in_typed_fields(dtype):
     array = np.array([[0, 1.5, 7]]).astype(dtype)
     proto = encoded(array)
@@ -77,7 +82,9 @@ def test_every_number_survives_the_way_out_and_back_in_typed_fields(dtype):
     assert (back.dtype, back.tolist()) == (array.dtype, array.tolist())
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint64", "bool", "complex128"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "int8", "uint64", "bool", "complex128"]
+)
 def test_content_is_written_where_it_is_asked_for(dtype):
     array = np.array([[0, 1, 7]]).astype(dtype)
     proto = encoded(array, as_content=True)

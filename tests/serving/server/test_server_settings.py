@@ -22,7 +22,9 @@ def test_parallelism_stands_for_both_and_its_parts_win_over_it():
 
 def test_session_file_is_read_and_flags_win_over_it(tmp_path):
     path = tmp_path / "session.config"
-    path.write_text("intra_op_parallelism_threads: 4 inter_op_parallelism_threads: 5 allow_soft_placement: true")
+    path.write_text(
+        "intra_op_parallelism_threads: 4 inter_op_parallelism_threads: 5 allow_soft_placement: true"
+    )
     options = session(
         tensorflow_session_config_file=str(path),
         tensorflow_intra_op_parallelism=1,
@@ -44,8 +46,10 @@ def test_session_file_is_read_and_flags_win_over_it(tmp_path):
                 "tensorflow_intra_op_parallelism": 1,
                 "tensorflow_inter_op_parallelism": 1,
             },
-            "tensorflow_session_parallelism stands for tensorflow_intra_op_parallelism and "
-            "tensorflow_inter_op_parallelism: set it, or those two",
+            (
+                "tensorflow_session_parallelism stands for tensorflow_intra_op_parallelism and "
+                "tensorflow_inter_op_parallelism: set it, or those two"
+            ),
         ),
         (
             {"per_process_gpu_memory_fraction": 1.5},
@@ -54,8 +58,10 @@ def test_session_file_is_read_and_flags_win_over_it(tmp_path):
         ({"mixed_precision": "float16"}, "mixed_precision must be bfloat16 or empty; was float16"),
         (
             {"enable_per_model_batching_parameters": True},
-            "server_options.enable_per_model_batching_parameters is set without setting "
-            "server_options.enable_batching to true.",
+            (
+                "server_options.enable_per_model_batching_parameters is set without setting "
+                "server_options.enable_batching to true."
+            ),
         ),
     ],
 )
@@ -74,14 +80,22 @@ def test_batching_is_off_unless_asked_for():
 def test_negative_number_of_threads_is_refused(name):
     with pytest.raises(StatusError) as error:
         settings.transport(Flags(**{name: -1}))
-    assert str(error.value) == f"INVALID_ARGUMENT: --{name}=-1: expected a positive number, or 0 for the default"
+    assert (
+        str(error.value)
+        == f"INVALID_ARGUMENT: --{name}=-1: expected a positive number, or 0 for the default"
+    )
 
 
 def test_threads_and_the_rest_reach_the_transport():
     transport = settings.transport(
         Flags(grpc_max_threads=3, grpc_socket_path="/s", enable_grpc_healthcheck_service=True)
     )
-    assert (transport.most_at_work, transport.socket_path, transport.health, transport.tls) == (3, "/s", True, None)
+    assert (transport.most_at_work, transport.socket_path, transport.health, transport.tls) == (
+        3,
+        "/s",
+        True,
+        None,
+    )
     assert settings.transport(Flags()).most_at_work == 128
 
 
@@ -92,12 +106,16 @@ def test_tls_file_that_holds_paths_is_refused(tmp_path):
         settings.transport(Flags(ssl_config_file=str(path)))
 
 
-def test_metrics_have_the_path_of_the_real_server_are_off_by_default_and_need_the_rest_port(tmp_path, caplog):
+def test_metrics_have_the_path_of_the_real_server_are_off_by_default_and_need_the_rest_port(
+    tmp_path, caplog
+):
     path = tmp_path / "monitoring.config"
     path.write_text("prometheus_config { enable: true }")
     assert settings.metrics_path(Flags()) == ""
     flags = {"monitoring_config_file": str(path)}
-    assert settings.metrics_path(Flags(**flags, rest_api_port=1)) == "/monitoring/prometheus/metrics"
+    assert (
+        settings.metrics_path(Flags(**flags, rest_api_port=1)) == "/monitoring/prometheus/metrics"
+    )
     assert caplog.records == []
     settings.metrics_path(Flags(**flags))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

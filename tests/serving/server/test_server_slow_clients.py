@@ -1,4 +1,6 @@
-"""Clients that send half of something, read nothing or vanish: the others are answered all the while."""
+"""Clients that send half of something, read nothing or vanish: the others are answered all the
+while.
+"""
 
 import socket
 import struct
@@ -47,11 +49,15 @@ def test_calls_that_never_send_their_message_leave_the_others_alone(server):
         return
         yield
 
-    channels = [grpc.insecure_channel(f"127.0.0.1:{server.ports['port']}", [("x", n)]) for n in range(3)]
+    channels = [
+        grpc.insecure_channel(f"127.0.0.1:{server.ports['port']}", [("x", n)]) for n in range(3)
+    ]
     before = status(server, "Threads")
     try:
         calls = [
-            channel.stream_unary(PREDICT, None, predict_pb2.PredictResponse.FromString).future(nothing(), timeout=60)
+            channel.stream_unary(PREDICT, None, predict_pb2.PredictResponse.FromString).future(
+                nothing(), timeout=60
+            )
             for channel in channels
             for _ in range(150)
         ]
@@ -69,7 +75,9 @@ def test_calls_that_never_send_their_message_leave_the_others_alone(server):
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"POST /v1/mod", HEAD % 100 + b'{"inst'], ids=["nothing", "half a head", "half a body"]
+    "sent",
+    [b"", b"POST /v1/mod", HEAD % 100 + b'{"inst'],
+    ids=["nothing", "half a head", "half a body"],
 )
 def test_connections_that_stop_in_the_middle_leave_the_others_alone(server, connect, sent):
     for _ in range(CONNECTIONS):
@@ -116,5 +124,6 @@ def test_clients_that_read_no_answer_cost_no_more_than_what_is_sent_to_them(serv
     for one in readers:
         assert one.recv(15) == b"HTTP/1.1 200 OK"
     assert answered(server)
-    # 4 answers of 1.5 MB are nothing beside the limit, which guards against keeping what was parsed.
+    # 4 answers of 1.5 MB are nothing beside the limit, which guards against keeping what was
+    # parsed.
     assert status(server, "VmRSS") - before < 200_000

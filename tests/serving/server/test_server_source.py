@@ -49,7 +49,9 @@ def test_missing_base_path_is_not_found(tmp_path):
     ],
 )
 def test_policy_chooses_versions(policy, expected):
-    model = text_format.Parse(f"model_version_policy {{ {policy} }}" if policy else "", ModelConfig())
+    model = text_format.Parse(
+        f"model_version_policy {{ {policy} }}" if policy else "", ModelConfig()
+    )
     assert sorted(source.aspired(model, {1: "a/1", 5: "a/5", 9: "a/9"})) == expected
 
 
@@ -66,8 +68,10 @@ def test_policy_chooses_versions(policy, expected):
         ),
         (
             ['name: "a" base_path: "/a"'],
-            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
-            "ModelServerConfig::model_platform, model name is a",
+            (
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                "ModelServerConfig::model_platform, model name is a"
+            ),
         ),
         (
             ['name: "a" base_path: "/a" model_platform: "onnx"'],

@@ -1,4 +1,6 @@
-"""Random messages: read as TensorFlow reads them, and through the handlers an answer or a StatusError, nothing else."""
+"""Random messages: read as TensorFlow reads them, and through the handlers an answer or a
+StatusError, nothing else.
+"""
 
 import math
 from contextlib import contextmanager
@@ -20,7 +22,9 @@ READ, ASKED, LONG = 400, 2000, 100_000
 NUMBERS = {dtype.as_datatype_enum for dtype in tensors._FIELDS}
 
 small = st.lists(st.integers(0, 4), max_size=3)
-dimensions = st.one_of(small, small, st.lists(st.sampled_from([0, 1, 3, -1, 2**31, 2**62, 2**63 - 1]), max_size=4))
+dimensions = st.one_of(
+    small, small, st.lists(st.sampled_from([0, 1, 3, -1, 2**31, 2**62, 2**63 - 1]), max_size=4)
+)
 bits = st.integers(-(2**31), 2**31 - 1)
 floats = st.floats(width=32)
 FIELDS = {
@@ -42,9 +46,14 @@ FIELDS = {
 @st.composite
 def some_protos(draw, dtype=None):
     """A tensor of a dtype, or of any, with values in its own field (mostly) or in another one."""
-    numbers = [*DataType.values(), *sorted(NUMBERS) * 10] if dtype is None else [dtype.as_datatype_enum]
+    numbers = (
+        [*DataType.values(), *sorted(NUMBERS) * 10] if dtype is None else [dtype.as_datatype_enum]
+    )
     number = draw(st.sampled_from(numbers))
-    own = next((field for one, (field, _) in tensors._FIELDS.items() if one.as_datatype_enum == number), "float_val")
+    own = next(
+        (field for one, (field, _) in tensors._FIELDS.items() if one.as_datatype_enum == number),
+        "float_val",
+    )
     field = draw(st.sampled_from([own] * 20 + ["tensor_content"] * 3 + list(FIELDS)))
     shape = {"dim": [{"size": size} for size in draw(dimensions)]}
     if draw(st.integers(0, 20)) == 20:
@@ -109,7 +118,9 @@ def check_against_tensorflow(proto):
     # Looked at singly too: (0, 2**62) has no element, and yet is more than an array can be.
     large = math.prod(sizes) > 2**20 or max(sizes, default=0) > 2**20
     if array is None and (large or proto.dtype not in NUMBERS or proto.tensor_content):
-        return  # More than an array can be; a dtype that has no field; strings in one piece: stricter than TensorFlow.
+        # More than an array can be; a dtype that has no field; strings in one piece: stricter than
+        # TensorFlow.
+        return
     if array is None:
         with pytest.raises(tf.errors.InvalidArgumentError):
             tf.io.parse_tensor(proto.SerializeToString(), tf.as_dtype(proto.dtype))
@@ -118,7 +129,9 @@ def check_against_tensorflow(proto):
     expected = tensor.numpy()
     assert array.shape == tuple(tensor.shape)
     if array.dtype == object:
-        assert array.ravel().tolist() == ([expected] if tensor.shape.rank == 0 else expected.ravel().tolist())
+        assert array.ravel().tolist() == (
+            [expected] if tensor.shape.rank == 0 else expected.ravel().tolist()
+        )
     else:
         assert array.dtype == expected.dtype
         assert array.tobytes() == expected.tobytes()

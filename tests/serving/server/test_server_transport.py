@@ -1,4 +1,6 @@
-"""A real server process with TLS, a Unix socket, health, metrics and batching per version; one of its models loads."""
+"""A real server process with TLS, a Unix socket, health, metrics and batching per version; one of
+its models loads.
+"""
 
 import datetime
 import shutil
@@ -17,7 +19,9 @@ from tests.serving.server.asking import Client, request, running
 
 
 def issue(name, issuer=None):
-    """A key and a certificate, both PEM, signed by `issuer` (a pair of objects) or by itself; and the pair."""
+    """A key and a certificate, both PEM, signed by `issuer` (a pair of objects) or by itself; and
+    the pair.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -35,7 +39,9 @@ def issue(name, issuer=None):
         .sign(issuer_key, hashes.SHA256())
     )
     encoding = serialization.Encoding.PEM
-    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     return private, certificate.public_bytes(encoding), (key, certificate)
 
 
@@ -64,7 +70,9 @@ def secured(exported, keys, tmp_path_factory):
         for name in ("broken", "half", "missing")
     )
     (root / "models.config").write_text(f"model_config_list {{ {listed} }}")
-    (root / "batching.config").write_text('num_batch_threads { value: 1 } thread_pool_name { value: "shared" }')
+    (root / "batching.config").write_text(
+        'num_batch_threads { value: 1 } thread_pool_name { value: "shared" }'
+    )
     text_file.write(root / "monitoring.config", monitoring.make("/metrics"))
     tls.write(root / "tls.config", tls.make(keys / "server.key", keys / "server.pem", keys / "ca"))
     with running(
@@ -91,7 +99,11 @@ def secured(exported, keys, tmp_path_factory):
 
 def channel(server, keys, certificate="client", address=None):
     read = (keys / "ca").read_bytes()
-    pair = [(keys / f"{certificate}{end}").read_bytes() for end in (".key", ".pem")] if certificate else [None, None]
+    pair = (
+        [(keys / f"{certificate}{end}").read_bytes() for end in (".key", ".pem")]
+        if certificate
+        else [None, None]
+    )
     address = address or f"localhost:{server.ports['port']}"
     options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.enable_retries", 0)]
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(read, *pair), options)
@@ -107,7 +119,9 @@ def half(rows=1, **spec):
     return request("half", {"x": np.ones((rows, 1), np.float32)}, **spec)
 
 
-def test_client_with_a_certificate_is_answered_and_one_without_is_not(secured, keys, secured_client):
+def test_client_with_a_certificate_is_answered_and_one_without_is_not(
+    secured, keys, secured_client
+):
     assert list(secured_client.predict(half()).outputs["y"].float_val) == [3.5]
     with channel(secured, keys, certificate=None) as bare, pytest.raises(grpc.RpcError) as error:
         Client(**secured.ports, channel=bare).predict(half(), timeout_s=10)
@@ -119,7 +133,9 @@ def test_client_with_a_certificate_is_answered_and_one_without_is_not(secured, k
 
 def test_unix_socket_is_answered(secured, keys):
     with channel(secured, keys, address=secured.socket) as it:
-        assert list(Client(**secured.ports, channel=it).predict(half()).outputs["y"].float_val) == [3.5]
+        assert list(Client(**secured.ports, channel=it).predict(half()).outputs["y"].float_val) == [
+            3.5
+        ]
 
 
 def test_models_that_load_are_served_and_the_others_reported(secured, secured_client):
@@ -135,7 +151,9 @@ def test_version_with_batching_parameters_is_batched_by_them_and_one_without_is_
     with pytest.raises(grpc.RpcError) as error:
         secured_client.predict(half(rows=3))
     assert error.value.details() == "Task size 3 is larger than maximum input batch size 2"
-    assert len(secured_client.predict(half(rows=3, version={"value": 1})).outputs["y"].float_val) == 3
+    assert (
+        len(secured_client.predict(half(rows=3, version={"value": 1})).outputs["y"].float_val) == 3
+    )
 
 
 @pytest.mark.parametrize("service", ["", "ModelService", "PredictionService"])
@@ -147,7 +165,9 @@ def test_health_service_serves_the_names_of_the_real_one(secured_client, service
 
 
 def test_health_of_another_service_is_not_found(secured_client):
-    check = secured_client.channel.unary_unary("/grpc.health.v1.Health/Check", StringValue.SerializeToString)
+    check = secured_client.channel.unary_unary(
+        "/grpc.health.v1.Health/Check", StringValue.SerializeToString
+    )
     with pytest.raises(grpc.RpcError) as error:
         check(StringValue(value="tensorflow.serving.PredictionService"), timeout=10)
     assert error.value.code() == grpc.StatusCode.NOT_FOUND
@@ -186,4 +206,7 @@ def test_requests_over_both_protocols_are_counted_by_model_and_status(secured, s
 
 def test_flag_that_has_no_effect_is_answered_by_one_line(secured):
     assert secured.log.read_text().count("--enable_profiler") == 1
-    assert "warning: --enable_profiler has no effect here: the profiler is not supported" in secured.log.read_text()
+    assert (
+        "warning: --enable_profiler has no effect here: the profiler is not supported"
+        in secured.log.read_text()
+    )

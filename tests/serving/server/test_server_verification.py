@@ -1,4 +1,6 @@
-"""--verify_digests: a version that is not what was published is not loaded, and what was loaded goes on."""
+"""--verify_digests: a version that is not what was published is not loaded, and what was loaded
+goes on.
+"""
 
 import json
 import shutil
@@ -35,7 +37,9 @@ def export(tmp_path_factory):
         return {contract.OUTPUT_CLASSES: tf.tile([["cats", "dogs"]], [tf.size(image_bytes), 1])}
 
     module.weight = tf.Variable(1.0)
-    tf.saved_model.save(module, str(path), signatures={contract.SIGNATURE_BYTES: answer.get_concrete_function()})
+    tf.saved_model.save(
+        module, str(path), signatures={contract.SIGNATURE_BYTES: answer.get_concrete_function()}
+    )
     return path
 
 
@@ -71,7 +75,9 @@ def test_a_version_that_is_what_was_published_is_loaded(publish, tmp_path, class
 def test_a_flipped_byte_is_refused_and_nobody_notices_without_the_flag(publish, tmp_path):
     path = publish(tmp_path)
     flip(Path(path, "fingerprint.pb"))
-    with pytest.raises(StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has another SHA-256"):
+    with pytest.raises(
+        StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has another SHA-256"
+    ):
         load(1, path, VERIFIED)
     load(1, path, Options()).close()
 
@@ -80,18 +86,24 @@ def test_a_model_that_answers_other_classes_than_were_recorded_is_refused(publis
     path = publish(tmp_path, ("dogs", "cats"))
     with pytest.raises(StatusError) as error:
         load(1, path, VERIFIED)
-    assert str(error.value) == (
-        f"FAILED_PRECONDITION: {path}: the model's classes are ['cats', 'dogs'], those in assets.extra/whisker.json "
-        "are ['dogs', 'cats']: export the model again and publish it"
+    assert (
+        str(error.value)
+        == f"FAILED_PRECONDITION: {path}: the model's classes are ['cats', 'dogs'], those in"
+        " assets.extra/whisker.json are ['dogs', 'cats']: export the model again and publish it"
     )
 
 
 def test_a_version_without_a_manifest_is_refused_with_the_way_to_get_one(export):
-    with pytest.raises(StatusError, match=r"^FAILED_PRECONDITION: .* has no assets\.extra/whisker\.json, .* publish"):
+    with pytest.raises(
+        StatusError,
+        match=r"^FAILED_PRECONDITION: .* has no assets\.extra/whisker\.json, .* publish",
+    ):
         load(1, str(export), VERIFIED)
 
 
-def test_a_version_in_a_bucket_is_refused_by_its_address_and_leaves_nothing(publish, bucket, tmp_path, monkeypatch):
+def test_a_version_in_a_bucket_is_refused_by_its_address_and_leaves_nothing(
+    publish, bucket, tmp_path, monkeypatch
+):
     path = publish(f"gs://{bucket}")
     load(1, path, VERIFIED).close()
     _, generation = objects.read(f"{path}/fingerprint.pb")
@@ -99,17 +111,22 @@ def test_a_version_in_a_bucket_is_refused_by_its_address_and_leaves_nothing(publ
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with pytest.raises(StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has 7 bytes, not"):
+    with pytest.raises(
+        StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has 7 bytes, not"
+    ):
         load(1, path, VERIFIED)
     assert list(folder.iterdir()) == []
 
 
 def test_an_old_version_under_a_new_number_is_refused_and_the_old_one_goes_on(publish, tmp_path):
     path = Path(publish(tmp_path))
-    server = manager.Manager(partial(load, options=VERIFIED), ModelServerConfig, manager.Options(max_load_retries=0))
+    server = manager.Manager(
+        partial(load, options=VERIFIED), ModelServerConfig, manager.Options(max_load_retries=0)
+    )
     server.apply(
         text_format.Parse(
-            f'model_config_list {{ config {{ name: "m" base_path: "{path.parent}" model_platform: "tensorflow" }} }}',
+            f'model_config_list {{ config {{ name: "m" base_path: "{path.parent}" model_platform:'
+            ' "tensorflow" } }',
             ModelServerConfig(),
         )
     )
@@ -120,6 +137,8 @@ def test_an_old_version_under_a_new_number_is_refused_and_the_old_one_goes_on(pu
         server.tick()
     (_, state, error), (_, old, _) = server.states("m")
     assert (state.name, old.name) == ("END", "AVAILABLE")
-    assert str(error).startswith(f"FAILED_PRECONDITION: {path.parent}/5 is a copy of what was published as version 1: ")
+    assert str(error).startswith(
+        f"FAILED_PRECONDITION: {path.parent}/5 is a copy of what was published as version 1: "
+    )
     with server.use("m") as servable:
         assert servable.version == 1

@@ -25,7 +25,9 @@ def saved_model(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["folder", "bucket"])
 def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The root of a store that does not exist yet: a folder with a space in its path, or a prefix of a bucket."""
+    """The root of a store that does not exist yet: a folder with a space in its path, or a prefix
+    of a bucket.
+    """
     if request.param == "folder":
         return str(tmp_path / "all models")
     return f"gs://{request.getfixturevalue('bucket')}/all models"
@@ -53,14 +55,25 @@ class FailingGateway:
         Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
 
     def refuse_uploads(
-        self, *, start: int, status: int, count: int = 1000, after_storing: bool = False, deletions_too: bool = False
+        self,
+        *,
+        start: int,
+        status: int,
+        count: int = 1000,
+        after_storing: bool = False,
+        deletions_too: bool = False,
     ) -> None:
         """Answers `count` uploads, from number `start` (from 1) on, with an HTTP status.
 
-        With `after_storing` they reach the emulator all the same: an answer that is lost on its way.
+        With `after_storing` they reach the emulator all the same: an answer that is lost on its
+        way.
         """
         self._refused = range(start, start + count)
-        self._status, self._after_storing, self._deletions_too = status, after_storing, deletions_too
+        self._status, self._after_storing, self._deletions_too = (
+            status,
+            after_storing,
+            deletions_too,
+        )
 
     def accept_uploads(self) -> None:
         self._refused = range(0)
@@ -102,7 +115,12 @@ class FailingGateway:
                     status = status or answer.status
                 self.send_response(status)
                 for name, value in headers.items():
-                    if name.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
+                    if name.lower() not in (
+                        "content-length",
+                        "transfer-encoding",
+                        "connection",
+                        "date",
+                    ):
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -117,7 +135,11 @@ class FailingGateway:
 
 
 @pytest.fixture
-def gateway(bucket: str, gcs_emulator: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingGateway]:  # noqa: ARG001
+def gateway(
+    bucket: str,  # noqa: ARG001
+    gcs_emulator: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[FailingGateway]:
     """A gateway before the emulator, which STORAGE_EMULATOR_HOST names meanwhile."""
     gateway = FailingGateway(gcs_emulator)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gateway.url)

@@ -1,8 +1,8 @@
 """Kills publishers between any two writes, and looks at what they leave.
 
-``python -m tests.serving.store.killing <model_dir> <export> <kills>``: a process of its own, as it forks one child per
-kill, which a process with TensorFlow's threads must not do. Prints one JSON object; a broken promise ends it with an
-AssertionError.
+``python -m tests.serving.store.killing <model_dir> <export> <kills>``: a process of its own, as it
+forks one child per kill, which a process with TensorFlow's threads must not do. Prints one JSON
+object; a broken promise ends it with an AssertionError.
 """
 
 import json
@@ -24,11 +24,17 @@ NAME = "whisker"
 
 
 def on_writes(tell: Callable[[], None]) -> None:
-    """Calls `tell` before every write of this process: to the file system, or over HTTP to a bucket."""
+    """Calls `tell` before every write of this process: to the file system, or over HTTP to a
+    bucket.
+    """
 
     def told(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock")
-        if writes or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+        if writes or (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             tell()
 
     class Adapter(requests.adapters.HTTPAdapter):
@@ -66,7 +72,9 @@ def end_of(child: int) -> int:
 
 
 def killed_at(write: int, store: ModelStore, export: Path) -> bool:
-    """Runs a child and kills it before its write of that number, from 1; false where it has not so many to do."""
+    """Runs a child and kills it before its write of that number, from 1; false where it has not so
+    many to do.
+    """
 
     def task() -> None:
         writes = 0
@@ -119,7 +127,11 @@ def main() -> None:
         if not killed_at(1 + len(found) * total // kills, store, export):
             total -= 1
             continue
-        claimed = max(int(name.removeprefix(".claims/")) for name in names(store) if name.startswith(".claims/"))
+        claimed = max(
+            int(name.removeprefix(".claims/"))
+            for name in names(store)
+            if name.startswith(".claims/")
+        )
         for version in {*store.versions()} - verified:
             store.verify(version)
         assert store.live_version() in store.versions()

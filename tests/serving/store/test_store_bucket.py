@@ -1,4 +1,6 @@
-"""Folders and files to and from a real emulator, and the one line for each thing that can go wrong."""
+"""Folders and files to and from a real emulator, and the one line for each thing that can go
+wrong.
+"""
 
 import os
 import socket
@@ -11,7 +13,15 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from serving.store import bucket as bucket_module
 from serving.store.address import is_address, parse_address
-from serving.store.bucket import download_file, download_folder, list_names, read, upload_folder, upload_new, write
+from serving.store.bucket import (
+    download_file,
+    download_folder,
+    list_names,
+    read,
+    upload_folder,
+    upload_new,
+    write,
+)
 from serving.store.errors import (
     AddressError,
     BucketMissingError,
@@ -24,7 +34,12 @@ from serving.store.errors import (
     UnsafeNameError,
 )
 
-FILES = {"cats/one.jpg": b"1", "cats/two.JPG": b"", "dogs/größe 3.png": b"\x00" * 70_000, "notes.txt": b"text"}
+FILES = {
+    "cats/one.jpg": b"1",
+    "cats/two.JPG": b"",
+    "dogs/größe 3.png": b"\x00" * 70_000,
+    "notes.txt": b"text",
+}
 
 
 @pytest.fixture
@@ -37,7 +52,11 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def put_object(bucket: str, name: str, content: bytes) -> None:
@@ -58,15 +77,20 @@ def test_parse_address_gives_bucket_and_prefix(address: str, parts: tuple[str, s
     assert parse_address(address) == parts
 
 
-@pytest.mark.parametrize("address", ["gs://", "gs:///a", "gs://UPPER/a", "gs://a/b", "bucket/a", "gs://-a-b/c"])
+@pytest.mark.parametrize(
+    "address", ["gs://", "gs:///a", "gs://UPPER/a", "gs://a/b", "bucket/a", "gs://-a-b/c"]
+)
 def test_parse_address_of_what_can_be_no_address_says_what_is_expected(address: str) -> None:
     with pytest.raises(
-        AddressError, match=rf"^{address} is no address in a bucket: expected gs://bucket or gs://bucket/"
+        AddressError,
+        match=rf"^{address} is no address in a bucket: expected gs://bucket or gs://bucket/",
     ):
         parse_address(address)
 
 
-def test_a_folder_uploaded_and_downloaded_again_is_the_same(bucket: str, pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_uploaded_and_downloaded_again_is_the_same(
+    bucket: str, pictures: Path, tmp_path: Path
+) -> None:
     assert upload_folder(pictures, f"gs://{bucket}/data") == 4
     assert list_names(f"gs://{bucket}/data/") == sorted(FILES)
     assert download_folder(f"gs://{bucket}/data", tmp_path / "back") == 4
@@ -93,7 +117,9 @@ def test_download_folder_takes_only_the_suffixes_asked_for_and_no_folder_markers
     assert download_folder(f"gs://{bucket}/data", tmp_path / "all") == 4
 
 
-def test_download_folder_fetches_only_what_is_missing_or_differs(bucket: str, pictures: Path, tmp_path: Path) -> None:
+def test_download_folder_fetches_only_what_is_missing_or_differs(
+    bucket: str, pictures: Path, tmp_path: Path
+) -> None:
     upload_folder(pictures, f"gs://{bucket}/data")
     back = tmp_path / "back"
     download_folder(f"gs://{bucket}/data", back)
@@ -116,7 +142,9 @@ def test_upload_folder_sends_only_what_is_missing_or_differs(bucket: str, pictur
 
 def test_upload_new_refuses_to_replace_other_content(bucket: str, pictures: Path) -> None:
     put_object(bucket, "v/notes.txt", b"a stranger's")
-    with pytest.raises(ConflictError, match=rf"^gs://{bucket}/v/notes\.txt is there already, with other content"):
+    with pytest.raises(
+        ConflictError, match=rf"^gs://{bucket}/v/notes\.txt is there already, with other content"
+    ):
         upload_new({"notes.txt": pictures / "notes.txt"}, f"gs://{bucket}/v")
     assert read(f"gs://{bucket}/v/notes.txt")[0] == b"a stranger's"
 
@@ -134,18 +162,24 @@ def test_write_replaces_only_the_generation_that_was_read(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["data/../../outside", "data//etc/outside", "data/link/outside"])
-def test_download_folder_refuses_names_that_lead_out_of_the_folder(name: str, bucket: str, tmp_path: Path) -> None:
+def test_download_folder_refuses_names_that_lead_out_of_the_folder(
+    name: str, bucket: str, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "back").mkdir()
     (tmp_path / "back" / "link").symlink_to(tmp_path / "elsewhere")
     put_object(bucket, "data/good", b"good")
     put_object(bucket, name, b"bad")
-    with pytest.raises(UnsafeNameError, match=r"^the object '.*outside' would be written outside of "):
+    with pytest.raises(
+        UnsafeNameError, match=r"^the object '.*outside' would be written outside of "
+    ):
         download_folder(f"gs://{bucket}/data", tmp_path / "back")
     assert content(tmp_path) == {}
 
 
-def test_download_file_makes_its_folder_and_replaces_what_was_there(bucket: str, tmp_path: Path) -> None:
+def test_download_file_makes_its_folder_and_replaces_what_was_there(
+    bucket: str, tmp_path: Path
+) -> None:
     put_object(bucket, "weights/w.h5", b"new")
     target = tmp_path / "a" / "w.h5"
     for _ in range(2):
@@ -154,9 +188,13 @@ def test_download_file_makes_its_folder_and_replaces_what_was_there(bucket: str,
         target.write_bytes(b"old")
 
 
-def test_download_file_of_a_missing_object_is_named_and_leaves_nothing(bucket: str, tmp_path: Path) -> None:
+def test_download_file_of_a_missing_object_is_named_and_leaves_nothing(
+    bucket: str, tmp_path: Path
+) -> None:
     for address in (f"gs://{bucket}/none.h5", f"gs://no-{bucket}/none.h5"):
-        with pytest.raises(ObjectMissingError, match=rf"^{address}: there is no such object, or no such bucket"):
+        with pytest.raises(
+            ObjectMissingError, match=rf"^{address}: there is no such object, or no such bucket"
+        ):
             download_file(address, tmp_path / "w.h5")
     assert list(tmp_path.iterdir()) == []
 
@@ -171,53 +209,77 @@ def test_a_missing_bucket_is_named(bucket: str, pictures: Path, tmp_path: Path) 
         lambda: upload_new({"a": pictures / "notes.txt"}, address),
         lambda: download_folder(address, tmp_path / "back"),
     ):
-        with pytest.raises(BucketMissingError, match=rf"^{address}: there is no such bucket; check the address$"):
+        with pytest.raises(
+            BucketMissingError, match=rf"^{address}: there is no such bucket; check the address$"
+        ):
             use()
 
 
 def test_a_bucket_that_forbids_writing_is_named(bucket: str, gateway: Any, pictures: Path) -> None:
     gateway.refuse_uploads(start=1, status=403)
-    with pytest.raises(PermissionMissingError, match=rf"^gs://{bucket}/run: the credentials in use may not do this"):
+    with pytest.raises(
+        PermissionMissingError, match=rf"^gs://{bucket}/run: the credentials in use may not do this"
+    ):
         upload_folder(pictures, f"gs://{bucket}/run")
 
 
 def test_credentials_that_are_refused_are_said_so(bucket: str, gateway: Any) -> None:
     gateway.refuse_uploads(start=1, status=401)
-    with pytest.raises(CredentialsError, match=rf"^gs://{bucket}/a: there are no Google Cloud credentials that"):
+    with pytest.raises(
+        CredentialsError, match=rf"^gs://{bucket}/a: there are no Google Cloud credentials that"
+    ):
         write(f"gs://{bucket}/a", b"", 0)
 
 
-def test_without_any_credentials_the_way_to_get_them_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_credentials_the_way_to_get_them_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in os.environ if name.startswith(("GOOGLE_", "STORAGE_EMULATOR"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    with pytest.raises(CredentialsError, match=r"there are no Google Cloud credentials that work; run gcloud auth"):
+    with pytest.raises(
+        CredentialsError, match=r"there are no Google Cloud credentials that work; run gcloud auth"
+    ):
         list_names("gs://some-bucket/data")
 
 
-def test_a_service_that_cannot_be_reached_is_given_up_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1))
+def test_a_service_that_cannot_be_reached_is_given_up_after_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
+    )
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, and not listening: connections are refused
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(UnreachableError, match=r"^gs://some-bucket/data: Cloud Storage does not answer"):
+        with pytest.raises(
+            UnreachableError, match=r"^gs://some-bucket/data: Cloud Storage does not answer"
+        ):
             list_names("gs://some-bucket/data")
 
 
-def test_a_service_that_never_answers_is_given_up_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1))
+def test_a_service_that_never_answers_is_given_up_after_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
+    )
     monkeypatch.setitem(bucket_module.CALL, "timeout", (1.0, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(UnreachableError, match=r"^gs://some-bucket/data: Cloud Storage does not answer"):
+        with pytest.raises(
+            UnreachableError, match=r"^gs://some-bucket/data: Cloud Storage does not answer"
+        ):
             list_names("gs://some-bucket/data")
 
 
 def test_a_local_disk_that_cannot_be_written_is_named(bucket: str, tmp_path: Path) -> None:
     put_object(bucket, "data/a", b"1")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DiskError, match=rf"^{tmp_path}/file/back: Not a directory: choose another folder$"):
+    with pytest.raises(
+        DiskError, match=rf"^{tmp_path}/file/back: Not a directory: choose another folder$"
+    ):
         download_folder(f"gs://{bucket}/data", tmp_path / "file" / "back")
 
 
@@ -236,7 +298,9 @@ def test_a_download_that_breaks_off_keeps_whole_files_only(
     back = tmp_path / "back"
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", full)
-        with pytest.raises(DiskError, match="No space left on device: free some space there and try again"):
+        with pytest.raises(
+            DiskError, match="No space left on device: free some space there and try again"
+        ):
             download_folder(f"gs://{bucket}/data", back)
     assert len(content(back)) == 2
     assert content(back).items() <= FILES.items()
@@ -245,7 +309,9 @@ def test_a_download_that_breaks_off_keeps_whole_files_only(
     assert not any(path.name.startswith(".") for path in back.iterdir())
 
 
-def test_a_file_too_large_for_one_request_goes_up_in_pieces_and_comes_back(bucket: str, tmp_path: Path) -> None:
+def test_a_file_too_large_for_one_request_goes_up_in_pieces_and_comes_back(
+    bucket: str, tmp_path: Path
+) -> None:
     large = os.urandom(1 << 20) * 9  # google-cloud-storage sends up to 8 MiB in one request
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "large").write_bytes(large)

@@ -20,7 +20,8 @@ from serving.store.errors import (
     UnreachableError,
 )
 
-# The claim; saved_model.pb, staged; three other files and the manifest; saved_model.pb, copied to its place.
+# The claim; saved_model.pb, staged; three other files and the manifest; saved_model.pb, copied to
+# its place.
 WRITES = 7
 STAGED = 2
 
@@ -37,7 +38,8 @@ def test_an_upload_that_is_refused_between_any_two_writes_leaves_nothing_loadabl
     store = open_store(f"gs://{bucket}/models", "whisker")
     gateway.refuse_uploads(start=good + 1, status=403)
     with pytest.raises(
-        PermissionMissingError, match=rf"^gs://{bucket}/models/whisker/\S+: the credentials in use may not do this"
+        PermissionMissingError,
+        match=rf"^gs://{bucket}/models/whisker/\S+: the credentials in use may not do this",
     ):
         store.publish(saved_model)
     assert len(gateway.names) >= good + 1
@@ -47,7 +49,9 @@ def test_an_upload_that_is_refused_between_any_two_writes_leaves_nothing_loadabl
     assert store.publish(saved_model).number == (2 if good else 1)
 
 
-def test_saved_model_pb_is_the_last_object_to_be_uploaded(bucket: str, gateway: Any, saved_model: Path) -> None:
+def test_saved_model_pb_is_the_last_object_to_be_uploaded(
+    bucket: str, gateway: Any, saved_model: Path
+) -> None:
     open_store(f"gs://{bucket}/models", "whisker").publish(saved_model)
     assert gateway.names[0].endswith(".claims/1")
     assert gateway.names[-1].endswith("whisker/1/saved_model.pb")
@@ -57,7 +61,9 @@ def test_saved_model_pb_is_the_last_object_to_be_uploaded(bucket: str, gateway: 
 def test_an_upload_whose_answer_is_lost_is_made_again_and_meets_its_own_object(
     bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20))
+    monkeypatch.setitem(
+        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20)
+    )
     store = open_store(f"gs://{bucket}/models", "whisker")
     gateway.refuse_uploads(start=WRITES, status=503, after_storing=True, count=1)
     assert store.publish(saved_model).number == 1
@@ -68,12 +74,15 @@ def test_an_upload_whose_answer_is_lost_is_made_again_and_meets_its_own_object(
 def test_a_service_that_stays_down_at_the_last_write_leaves_nothing_loadable(
     bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1))
+    monkeypatch.setitem(
+        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
+    )
     store = open_store(f"gs://{bucket}/models", "whisker")
     # Stored at every attempt, yet never confirmed: what stays in the end must still be removed.
     gateway.refuse_uploads(start=WRITES, status=503, after_storing=True)
     with pytest.raises(
-        UnreachableError, match=rf"^gs://{bucket}/models/whisker/\.staging/1: Cloud Storage does not answer"
+        UnreachableError,
+        match=rf"^gs://{bucket}/models/whisker/\.staging/1: Cloud Storage does not answer",
     ):
         store.publish(saved_model)
     assert versions_in(list_names(f"gs://{bucket}/models/whisker")) == []
@@ -94,11 +103,16 @@ def test_a_bucket_that_does_not_exist_is_named(bucket: str, saved_model: Path) -
     missing = f"gs://no-{bucket}/models"
     store = open_store(missing, "whisker")
     for use in (lambda: store.publish(saved_model), store.versions, store.live_version):
-        with pytest.raises(BucketMissingError, match=rf"^{missing}/\S+: there is no such bucket; check the address$"):
+        with pytest.raises(
+            BucketMissingError,
+            match=rf"^{missing}/\S+: there is no such bucket; check the address$",
+        ):
             use()
 
 
-def test_a_folder_marker_with_a_number_is_a_number_taken_and_no_version(bucket: str, saved_model: Path) -> None:
+def test_a_folder_marker_with_a_number_is_a_number_taken_and_no_version(
+    bucket: str, saved_model: Path
+) -> None:
     # What TensorFlow writes first when it exports straight into a bucket.
     with storage.Client(project="test") as client:
         client.bucket(bucket).blob("models/whisker/30/").upload_from_string(b"")
@@ -124,7 +138,9 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
         return real(self, number)
 
     monkeypatch.setattr(BucketStore, "_claim", claimed_and_then_overtaken)
-    with pytest.raises(ConflictError, match=rf"^{address}/saved_model\.pb is there already: another tool took"):
+    with pytest.raises(
+        ConflictError, match=rf"^{address}/saved_model\.pb is there already: another tool took"
+    ):
         store.publish(saved_model)
     assert list_names(address) == ["saved_model.pb"]
     assert read(f"{address}/saved_model.pb")[0] == b"a stranger's"
@@ -162,15 +178,21 @@ def test_a_publisher_that_was_taken_for_killed_makes_nothing_visible(
 ) -> None:
     monkeypatch.setattr(bucket_store, "_KILLED_AFTER", timedelta(0))
     store = open_store(f"gs://{bucket}/models", "whisker")
-    with pytest.raises(ConflictError, match=r"whisker/1 took so long that another publisher removed it as abandoned"):
+    with pytest.raises(
+        ConflictError,
+        match=r"whisker/1 took so long that another publisher removed it as abandoned",
+    ):
         stop_at_the_last_step(lambda: store.publish(saved_model))
     assert {name.split("/")[0] for name in versions_in(list_names(store.base_path))} == {"2"}
     store.verify(2)
 
 
-def test_what_a_killed_publisher_has_sent_is_not_sent_again(bucket: str, gateway: Any, saved_model: Path) -> None:
+def test_what_a_killed_publisher_has_sent_is_not_sent_again(
+    bucket: str, gateway: Any, saved_model: Path
+) -> None:
     address = f"gs://{bucket}/models/whisker"
-    # As a killed publisher leaves it: a claim, the staged graph, one of the files whole, one of other content.
+    # As a killed publisher leaves it: a claim, the staged graph, one of the files whole, one of
+    # other content.
     write(f"{address}/.claims/1", b"", 0)
     write(f"{address}/.staging/1", b"graph", 0)
     write(f"{address}/1/variables/variables.data-00000-of-00001", bytes(range(256)) * 64, 0)
@@ -191,7 +213,10 @@ def test_remains_of_others_that_may_not_be_deleted_do_not_keep_a_version_from_be
     gateway.refuse_uploads(start=1000, status=403, deletions_too=True)
     store = open_store(f"gs://{bucket}/models", "whisker")
     assert store.publish(saved_model).number == 1
-    assert f"what other publishers left in gs://{bucket}/models/whisker could not be removed: " in caplog.text
+    assert (
+        f"what other publishers left in gs://{bucket}/models/whisker could not be removed: "
+        in caplog.text
+    )
     store.verify(1)
 
 
@@ -206,7 +231,7 @@ def test_a_prune_that_was_killed_is_finished_by_a_later_publish(
     assert {name.split("/")[0] for name in versions_in(list_names(store.base_path))} == {"2"}
 
 
-def test_a_last_step_whose_answer_was_lost_meets_its_own_object_and_a_strangers_object_is_never_replaced(
+def test_a_last_step_whose_answer_was_lost_meets_its_own_object_and_replaces_no_other(
     bucket: str, gateway: Any, saved_model: Path, stop_at_the_last_step: Any
 ) -> None:
     # The emulator ignores preconditions of copies; the gateway answers as Cloud Storage does.
@@ -218,7 +243,10 @@ def test_a_last_step_whose_answer_was_lost_meets_its_own_object_and_a_strangers_
         write(stranger, b"a stranger's", 0)
         gateway.refuse_uploads(start=len(gateway.names) + 1, status=412)
 
-    with pytest.raises(ConflictError, match=rf"^{stranger} is there already, with other content: nothing was replaced"):
+    with pytest.raises(
+        ConflictError,
+        match=rf"^{stranger} is there already, with other content: nothing was replaced",
+    ):
         stop_at_the_last_step(overtake)
     assert versions_in(list_names(f"gs://{bucket}/models/whisker/2")) == ["saved_model.pb"]
     assert read(stranger)[0] == b"a stranger's"

@@ -39,11 +39,16 @@ def test_flipped_byte_and_a_version_that_is_gone_are_found(
     store.edit_config(lambda _: config)
     findings, _ = check(store.config_path, 1)
     assert len(findings) == 2
-    assert findings[0] == (f"whisker: version 9 is to be loaded, but {store.base_path}/9 has no saved_model.pb")
+    assert (
+        findings[0]
+        == f"whisker: version 9 is to be loaded, but {store.base_path}/9 has no saved_model.pb"
+    )
     assert "variables/variables.index has another SHA-256" in findings[1]
 
 
-def test_another_tools_version_without_variables_is_found(store: ModelStore, tmp_path: Path) -> None:
+def test_another_tools_version_without_variables_is_found(
+    store: ModelStore, tmp_path: Path
+) -> None:
     put(store, "7/saved_model.pb", b"graph", tmp_path)
     store.promote(7)
     assert check(store.config_path, 1)[0] == [
@@ -54,14 +59,23 @@ def test_another_tools_version_without_variables_is_found(store: ModelStore, tmp
 @pytest.mark.parametrize(
     ("model", "finding"),
     [
-        ('base_path: "/nowhere/m" model_platform: "tensorflow"', "/nowhere/m has no version to load: a server waits"),
+        (
+            'base_path: "/nowhere/m" model_platform: "tensorflow"',
+            "/nowhere/m has no version to load: a server waits",
+        ),
         (
             'base_path: "s3://b/m" model_platform: "tensorflow"',
             "s3://b/m cannot be looked at from here: expected a path",
         ),
-        ('base_path: "{base}" model_platform: "pytorch"', 'the platform is pytorch: expected model_platform: "tensorf'),
         (
-            'base_path: "{base}" model_platform: "tensorflow" version_labels {{ key: "stable" value: 1 }}',
+            'base_path: "{base}" model_platform: "pytorch"',
+            'the platform is pytorch: expected model_platform: "tensorf',
+        ),
+        (
+            (
+                'base_path: "{base}" model_platform: "tensorflow" version_labels {{ key: "stable"'
+                " value: 1 }}"
+            ),
             "the label stable is on version 1, which is not loaded: move it to one of [2]",
         ),
     ],
@@ -74,19 +88,26 @@ def test_model_that_a_server_could_not_serve_is_found(
     for _ in range(2):
         store.publish(saved_model)
     file = tmp_path / "models.config"
-    file.write_text(f'model_config_list {{ config {{ name: "m" {model.format(base=store.base_path)} }} }}')
+    file.write_text(
+        f'model_config_list {{ config {{ name: "m" {model.format(base=store.base_path)} }} }}'
+    )
     (found,) = check(str(file), 1)[0]
     assert found.startswith(f"m: {finding}")
 
 
 def test_file_without_models_is_found_and_one_that_is_not_there_refused(tmp_path: Path) -> None:
     file = tmp_path / "models.config"
-    with pytest.raises(ConfigError, match=r"models\.config cannot be read: No such file or directory: expected a mod"):
+    with pytest.raises(
+        ConfigError,
+        match=r"models\.config cannot be read: No such file or directory: expected a mod",
+    ):
         check(str(file), 1)
     file.write_text("")
     assert check(str(file), 1) == ([f"{file} lists no model"], False)
 
 
 def test_file_that_is_not_in_the_bucket_is_refused(bucket: str) -> None:
-    with pytest.raises(ConfigError, match=r"^gs://.*/models\.config is not there: expected a models\.config"):
+    with pytest.raises(
+        ConfigError, match=r"^gs://.*/models\.config is not there: expected a models\.config"
+    ):
         check(f"gs://{bucket}/models.config", 1)

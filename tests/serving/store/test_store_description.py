@@ -9,8 +9,13 @@ from serving.store.description import rows, table, words
 MANIFEST = {
     "classes": ["cats", "dogs"],
     "config": {"image_size": 160, "deterministic": False, "learning_rate": "", "epochs": 0},
-    "metrics": {"test": {"n": 1000, "accuracy": 0.9765, "interval_95": [0.966, 0.985], "loss": 0.07}},
-    "gate": {"verdict": "better", "sentence": "The gate let it through: better than version 1, which is live."},
+    "metrics": {
+        "test": {"n": 1000, "accuracy": 0.9765, "interval_95": [0.966, 0.985], "loss": 0.07}
+    },
+    "gate": {
+        "verdict": "better",
+        "sentence": "The gate let it through: better than version 1, which is live.",
+    },
 }
 
 
@@ -40,7 +45,10 @@ def test_table_is_aligned_and_says_nothing_of_what_another_tool_wrote(listed) ->
         f"      1        canary  {published[0]}  -               0.0 MB  off",
         f"      2  live  stable  {published[1]}  0.977 of 1,000  0.0 MB  better",
         "     12                -                 -                    -  -",
-        "     13                -                 -                    -  whisker.json cannot be read",
+        (
+            "     13                -                 -                    -  whisker.json cannot"
+            " be read"
+        ),
     ]
 
 

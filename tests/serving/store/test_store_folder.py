@@ -24,7 +24,11 @@ def visible(base: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("operation", "good"),
-    [*(("shutil.copyfile", good) for good in range(4)), *(("os.fsync", good) for good in range(4)), ("os.rename", 0)],
+    [
+        *(("shutil.copyfile", good) for good in range(4)),
+        *(("os.fsync", good) for good in range(4)),
+        ("os.rename", 0),
+    ],
 )
 def test_a_disk_that_fills_up_between_any_two_writes_leaves_nothing_loadable(
     operation: str, good: int, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -42,7 +46,9 @@ def test_a_disk_that_fills_up_between_any_two_writes_leaves_nothing_loadable(
     store = open_store(str(base.parent), "whisker")
     with monkeypatch.context() as patched:
         patched.setattr(operation, failing)
-        with pytest.raises(DiskError, match=r"/1: No space left on device: free some space there and try again$"):
+        with pytest.raises(
+            DiskError, match=r"/1: No space left on device: free some space there and try again$"
+        ):
             store.publish(saved_model)
     assert store.versions() == []
     assert visible(base) == []
@@ -50,14 +56,18 @@ def test_a_disk_that_fills_up_between_any_two_writes_leaves_nothing_loadable(
     assert store.publish(saved_model).number == 2
 
 
-def test_a_publisher_killed_before_its_rename_leaves_nothing_loadable(saved_model: Path, tmp_path: Path) -> None:
+def test_a_publisher_killed_before_its_rename_leaves_nothing_loadable(
+    saved_model: Path, tmp_path: Path
+) -> None:
     program = (
         "import os, signal, sys, pathlib\n"
         "from serving.store import open_store\n"
         "pathlib.Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "open_store(sys.argv[1], 'whisker').publish(pathlib.Path(sys.argv[2]))\n"
     )
-    process = subprocess.run([sys.executable, "-c", program, tmp_path / "m", saved_model], timeout=30, check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "m", saved_model], timeout=30, check=False
+    )
     assert process.returncode == -signal.SIGKILL
     store = open_store(str(tmp_path / "m"), "whisker")
     assert store.versions() == []
@@ -87,13 +97,19 @@ def test_a_full_disk_at_promotion_leaves_models_config_as_it_was(
 
 def test_a_model_dir_below_a_file_is_one_clear_line(saved_model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DiskError, match=rf"^{tmp_path}/file/whisker\S*: Not a directory: choose another folder$"):
+    with pytest.raises(
+        DiskError, match=rf"^{tmp_path}/file/whisker\S*: Not a directory: choose another folder$"
+    ):
         open_store(str(tmp_path / "file"), "whisker").publish(saved_model)
 
 
-def test_a_check_finds_a_model_dir_that_cannot_be_made_before_anything_is_published(tmp_path: Path) -> None:
+def test_a_check_finds_a_model_dir_that_cannot_be_made_before_anything_is_published(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match=f"^{tmp_path}/file/models/whisker: Not a directory: choose another folder$"):
+    with pytest.raises(
+        DiskError, match=f"^{tmp_path}/file/models/whisker: Not a directory: choose another folder$"
+    ):
         open_store(str(tmp_path / "file" / "models"), "whisker").check()
     open_store(str(tmp_path / "models"), "whisker").check()
     assert (tmp_path / "models" / "whisker").is_dir()
@@ -106,10 +122,14 @@ def test_a_check_finds_a_models_config_that_cannot_be_read(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_model_dir_without_write_permission_is_one_clear_line(saved_model: Path, tmp_path: Path) -> None:
+def test_a_model_dir_without_write_permission_is_one_clear_line(
+    saved_model: Path, tmp_path: Path
+) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(DiskError, match=r"Permission denied: choose a folder that you may write to$"):
+        with pytest.raises(
+            DiskError, match=r"Permission denied: choose a folder that you may write to$"
+        ):
             open_store(str(tmp_path / "models"), "whisker").publish(saved_model)
     finally:
         tmp_path.chmod(0o700)
@@ -118,7 +138,10 @@ def test_a_model_dir_without_write_permission_is_one_clear_line(saved_model: Pat
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_folder_that_may_not_be_written_is_one_clear_line(number: int) -> None:
     reason = os.strerror(number)
-    with pytest.raises(DiskError, match=rf"^/m/1: {reason}: choose a folder that you may write to$"), disk_errors("/m"):
+    with (
+        pytest.raises(DiskError, match=rf"^/m/1: {reason}: choose a folder that you may write to$"),
+        disk_errors("/m"),
+    ):
         raise OSError(number, reason, "/m/1")
 
 
@@ -128,18 +151,26 @@ def test_a_relative_model_dir_becomes_an_absolute_base_path(
     monkeypatch.chdir(tmp_path)
     store = open_store("models", "whisker")
     store.promote(store.publish(saved_model).number)
-    assert f'base_path: "{tmp_path}/models/whisker"' in (tmp_path / "models" / "models.config").read_text()
+    assert (
+        f'base_path: "{tmp_path}/models/whisker"'
+        in (tmp_path / "models" / "models.config").read_text()
+    )
 
 
-def test_a_store_in_a_folder_loads_neither_google_cloud_storage_nor_tensorflow(tmp_path: Path) -> None:
+def test_a_store_in_a_folder_loads_neither_google_cloud_storage_nor_tensorflow(
+    tmp_path: Path,
+) -> None:
     program = (
-        "import sys\n"
-        "from serving.store import open_store\n"
-        "open_store(sys.argv[1], 'whisker').live_version()\n"
-        "print([name for name in sys.modules if name.startswith(('google.cloud.storage', 'tensorflow'))])\n"
+        "import sys\nfrom serving.store import open_store\nopen_store(sys.argv[1],"
+        " 'whisker').live_version()\nprint([name for name in sys.modules if"
+        " name.startswith(('google.cloud.storage', 'tensorflow'))])\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], timeout=30, check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, tmp_path],
+        timeout=30,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert answer.stdout == "[]\n"
 
@@ -147,7 +178,8 @@ def test_a_store_in_a_folder_loads_neither_google_cloud_storage_nor_tensorflow(t
 def test_a_disk_quota_met_while_publishing_is_one_clear_line_and_leaves_nothing_loadable(
     saved_model: Path, tmp_path: Path
 ) -> None:
-    # A real refusal of the kernel: no file of the child may grow beyond 10,000 bytes, and one has 16,384.
+    # A real refusal of the kernel: no file of the child may grow beyond 10,000 bytes, and one has
+    # 16,384.
     program = (
         "import pathlib, resource, signal, sys\n"
         "from serving.store import open_store\n"
@@ -166,7 +198,9 @@ def test_a_disk_quota_met_while_publishing_is_one_clear_line_and_leaves_nothing_
         capture_output=True,
         text=True,
     )
-    assert answer.stdout.endswith("variables.data-00000-of-00001: File too large: choose another folder\n")
+    assert answer.stdout.endswith(
+        "variables.data-00000-of-00001: File too large: choose another folder\n"
+    )
     store = open_store(str(tmp_path / "m"), "whisker")
     assert (store.versions(), visible(tmp_path / "m" / "whisker")) == ([], [])
     assert store.publish(saved_model).number == 2
@@ -190,10 +224,15 @@ def test_what_a_living_publisher_has_staged_is_left_alone_and_what_a_dead_one_ha
     assert [path.name for path in (base / ".staging").iterdir()] == ["notes"]
 
 
-def test_a_killed_promotion_leaves_no_file_behind_after_the_next(saved_model: Path, tmp_path: Path) -> None:
+def test_a_killed_promotion_leaves_no_file_behind_after_the_next(
+    saved_model: Path, tmp_path: Path
+) -> None:
     store = open_store(str(tmp_path), "whisker")
     store.publish(saved_model)
-    for leftover in (tmp_path / ".models.config.123-456", tmp_path / "whisker" / "..live.json.123-456"):
+    for leftover in (
+        tmp_path / ".models.config.123-456",
+        tmp_path / "whisker" / "..live.json.123-456",
+    ):
         leftover.touch()
     store.promote(1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -13,7 +13,12 @@ from serving.store.history import parse, previous, render, until
         ([1], 1, [1], None),
         ([1, 2, 3], 3, [1, 2, 3], 2),
         ([1, 2, 3], 3, [1, 3], 1),  # 2 was pruned
-        ([1, 2, 3], 2, [1, 2, 3], 1),  # a promotion of 3 was killed before models.config was written
+        (
+            [1, 2, 3],
+            2,
+            [1, 2, 3],
+            1,
+        ),  # a promotion of 3 was killed before models.config was written
         ([1, 2], 3, [1, 2, 3], 2),  # so was a rollback from 3 to 2
         ([1, 2, 1], 1, [1, 2], 2),
         ([1, 2, 1, 3], 1, [1, 2, 3], 2),
@@ -41,6 +46,7 @@ def test_a_history_is_read_as_it_was_written_and_a_missing_one_is_empty() -> Non
 @pytest.mark.parametrize("content", [b"[1, ", b"{}", b'["1"]', b"[true]", b"\xff"])
 def test_a_history_that_is_no_list_of_numbers_is_one_clear_line(content: bytes) -> None:
     with pytest.raises(
-        StoreError, match=r"^h is no list of versions: remove it; what was live before is then unknown$"
+        StoreError,
+        match=r"^h is no list of versions: remove it; what was live before is then unknown$",
     ):
         parse(content, "h")

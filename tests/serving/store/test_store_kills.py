@@ -1,4 +1,6 @@
-"""Publishers that are killed between any two writes, and eight that publish at once, as processes of their own."""
+"""Publishers that are killed between any two writes, and eight that publish at once, as processes
+of their own.
+"""
 
 import json
 import subprocess

@@ -24,14 +24,18 @@ def flags(tmp_path: Path, saved_model: Path) -> list[str]:
     store = open_store(str(tmp_path / "models"), "whisker")
     store.publish(saved_model)
     (saved_model / "assets.extra" / "whisker.json").write_text(
-        json.dumps({"gate": {"verdict": "better"}, "metrics": {"test": {"n": 1000, "accuracy": 0.9}}})
+        json.dumps(
+            {"gate": {"verdict": "better"}, "metrics": {"test": {"n": 1000, "accuracy": 0.9}}}
+        )
     )
     store.publish(saved_model)
     store.promote(1)
     return [f"--model_dir={tmp_path / 'models'}"]
 
 
-def test_versions_are_published_listed_promoted_rolled_back_and_pruned(flags: list[str], saved_model: Path) -> None:
+def test_versions_are_published_listed_promoted_rolled_back_and_pruned(
+    flags: list[str], saved_model: Path
+) -> None:
     lines = run("publish", str(saved_model), *flags).stdout.splitlines()
     assert lines[-1].startswith("make it live with: python -m serving.store promote 3 --model_dir=")
     ended = run("promote", "3", *flags)
@@ -69,11 +73,19 @@ def test_show_says_in_words_and_in_json_what_is_known(flags: list[str]) -> None:
         (["promote", "9"], "has no version 9: its versions are 1, 2"),
         (["rollback"], "has no version that was live before 1: promote one of 1, 2"),
         (["promote", "2", "--server=127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE: "),
-        (["rollback", "--server=127.0.0.1:1", "--token_file=nowhere"], "--token_file=nowhere: cannot be read"),
-        (["list", "--model_name=lions"], "lions has no version: check --model_dir and --model_name"),
+        (
+            ["rollback", "--server=127.0.0.1:1", "--token_file=nowhere"],
+            "--token_file=nowhere: cannot be read",
+        ),
+        (
+            ["list", "--model_name=lions"],
+            "lions has no version: check --model_dir and --model_name",
+        ),
     ],
 )
-def test_wrong_use_is_one_line_and_exits_with_2(flags: list[str], arguments: list[str], text: str) -> None:
+def test_wrong_use_is_one_line_and_exits_with_2(
+    flags: list[str], arguments: list[str], text: str
+) -> None:
     ended = run(*arguments, *flags)
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
@@ -92,7 +104,10 @@ def test_port_that_is_not_grpc_is_one_line_and_nothing_changes(flags: list[str])
         server.server_close()
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
-    assert "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST" in line
+    assert (
+        "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST"
+        in line
+    )
     assert open_store(flags[0].partition("=")[2], "whisker").labels() == {"stable": 1}
 
 

@@ -21,7 +21,9 @@ DATA = "variables/variables.data-00000-of-00001"
 def store(tmp_path: Path, saved_model: Path) -> ModelStore:
     """A store with version 1, of cats and dogs."""
     (saved_model / "assets.extra").mkdir()
-    (saved_model / MANIFEST_FILE).write_text('{"classes": ["cats", "dogs"], "metrics": {"loss": 0.1}, "version": 9}')
+    (saved_model / MANIFEST_FILE).write_text(
+        '{"classes": ["cats", "dogs"], "metrics": {"loss": 0.1}, "version": 9}'
+    )
     store = open_store(str(tmp_path / "models"), "whisker")
     store.publish(saved_model, clock=lambda: datetime(2031, 1, 2, 3, 4, 5, tzinfo=UTC))
     return store
@@ -61,16 +63,43 @@ def flip(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "line"),
     [
-        (flip, DigestError, f"{DATA} has another SHA-256 than when it was published: publish the model again"),
-        (lambda folder: (folder / DATA).write_bytes(b""), DigestError, f"{DATA} has 0 bytes, not 16384: publish"),
-        (lambda folder: (folder / "fingerprint.pb").unlink(), DigestError, "fingerprint.pb is missing: publish"),
-        (lambda folder: (folder / "notes.txt").touch(), DigestError, "notes.txt was not published with it: publish"),
-        (lambda folder: edit(folder, metrics={"loss": 0}), DigestError, f"{MANIFEST_FILE} is not what was published"),
-        (lambda folder: edit(folder, files=[]), DigestError, f"{MANIFEST_FILE} is not what was published"),
+        (
+            flip,
+            DigestError,
+            f"{DATA} has another SHA-256 than when it was published: publish the model again",
+        ),
+        (
+            lambda folder: (folder / DATA).write_bytes(b""),
+            DigestError,
+            f"{DATA} has 0 bytes, not 16384: publish",
+        ),
+        (
+            lambda folder: (folder / "fingerprint.pb").unlink(),
+            DigestError,
+            "fingerprint.pb is missing: publish",
+        ),
+        (
+            lambda folder: (folder / "notes.txt").touch(),
+            DigestError,
+            "notes.txt was not published with it: publish",
+        ),
+        (
+            lambda folder: edit(folder, metrics={"loss": 0}),
+            DigestError,
+            f"{MANIFEST_FILE} is not what was published",
+        ),
+        (
+            lambda folder: edit(folder, files=[]),
+            DigestError,
+            f"{MANIFEST_FILE} is not what was published",
+        ),
         (
             lambda folder: edit(folder, classes=["dogs", "cats"]),
             LabelsError,
-            f"the classes in {MANIFEST_FILE}, now ['dogs', 'cats'], are not those that were published: publish",
+            (
+                f"the classes in {MANIFEST_FILE}, now ['dogs', 'cats'], are not those that were"
+                " published: publish"
+            ),
         ),
     ],
 )
@@ -85,7 +114,9 @@ def test_a_version_that_is_not_what_was_published_is_refused_with_what_is_not(
 
 def test_an_old_version_under_a_new_number_is_refused(store: ModelStore) -> None:
     shutil.copytree(Path(store.base_path, "1"), Path(store.base_path, "4"))
-    with pytest.raises(NumberError, match=r"/4 is a copy of what was published as version 1: a version keeps its"):
+    with pytest.raises(
+        NumberError, match=r"/4 is a copy of what was published as version 1: a version keeps its"
+    ):
         store.verify(4)
     store.verify(1)
 
@@ -104,7 +135,10 @@ def test_a_manifest_that_is_no_json_is_refused_before_a_number_is_claimed_and_in
 
 
 def test_a_folder_without_a_manifest_is_told_how_to_get_one(saved_model: Path) -> None:
-    with pytest.raises(DigestError, match=r"^gs://b/1 has no assets\.extra/whisker\.json, .* serving\.store publish"):
+    with pytest.raises(
+        DigestError,
+        match=r"^gs://b/1 has no assets\.extra/whisker\.json, .* serving\.store publish",
+    ):
         verify(saved_model, 1, "gs://b/1")
 
 

@@ -22,7 +22,9 @@ from serving.store.manifest import MANIFEST_FILE
 def names(address: str) -> list[str]:
     if is_address(address):
         return list_names(address)
-    return sorted(path.relative_to(address).as_posix() for path in Path(address).rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(address).as_posix() for path in Path(address).rglob("*") if path.is_file()
+    )
 
 
 def put(address: str, files: dict[str, bytes], tmp_path: Path) -> None:
@@ -38,7 +40,11 @@ def content(address: str, tmp_path: Path) -> dict[str, bytes]:
     folder = tmp_path / "got" if is_address(address) else Path(address)
     if is_address(address):
         download_folder(address, folder)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_publish_gives_the_next_number_and_a_copy_of_every_file(
@@ -64,14 +70,23 @@ def test_promote_makes_a_version_live_and_a_second_promote_replaces_it(
         store.promote(store.publish(saved_model).number)
     assert store.live_version() == 2
     (model,) = parse(content(model_dir, tmp_path)["models.config"], "").model_config_list.config
-    assert (model.name, model.base_path, model.model_platform) == ("whisker", f"{model_dir}/whisker", "tensorflow")
+    assert (model.name, model.base_path, model.model_platform) == (
+        "whisker",
+        f"{model_dir}/whisker",
+        "tensorflow",
+    )
     assert list(model.model_version_policy.specific.versions) == [2]
     store.promote(1)
     assert store.live_version() == 1
 
 
-def test_promote_keeps_what_others_wrote_into_models_config(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
-    stranger = 'model_config_list { config { name: "digits" base_path: "/d" model_platform: "tensorflow" } }'
+def test_promote_keeps_what_others_wrote_into_models_config(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
+    stranger = (
+        'model_config_list { config { name: "digits" base_path: "/d" model_platform:'
+        ' "tensorflow" } }'
+    )
     put(model_dir, {"models.config": stranger.encode()}, tmp_path)
     store = open_store(model_dir, "whisker")
     store.promote(store.publish(saved_model).number)
@@ -82,27 +97,39 @@ def test_promote_keeps_what_others_wrote_into_models_config(model_dir: str, save
     ]
 
 
-def test_promote_of_a_version_that_is_not_there_names_those_that_are(model_dir: str, saved_model: Path) -> None:
+def test_promote_of_a_version_that_is_not_there_names_those_that_are(
+    model_dir: str, saved_model: Path
+) -> None:
     store = open_store(model_dir, "whisker")
-    with pytest.raises(VersionMissingError, match=r"/whisker has no version 1: its versions are none$"):
+    with pytest.raises(
+        VersionMissingError, match=r"/whisker has no version 1: its versions are none$"
+    ):
         store.promote(1)
     store.publish(saved_model)
-    with pytest.raises(VersionMissingError, match=r"/whisker has no version 7: its versions are 1$"):
+    with pytest.raises(
+        VersionMissingError, match=r"/whisker has no version 7: its versions are 1$"
+    ):
         store.promote(7)
     assert "models.config" not in names(model_dir)
 
 
-def test_a_broken_models_config_is_named_and_left_alone(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+def test_a_broken_models_config_is_named_and_left_alone(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
     put(model_dir, {"models.config": b"model_config_list {"}, tmp_path)
     store = open_store(model_dir, "whisker")
     store.publish(saved_model)
     for use in (store.live_version, lambda: store.promote(1)):
-        with pytest.raises(ConfigError, match=re.escape(f"{model_dir}/models.config is no ModelServerConfig")):
+        with pytest.raises(
+            ConfigError, match=re.escape(f"{model_dir}/models.config is no ModelServerConfig")
+        ):
             use()
     assert content(model_dir, tmp_path)["models.config"] == b"model_config_list {"
 
 
-def test_publish_respects_what_other_tools_put_there(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+def test_publish_respects_what_other_tools_put_there(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
     strangers = {
         "0007/saved_model.pb": b"leading zeros",
         "12/variables/variables.index": b"no graph: nothing to load",
@@ -148,7 +175,9 @@ def test_eight_publishers_at_once_get_eight_whole_versions(
         stores[0].verify(version.number)
 
 
-def test_models_promoted_at_once_are_all_in_models_config(model_dir: str, saved_model: Path) -> None:
+def test_models_promoted_at_once_are_all_in_models_config(
+    model_dir: str, saved_model: Path
+) -> None:
     stores = [open_store(model_dir, f"model{number}") for number in range(8)]
     for store in stores:
         store.publish(saved_model)
@@ -161,7 +190,9 @@ def test_publish_of_a_folder_without_saved_model_pb_is_refused_and_claims_nothin
     model_dir: str, saved_model: Path
 ) -> None:
     (saved_model / "saved_model.pb").unlink()
-    with pytest.raises(NotASavedModelError, match=rf"^{saved_model} is no SavedModel: it has no saved_model\.pb"):
+    with pytest.raises(
+        NotASavedModelError, match=rf"^{saved_model} is no SavedModel: it has no saved_model\.pb"
+    ):
         open_store(model_dir, "whisker").publish(saved_model)
     if is_address(model_dir):
         assert names(model_dir) == []
@@ -195,7 +226,9 @@ def test_a_label_is_moved_beside_the_live_version_and_keeps_its_version_loaded(
     assert (store.live_version(), store.previous()) == (1, None)
 
 
-def test_rollback_goes_back_step_by_step_and_never_forward_again(model_dir: str, saved_model: Path) -> None:
+def test_rollback_goes_back_step_by_step_and_never_forward_again(
+    model_dir: str, saved_model: Path
+) -> None:
     store = store_of(4, model_dir, saved_model)
     for version in (1, 2, 4, 3):
         store.promote(version)
@@ -260,30 +293,47 @@ def test_prune_keeps_the_newest_the_loaded_the_labelled_the_previous_and_what_is
         store.prune(0)
 
 
-def test_what_another_tool_published_has_no_manifest_and_is_refused_by_verify(model_dir: str, tmp_path: Path) -> None:
+def test_what_another_tool_published_has_no_manifest_and_is_refused_by_verify(
+    model_dir: str, tmp_path: Path
+) -> None:
     put(f"{model_dir}/whisker", {"20311122/saved_model.pb": b"graph"}, tmp_path)
     store = open_store(model_dir, "whisker")
     assert store.manifest(20311122) == {}
     assert store.read_file(20311122, "assets.extra/ledger.jsonl") == b""
     with pytest.raises(DigestError, match=r"/whisker/20311122 has no assets\.extra/whisker\.json"):
         store.verify(20311122)
-    with pytest.raises(VersionMissingError, match=r"/whisker has no version 5: its versions are 20311122$"):
+    with pytest.raises(
+        VersionMissingError, match=r"/whisker has no version 5: its versions are 20311122$"
+    ):
         store.verify(5)
 
 
-def test_verify_reads_every_file_where_it_lies(model_dir: str, saved_model: Path, tmp_path: Path) -> None:
+def test_verify_reads_every_file_where_it_lies(
+    model_dir: str, saved_model: Path, tmp_path: Path
+) -> None:
     store = store_of(2, model_dir, saved_model)
     store.verify(1)
     put(f"{model_dir}/whisker", {"2/variables/variables.index": b"iNdex"}, tmp_path)
     store.verify(1)
-    with pytest.raises(DigestError, match=rf"^{model_dir}/whisker/2: variables/variables\.index has another SHA-256"):
+    with pytest.raises(
+        DigestError,
+        match=rf"^{model_dir}/whisker/2: variables/variables\.index has another SHA-256",
+    ):
         store.verify(2)
 
 
 def test_a_clock_that_jumps_back_changes_no_order(model_dir: str, saved_model: Path) -> None:
     store = open_store(model_dir, "whisker")
     for year in (2031, 1999, 2010):
-        store.promote(store.publish(saved_model, clock=lambda year=year: datetime(year, 1, 1, tzinfo=UTC)).number)
-    assert [store.manifest(version)["published"][:4] for version in store.versions()] == ["2031", "1999", "2010"]
+        store.promote(
+            store.publish(
+                saved_model, clock=lambda year=year: datetime(year, 1, 1, tzinfo=UTC)
+            ).number
+        )
+    assert [store.manifest(version)["published"][:4] for version in store.versions()] == [
+        "2031",
+        "1999",
+        "2010",
+    ]
     assert store.previous() == 2
     assert store.prune(1) == [1]

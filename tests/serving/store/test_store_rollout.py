@@ -32,7 +32,8 @@ class Harness:
     Attributes:
         broken: versions that cannot be loaded.
         held: versions that do not finish loading before `released`.
-        states: models.config's versions and labels at every configuration that the server was given.
+        states: models.config's versions and labels at every configuration that the server was
+            given.
     """
 
     def __init__(self, store: ModelStore, options: Options = OPTIONS) -> None:
@@ -63,7 +64,11 @@ class Harness:
         server, port = grpc_service.bind(Handlers(manager, None), "127.0.0.1", 0)
         server.start()
         running = RunningServer(f"127.0.0.1:{port}")
-        self._stops += [running._channel.close, lambda: server.stop(None).wait(), lambda: manager.stop(5)]
+        self._stops += [
+            running._channel.close,
+            lambda: server.stop(None).wait(),
+            lambda: manager.stop(5),
+        ]
         return running
 
     def stop(self) -> None:
@@ -92,7 +97,11 @@ def in_the_file(store: ModelStore) -> tuple[list[int], dict[str, int]]:
 
 
 def available(server: RunningServer) -> set[int]:
-    return {number for number, status in server.versions("whisker").items() if status.state == "AVAILABLE"}
+    return {
+        number
+        for number, status in server.versions("whisker").items()
+        if status.state == "AVAILABLE"
+    }
 
 
 @pytest.fixture
@@ -118,7 +127,11 @@ def harness(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harn
 def test_promote_loads_then_labels_then_unloads(harness: Harness) -> None:
     server = harness.start()
     assert promote(harness.store, 2, "stable", server, TIMEOUT_S) < TIMEOUT_S
-    assert harness.states == [([1, 2], {"stable": 1}), ([1, 2], {"stable": 2}), ([2], {"stable": 2})]
+    assert harness.states == [
+        ([1, 2], {"stable": 1}),
+        ([1, 2], {"stable": 2}),
+        ([2], {"stable": 2}),
+    ]
     assert in_the_file(harness.store) == ([2], {"stable": 2})
     assert server.labelled("whisker", "stable", None) == 2
 
@@ -146,7 +159,9 @@ def test_another_label_is_loaded_beside_what_is_live_and_moves_alone(harness: Ha
     assert in_the_file(harness.store) == ([4], {"stable": 4, "canary": 4})
 
 
-def test_version_that_does_not_load_leaves_file_history_and_server_as_they_were(harness: Harness) -> None:
+def test_version_that_does_not_load_leaves_file_history_and_server_as_they_were(
+    harness: Harness,
+) -> None:
     server = harness.start()
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     before = Path(harness.store.config_path).read_bytes()
@@ -154,9 +169,10 @@ def test_version_that_does_not_load_leaves_file_history_and_server_as_they_were(
     for _ in range(2):
         with pytest.raises(RolloutError) as error:
             promote(harness.store, 3, "stable", server, TIMEOUT_S)
-        assert str(error.value) == (
-            f"{server.address} cannot load version 3 of whisker: {harness.store.base_path}/3 is broken; "
-            "models.config and the server are as they were"
+        assert (
+            str(error.value)
+            == f"{server.address} cannot load version 3 of whisker: {harness.store.base_path}/3 is"
+            " broken; models.config and the server are as they were"
         )
     assert Path(harness.store.config_path).read_bytes() == before
     assert harness.states[-1] == ([2], {"stable": 2})
@@ -169,14 +185,19 @@ def test_version_that_does_not_load_leaves_file_history_and_server_as_they_were(
 def test_version_that_loads_too_slowly_leaves_everything_as_it_was(harness: Harness) -> None:
     server = harness.start()
     harness.held = {2}
-    with pytest.raises(RolloutError, match=r"has not loaded version 2 of whisker after 0\.3 s, it is LOADING: see its"):
+    with pytest.raises(
+        RolloutError,
+        match=r"has not loaded version 2 of whisker after 0\.3 s, it is LOADING: see its",
+    ):
         promote(harness.store, 2, "stable", server, 0.3)
     assert in_the_file(harness.store) == ([1], {"stable": 1})
     harness.released.set()
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
 
 
-def test_interrupt_leaves_everything_as_it_was(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_leaves_everything_as_it_was(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = harness.start()
 
     def interrupted(_: float) -> None:
@@ -184,7 +205,9 @@ def test_interrupt_leaves_everything_as_it_was(harness: Harness, monkeypatch: py
 
     harness.held = {2}
     # Of this module alone: threads of libraries sleep, too.
-    monkeypatch.setattr("serving.store.rollout.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted))
+    monkeypatch.setattr(
+        "serving.store.rollout.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted)
+    )
     with pytest.raises(KeyboardInterrupt):
         promote(harness.store, 2, "stable", server, TIMEOUT_S)
     assert in_the_file(harness.store) == ([1], {"stable": 1})
@@ -207,7 +230,8 @@ def test_refused_label_moves_nothing(harness: Harness, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(server, "reload", unlucky)
     with pytest.raises(
-        RolloutError, match="assign label to version 9 .*; models.config and the server are as they were$"
+        RolloutError,
+        match="assign label to version 9 .*; models.config and the server are as they were$",
     ):
         promote(harness.store, 2, "stable", server, TIMEOUT_S)
     assert in_the_file(harness.store) == ([1], {"stable": 1})
@@ -215,15 +239,22 @@ def test_refused_label_moves_nothing(harness: Harness, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("model_name", ["whisker", "another"])
-def test_server_on_a_bare_base_path_is_refused_before_anything_changes(harness: Harness, model_name: str) -> None:
+def test_server_on_a_bare_base_path_is_refused_before_anything_changes(
+    harness: Harness, model_name: str
+) -> None:
     server = harness.start(single_model(model_name, harness.store.base_path))
-    what = "serves whisker without the label stable" if model_name == "whisker" else "does not serve whisker"
+    what = (
+        "serves whisker without the label stable"
+        if model_name == "whisker"
+        else "does not serve whisker"
+    )
     with pytest.raises(RolloutError) as error:
         promote(harness.store, 2, "stable", server, TIMEOUT_S)
     path = harness.store.config_path
-    assert str(error.value) == (
-        f"{server.address} {what}, so it does not run on {path}: nothing was changed; start it with "
-        f"--model_config_file={path} --allow_version_labels_for_unavailable_models=true"
+    assert (
+        str(error.value)
+        == f"{server.address} {what}, so it does not run on {path}: nothing was changed; start it"
+        f" with --model_config_file={path} --allow_version_labels_for_unavailable_models=true"
     )
     assert harness.states == []
     assert in_the_file(harness.store) == ([1], {"stable": 1})
@@ -248,16 +279,23 @@ def test_server_that_lags_behind_the_file_is_taken_along(harness: Harness) -> No
     server = harness.start()
     harness.store.promote(3)
     promote(harness.store, 3, "stable", server, TIMEOUT_S)
-    assert harness.states == [([1, 3], {"stable": 1}), ([1, 3], {"stable": 3}), ([3], {"stable": 3})]
+    assert harness.states == [
+        ([1, 3], {"stable": 1}),
+        ([1, 3], {"stable": 3}),
+        ([3], {"stable": 3}),
+    ]
 
 
-def test_first_version_of_a_model_reaches_a_server_that_does_not_know_it(harness: Harness, saved_model: Path) -> None:
+def test_first_version_of_a_model_reaches_a_server_that_does_not_know_it(
+    harness: Harness, saved_model: Path
+) -> None:
     server = harness.start()
     other = open_store(str(Path(harness.store.base_path).parent), "digits")
     other.publish(saved_model)
     harness.broken = {1}
     with pytest.raises(
-        RolloutError, match="cannot load version 1 of digits: .* is broken; models.config and the server"
+        RolloutError,
+        match="cannot load version 1 of digits: .* is broken; models.config and the server",
     ):
         promote(other, 1, "stable", server, TIMEOUT_S)
     assert [model.name for model in other.config().model_config_list.config] == ["whisker"]
@@ -306,7 +344,11 @@ def test_server_that_polls_the_file_takes_every_state(harness: Harness) -> None:
     server = harness.start(config_poll_wait_s=0.15)
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     rollback(harness.store, server, TIMEOUT_S)
-    seen = [each for each, after in zip(harness.states, [*harness.states[1:], None], strict=True) if each != after]
+    seen = [
+        each
+        for each, after in zip(harness.states, [*harness.states[1:], None], strict=True)
+        if each != after
+    ]
     assert next(each for each in seen if each[1] == {"stable": 2}) == ([1, 2], {"stable": 2})
     assert models_config.live_version(harness.store.config(), "whisker") == 1
     assert server.labelled("whisker", "stable", None) == 1

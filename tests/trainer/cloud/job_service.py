@@ -1,7 +1,9 @@
-"""A job service on loopback: the real messages over gRPC, the states of a job, and its command run in processes.
+"""A job service on loopback: the real messages over gRPC, the states of a job, and its command run
+in processes.
 
-It does what the descriptions of JobService, CustomJob and CustomJobSpec say. It has no images and no machines. Cloud
-Logging's ListLogEntries is answered on the same port, from what the commands printed.
+It does what the descriptions of JobService, CustomJob and CustomJobSpec say. It has no images and
+no machines. Cloud Logging's ListLogEntries is answered on the same port, from what the commands
+printed.
 """
 
 import json
@@ -37,14 +39,20 @@ PARENT = f"projects/{PROJECT}/locations/{REGION}"
 _ENDED_WITHIN_S = 30
 _PAGE = 2
 
-PENDING, QUEUED, RUNNING = JobState.JOB_STATE_PENDING, JobState.JOB_STATE_QUEUED, JobState.JOB_STATE_RUNNING
+PENDING, QUEUED, RUNNING = (
+    JobState.JOB_STATE_PENDING,
+    JobState.JOB_STATE_QUEUED,
+    JobState.JOB_STATE_RUNNING,
+)
 SUCCEEDED, FAILED = JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED
 CANCELLING, CANCELLED = JobState.JOB_STATE_CANCELLING, JobState.JOB_STATE_CANCELLED
 
 SERVICE_DISABLED = any_pb2.Any()
 SERVICE_DISABLED.Pack(
     error_details_pb2.ErrorInfo(
-        reason="SERVICE_DISABLED", domain="googleapis.com", metadata={"service": "aiplatform.googleapis.com"}
+        reason="SERVICE_DISABLED",
+        domain="googleapis.com",
+        metadata={"service": "aiplatform.googleapis.com"},
     )
 )
 
@@ -81,14 +89,28 @@ class JobService:
         self._kept = {}
         self._failures = {}
         self._lock = threading.RLock()
-        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)]
+        )
         for service, methods in (
             (
                 "google.cloud.aiplatform.v1.JobService",
                 {
-                    "CreateCustomJob": (self._create, types.CreateCustomJobRequest, types.CustomJob.serialize),
-                    "GetCustomJob": (self._get, types.GetCustomJobRequest, types.CustomJob.serialize),
-                    "ListCustomJobs": (self._list, types.ListCustomJobsRequest, types.ListCustomJobsResponse.serialize),
+                    "CreateCustomJob": (
+                        self._create,
+                        types.CreateCustomJobRequest,
+                        types.CustomJob.serialize,
+                    ),
+                    "GetCustomJob": (
+                        self._get,
+                        types.GetCustomJobRequest,
+                        types.CustomJob.serialize,
+                    ),
+                    "ListCustomJobs": (
+                        self._list,
+                        types.ListCustomJobsRequest,
+                        types.ListCustomJobsResponse.serialize,
+                    ),
                     "CancelCustomJob": (
                         self._cancel,
                         types.CancelCustomJobRequest,
@@ -98,14 +120,24 @@ class JobService:
             ),
             (
                 "google.logging.v2.LoggingServiceV2",
-                {"ListLogEntries": (self._entries, ListLogEntriesRequest, ListLogEntriesResponse.serialize)},
+                {
+                    "ListLogEntries": (
+                        self._entries,
+                        ListLogEntriesRequest,
+                        ListLogEntriesResponse.serialize,
+                    )
+                },
             ),
         ):
             handlers = {
-                name: grpc.unary_unary_rpc_method_handler(self._answering(name, method), request.deserialize, write)
+                name: grpc.unary_unary_rpc_method_handler(
+                    self._answering(name, method), request.deserialize, write
+                )
                 for name, (method, request, write) in methods.items()
             }
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, handlers),)
+            )
         self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
@@ -116,7 +148,9 @@ class JobService:
 
     def fail(self, method, code, details="", *, info=None, carried_out=False, times=1):
         """Lets the next calls of a method fail; `carried_out`: only the answer is lost."""
-        self._failures.setdefault(method, deque()).extend([(code, details, info, carried_out)] * times)
+        self._failures.setdefault(method, deque()).extend(
+            [(code, details, info, carried_out)] * times
+        )
 
     def preempt(self, name):
         """Takes a job's machines away as Spot does, SIGTERM first, and starts it anew.
@@ -143,11 +177,15 @@ class JobService:
             with self._lock:
                 self.calls.append(name)
                 failures = self._failures.get(name)
-                code, details, info, carried_out = failures.popleft() if failures else (None, "", None, True)
+                code, details, info, carried_out = (
+                    failures.popleft() if failures else (None, "", None, True)
+                )
                 reply = method(request, context) if carried_out else None
             if code is None:
                 return reply
-            status = status_pb2.Status(code=code.value[0], message=details, details=[info] if info else [])
+            status = status_pb2.Status(
+                code=code.value[0], message=details, details=[info] if info else []
+            )
             return context.abort_with_status(rpc_status.to_status(status))
 
         return answer
@@ -167,7 +205,9 @@ class JobService:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if not 1 <= len(job.display_name) <= 128:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "display_name")
-        job.name = f"projects/{PROJECT_NUMBER}/locations/{REGION}/customJobs/{1000 + len(self._kept)}"
+        job.name = (
+            f"projects/{PROJECT_NUMBER}/locations/{REGION}/customJobs/{1000 + len(self._kept)}"
+        )
         job.state, job.create_time = PENDING, datetime.now(UTC)
         self._kept[job.name] = _Kept(job, None if self._run else deque(self.script))
         return job
@@ -185,7 +225,11 @@ class JobService:
         elif kept.states is None and state == QUEUED:
             self._move(kept.job, RUNNING)
             self._start(kept)
-        elif kept.states is None and state == RUNNING and (code := kept.processes[0].poll()) is not None:
+        elif (
+            kept.states is None
+            and state == RUNNING
+            and (code := kept.processes[0].poll()) is not None
+        ):
             # The job is done when its first replica is.
             self._end_processes(kept)
             self._move(kept.job, FAILED if code else SUCCEEDED, code_pb2.INTERNAL, _exited(code))
@@ -213,7 +257,9 @@ class JobService:
     def _entries(self, request, context):
         number = re.search(r'resource\.labels\.job_id="(\d+)"', request.filter)
         if list(request.resource_names) != [f"projects/{PROJECT}"] or not number:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{request.resource_names} {request.filter}")
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"{request.resource_names} {request.filter}"
+            )
         kept = self._found(f"{PARENT}/customJobs/{number[1]}", context)
         return ListLogEntriesResponse(entries=kept.entries)
 
@@ -243,7 +289,9 @@ class JobService:
         }
         kept.processes, kept.readers = [], []
         for number, pool in enumerate(pools):
-            command = [sys.executable if word == "python" else word for word in pool.container_spec.command]
+            command = [
+                sys.executable if word == "python" else word for word in pool.container_spec.command
+            ]
             for index in range(pool.replica_count):
                 process = subprocess.Popen(
                     [*command, *pool.container_spec.args],
@@ -258,7 +306,9 @@ class JobService:
                     stderr=subprocess.STDOUT,
                     text=True,
                 )
-                reader = threading.Thread(target=_read, args=(process, kept.entries, f"workerpool{number}-{index}"))
+                reader = threading.Thread(
+                    target=_read, args=(process, kept.entries, f"workerpool{number}-{index}")
+                )
                 reader.start()
                 kept.processes.append(process)
                 kept.readers.append(reader)
@@ -291,7 +341,11 @@ def _environment(spec, cluster, number, index):
         }
     if sum(len(addresses) for addresses in cluster.values()) > 1:
         names = dict(zip(cluster, ("chief", "worker", "ps", "evaluator"), strict=False))
-        renamed = {names[pool]: addresses for pool, addresses in cluster.items() if names[pool] != "evaluator"}
+        renamed = {
+            names[pool]: addresses
+            for pool, addresses in cluster.items()
+            if names[pool] != "evaluator"
+        }
         task = {"type": names[task["type"]], "index": index, "cloud": "c0ffee", "trial": ""}
         found["TF_CONFIG"] = json.dumps({"cluster": renamed, "task": task, **extra})
     return found
@@ -299,7 +353,10 @@ def _environment(spec, cluster, number, index):
 
 def _read(process, entries, worker):
     for line in process.stdout:
-        entry = LogEntry(timestamp=datetime.now(UTC), resource={"type": "ml_job", "labels": {"task_name": worker}})
+        entry = LogEntry(
+            timestamp=datetime.now(UTC),
+            resource={"type": "ml_job", "labels": {"task_name": worker}},
+        )
         # Cloud Logging takes a line of JSON apart.
         content = json.loads(line) if line.startswith('{"severity"') else None
         if content:

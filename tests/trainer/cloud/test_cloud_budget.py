@@ -20,7 +20,10 @@ def test_cost_limit_counts_every_worker_and_says_so():
 
 def test_smaller_of_the_two_limits_counts():
     made = budget.make(**(ASKED | {"max_hours": 1.5, "price_per_hour": 2.0, "max_cost": 20.0}))
-    assert (made.timeout_s, made.reason) == (5400, "1.5 h, by --max_hours, 3.00 at most for 1 worker")
+    assert (made.timeout_s, made.reason) == (
+        5400,
+        "1.5 h, by --max_hours, 3.00 at most for 1 worker",
+    )
 
 
 @pytest.mark.parametrize(

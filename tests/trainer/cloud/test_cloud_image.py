@@ -44,7 +44,9 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """Gives a function that puts both stand-ins on the path; the file that they write to is its answer."""
+    """Gives a function that puts both stand-ins on the path; the file that they write to is its
+    answer.
+    """
 
     def install(push=0):
         log = tmp_path / "log"
@@ -74,7 +76,9 @@ def test_docker_builds_pushes_and_names_the_image_by_the_digest_of_its_repositor
         f"docker push {NAME}",
         f"docker image inspect --format {{{{json .RepoDigests}}}} {NAME}",
     ]
-    assert lines[0].startswith("the image is built from this checkout, of which everything is committed")
+    assert lines[0].startswith(
+        "the image is built from this checkout, of which everything is committed"
+    )
 
 
 def test_cloud_build_gets_one_step_that_builds_the_same(checkout, tools):
@@ -90,16 +94,24 @@ def test_cloud_build_gets_one_step_that_builds_the_same(checkout, tools):
 
 def test_files_that_are_not_committed_are_named(checkout):
     (checkout / "edited.py").write_text("")
-    assert "with 1 files that are not committed: edited.py" in image.describe("docker", NAME, "p", checkout)[0]
+    assert (
+        "with 1 files that are not committed: edited.py"
+        in image.describe("docker", NAME, "p", checkout)[0]
+    )
 
 
 def test_folder_without_git_is_said_to_go_in_whole(tmp_path):
-    assert f"everything in {tmp_path}, which is no git checkout" in image.describe("docker", NAME, "p", tmp_path)[0]
+    assert (
+        f"everything in {tmp_path}, which is no git checkout"
+        in image.describe("docker", NAME, "p", tmp_path)[0]
+    )
 
 
 def test_command_that_fails_ends_the_build_with_nothing_submitted(checkout, tools):
     tools(push=3)
-    with pytest.raises(CloudError, match=f"docker push {NAME}: ended with 3; nothing was submitted"):
+    with pytest.raises(
+        CloudError, match=f"docker push {NAME}: ended with 3; nothing was submitted"
+    ):
         build("docker", checkout)
 
 
@@ -114,7 +126,9 @@ def test_base_image_that_a_tag_names_is_not_built_on(checkout, tools, capfd):
 
 def test_missing_command_is_named(checkout, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CloudError, match="docker is not installed: install it, or give another --build"):
+    with pytest.raises(
+        CloudError, match="docker is not installed: install it, or give another --build"
+    ):
         build("docker", checkout)
 
 
@@ -131,5 +145,7 @@ def test_name_that_cannot_be_pushed_to_is_refused(checkout, kind, name, message)
 
 
 def test_folder_without_the_dockerfile_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="has no infra/docker/trainer.Dockerfile; run this from a checkout"):
+    with pytest.raises(
+        ConfigError, match="has no infra/docker/trainer.Dockerfile; run this from a checkout"
+    ):
         image.require_buildable("cloudbuild", NAME, tmp_path)

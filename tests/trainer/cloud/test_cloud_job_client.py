@@ -80,7 +80,8 @@ def test_request_that_is_lost_is_sent_again(service, jobs):
 def test_service_that_stays_away_is_given_up_with_nothing_started(service, jobs):
     service.fail("CreateCustomJob", Code.UNAVAILABLE, times=3)
     with pytest.raises(
-        UnreachableError, match="my-project: the job service did not answer 3 times, and has no such job"
+        UnreachableError,
+        match="my-project: the job service did not answer 3 times, and has no such job",
     ):
         jobs.submit(job())
     assert service.jobs == []
@@ -89,24 +90,54 @@ def test_service_that_stays_away_is_given_up_with_nothing_started(service, jobs)
 @pytest.mark.parametrize(
     ("code", "details", "info", "error", "message"),
     [
-        (Code.RESOURCE_EXHAUSTED, "Quota exceeded: L4", None, CloudError, "Quota exceeded: L4; ask for more of this"),
-        (Code.PERMISSION_DENIED, "customJobs.create denied", None, CloudError, "denied; grant just this permission"),
+        (
+            Code.RESOURCE_EXHAUSTED,
+            "Quota exceeded: L4",
+            None,
+            CloudError,
+            "Quota exceeded: L4; ask for more of this",
+        ),
+        (
+            Code.PERMISSION_DENIED,
+            "customJobs.create denied",
+            None,
+            CloudError,
+            "denied; grant just this permission",
+        ),
         (
             Code.PERMISSION_DENIED,
             "Vertex AI API has not been used in project",
             job_service.SERVICE_DISABLED,
             CloudError,
-            "my-project: the API is not enabled; run gcloud services enable aiplatform.googleapis.com --project=my-pro",
+            (
+                "my-project: the API is not enabled; run gcloud services enable"
+                " aiplatform.googleapis.com --project=my-pro"
+            ),
         ),
         (
             Code.UNAVAILABLE,
-            "Getting metadata from plugin failed with error: ('invalid_grant: Token has been expired or revoked.',)",
+            (
+                "Getting metadata from plugin failed with error: ('invalid_grant: Token has been"
+                " expired or revoked.',)"
+            ),
             None,
             SignInError,
             "there are no Google Cloud credentials that work",
         ),
-        (Code.UNAUTHENTICATED, "invalid token", None, SignInError, "there are no Google Cloud credentials that work"),
-        (Code.INVALID_ARGUMENT, "image x is not found", None, CloudError, "image x is not found; mend what it names"),
+        (
+            Code.UNAUTHENTICATED,
+            "invalid token",
+            None,
+            SignInError,
+            "there are no Google Cloud credentials that work",
+        ),
+        (
+            Code.INVALID_ARGUMENT,
+            "image x is not found",
+            None,
+            CloudError,
+            "image x is not found; mend what it names",
+        ),
         (Code.NOT_FOUND, "no project", None, CloudError, "no project; check --project"),
     ],
 )
@@ -130,11 +161,22 @@ def test_service_checks_what_our_lint_would_have_found(service, jobs):
 def test_list_reads_every_page(jobs):
     for name in "abcde":
         jobs.submit(job(name=name))
-    assert [watching.describe(each).split()[0] for each in jobs.list()] == ["1000", "1001", "1002", "1003", "1004"]
+    assert [watching.describe(each).split()[0] for each in jobs.list()] == [
+        "1000",
+        "1001",
+        "1002",
+        "1003",
+        "1004",
+    ]
 
 
 def test_watching_says_each_state_once_and_outlasts_lost_connections(service, jobs):
-    service.script = (job_service.QUEUED, job_service.QUEUED, job_service.RUNNING, job_service.SUCCEEDED)
+    service.script = (
+        job_service.QUEUED,
+        job_service.QUEUED,
+        job_service.RUNNING,
+        job_service.SUCCEEDED,
+    )
     name = jobs.submit(job())[0].name
     service.fail("GetCustomJob", Code.UNAVAILABLE, times=2)
     code, lines = watch(jobs, name, price=3600.0)
@@ -149,9 +191,11 @@ def test_watched_job_that_fails_names_its_reason_and_its_log(service, jobs):
     name = jobs.submit(job())[0].name
     with pytest.raises(CloudError) as error:
         watch(jobs, name)
-    assert str(error.value) == (
-        "the job failed: The replica workerpool0-0 exited with a non-zero status of 2.; its log: "
-        f"python -m trainer.jobs logs 1000 --project=my-project --region=us-central1 --api_endpoint={service.url}"
+    assert (
+        str(error.value)
+        == "the job failed: The replica workerpool0-0 exited with a non-zero status of 2.; its"
+        " log: python -m trainer.jobs logs 1000 --project=my-project --region=us-central1"
+        f" --api_endpoint={service.url}"
     )
 
 
@@ -165,7 +209,8 @@ def test_token_that_cannot_be_renewed_ends_watching_and_says_that_the_job_goes_o
     name = jobs.submit(job())[0].name
     service.fail("GetCustomJob", Code.UNAUTHENTICATED, times=2)
     with pytest.raises(
-        SignInError, match="credentials that work; .*the job may go on, come back with python -m trainer"
+        SignInError,
+        match="credentials that work; .*the job may go on, come back with python -m trainer",
     ):
         watch(jobs, name)
     assert service.calls.count("GetCustomJob") == 2
@@ -190,14 +235,19 @@ def test_interrupt_asks_whether_to_cancel(service, jobs, answer, state):
     else:
         code, lines = watch(jobs, name, ask=ask, pause=interrupt)
         assert code == 130
-        assert lines[1].startswith("the job goes on; come back with python -m trainer.jobs watch 1000")
+        assert lines[1].startswith(
+            "the job goes on; come back with python -m trainer.jobs watch 1000"
+        )
         assert lines[2].startswith("end it with python -m trainer.jobs cancel 1000")
     assert asked == ["\ncancel the job? [y/N] "]
     assert service.jobs[0].state.name == f"JOB_STATE_{state}"
 
 
 def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are_the_log():
-    lines = "print(json.dumps(dict(os.environ))); print(json.dumps({'severity': 'WARNING', 'message': 'hot'}))"
+    lines = (
+        "print(json.dumps(dict(os.environ))); print(json.dumps({'severity': 'WARNING', 'message':"
+        " 'hot'}))"
+    )
     pool = {
         "machineSpec": {"machineType": "e2-standard-8"},
         "replicaCount": 1,
@@ -218,15 +268,24 @@ def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are
     chief = next(line for line in lines if "workerpool0-0" in line)
     assert any(line.endswith("  workerpool0-0  WARNING  hot") for line in lines)
     seen = json.loads(chief.partition("DEFAULT  ")[2])
-    assert (seen["AIP_MODEL_DIR"], seen["AIP_CHECKPOINT_DIR"]) == ("gs://b/out/model/", "gs://b/out/checkpoints/")
+    assert (seen["AIP_MODEL_DIR"], seen["AIP_CHECKPOINT_DIR"]) == (
+        "gs://b/out/model/",
+        "gs://b/out/checkpoints/",
+    )
     assert seen["CLOUD_ML_PROJECT_ID"] == "123456789"
-    assert json.loads(seen["TF_CONFIG"])["task"] == {"type": "chief", "index": 0, "cloud": "c0ffee", "trial": ""}
+    assert json.loads(seen["TF_CONFIG"])["task"] == {
+        "type": "chief",
+        "index": 0,
+        "cloud": "c0ffee",
+        "trial": "",
+    }
     assert list(json.loads(seen["CLUSTER_SPEC"])["cluster"]) == ["workerpool0", "workerpool1"]
 
 
 def test_plain_connection_leaves_this_machine_in_no_case():
     with pytest.raises(
-        ConfigError, match="--api_endpoint=http://example.com: http:// is for a service on this machine"
+        ConfigError,
+        match="--api_endpoint=http://example.com: http:// is for a service on this machine",
     ):
         Jobs(PROJECT, REGION, "http://example.com")
 
@@ -237,12 +296,15 @@ def test_without_credentials_the_cure_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     with pytest.raises(
-        SignInError, match="my-project: there are no Google Cloud credentials that work; run gcloud auth"
+        SignInError,
+        match="my-project: there are no Google Cloud credentials that work; run gcloud auth",
     ):
         Jobs(PROJECT, REGION)
 
 
 def test_job_is_named_by_its_number(jobs):
     assert jobs.name("12") == "projects/my-project/locations/us-central1/customJobs/12"
-    with pytest.raises(ConfigError, match="x: expected the number of a job; python -m trainer.jobs list shows them"):
+    with pytest.raises(
+        ConfigError, match="x: expected the number of a job; python -m trainer.jobs list shows them"
+    ):
         jobs.name("x")

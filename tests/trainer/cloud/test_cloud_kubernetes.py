@@ -20,7 +20,11 @@ def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work(
     job = manifest(Submission(**ASKED), ["--data=gs://b/p"])
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert (job["apiVersion"], job["kind"], job["spec"]["activeDeadlineSeconds"]) == ("batch/v1", "Job", 3600)
+    assert (job["apiVersion"], job["kind"], job["spec"]["activeDeadlineSeconds"]) == (
+        "batch/v1",
+        "Job",
+        3600,
+    )
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 2}
     assert container["args"] == ["--data=gs://b/p", "--require_gpu=true"]
     assert pod["nodeSelector"] == {
@@ -31,14 +35,18 @@ def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work(
     # Kubernetes takes a podFailurePolicy with this restartPolicy only.
     assert pod["restartPolicy"] == "Never"
     fail, ignore = job["spec"]["podFailurePolicy"]["rules"]
-    assert fail["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    assert fail["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
     assert ignore["onPodConditions"] == [{"type": "DisruptionTarget"}]
 
 
 def test_job_without_accelerator_runs_anywhere():
-    pod = manifest(Submission(**(ASKED | {"accelerator": "", "spot": False, "service_account": ""})), [])["spec"][
-        "template"
-    ]["spec"]
+    pod = manifest(
+        Submission(**(ASKED | {"accelerator": "", "spot": False, "service_account": ""})), []
+    )["spec"]["template"]["spec"]
     assert "nodeSelector" not in pod
     assert "serviceAccountName" not in pod
     assert pod["containers"][0]["resources"] == {"requests": {"ephemeral-storage": "10Gi"}}

@@ -34,7 +34,10 @@ def test_pair_of_the_table_passes(machine, accelerator, count):
             "g2-standard-8",
             "NVIDIA_L4",
             2,
-            "g2-standard-8 is built with 1 NVIDIA_L4; give --accelerator=NVIDIA_L4 --accelerator_count=1",
+            (
+                "g2-standard-8 is built with 1 NVIDIA_L4; give --accelerator=NVIDIA_L4"
+                " --accelerator_count=1"
+            ),
         ),
         ("g2-standard-8", "NVIDIA_TESLA_T4", 1, "g2-standard-8 is built with 1 NVIDIA_L4"),
         ("a2-highgpu-4g", "", 1, "a2-highgpu-4g is built with 4 NVIDIA_TESLA_A100"),

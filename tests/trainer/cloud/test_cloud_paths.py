@@ -8,7 +8,12 @@ from trainer.errors import ConfigError
 @pytest.mark.parametrize("data", ["sample", "cats_and_dogs", "gs://bucket/pictures"])
 def test_run_whose_paths_are_names_or_buckets_passes(data):
     require_remote(
-        Config(data=data, base_weights="gs://bucket/w.h5", run_dir="gs://bucket/r", model_dir="gs://bucket/m")
+        Config(
+            data=data,
+            base_weights="gs://bucket/w.h5",
+            run_dir="gs://bucket/r",
+            model_dir="gs://bucket/m",
+        )
     )
 
 
@@ -19,7 +24,11 @@ def test_run_without_run_and_model_folders_passes():
 @pytest.mark.parametrize(
     ("name", "value", "cure"),
     [
-        ("data", "pictures", "copy the folder to a bucket and give --data=gs://…, or one of sample, cats_and_dogs"),
+        (
+            "data",
+            "pictures",
+            "copy the folder to a bucket and give --data=gs://…, or one of sample, cats_and_dogs",
+        ),
         ("data", "./sample", "give --data=gs://…"),
         ("data", "gs://", "give --data=gs://…"),
         (

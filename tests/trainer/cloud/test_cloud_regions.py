@@ -24,7 +24,9 @@ def test_location_holds_a_region_or_not_or_nobody_knows(location, region, near):
 def test_bucket_of_the_region_passes_and_one_elsewhere_is_refused(bucket):
     # The emulator's buckets are all in one place.
     require_near([f"gs://{bucket}/a", f"gs://{bucket}/b"], "us-central1", pytest.fail)
-    with pytest.raises(ConfigError, match=f"gs://{bucket} is in US-CENTRAL1 and the job in us-east1: every byte"):
+    with pytest.raises(
+        ConfigError, match=f"gs://{bucket} is in US-CENTRAL1 and the job in us-east1: every byte"
+    ):
         require_near([f"gs://{bucket}/pictures"], "us-east1", pytest.fail)
 
 

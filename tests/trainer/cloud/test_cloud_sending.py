@@ -10,13 +10,17 @@ from trainer.errors import CloudError
 
 
 def names(**asked):
-    return {permission.name for permission in needed(**({"service_account": "", "build": ""} | asked))}
+    return {
+        permission.name for permission in needed(**({"service_account": "", "build": ""} | asked))
+    }
 
 
 def test_permissions_are_those_of_what_is_asked_for():
     least = names()
     assert "aiplatform.customJobs.create" in least
-    assert names(service_account="w@p.iam.gserviceaccount.com") - least == {"iam.serviceAccounts.actAs"}
+    assert names(service_account="w@p.iam.gserviceaccount.com") - least == {
+        "iam.serviceAccounts.actAs"
+    }
     assert names(build="docker") - least == {"artifactregistry.repositories.uploadArtifacts"}
     assert names(build="cloudbuild") - names(build="docker") == {"cloudbuild.builds.create"}
 
@@ -34,5 +38,8 @@ def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeyp
         accelerator="",
         api_endpoint=service.url,
     )
-    with pytest.raises(CloudError, match="the job may be there; see python -m trainer.jobs list --project=my-project"):
+    with pytest.raises(
+        CloudError,
+        match="the job may be there; see python -m trainer.jobs list --project=my-project",
+    ):
         sending.send(asked, Config(), [], pytest.fail)

@@ -90,7 +90,10 @@ def test_arguments_of_the_caller_are_not_changed():
         ({"image_uri": "a b"}, "--image_uri=a b: expected"),
         ({"image_uri": "a\nb"}, "expected the image that holds the trainer"),
         ({"accelerator_count": 3}, "g2-standard-24 is built with 2 NVIDIA_L4"),
-        ({"machine": "n1-standard-8", "accelerator": "T4"}, "CustomJobSpec refuses these settings: "),
+        (
+            {"machine": "n1-standard-8", "accelerator": "T4"},
+            "CustomJobSpec refuses these settings: ",
+        ),
         ({"service_account": "me"}, "--service_account=me: expected an address such as"),
         (
             {"machine": "e2-standard-8", "accelerator": "", "arguments": ["--require_gpu=true"]},
@@ -126,7 +129,13 @@ def test_same_run_has_the_same_label_and_any_other_another():
         vertex.labels(spec, "again"),
         *(
             vertex.labels(specification(**change), "whisker")
-            for change in ({"image_uri": "other"}, {"arguments": []}, {"max_hours": 2}, {"spot": True}, {"workers": 2})
+            for change in (
+                {"image_uri": "other"},
+                {"arguments": []},
+                {"max_hours": 2},
+                {"spot": True},
+                {"workers": 2},
+            )
         ),
     ]
     assert len({each[vertex.LABEL] for each in [label, *others]}) == 7
@@ -135,8 +144,9 @@ def test_same_run_has_the_same_label_and_any_other_another():
 def test_send_command_quotes_the_name_and_carries_the_label():
     spec = specification()
     label = vertex.labels(spec, "it's mine")[vertex.LABEL]
-    assert vertex.send_command(spec, "it's mine", project="", region="us-central1") == (
-        "gcloud ai custom-jobs create --project=PROJECT --region=us-central1 "
+    assert (
+        vertex.send_command(spec, "it's mine", project="", region="us-central1")
+        == "gcloud ai custom-jobs create --project=PROJECT --region=us-central1 "
         f"--display-name='it'\"'\"'s mine' --labels=whisker-spec={label} --config=job.yaml"
     )
 

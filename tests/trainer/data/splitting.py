@@ -7,7 +7,11 @@ from trainer.data.ledger import Found
 
 def found_and_hashes(names, given_split=None):
     found = [
-        Found(name, name.split("/")[-2], given_split or (name.split("/")[0] if name.count("/") == 2 else None))
+        Found(
+            name,
+            name.split("/")[-2],
+            given_split or (name.split("/")[0] if name.count("/") == 2 else None),
+        )
         for name in names
     ]
     return found, {file.path: hashlib.sha256(file.path.encode()).hexdigest() for file in found}

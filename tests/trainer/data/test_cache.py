@@ -39,7 +39,9 @@ def kept_in(cache):
         ("none", 2 * NEEDED, 2 * NEEDED, "none"),
     ],
 )
-def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch, kind, memory, disk, expected):
+def test_auto_takes_memory_then_disk_then_nothing(
+    tmp_path, monkeypatch, kind, memory, disk, expected
+):
     monkeypatch.setattr("trainer.data.cache._free_disk_bytes", lambda _: disk)
     assert kept_in(make_cache(kind, 50, 32, tmp_path / "new", free_bytes=memory)) == expected
 
@@ -47,7 +49,8 @@ def test_auto_takes_memory_then_disk_then_nothing(tmp_path, monkeypatch, kind, m
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_cache_that_was_asked_for_and_does_not_fit_is_refused(tmp_path, kind):
     with pytest.raises(
-        DataError, match=rf"--cache={kind}: 1,000,000,000 pictures of 32 pixels take 3072.0 GB, expected"
+        DataError,
+        match=rf"--cache={kind}: 1,000,000,000 pictures of 32 pixels take 3072.0 GB, expected",
     ):
         make_cache(kind, 10**9, 32, tmp_path, free_bytes=2**30)
 
@@ -68,9 +71,13 @@ try:
 except DataError as error:
     print(error)
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout == (
-        f"{tmp_path}: decoded pictures cannot be kept here (File too large); free space, or use --cache=none\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (
+        ended.stdout
+        == f"{tmp_path}: decoded pictures cannot be kept here (File too large); free space, or use"
+        " --cache=none\n"
     )
 
 

@@ -33,7 +33,12 @@ def test_facts_of_a_picture_are_what_is_in_the_file():
 
 @pytest.mark.parametrize(
     ("form", "mode", "name"),
-    [("PNG", "RGBA", "a_png"), ("GIF", "P", "a_gif"), ("BMP", "L", "a_bmp"), ("WEBP", "RGB", "a_webp")],
+    [
+        ("PNG", "RGBA", "a_png"),
+        ("GIF", "P", "a_gif"),
+        ("BMP", "L", "a_bmp"),
+        ("WEBP", "RGB", "a_webp"),
+    ],
 )
 def test_kind_is_told_by_the_first_bytes(form, mode, name):
     facts, problems = look_at(**{name: saved(form, mode), "a_jpg": saved(form, mode)})
@@ -50,10 +55,14 @@ def test_orientation_tag_is_told():
 
 
 def test_file_that_does_not_decode_is_told_with_the_reason():
-    facts, problems = look_at(cut_jpg=JPEG[: len(JPEG) // 2], text_png=b"a text", empty_gif=b"", tiff_jpg=saved("TIFF"))
+    facts, problems = look_at(
+        cut_jpg=JPEG[: len(JPEG) // 2], text_png=b"a text", empty_gif=b"", tiff_jpg=saved("TIFF")
+    )
     assert facts == []
     assert {file.path: file.reason for file in problems} == {
-        "cats/cut.jpg": "truncated or damaged picture, or one of a kind that Pillow does not decode",
+        "cats/cut.jpg": (
+            "truncated or damaged picture, or one of a kind that Pillow does not decode"
+        ),
         "cats/text.png": "no JPEG, PNG, GIF, BMP or WebP picture",
         "cats/empty.gif": "empty file",
         "cats/tiff.jpg": "no JPEG, PNG, GIF, BMP or WebP picture",
@@ -64,4 +73,7 @@ def test_file_that_may_not_be_read_is_told():
     def read(path):
         raise PermissionError(13, "Permission denied", path)
 
-    assert look([Found("cats/1.jpg", "cats", None)], read)[1][0].reason == "cannot be read: Permission denied"
+    assert (
+        look([Found("cats/1.jpg", "cats", None)], read)[1][0].reason
+        == "cannot be read: Permission denied"
+    )

@@ -41,7 +41,9 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
     assert "1 files left out" in command("split", folder)
     before = read(folder)
     assert len(before.pictures) == 61
-    assert {each.split for each in before.pictures if each.path in ("dogs/3.jpg", "dogs/copy.jpg")} in (
+    assert {
+        each.split for each in before.pictures if each.path in ("dogs/3.jpg", "dogs/copy.jpg")
+    } in (
         {"train"},
         {"validation"},
         {"test"},
@@ -61,8 +63,14 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
     [
         ([], "nothing to do: expected scan|split|extend"),
         (["look", "x"], "look x: expected scan|split|extend"),
-        (["scan", "/nowhere"], "/nowhere: there is no such folder; expected one folder of pictures per class"),
-        (["extend", "/nowhere"], "/nowhere: has no ledger.json to extend; freeze the split with split first"),
+        (
+            ["scan", "/nowhere"],
+            "/nowhere: there is no such folder; expected one folder of pictures per class",
+        ),
+        (
+            ["extend", "/nowhere"],
+            "/nowhere: has no ledger.json to extend; freeze the split with split first",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(arguments, message):

@@ -23,7 +23,11 @@ def serve(*, break_after=None, resumable=True, status=200):
             if status != 200:
                 self.send_error(status)
                 return
-            start = int(self.headers["Range"].removeprefix("bytes=")[:-1]) if self.headers["Range"] and resumable else 0
+            start = (
+                int(self.headers["Range"].removeprefix("bytes=")[:-1])
+                if self.headers["Range"] and resumable
+                else 0
+            )
             if start >= len(CONTENT):
                 self.send_error(416)
                 return
@@ -49,7 +53,9 @@ def serve(*, break_after=None, resumable=True, status=200):
 def test_file_is_fetched_once(tmp_path):
     with serve() as (url, asked):
         for _ in range(2):
-            path = download(url, tmp_path / "new" / "file.zip", size_bytes=len(CONTENT), instead=INSTEAD)
+            path = download(
+                url, tmp_path / "new" / "file.zip", size_bytes=len(CONTENT), instead=INSTEAD
+            )
     assert path.read_bytes() == CONTENT
     assert asked == [None]
     assert [file.name for file in path.parent.iterdir()] == ["file.zip"]
@@ -92,7 +98,10 @@ def test_connection_that_always_breaks_keeps_what_has_arrived(tmp_path):
 
 
 def test_file_of_another_size_is_refused_and_removed(tmp_path):
-    with serve() as (url, _), pytest.raises(DataError, match="sent 1,048,576 bytes where 1,000,000 were expected"):
+    with (
+        serve() as (url, _),
+        pytest.raises(DataError, match="sent 1,048,576 bytes where 1,000,000 were expected"),
+    ):
         download(url, tmp_path / "file.zip", size_bytes=1_000_000, instead=INSTEAD)
     assert not list(tmp_path.iterdir())
 
@@ -103,12 +112,17 @@ def test_missing_file_and_silent_host_say_what_to_do_instead(tmp_path):
         pytest.raises(DataError, match="the server answers 404 Not Found; use another file"),
     ):
         download(url, tmp_path / "file.zip", size_bytes=None, instead=INSTEAD)
-    with pytest.raises(DataError, match=r"cannot be reached \(.*Connection refused\); use another file"):
+    with pytest.raises(
+        DataError, match=r"cannot be reached \(.*Connection refused\); use another file"
+    ):
         download(url, tmp_path / "file.zip", size_bytes=None, instead=INSTEAD)
     assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with serve() as (url, _), pytest.raises(DataError, match="taken/file.zip.part: cannot be written"):
+    with (
+        serve() as (url, _),
+        pytest.raises(DataError, match="taken/file.zip.part: cannot be written"),
+    ):
         download(url, tmp_path / "taken" / "file.zip", size_bytes=None, instead=INSTEAD)

@@ -62,7 +62,9 @@ def test_fur_stays_inside_its_outline_and_is_darker_below():
     image = paper()
     pen_on(image).fur(oval(0, 2, 2), PLAIN)
     rows, columns = np.nonzero(drawn(image))
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((30, 70, 30, 70), abs=1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx(
+        (30, 70, 30, 70), abs=1
+    )
     assert drawn(image).sum() == pytest.approx(np.pi * 20**2, rel=0.05)
     assert image.getpixel((50, 66))[0] < image.getpixel((50, 38))[0]
 
@@ -116,7 +118,9 @@ def test_species_share_palette_collars_and_patterns():
         lambda animal: animal.collar,
         lambda animal: animal.asleep,
     ):
-        assert {trait(animal) for animal in animals["cats"]} == {trait(animal) for animal in animals["dogs"]}
+        assert {trait(animal) for animal in animals["cats"]} == {
+            trait(animal) for animal in animals["dogs"]
+        }
     assert {animal.ears for animal in animals["cats"]} == {"up"}
     assert {animal.ears for animal in animals["dogs"]} == {"up", "folded", "hanging"}
 

@@ -34,15 +34,21 @@ CHANGES = {
     "re-encoded": lambda picture: encoded_again(picture, 70),
     "resized": smaller,
     "mirrored": mirrored,
-    "mirrored, resized and re-encoded": lambda picture: encoded_again(smaller(mirrored(picture)), 80),
+    "mirrored, resized and re-encoded": lambda picture: encoded_again(
+        smaller(mirrored(picture)), 80
+    ),
 }
 
 
 def test_twenty_planted_duplicates_are_found_and_nothing_else():
     pictures = {f"{number:03}": scene(number) for number in range(300)}
-    planted = [(f"{number:03}", list(CHANGES.values())[number % len(CHANGES)]) for number in range(20)]
+    planted = [
+        (f"{number:03}", list(CHANGES.values())[number % len(CHANGES)]) for number in range(20)
+    ]
     pictures |= {f"{name}-again": change(pictures[name]) for name, change in planted}
-    found = groups(near_pairs({path: difference_hashes(picture) for path, picture in pictures.items()}))
+    found = groups(
+        near_pairs({path: difference_hashes(picture) for path, picture in pictures.items()})
+    )
     assert found == [[name, f"{name}-again"] for name, _ in planted]
 
 
@@ -52,7 +58,9 @@ def test_hashes_up_to_two_bits_apart_are_a_pair_wherever_the_bits_are(mirror, bi
     generator = random.Random(0)
     for _ in range(200):
         own, other = generator.getrandbits(64), generator.getrandbits(64)
-        near = (other if mirror else own) ^ sum(1 << bit for bit in generator.sample(range(64), bits))
+        near = (other if mirror else own) ^ sum(
+            1 << bit for bit in generator.sample(range(64), bits)
+        )
         pairs = near_pairs({"one": (own, other), "two": (near, generator.getrandbits(64))})
         assert groups(pairs) == ([["one", "two"]] if expected else [])
 

@@ -73,8 +73,8 @@ def test_duplicates_are_told_across_splits_and_classes():
         }
     ]
     assert (
-        "1 groups of pictures that look the same: 1 with the very same file; 1 across splits, 1 across classes"
-        in table(found)
+        "1 groups of pictures that look the same: 1 with the very same file; 1 across splits, 1"
+        " across classes" in table(found)
     )
 
 

@@ -29,7 +29,9 @@ def test_changes_are_named():
     assert str(changed) == "1 added (cats/new.jpg), 1 removed (cats/0.jpg), 1 altered (dogs/7.jpg)"
 
 
-@pytest.mark.parametrize(("names", "protocol"), [(FLAT, "given"), (FLAT, "70,15,15"), (GIVEN, "hold_out")])
+@pytest.mark.parametrize(
+    ("names", "protocol"), [(FLAT, "given"), (FLAT, "70,15,15"), (GIVEN, "hold_out")]
+)
 def test_extending_assigns_what_is_new_and_moves_nothing(names, protocol):
     prefix = "train/" if names is GIVEN else ""
     added = [f"{prefix}cats/new{number}.jpg" for number in range(60)]
@@ -38,7 +40,10 @@ def test_extending_assigns_what_is_new_and_moves_nothing(names, protocol):
     before, after = frozen_again(names, added=added, alike=alike, protocol=protocol)
     assert {path: split_of(after)[path] for path in split_of(before)} == split_of(before)
     assert len(after.pictures) + len(after.left_out) == len(names) + len(added)
-    assert {split_of(after)[path] for path in added if path in split_of(after)} >= {"train", "validation"}
+    assert {split_of(after)[path] for path in added if path in split_of(after)} >= {
+        "train",
+        "validation",
+    }
     assert after.protocol == protocol
 
 
@@ -50,8 +55,13 @@ def test_new_picture_that_looks_like_an_old_one_goes_where_that_is():
 
 def test_picture_under_another_name_keeps_its_split():
     found, sha256 = found_and_hashes([*FLAT[:-1], "dogs/renamed.jpg"])
-    sha256["dogs/renamed.jpg"] = next(each.sha256 for each in LEDGER.pictures if each.path == FLAT[-1])
-    assert split_of(extend(LEDGER, found, sha256, [], []))["dogs/renamed.jpg"] == split_of(LEDGER)[FLAT[-1]]
+    sha256["dogs/renamed.jpg"] = next(
+        each.sha256 for each in LEDGER.pictures if each.path == FLAT[-1]
+    )
+    assert (
+        split_of(extend(LEDGER, found, sha256, [], []))["dogs/renamed.jpg"]
+        == split_of(LEDGER)[FLAT[-1]]
+    )
 
 
 def rewrite(folder, change):
@@ -68,14 +78,21 @@ def test_ledger_whose_test_set_overlaps_its_training_set_is_refused(tmp_path):
         rows.append({**trains, "path": "cats/copy.jpg", "split": "test"})
 
     rewrite(tmp_path, copy)
-    with pytest.raises(DataError, match=r"cats/copy.jpg is in test, and the same picture in train; a test set that"):
+    with pytest.raises(
+        DataError, match=r"cats/copy.jpg is in test, and the same picture in train; a test set that"
+    ):
         read(tmp_path)
 
 
 def test_ledger_that_was_changed_by_hand_is_refused(tmp_path):
     LEDGER.write(ledger_file(tmp_path))
-    rewrite(tmp_path, lambda rows: rows[0].update(split="test" if rows[0]["split"] == "train" else "train"))
-    with pytest.raises(DataError, match=r"ledger.json: was changed after it was frozen; put it back"):
+    rewrite(
+        tmp_path,
+        lambda rows: rows[0].update(split="test" if rows[0]["split"] == "train" else "train"),
+    )
+    with pytest.raises(
+        DataError, match=r"ledger.json: was changed after it was frozen; put it back"
+    ):
         read(tmp_path)
 
 
@@ -118,13 +135,18 @@ def test_training_says_what_was_added_and_does_not_use_it(folder):
     (folder / "cats" / "new.jpg").write_bytes(draw("cats", 100))
     ledger, lines = assigned(folder)
     assert ledger == read(folder)
-    assert lines[1].startswith("1 added (cats/new.jpg) since then: not used; python -m trainer.data extend")
+    assert lines[1].startswith(
+        "1 added (cats/new.jpg) since then: not used; python -m trainer.data extend"
+    )
 
 
 def test_training_on_altered_or_removed_pictures_is_refused(folder):
     (folder / "cats" / "1.jpg").write_bytes(draw("cats", 100))
     (folder / "dogs" / "2.jpg").unlink()
-    with pytest.raises(DataError, match=r"have changed: 1 removed \(dogs/2.jpg\), 1 altered \(cats/1.jpg\); put them"):
+    with pytest.raises(
+        DataError,
+        match=r"have changed: 1 removed \(dogs/2.jpg\), 1 altered \(cats/1.jpg\); put them",
+    ):
         assigned(folder)
 
 
@@ -141,17 +163,29 @@ def test_frozen_picture_that_tensorflow_does_not_decode_is_left_out(folder):
 
 
 def test_protocol_that_was_not_frozen_is_refused(folder):
-    with pytest.raises(DataError, match=r"--split=hold_out: .*ledger.json was frozen with given; leave --split away"):
+    with pytest.raises(
+        DataError,
+        match=r"--split=hold_out: .*ledger.json was frozen with given; leave --split away",
+    ):
         assigned(folder, protocol="hold_out")
 
 
 def test_notebooks_way_shows_test_pictures_in_validation_and_ours_shows_none(tmp_path):
-    """The test set is taken with take and skip from a data set that shuffles anew at every pass, as in the notebook."""
-    batches = tf.data.Dataset.range(1000).shuffle(1000, seed=1, reshuffle_each_iteration=True).batch(32)
+    """The test set is taken with take and skip from a data set that shuffles anew at every pass, as
+    in the notebook.
+    """
+    batches = (
+        tf.data.Dataset.range(1000).shuffle(1000, seed=1, reshuffle_each_iteration=True).batch(32)
+    )
     count = int(batches.cardinality()) // 5
     test, validation = batches.take(count), batches.skip(count)
     in_test = set(np.concatenate(list(test.as_numpy_iterator())).tolist())
-    seen = {number for _ in range(5) for batch in validation.as_numpy_iterator() for number in batch.tolist()}
+    seen = {
+        number
+        for _ in range(5)
+        for batch in validation.as_numpy_iterator()
+        for number in batch.tolist()
+    }
     assert len(in_test & seen) / len(in_test) > 0.9
 
     examples, ledger = load_examples(write_pictures(tmp_path / "pictures", per_class=30), 32)
@@ -165,4 +199,8 @@ def test_notebooks_way_shows_test_pictures_in_validation_and_ours_shows_none(tmp
         seen |= shown(examples.training_batches(7, seed=0, epoch=epoch, full=False))
         seen |= shown(examples.evaluation_batches("validation", 7))
     assert not in_test & seen
-    assert len(in_test) + len(seen) == len(ledger.pictures) == sum(len(examples.indices(split)) for split in SPLITS)
+    assert (
+        len(in_test) + len(seen)
+        == len(ledger.pictures)
+        == sum(len(examples.indices(split)) for split in SPLITS)
+    )

@@ -42,18 +42,24 @@ def same(one, other):
 def test_cached_and_uncached_batches_are_the_same(cached, uncached):
     options = {"seed": 3, "epoch": 2, "full": False}
     assert same(
-        contents(cached[0].training_batches(BATCH, **options)), contents(uncached[0].training_batches(BATCH, **options))
+        contents(cached[0].training_batches(BATCH, **options)),
+        contents(uncached[0].training_batches(BATCH, **options)),
     )
     assert same(
-        contents(cached[0].evaluation_batches("test", BATCH)), contents(uncached[0].evaluation_batches("test", BATCH))
+        contents(cached[0].evaluation_batches("test", BATCH)),
+        contents(uncached[0].evaluation_batches("test", BATCH)),
     )
-    np.testing.assert_array_equal(cached[0].pictures(np.array([5, 2])), uncached[0].pictures(np.array([5, 2])))
+    np.testing.assert_array_equal(
+        cached[0].pictures(np.array([5, 2])), uncached[0].pictures(np.array([5, 2]))
+    )
 
 
 def test_order_depends_on_seed_and_epoch_alone(cached):
     def labels(seed, epoch):
         batches = cached[0].training_batches(BATCH, seed=seed, epoch=epoch, full=False)
-        return np.concatenate([pixels.numpy().sum(axis=(1, 2, 3)) for pixels, _, _ in batches]).tolist()
+        return np.concatenate(
+            [pixels.numpy().sum(axis=(1, 2, 3)) for pixels, _, _ in batches]
+        ).tolist()
 
     assert labels(1, 1) == labels(1, 1)
     assert labels(1, 1) != labels(1, 2)
@@ -76,17 +82,24 @@ def test_parts_of_two_workers_make_up_every_batch_replica_by_replica(cached, sta
     # Two replicas on each worker.
     options = {"seed": 0, "epoch": 1, "full": True, "start": start}
     whole = contents(cached[0].training_batches(8, **options))
-    parts = [contents(cached[0].training_batches(8, **options, part=Part(first, first + 2, 4))) for first in (0, 2)]
+    parts = [
+        contents(cached[0].training_batches(8, **options, part=Part(first, first + 2, 4)))
+        for first in (0, 2)
+    ]
     assert len(parts[0]) == len(parts[1]) == 2 * len(whole)
     for step, batch in enumerate(whole):
         shared = [part[2 * step + replica] for part in parts for replica in (0, 1)]
         for column, expected in enumerate(batch):
-            np.testing.assert_array_equal(np.concatenate([each[column] for each in shared]), expected)
+            np.testing.assert_array_equal(
+                np.concatenate([each[column] for each in shared]), expected
+            )
 
 
 def test_evaluation_gives_every_picture_once_in_the_order_of_the_ledger(cached):
     indices = cached[0].indices("validation")
-    pixels = np.concatenate([batch for batch, _ in contents(cached[0].evaluation_batches("validation", BATCH))])
+    pixels = np.concatenate(
+        [batch for batch, _ in contents(cached[0].evaluation_batches("validation", BATCH))]
+    )
     np.testing.assert_array_equal(pixels, cached[0].pictures(indices))
 
 
@@ -106,24 +119,35 @@ def test_files_that_are_no_pictures_are_named_and_left_out(damaged):
         "cats/empty.jpg": "empty file",
         "cats/link.jpg": "cannot be read: No such file or directory",
         "cats/text.jpg": "no JPEG, PNG, GIF, BMP or WebP picture",
-        "dogs/cut.jpg": "truncated or damaged picture, or one of a kind that TensorFlow does not decode",
+        "dogs/cut.jpg": (
+            "truncated or damaged picture, or one of a kind that TensorFlow does not decode"
+        ),
     }
     assert len(scanned.sha256) == 50
 
 
 def test_rows_of_pixels_are_those_of_the_pictures_around_a_damaged_one(damaged):
     pictures = open_pictures(damaged)
-    kept = scan(pictures, SIZE, on_bad_image="skip", cache=PixelCache((len(pictures.found), SIZE, SIZE, 3), None))
+    kept = scan(
+        pictures,
+        SIZE,
+        on_bad_image="skip",
+        cache=PixelCache((len(pictures.found), SIZE, SIZE, 3), None),
+    )
     for file, row in zip(pictures.found, kept.pixels, strict=True):
-        expected = decode_and_resize(pictures.read(file.path), SIZE) if file.path in kept.sha256 else 0
+        expected = (
+            decode_and_resize(pictures.read(file.path), SIZE) if file.path in kept.sha256 else 0
+        )
         np.testing.assert_array_equal(row, expected)
 
 
 def test_files_that_are_no_pictures_stop_a_run_that_asks_for_it(damaged):
     with pytest.raises(DataError) as error:
         scan(open_pictures(damaged), SIZE, on_bad_image="fail")
-    assert str(error.value) == (
-        f"{damaged}/cats/empty.jpg: empty file (4 such files); mend or remove it, or use --on_bad_image=skip"
+    assert (
+        str(error.value)
+        == f"{damaged}/cats/empty.jpg: empty file (4 such files); mend or remove it, or use"
+        " --on_bad_image=skip"
     )
 
 
@@ -142,10 +166,20 @@ def test_balanced_weights_make_every_class_weigh_the_same_and_fill_up_with_nothi
     examples, _ = load_examples(folder, SIZE, class_weights="balanced")
     train = examples.indices("train")
     weights = np.concatenate(
-        [weights for _, _, weights in contents(examples.training_batches(BATCH, seed=0, epoch=0, full=True))]
+        [
+            weights
+            for _, _, weights in contents(
+                examples.training_batches(BATCH, seed=0, epoch=0, full=True)
+            )
+        ]
     )
     labels = np.concatenate(
-        [labels for _, labels, _ in contents(examples.training_batches(BATCH, seed=0, epoch=0, full=True))]
+        [
+            labels
+            for _, labels, _ in contents(
+                examples.training_batches(BATCH, seed=0, epoch=0, full=True)
+            )
+        ]
     )
     assert weights.sum() == pytest.approx(len(train), rel=1e-5)
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum(), rel=1e-5)

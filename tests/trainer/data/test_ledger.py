@@ -20,7 +20,14 @@ def make(folder, *paths):
 
 def test_class_folders_are_found_and_other_files_passed_over(tmp_path):
     make(
-        tmp_path, "cats/1.jpg", "cats/more/2.PNG", "dogs/3.webp", "dogs/notes.txt", "dogs/.4.jpg", ".git/5.jpg", "6.jpg"
+        tmp_path,
+        "cats/1.jpg",
+        "cats/more/2.PNG",
+        "dogs/3.webp",
+        "dogs/notes.txt",
+        "dogs/.4.jpg",
+        ".git/5.jpg",
+        "6.jpg",
     )
     assert find(tmp_path) == [
         Found("cats/1.jpg", "cats", None),
@@ -43,8 +50,14 @@ def test_given_splits_are_kept_apart_from_class_names(tmp_path):
     [
         ([], "there is no such folder; expected one folder of pictures per class"),
         (["notes.txt"], "no pictures found; expected <class>/*.jpg or train/<class>/*.jpg"),
-        (["cats/1.jpg"], "one class only (cats); expected a folder of pictures for each of two or more classes"),
-        (["validation/cats/1.jpg"], "holds validation but no train folder; expected train/<class>/"),
+        (
+            ["cats/1.jpg"],
+            "one class only (cats); expected a folder of pictures for each of two or more classes",
+        ),
+        (
+            ["validation/cats/1.jpg"],
+            "holds validation but no train folder; expected train/<class>/",
+        ),
     ],
 )
 def test_folder_that_cannot_be_trained_on_is_refused(tmp_path, paths, message):
@@ -59,7 +72,10 @@ def test_digest_changes_with_a_label_but_not_with_a_path(tmp_path):
     moved = [Found(f"elsewhere/{file.path}", file.label, None) for file in found]
     moved_hashes = {f"elsewhere/{path}": digest for path, digest in sha256.items()}
     assert freeze(moved, moved_hashes, [], protocol="given").digest == ledger.digest
-    relabelled = [Found(file.path, "dogs" if file.path == "cats/0.jpg" else file.label, None) for file in found]
+    relabelled = [
+        Found(file.path, "dogs" if file.path == "cats/0.jpg" else file.label, None)
+        for file in found
+    ]
     assert freeze(relabelled, sha256, [], protocol="given").digest != ledger.digest
     ledger.write(tmp_path / "ledger.json")
     assert json.loads((tmp_path / "ledger.json").read_text())["digest"] == ledger.digest
@@ -68,10 +84,15 @@ def test_digest_changes_with_a_label_but_not_with_a_path(tmp_path):
 def test_baseline_is_what_the_most_frequent_training_class_gets_on_the_test_set():
     names = [f"train/cats/{n}.jpg" for n in range(9)] + [f"train/dogs/{n}.jpg" for n in range(3)]
     names += [
-        f"{split}/{label}/{n}.jpg" for split in ("validation", "test") for label in ("cats", "dogs") for n in range(1)
+        f"{split}/{label}/{n}.jpg"
+        for split in ("validation", "test")
+        for label in ("cats", "dogs")
+        for n in range(1)
     ]
     names += [f"test/dogs/extra{n}.jpg" for n in range(2)]
-    assert freeze(*found_and_hashes(names), [], protocol="given").baseline_accuracy() == pytest.approx(1 / 4)
+    assert freeze(
+        *found_and_hashes(names), [], protocol="given"
+    ).baseline_accuracy() == pytest.approx(1 / 4)
 
 
 def test_link_that_leads_back_is_named(tmp_path):
@@ -79,7 +100,8 @@ def test_link_that_leads_back_is_named(tmp_path):
     (tmp_path / "cats" / "more").mkdir()
     (tmp_path / "cats" / "more" / "back").symlink_to(tmp_path / "cats")
     with pytest.raises(
-        DataError, match=r"cats/more/back: a link that leads back to a folder that it lies in; remove it"
+        DataError,
+        match=r"cats/more/back: a link that leads back to a folder that it lies in; remove it",
     ):
         find(tmp_path)
 
@@ -100,7 +122,9 @@ def test_link_to_another_folder_is_followed_and_a_broken_one_is_listed(tmp_path)
 def test_link_to_itself_is_named(tmp_path):
     make(tmp_path, "cats/1.jpg", "dogs/2.jpg")
     (tmp_path / "cats" / "itself").symlink_to("itself")
-    with pytest.raises(DataError, match=r"cats/itself cannot be listed \(Too many levels of symbolic links\)"):
+    with pytest.raises(
+        DataError, match=r"cats/itself cannot be listed \(Too many levels of symbolic links\)"
+    ):
         find(tmp_path)
 
 
@@ -115,7 +139,9 @@ def test_folder_that_may_not_be_listed_is_named_rather_than_passed_over(tmp_path
 
     # The superuser, who may run the tests, may list everything.
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"cats/more cannot be listed \(Permission denied\); mend it"):
+    with pytest.raises(
+        DataError, match=r"cats/more cannot be listed \(Permission denied\); mend it"
+    ):
         find(tmp_path)
 
 
@@ -137,5 +163,7 @@ def test_ledger_reads_what_it_has_written_and_refuses_what_it_has_not(tmp_path):
     assert Ledger.read(file) == ledger
     assert [each.name for each in tmp_path.iterdir()] == ["ledger.json"]
     file.write_text(file.read_text()[:100])
-    with pytest.raises(DataError, match=r"ledger.json: cannot be read as a ledger \(.*\); put the file back"):
+    with pytest.raises(
+        DataError, match=r"ledger.json: cannot be read as a ledger \(.*\); put the file back"
+    ):
         Ledger.read(file)

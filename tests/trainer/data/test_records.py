@@ -55,9 +55,16 @@ def test_shards_are_records_that_tensorflow_reads(folder, shards):
     for name in names:
         for record in tf.data.TFRecordDataset(str(shards / name)).as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
-            row = {key: features[key].bytes_list.value[0] for key in ("image_bytes", "label", "path", "sha256")}
+            row = {
+                key: features[key].bytes_list.value[0]
+                for key in ("image_bytes", "label", "path", "sha256")
+            }
             assert hashlib.sha256(row["image_bytes"]).hexdigest() == row["sha256"].decode()
-            found[row["path"].decode()] = (row["label"].decode(), name.partition("-")[0], row["sha256"].decode())
+            found[row["path"].decode()] = (
+                row["label"].decode(),
+                name.partition("-")[0],
+                row["sha256"].decode(),
+            )
     assert found == {each.path: (each.label, each.split, each.sha256) for each in ledger.pictures}
     assert sorted(content(shards)) == sorted({*names, "ledger.json", "shards.json"})
     assert read(shards) == ledger
@@ -86,8 +93,14 @@ def worker(shards, first, replicas=4):
         opened.add(path)
         return own.read(path)
 
-    scanned = scan(own.__class__(own.folder, own.found, noted, own.frozen, own.stored), SIZE, on_bad_image="fail")
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given", say=lambda _: None)
+    scanned = scan(
+        own.__class__(own.folder, own.found, noted, own.frozen, own.stored),
+        SIZE,
+        on_bad_image="fail",
+    )
+    ledger = assign(
+        pictures, scanned.sha256, scanned.left_out, protocol="given", say=lambda _: None
+    )
     return Examples(own, ledger, scanned.pixels, SIZE), part, opened
 
 
@@ -107,9 +120,15 @@ def test_two_workers_read_different_training_pictures_and_together_all_of_them(s
     for examples, part, _ in workers:
         options = {"seed": 0, "epoch": 1, "full": True, "part": part}
         batches = list(examples.training_batches(batch_size, **options))
-        assert len(batches) == 2 * -(-len(train) // batch_size), "as many for each worker, replica by replica"
+        assert len(batches) == 2 * -(-len(train) // batch_size), (
+            "as many for each worker, replica by replica"
+        )
         assert {len(pixels) for pixels, _, _ in batches} == {batch_size // 4}
-        seen += [row.tobytes() for pixels, _, weights in batches for row in pixels.numpy()[weights.numpy() > 0]]
+        seen += [
+            row.tobytes()
+            for pixels, _, weights in batches
+            for row in pixels.numpy()[weights.numpy() > 0]
+        ]
         later = list(examples.training_batches(batch_size, **options, start=1))
         for batch, again in zip(batches[2:], later, strict=True):
             np.testing.assert_array_equal(batch[0], again[0])
@@ -120,7 +139,9 @@ class Killed(BaseException):
     pass
 
 
-def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(folder, shards, tmp_path, monkeypatch):
+def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
+    folder, shards, tmp_path, monkeypatch
+):
     written, write = [], records._write
 
     def dying(shard, *arguments):
@@ -146,7 +167,9 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(folder
 
 
 def test_another_conversion_in_the_same_place_is_refused(folder, shards):
-    with pytest.raises(DataError, match="holds another conversion; give another --out, or remove what is there"):
+    with pytest.raises(
+        DataError, match="holds another conversion; give another --out, or remove what is there"
+    ):
         shards_of(folder, shards, shrink=40)
 
 
@@ -158,7 +181,9 @@ def test_shrunk_pictures_are_another_data_set(tmp_path):
     shrunk = shards_of(folder, tmp_path / "out", shrink=100)
     before, after = read(folder), read(shrunk)
     assert before.digest != after.digest
-    changed = {one.path for one, other in zip(before.pictures, after.pictures, strict=True) if one != other}
+    changed = {
+        one.path for one, other in zip(before.pictures, after.pictures, strict=True) if one != other
+    }
     assert changed == {"cats/large.png"}
     with Image.open(io.BytesIO(open_pictures(shrunk).read("cats/large.png"))) as picture:
         assert (picture.size, picture.format) == ((100, 150), "JPEG")
@@ -182,11 +207,14 @@ def test_shard_that_was_cut_short_is_named(folder, tmp_path):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     with pytest.raises(
-        DataError, match=rf"{shard.name}: holds {len(whole) - 1:,} bytes where {len(whole):,} were written"
+        DataError,
+        match=rf"{shard.name}: holds {len(whole) - 1:,} bytes where {len(whole):,} were written",
     ):
         open_pictures(out)
     shard.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
-    with pytest.raises(DataError, match=r"pictures have changed: 1 altered \(.*\); put them back, convert anew"):
+    with pytest.raises(
+        DataError, match=r"pictures have changed: 1 altered \(.*\); put them back, convert anew"
+    ):
         load_examples(out, SIZE)
 
 
@@ -211,11 +239,14 @@ from trainer.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, {2**63 - 1}))
 try:
-    convert(Path({str(folder)!r}), Place({str(tmp_path / "out")!r}), shard_bytes={SHARD_BYTES}, shrink=0, say=print)
+    place = Place({str(tmp_path / "out")!r})
+    convert(Path({str(folder)!r}), place, shard_bytes={SHARD_BYTES}, shrink=0, say=print)
 except DataError as error:
     print(error)
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert ended.stdout.splitlines()[-1].endswith(
         "cannot be written (File too large); free space; what is done is kept"
     )

@@ -13,7 +13,9 @@ COUNTS = {"train_per_class": 3, "validation_per_class": 2, "test_per_class": 1}
 
 
 def contents(folder: Path):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jpg")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jpg")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,16 @@ def test_sample_has_the_layout_of_real_data(written):
     assert sorted(contents(written)) == [
         "test/cats/cat.5.jpg",
         "test/dogs/dog.5.jpg",
-        *(f"train/{label}s/{label}.{number}.jpg" for label in ("cat", "dog") for number in range(3)),
-        *(f"validation/{label}s/{label}.{number}.jpg" for label in ("cat", "dog") for number in (3, 4)),
+        *(
+            f"train/{label}s/{label}.{number}.jpg"
+            for label in ("cat", "dog")
+            for number in range(3)
+        ),
+        *(
+            f"validation/{label}s/{label}.{number}.jpg"
+            for label in ("cat", "dog")
+            for number in (3, 4)
+        ),
     ]
 
 
@@ -94,7 +104,9 @@ def test_mean_colour_does_not_tell_the_classes_apart():
     colours = {
         species: np.stack(
             [
-                np.asarray(draw(species, np.random.default_rng([5, number])).resize((8, 8))).mean((0, 1))
+                np.asarray(draw(species, np.random.default_rng([5, number])).resize((8, 8))).mean(
+                    (0, 1)
+                )
                 for number in range(100)
             ]
         )
@@ -105,5 +117,7 @@ def test_mean_colour_does_not_tell_the_classes_apart():
     def nearest(colour):
         return min(centres, key=lambda species: np.linalg.norm(colour - centres[species]))
 
-    right = [nearest(colour) == species for species, means in colours.items() for colour in means[50:]]
+    right = [
+        nearest(colour) == species for species, means in colours.items() for colour in means[50:]
+    ]
     assert np.mean(right) < 0.65

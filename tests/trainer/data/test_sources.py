@@ -23,7 +23,9 @@ def web(tmp_path):
     """A folder that is served, and its address."""
     folder = tmp_path / "web"
     folder.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(folder))
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
@@ -47,11 +49,16 @@ def test_cats_and_dogs_is_downloaded_and_unpacked_once(web, tmp_path):
     unpacked = pictures_folder("cats_and_dogs", downloads, cats_and_dogs_url=f"{address}/set.zip")
     assert len(find(unpacked)) == 6
     (folder / "set.zip").unlink()
-    assert pictures_folder("cats_and_dogs", downloads, cats_and_dogs_url=f"{address}/set.zip") == unpacked
+    assert (
+        pictures_folder("cats_and_dogs", downloads, cats_and_dogs_url=f"{address}/set.zip")
+        == unpacked
+    )
 
 
 def test_cats_and_dogs_without_network_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="fetch it where there is a network, unpack it, and use --data=FOLDER"):
+    with pytest.raises(
+        DataError, match="fetch it where there is a network, unpack it, and use --data=FOLDER"
+    ):
         pictures_folder("cats_and_dogs", tmp_path, cats_and_dogs_url="http://127.0.0.1:9/set.zip")
 
 
@@ -102,7 +109,10 @@ def test_imagenet_weights_of_the_picture_size_are_downloaded_once(web, tmp_path)
         (folder / name).write_text(str(size))
     for image_size, expected in ((160, "160"), (224, "224"), (100, "224")):
         assert (
-            weights_file("imagenet", image_size, tmp_path / "downloads", imagenet_url=address).read_text() == expected
+            weights_file(
+                "imagenet", image_size, tmp_path / "downloads", imagenet_url=address
+            ).read_text()
+            == expected
         )
 
 
@@ -113,11 +123,15 @@ def test_weights_in_a_bucket_are_fetched(bucket, tmp_path):
 
 
 def test_imagenet_weights_without_network_say_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="use --base_weights=FILE, or train with --base_weights=none"):
+    with pytest.raises(
+        DataError, match="use --base_weights=FILE, or train with --base_weights=none"
+    ):
         weights_file("imagenet", 160, tmp_path, imagenet_url="http://127.0.0.1:9")
 
 
 def test_weights_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(WeightsError, match="there is no such file; expected imagenet, none, a .h5 file or gs://…"):
+    with pytest.raises(
+        WeightsError, match="there is no such file; expected imagenet, none, a .h5 file or gs://…"
+    ):
         weights_file(str(tmp_path / "none.h5"), 160, tmp_path)
     assert weights_file("none", 160, tmp_path) is None

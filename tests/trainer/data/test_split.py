@@ -46,7 +46,10 @@ def test_splits_that_are_all_given_stay_as_they_are():
 
 def test_class_too_small_to_split_is_named():
     found, sha256 = found_and_hashes([*FLAT, "llamas/1.jpg"])
-    with pytest.raises(DataError, match="class llamas: none of its 1 usable pictures is in the .* split; add pictures"):
+    with pytest.raises(
+        DataError,
+        match="class llamas: none of its 1 usable pictures is in the .* split; add pictures",
+    ):
         freeze(found, sha256, [], protocol="given")
 
 
@@ -91,7 +94,9 @@ def test_picture_that_looks_like_one_in_another_given_split_is_left_out():
 
 def test_ratios_split_a_flat_folder():
     counts = freeze(*found_and_hashes(FLAT), [], protocol="80,5,15").counts()
-    assert [sum(counts[split].values()) / len(FLAT) for split in SPLITS] == pytest.approx([0.8, 0.05, 0.15], abs=0.05)
+    assert [sum(counts[split].values()) / len(FLAT) for split in SPLITS] == pytest.approx(
+        [0.8, 0.05, 0.15], abs=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,10 @@ def test_ratios_split_a_flat_folder():
         (
             "80,20",
             FLAT,
-            "--split=80,20: expected given, hold_out, or percentages of train, validation and test above 0",
+            (
+                "--split=80,20: expected given, hold_out, or percentages of train, validation and"
+                " test above 0"
+            ),
         ),
         ("80,20,0", FLAT, "that add up to 100, such as 70,15,15"),
         ("80,20,10", FLAT, "that add up to 100, such as 70,15,15"),
@@ -125,7 +133,11 @@ def test_hundreds_of_small_classes_have_pictures_in_every_split():
 
 def test_class_whose_share_is_not_by_chance_is_told():
     names = [f"train/{label}/{n}.jpg" for label in ("cats", "dogs") for n in range(300)]
-    names += [f"validation/{label}/{n}.jpg" for label, count in (("cats", 20), ("dogs", 200)) for n in range(count)]
+    names += [
+        f"validation/{label}/{n}.jpg"
+        for label, count in (("cats", 20), ("dogs", 200))
+        for n in range(count)
+    ]
     names += [f"test/{label}/{n}.jpg" for label in ("cats", "dogs") for n in range(100)]
     lines = list(uneven(freeze(*found_and_hashes(names), [], protocol="given")))
     assert "class cats: 5% of its 420 pictures are in validation, of all pictures 22%" in lines

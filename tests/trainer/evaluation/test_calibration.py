@@ -20,7 +20,9 @@ def drawn(classes, count, seed=0):
 @pytest.mark.parametrize("too_sure", [3.0, 0.5])
 def test_temperature_is_what_the_logits_were_multiplied_by(classes, too_sure):
     head, labels, logits = drawn(classes, 20_000)
-    assert fit_temperature(head, labels, logits * np.float32(too_sure)) == pytest.approx(too_sure, rel=0.05)
+    assert fit_temperature(head, labels, logits * np.float32(too_sure)) == pytest.approx(
+        too_sure, rel=0.05
+    )
 
 
 def test_calibrated_logits_are_left_alone():
@@ -30,7 +32,10 @@ def test_calibrated_logits_are_left_alone():
 
 @pytest.mark.parametrize("count", [1, 20])
 def test_few_pictures_that_are_all_right_do_not_make_the_model_surer(count):
-    assert fit_temperature(Head(2), np.ones(count, np.int32), np.full((count, 1), 3, np.float32)) == 1.0
+    assert (
+        fit_temperature(Head(2), np.ones(count, np.int32), np.full((count, 1), 3, np.float32))
+        == 1.0
+    )
 
 
 def test_perfect_separation_stops_at_the_bound():
@@ -53,7 +58,10 @@ def test_error_is_the_gap_weighted_by_pictures():
     # Two bins: three pictures at 0.6 of which one is right, one at 1.0 that is right.
     found = reliability(2, np.array([True, False, False, True]), np.array([0.62, 0.62, 0.62, 1.0]))
     assert found["error"] == pytest.approx(0.75 * abs(0.62 - 1 / 3))
-    assert [(each["n"], each["accuracy"]) for each in found["bins"]] == [(3, pytest.approx(1 / 3)), (1, 1.0)]
+    assert [(each["n"], each["accuracy"]) for each in found["bins"]] == [
+        (3, pytest.approx(1 / 3)),
+        (1, 1.0),
+    ]
 
 
 def test_one_picture_is_one_bin():

@@ -13,7 +13,9 @@ def scored(classes, count, seed=0):
 
 
 def pairs_in_order(positive, scores):
-    """Share of (positive, negative) pairs that the scores put in order, ties half: what the area under ROC is."""
+    """Share of (positive, negative) pairs that the scores put in order, ties half: what the area
+    under ROC is.
+    """
     difference = scores[positive][:, None] - scores[~positive][None]
     return ((difference > 0) + 0.5 * (difference == 0)).mean()
 
@@ -61,7 +63,9 @@ def test_one_class_alone_has_no_curve(count):
 
 def test_perfect_order_has_area_one_and_long_curves_are_thinned_to_their_ends():
     labels = np.arange(10_000) // 5000
-    curves = threshold_curves(["cats", "dogs"], labels, np.linspace(0, 1, 10_000)[:, None].repeat(2, axis=1))
+    curves = threshold_curves(
+        ["cats", "dogs"], labels, np.linspace(0, 1, 10_000)[:, None].repeat(2, axis=1)
+    )
     roc = curves["roc"]
     assert (roc["area"], curves["precision_recall"]["area"]) == (pytest.approx(1), pytest.approx(1))
     assert len(roc["false_positive_rate"]) == MOST_POINTS
@@ -74,7 +78,10 @@ def test_coverage_takes_the_surest_first():
     assert curve["coverage"] == [0.25, 0.5, 0.75, 1.0]
     assert curve["accuracy"] == [1.0, 1.0, 1.0, 0.75]
     assert all(
-        low < share <= high for low, share, high in zip(curve["low"], curve["accuracy"], curve["high"], strict=True)
+        low < share <= high
+        for low, share, high in zip(curve["low"], curve["accuracy"], curve["high"], strict=True)
     )
-    assert len(coverage_curve(np.ones(5000, bool), np.linspace(0, 1, 5000))["coverage"]) == MOST_POINTS
+    assert (
+        len(coverage_curve(np.ones(5000, bool), np.linspace(0, 1, 5000))["coverage"]) == MOST_POINTS
+    )
     assert coverage_curve(right[:1], np.array([0.5]))["accuracy"] == [0.0]

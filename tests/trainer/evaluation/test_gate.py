@@ -23,7 +23,9 @@ def answers(*wrong):
     return [other[label] if place in places else label for place, label in enumerate(LABELS)]
 
 
-def decided(policy, live_wrong, candidate_wrong, *, judged=JUDGED, cost=COST, live_cost=COST, trained_on=0):
+def decided(
+    policy, live_wrong, candidate_wrong, *, judged=JUDGED, cost=COST, live_cost=COST, trained_on=0
+):
     live = gate.Live(4, trained_on, answers(live_wrong), live_cost)
     return gate.decide(policy, 0.02, LABELS, answers(candidate_wrong), judged, cost, live)
 
@@ -35,24 +37,30 @@ def decided(policy, live_wrong, candidate_wrong, *, judged=JUDGED, cost=COST, li
         (range(20), range(20), "not worse", True, True),
         (range(20, 32), range(12), "undecided", True, False),
         (range(20), range(40), "worse", False, False),
-        # Surely less right, and surely by less than the margin: worse comes first, else versions slide down.
+        # Surely less right, and surely by less than the margin: worse comes first, else versions
+        # slide down.
         ([], range(3), "worse", False, False),
     ],
 )
-def test_verdict_follows_from_the_interval_and_the_policy(live_wrong, candidate_wrong, verdict, passes, passes_strict):
+def test_verdict_follows_from_the_interval_and_the_policy(
+    live_wrong, candidate_wrong, verdict, passes, passes_strict
+):
     found = decided("not_worse", live_wrong, candidate_wrong)
     assert (found["verdict"], found["passed"]) == (verdict, passes)
     assert decided("strict", live_wrong, candidate_wrong)["passed"] == passes_strict
     assert found["live_version"] == 4
-    assert found["sentence"].startswith("The gate let it through: " if passes else "The gate refused it: ")
+    assert found["sentence"].startswith(
+        "The gate let it through: " if passes else "The gate refused it: "
+    )
     assert ("; --gate=off publishes it all the same." in found["sentence"]) == (not passes)
 
 
 def test_sentence_says_what_was_counted():
-    assert decided("not_worse", range(20), range(40))["sentence"] == (
-        "The gate refused it: worse than version 4, which is live: of 400 test pictures it alone is right on 0, "
-        "version 4 alone on 20; the difference is -5.0 points, for certain above -7.1 and below -3.5 (95 % each); "
-        "--gate=off publishes it all the same."
+    assert (
+        decided("not_worse", range(20), range(40))["sentence"]
+        == "The gate refused it: worse than version 4, which is live: of 400 test pictures it alone"
+        " is right on 0, version 4 alone on 20; the difference is -5.0 points, for certain above"
+        " -7.1 and below -3.5 (95 % each); --gate=off publishes it all the same."
     )
 
 
@@ -68,34 +76,50 @@ def test_undecided_says_how_many_pictures_would_tell():
 
 
 def test_margin_of_nothing_needs_a_better_one_and_no_number_of_pictures():
-    found = gate.decide("strict", 0.0, LABELS, answers(), JUDGED, COST, gate.Live(4, 0, answers(), COST))
-    assert (found["verdict"], found["comparison"]["pictures_needed"], found["passed"]) == ("undecided", None, False)
+    found = gate.decide(
+        "strict", 0.0, LABELS, answers(), JUDGED, COST, gate.Live(4, 0, answers(), COST)
+    )
+    assert (found["verdict"], found["comparison"]["pictures_needed"], found["passed"]) == (
+        "undecided",
+        None,
+        False,
+    )
 
 
 def test_first_version_needs_the_floors_alone():
     found = gate.decide("strict", 0.02, LABELS, answers(), JUDGED, COST, None)
     assert (found["verdict"], found["passed"], found["comparison"]) == ("first", True, None)
-    assert found["sentence"] == "The gate let it through: there is no live version to compare it with."
+    assert (
+        found["sentence"] == "The gate let it through: there is no live version to compare it with."
+    )
 
 
 def test_live_version_that_knows_the_test_pictures_is_no_measure():
     found = decided("not_worse", [], [], trained_on=31)
     assert (found["verdict"], found["passed"], found["comparison"]) == ("unfair", False, None)
     assert (
-        "version 4, which is live, was trained on or chosen by 31 of the 400 test pictures, so that they cannot "
-        "compare the two; keep test pictures apart with python -m trainer.data split and extend; --gate=off"
-    ) in found["sentence"]
+        "version 4, which is live, was trained on or chosen by 31 of the 400 test pictures, so that"
+        " they cannot compare the two; keep test pictures apart with python -m trainer.data split"
+        " and extend; --gate=off" in found["sentence"]
+    )
 
 
 @pytest.mark.parametrize(("policy", "passes"), [("not_worse", True), ("strict", False)])
 def test_live_version_without_a_ledger_leaves_it_undecided(policy, passes):
     found = decided(policy, [], [], trained_on=None)
     assert (found["verdict"], found["passed"]) == ("undecided", passes)
-    assert "undecided, as version 4, which is live, does not say which pictures it was trained on" in found["sentence"]
+    assert (
+        "undecided, as version 4, which is live, does not say which pictures it was trained on"
+        in found["sentence"]
+    )
 
 
 def broken(**changes):
-    return {row["floor"] for row in decided("not_worse", range(20), range(20), **changes)["floors"] if row["broken"]}
+    return {
+        row["floor"]
+        for row in decided("not_worse", range(20), range(20), **changes)["floors"]
+        if row["broken"]
+    }
 
 
 def judged_with(**changes):
@@ -143,10 +167,17 @@ def test_class_that_is_lost_is_refused_whatever_the_others_gain():
     found = decided("not_worse", cats[:60], dogs[:40])
     assert found["verdict"] == "better"
     assert not found["passed"]
-    assert "a floor is broken: at best, the change of the recall of dogs is -0.1" in found["sentence"]
+    assert (
+        "a floor is broken: at best, the change of the recall of dogs is -0.1" in found["sentence"]
+    )
 
 
 def test_gate_that_is_off_lets_anything_through_and_says_so():
     found = decided("off", [], range(N), judged=judged_with(right_dogs=0))
-    assert (found["verdict"], found["passed"], found["floors"], found["comparison"]) == ("off", True, [], None)
+    assert (found["verdict"], found["passed"], found["floors"], found["comparison"]) == (
+        "off",
+        True,
+        [],
+        None,
+    )
     assert found["sentence"].startswith("The gate was off: ")

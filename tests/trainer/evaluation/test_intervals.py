@@ -21,8 +21,8 @@ def test_wilson_interval_is_the_published_one(correct, total, low, high):
 @pytest.mark.parametrize(
     ("only_first", "only_second", "total", "low", "high"),
     [
-        # Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter 8: Bentur et al.
-        # 2009 and Cavo et al. 2012.
+        # Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter
+        # 8: Bentur et al. 2009 and Cavo et al. 2012.
         (7, 1, 21, -0.517, -0.026),
         (16, 6, 161, -0.1240, -0.0054),
         # Where nothing differs, z² / (n + z²); where everything does, (n - z²) / (n + z²).
@@ -31,11 +31,17 @@ def test_wilson_interval_is_the_published_one(correct, total, low, high):
     ],
 )
 def test_paired_interval_is_the_published_one(only_first, only_second, total, low, high):
-    assert paired_interval(only_first, only_second, total, 1.959964) == pytest.approx((low, high), abs=5e-4)
-    assert paired_interval(only_second, only_first, total, 1.959964) == pytest.approx((-high, -low), abs=5e-4)
+    assert paired_interval(only_first, only_second, total, 1.959964) == pytest.approx(
+        (low, high), abs=5e-4
+    )
+    assert paired_interval(only_second, only_first, total, 1.959964) == pytest.approx(
+        (-high, -low), abs=5e-4
+    )
 
 
-@pytest.mark.parametrize(("n", "lost", "gained"), [(100, 0.06, 0.04), (1000, 0.03, 0.03), (1000, 0.03, 0.01)])
+@pytest.mark.parametrize(
+    ("n", "lost", "gained"), [(100, 0.06, 0.04), (1000, 0.03, 0.03), (1000, 0.03, 0.01)]
+)
 def test_paired_interval_holds_the_difference_95_of_100_times_on_either_side(n, lost, gained):
     draws = np.random.default_rng(0).multinomial(n, [lost, gained, 1 - lost - gained], 2000)
     ends = np.array([paired_interval(int(first), int(second), n) for first, second, _ in draws])

@@ -14,7 +14,13 @@ def row(number, split, label, *logits):
 
 
 def judged(rows, classes=CLASSES):
-    found = judge(Head(len(classes)), classes, rows, {each["sha256"]: f"{each['sha256']}.jpg" for each in rows}, seed=0)
+    found = judge(
+        Head(len(classes)),
+        classes,
+        rows,
+        {each["sha256"]: f"{each['sha256']}.jpg" for each in rows},
+        seed=0,
+    )
     json.dumps(found, allow_nan=False)
     return found
 
@@ -22,7 +28,9 @@ def judged(rows, classes=CLASSES):
 def rows_of(validation, test):
     generator = np.random.default_rng(0)
     return [
-        row(number, split, label, (1 if label == "dogs" else -1) * 2 + float(generator.normal(0, 4)))
+        row(
+            number, split, label, (1 if label == "dogs" else -1) * 2 + float(generator.normal(0, 4))
+        )
         for split, count in (("validation", validation), ("test", test))
         for number, label in enumerate(CLASSES * (count // 2))
     ]
@@ -52,7 +60,11 @@ def test_temperature_comes_from_validation_and_mends_the_test():
     calibration = found["calibration"]
     assert calibration["temperature"] == pytest.approx(4, rel=0.15)
     assert calibration["fitted_on"] == 2000
-    assert calibration["after"]["loss"] < calibration["before"]["loss"] == pytest.approx(found["test"]["loss"])
+    assert (
+        calibration["after"]["loss"]
+        < calibration["before"]["loss"]
+        == pytest.approx(found["test"]["loss"])
+    )
     assert calibration["after"]["error"] < calibration["before"]["error"]
     assert len(found["mistakes"]) == len(found["least_certain"]) == MOST_LISTED
     assert all(each["label"] != each["predicted"] for each in found["mistakes"])
@@ -61,8 +73,15 @@ def test_temperature_comes_from_validation_and_mends_the_test():
 
 def test_test_pictures_do_not_change_the_temperature():
     rows = rows_of(400, 400)
-    turned = [each | {"logits": [-each["logits"][0]]} if each["split"] == "test" else each for each in rows]
-    assert judged(rows)["calibration"]["temperature"] == judged(turned)["calibration"]["temperature"] != 1
+    turned = [
+        each | {"logits": [-each["logits"][0]]} if each["split"] == "test" else each
+        for each in rows
+    ]
+    assert (
+        judged(rows)["calibration"]["temperature"]
+        == judged(turned)["calibration"]["temperature"]
+        != 1
+    )
 
 
 def test_one_picture_in_each_split_of_two_hundred_classes_is_judged():

@@ -24,7 +24,14 @@ def test_evaluation_counts_every_class():
 def test_class_that_is_absent_and_never_named_has_no_recall_and_no_precision():
     labels = np.array([0, 1, 1, 1], np.int32)
     judged = evaluate(Head(3), ["a", "b", "c"], labels, np.eye(3, dtype=np.float32)[[1, 1, 0, 0]])
-    nothing = {"n": 0, "correct": 0, "recall": None, "interval_95": None, "predicted": 0, "precision": None}
+    nothing = {
+        "n": 0,
+        "correct": 0,
+        "recall": None,
+        "interval_95": None,
+        "predicted": 0,
+        "precision": None,
+    }
     assert judged["per_class"]["c"] == nothing
     assert judged["confused"] == [
         {"true": "b", "predicted": "a", "n": 2},
@@ -35,8 +42,12 @@ def test_class_that_is_absent_and_never_named_has_no_recall_and_no_precision():
 def test_spread_of_recalls_that_chance_makes_shrinks_with_pictures_and_grows_with_classes():
     def spread(classes, each):
         labels = np.repeat(np.arange(classes, dtype=np.int32), each)
-        logits = np.eye(classes, dtype=np.float32)[np.where(np.arange(len(labels)) % 5, labels, (labels + 1) % classes)]
+        logits = np.eye(classes, dtype=np.float32)[
+            np.where(np.arange(len(labels)) % 5, labels, (labels + 1) % classes)
+        ]
         return evaluate(Head(classes), [str(number) for number in range(classes)], labels, logits)
 
-    assert spread(3, 1000)["recall_spread_by_chance"] < 0.06 < spread(3, 50)["recall_spread_by_chance"]
+    assert (
+        spread(3, 1000)["recall_spread_by_chance"] < 0.06 < spread(3, 50)["recall_spread_by_chance"]
+    )
     assert spread(3, 50)["recall_spread_by_chance"] < spread(200, 50)["recall_spread_by_chance"]

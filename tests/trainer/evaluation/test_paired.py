@@ -8,7 +8,12 @@ from trainer.evaluation.paired import paired_test, sign_test
 def run(answers, split="test"):
     """A run whose test pictures 0, 1, 2… are right where `answers` has a 1."""
     return [
-        {"sha256": str(number), "split": split, "label": "cats", "predicted": "cats" if right == "1" else "dogs"}
+        {
+            "sha256": str(number),
+            "split": split,
+            "label": "cats",
+            "predicted": "cats" if right == "1" else "dogs",
+        }
         for number, right in enumerate(answers)
     ]
 

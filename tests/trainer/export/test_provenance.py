@@ -9,8 +9,13 @@ from trainer.export import provenance
 def test_published_version_says_where_it_comes_from(trained):
     manifest = open_store(str(trained.store), "whisker").manifest(1)
     result, config = trained.result, json.loads((trained.run / "config.json").read_text())
-    assert manifest["data"]["digest"] == json.loads((trained.run / "ledger.json").read_text())["digest"]
-    assert manifest["commit"] == json.loads((trained.run / "environment.json").read_text())["commit"]
+    assert (
+        manifest["data"]["digest"]
+        == json.loads((trained.run / "ledger.json").read_text())["digest"]
+    )
+    assert (
+        manifest["commit"] == json.loads((trained.run / "environment.json").read_text())["commit"]
+    )
     assert manifest["config"] == config
     weights = trained.run / manifest["checkpoint"]["name"]
     assert manifest["checkpoint"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -25,7 +30,9 @@ def test_published_version_says_where_it_comes_from(trained):
 def test_ledger_travels_without_paths(trained):
     content = open_store(str(trained.store), "whisker").read_file(1, provenance.LEDGER_FILE)
     ledger = Ledger.read(trained.run / "ledger.json")
-    assert provenance.read_ledger(content) == {picture.sha256: picture.split for picture in ledger.pictures}
+    assert provenance.read_ledger(content) == {
+        picture.sha256: picture.split for picture in ledger.pictures
+    }
     rows = [json.loads(line) for line in content.splitlines()]
     assert {tuple(row) for row in rows} == {("sha256", "split", "label")}
 

@@ -28,7 +28,8 @@ answers = []
 for count in (1, 3):
     pictures = [open(path, "rb").read() for path in sys.argv[2:]] * count
     given = loaded.signatures["serving_default"](image_bytes=tf.constant(pictures))
-    answers.append({name: tensor.numpy().tolist() for name, tensor in given.items() if tensor.dtype != tf.string})
+    numbers = {name: tensor for name, tensor in given.items() if tensor.dtype != tf.string}
+    answers.append({name: tensor.numpy().tolist() for name, tensor in numbers.items()})
     answers[-1]["label"] = [label.decode() for label in given["label"].numpy()]
 print(json.dumps(answers))
 """
@@ -57,7 +58,10 @@ def test_signatures_are_those_of_the_contract(signatures):
         signature = signatures[name]
         (given,) = signature.structured_input_signature[1].items()
         assert (given[0], given[1].dtype) == (key, dtype)
-        assert {name: (tensor.dtype, tensor.shape.rank) for name, tensor in signature.structured_outputs.items()} == {
+        assert {
+            name: (tensor.dtype, tensor.shape.rank)
+            for name, tensor in signature.structured_outputs.items()
+        } == {
             contract.OUTPUT_LABEL: (tf.string, 1),
             contract.OUTPUT_PROBABILITY: (tf.float32, 1),
             contract.OUTPUT_PROBABILITIES: (tf.float32, 2),
@@ -69,7 +73,9 @@ def test_signatures_are_those_of_the_contract(signatures):
 def test_answers_are_those_of_the_trained_model(exported, signatures):
     pictures = [draw(label, number) for label in CLASSES for number in range(3)]
     given = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant(pictures))
-    pixels = np.stack([decode_and_resize(tf.constant(picture), SIZE) for picture in pictures]).astype(np.float32)
+    pixels = np.stack(
+        [decode_and_resize(tf.constant(picture), SIZE) for picture in pictures]
+    ).astype(np.float32)
     expected = tf.nn.softmax(exported[1](pixels, training=False) / 2.5).numpy()
     np.testing.assert_allclose(given[contract.OUTPUT_PROBABILITIES], expected, atol=1e-6)
     labels = [label.decode() for label in given[contract.OUTPUT_LABEL].numpy()]
@@ -81,7 +87,9 @@ def test_answers_are_those_of_the_trained_model(exported, signatures):
 
 
 def test_bytes_that_are_no_picture_get_an_empty_answer_beside_good_ones(signatures):
-    given = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant([b"rubbish", draw("ape", 1)]))
+    given = signatures[contract.SIGNATURE_BYTES](
+        image_bytes=tf.constant([b"rubbish", draw("ape", 1)])
+    )
     assert given[contract.OUTPUT_VALID].numpy().tolist() == [False, True]
     assert given[contract.OUTPUT_LABEL].numpy()[0] == b""
     assert given[contract.OUTPUT_PROBABILITY].numpy()[0] == 0
@@ -103,7 +111,9 @@ def test_model_answers_in_a_process_that_cannot_import_the_project(exported, sig
     )
     assert ended.returncode == 0, ended.stderr
     two, six = json.loads(ended.stdout)
-    here = signatures[contract.SIGNATURE_BYTES](image_bytes=tf.constant([path.read_bytes() for path in paths]))
+    here = signatures[contract.SIGNATURE_BYTES](
+        image_bytes=tf.constant([path.read_bytes() for path in paths])
+    )
     np.testing.assert_allclose(two["probabilities"], here["probabilities"], atol=1e-6)
     np.testing.assert_allclose(six["probabilities"], two["probabilities"] * 3, atol=1e-6)
     assert six["label"] == two["label"] * 3
@@ -129,7 +139,9 @@ def test_cost_counts_bytes_and_every_call(tmp_path):
     (tmp_path / "variables" / "data").write_bytes(b"12345")
     (tmp_path / "graph").write_bytes(b"123")
     asked = []
-    found = measure(tmp_path, lambda pictures: asked.append(pictures.numpy().tolist()), [b"a", b"b"])
+    found = measure(
+        tmp_path, lambda pictures: asked.append(pictures.numpy().tolist()), [b"a", b"b"]
+    )
     assert asked == [[b"a"], [b"a"], [b"b"]]
     assert (found["size_bytes"], found["calls"]) == (8, 2)
     assert 0 < found["latency_ms"] < 1000

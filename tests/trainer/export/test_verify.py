@@ -1,4 +1,6 @@
-"""Verification against real servers: it passes what was trained (every published run) and catches what was not."""
+"""Verification against real servers: it passes what was trained (every published run) and catches
+what was not.
+"""
 
 import json
 import shutil
@@ -19,7 +21,11 @@ from trainer.variants.head import Head
 def test_published_run_was_verified_on_its_whole_test_set(trained):
     found, n = trained.result["verification"], trained.result["test"]["n"]
     assert (found["n"], found["over_rest"]["n"], found["warmup_records"]) == (n, min(n, 20), 3)
-    assert max(found["largest_difference"], found["over_rest"]["largest_difference"]) <= found["bound"] == 1e-5
+    assert (
+        max(found["largest_difference"], found["over_rest"]["largest_difference"])
+        <= found["bound"]
+        == 1e-5
+    )
     assert found["flips"] == found["over_rest"]["flips"] == 0
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
     assert found["size_bytes"] == trained.result["export"]["size_bytes"]
@@ -30,12 +36,18 @@ def test_published_run_was_verified_on_its_whole_test_set(trained):
 def expected(trained, head):
     ledger = Ledger.read(trained.run / "ledger.json")
     pictures = [picture for picture in ledger.pictures if picture.split == "test"]
-    rows = [json.loads(line) for line in (trained.run / "predictions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (trained.run / "predictions.jsonl").read_text().splitlines()
+    ]
     rows = [row for row in rows if row["split"] == "test"]
     probabilities = head.probabilities(tf.constant([row["logits"] for row in rows])).numpy()
     predicted = [row["predicted"] for row in rows]
     return Expected(
-        ledger.classes, pictures, lambda path: (trained.pictures / path).read_bytes(), predicted, probabilities
+        ledger.classes,
+        pictures,
+        lambda path: (trained.pictures / path).read_bytes(),
+        predicted,
+        probabilities,
     )
 
 
@@ -43,7 +55,11 @@ def test_model_that_resizes_another_way_is_caught(trained, tmp_path, monkeypatch
     resize, head = tf.image.resize, Head(2, trained.result["calibration"]["temperature"])
     model = keras.models.load_model(trained.run / "model.keras")
     with monkeypatch.context() as patched:
-        patched.setattr(tf.image, "resize", lambda *given, **named: resize(*given, **(named | {"antialias": True})))
+        patched.setattr(
+            tf.image,
+            "resize",
+            lambda *given, **named: resize(*given, **(named | {"antialias": True})),
+        )
         saved_model.export(model, head, ["cats", "dogs"], 32, tmp_path / "export")
     with (
         serve(str(tmp_path / "export"), "the exported model") as served,
@@ -73,7 +89,9 @@ def test_warm_up_record_that_fails_keeps_the_model_from_being_served(trained, tm
     with tf.io.TFRecordWriter(str(tmp_path / "export" / contract.WARMUP_FILE)) as writer:
         writer.write(b"no record")
     with (
-        pytest.raises(VerificationError, match=r"the exported model, .*, cannot be served: .*warmup record") as error,
+        pytest.raises(
+            VerificationError, match=r"the exported model, .*, cannot be served: .*warmup record"
+        ) as error,
         serve(str(tmp_path / "export"), "the exported model"),
     ):
         pass

@@ -16,7 +16,9 @@ def test_requests_have_one_picture_and_batches(tmp_path):
     assert warmup.write(tmp_path, "whisker", pictures) == 3
     requests = records(tmp_path)
     assert [list(request.inputs) for request in requests] == [[contract.INPUT_BYTES]] * 3
-    batches = [tf.make_ndarray(request.inputs[contract.INPUT_BYTES]).tolist() for request in requests]
+    batches = [
+        tf.make_ndarray(request.inputs[contract.INPUT_BYTES]).tolist() for request in requests
+    ]
     assert [len(batch) for batch in batches] == [1, 8, 32]
     assert {picture for batch in batches for picture in batch} == set(pictures)
     assert {request.model_spec.signature_name for request in requests} == {contract.SIGNATURE_BYTES}

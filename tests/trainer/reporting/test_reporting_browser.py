@@ -1,4 +1,6 @@
-"""The report in a real browser, where one is installed: it is drawn, says nothing on the console, and asks nobody."""
+"""The report in a real browser, where one is installed: it is drawn, says nothing on the console,
+and asks nobody.
+"""
 
 import json
 import subprocess
@@ -17,9 +19,21 @@ def visit(page, folder, width=900, dark=False):
     """What a visit prints, and the addresses that it asks for; the screenshot is in `folder`."""
     log = folder / "net.json"
     colors = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    files = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", f"--screenshot={folder / 'page.png'}"]
+    files = [
+        f"--user-data-dir={folder / 'profile'}",
+        f"--log-net-log={log}",
+        f"--screenshot={folder / 'page.png'}",
+    ]
     ended = subprocess.run(
-        [CHROMIUM, *QUIET, *colors, *files, "--enable-logging=stderr", f"--window-size={width},1200", page.as_uri()],
+        [
+            CHROMIUM,
+            *QUIET,
+            *colors,
+            *files,
+            "--enable-logging=stderr",
+            f"--window-size={width},1200",
+            page.as_uri(),
+        ],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -27,7 +41,11 @@ def visit(page, folder, width=900, dark=False):
     )
     requests = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
     # Requests of the browser itself have no page for an initiator.
-    asked = {each["url"] for each in requests if each.get("initiator", "not an origin") != "not an origin"}
+    asked = {
+        each["url"]
+        for each in requests
+        if each.get("initiator", "not an origin") != "not an origin"
+    }
     return [line for line in ended.stderr.splitlines() if "CONSOLE" in line], asked
 
 

@@ -1,4 +1,6 @@
-"""The charts of a run: drawn whatever the classes are called, however many there are, however short the training."""
+"""The charts of a run: drawn whatever the classes are called, however many there are, however short
+the training.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,14 @@ from PIL import Image
 
 from trainer.reporting import charts, style
 
-HARD = ["a_{b$", "$x^$", "<b>&\"'", "猫 \N{CAT FACE}", "\\frac{", "n02085620-Chihuahua with a very long name indeed"]
+HARD = [
+    "a_{b$",
+    "$x^$",
+    "<b>&\"'",
+    "猫 \N{CAT FACE}",
+    "\\frac{",
+    "n02085620-Chihuahua with a very long name indeed",
+]
 
 
 def read(path):
@@ -69,7 +78,10 @@ def test_curves_of_a_judgement_are_drawn(trained, tmp_path):
 
 
 def test_one_test_picture_is_drawn(tmp_path):
-    charts.coverage({"coverage": [1.0], "accuracy": [0.0], "low": [0.0], "high": [0.79]}, tmp_path / "coverage.png")
+    charts.coverage(
+        {"coverage": [1.0], "accuracy": [0.0], "low": [0.0], "high": [0.79]},
+        tmp_path / "coverage.png",
+    )
     bins = [{"n": 1, "low": 0.0, "confidence": 0.01, "accuracy": 0.0, "interval_95": [0, 0.79]}]
     one = {"error": 0.01, "bins": bins}
     charts.reliability_diagram({"before": one, "after": one}, tmp_path / "reliability.png")
@@ -85,4 +97,7 @@ def test_comparison_shows_every_variant(epochs, tmp_path):
     charts.compared_curves(runs, tmp_path / "curves.png")
     read(tmp_path / "curves.png")
     pixels = read(tmp_path / "accuracies.png")
-    assert all(shows(pixels, color) > 50 for color in (style.GREY, style.VERMILION, style.GREEN, style.BLUE))
+    assert all(
+        shows(pixels, color) > 50
+        for color in (style.GREY, style.VERMILION, style.GREEN, style.BLUE)
+    )

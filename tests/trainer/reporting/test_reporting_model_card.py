@@ -14,7 +14,11 @@ def result(trained):
 
 def card(result, folder):
     write_model_card(result, {"commit": "c0ffee"}, folder / "model_card.md")
-    return (folder / "model_card.md").read_text(encoding="utf-8").replace("\N{NARROW NO-BREAK SPACE}", " ")
+    return (
+        (folder / "model_card.md")
+        .read_text(encoding="utf-8")
+        .replace("\N{NARROW NO-BREAK SPACE}", " ")
+    )
 
 
 def test_card_says_data_results_training_and_licence(trained):
@@ -55,29 +59,48 @@ def test_unpublished_model_is_asked_in_its_run_folder(result, tmp_path):
 @pytest.mark.parametrize(
     ("variant", "weights", "words"),
     [
-        ("transfer", "imagenet", "- **backbone**: ImageNet, which its weights come from, has many cats and dogs:"),
+        (
+            "transfer",
+            "imagenet",
+            "- **backbone**: ImageNet, which its weights come from, has many cats and dogs:",
+        ),
         (
             "transfer",
             "mine.h5",
-            "- **backbone**: it may have seen pictures like these before: its weights come from mine.h5",
+            (
+                "- **backbone**: it may have seen pictures like these before: its weights come from"
+                " mine.h5"
+            ),
         ),
         ("transfer", "none", None),
         ("plain", "imagenet", None),
     ],
 )
-def test_backbone_is_a_limit_of_pretrained_transfer_alone(result, tmp_path, variant, weights, words):
+def test_backbone_is_a_limit_of_pretrained_transfer_alone(
+    result, tmp_path, variant, weights, words
+):
     result["config"]["base_weights"] = weights
-    limits = card(result | {"variant": variant}, tmp_path).partition("## Limits")[2].partition("## ")[0]
+    limits = (
+        card(result | {"variant": variant}, tmp_path).partition("## Limits")[2].partition("## ")[0]
+    )
     assert (words in limits) if words else ("backbone" not in limits)
 
 
 def test_what_the_reading_finds_bad_or_unclear_is_a_limit(result, tmp_path):
     verdicts = {"good": "fine", "bad": "overfits", "unclear": "too few"}
-    result["reading"] = [{"about": text, "verdict": verdict, "text": text} for verdict, text in verdicts.items()]
+    result["reading"] = [
+        {"about": text, "verdict": verdict, "text": text} for verdict, text in verdicts.items()
+    ]
     limits = card(result, tmp_path).partition("## Limits")[2].partition("## ")[0]
-    assert re.findall(r"^- \*\*(.*)\*\*", limits, re.MULTILINE) == ["overfits", "too few", "other pictures"]
+    assert re.findall(r"^- \*\*(.*)\*\*", limits, re.MULTILINE) == [
+        "overfits",
+        "too few",
+        "other pictures",
+    ]
 
 
 def test_names_with_markup_are_shown_as_they_are(result, tmp_path):
     result["classes"] = ["<b>&", "a_b*c`[x]|\n# new"]
-    assert r"- **classes**: &lt;b&gt;&amp;, a\_b\*c\`\[x\]\|\# new" in card(result, tmp_path).replace("| \\#", "|\\#")
+    assert r"- **classes**: &lt;b&gt;&amp;, a\_b\*c\`\[x\]\|\# new" in card(
+        result, tmp_path
+    ).replace("| \\#", "|\\#")

@@ -1,4 +1,6 @@
-"""The pictures of a run: PNG files of sane size, whatever the classes are called and however many there are."""
+"""The pictures of a run: PNG files of sane size, whatever the classes are called and however many
+there are.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +9,14 @@ from PIL import Image
 from trainer.errors import RunError
 from trainer.reporting import plots, style
 
-HARD = ["a_{b$", "$x^$", "<b>&\"'", "猫 \N{CAT FACE}", "\\frac{", "n02085620-Chihuahua with a very long name indeed"]
+HARD = [
+    "a_{b$",
+    "$x^$",
+    "<b>&\"'",
+    "猫 \N{CAT FACE}",
+    "\\frac{",
+    "n02085620-Chihuahua with a very long name indeed",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,8 @@ def read(path):
 
 def said(true, predicted):
     return [
-        {"label": label, "predicted": answer, "probability": 0.9} for label, answer in zip(true, predicted, strict=True)
+        {"label": label, "predicted": answer, "probability": 0.9}
+        for label, answer in zip(true, predicted, strict=True)
     ]
 
 
@@ -39,7 +49,9 @@ def test_class_rows_with_hard_names_and_an_empty_class_are_drawn(noise, tmp_path
 
 
 def test_grid_ground_is_transparent_so_that_any_paper_shows(noise, tmp_path):
-    plots.augmentation_grid(noise[0], {"flipped": noise[1:10], "rotated": noise[2:11]}, tmp_path / "augmentation.png")
+    plots.augmentation_grid(
+        noise[0], {"flipped": noise[1:10], "rotated": noise[2:11]}, tmp_path / "augmentation.png"
+    )
     pixels = read(tmp_path / "augmentation.png")
     assert pixels[5, 5, 3] == 0
     assert pixels[-20, -20, 3] == 255
@@ -52,9 +64,14 @@ def test_class_rows_of_two_hundred_classes_stop_at_ten(noise, tmp_path):
     assert many.shape[0] / many.shape[1] == pytest.approx(ten.shape[0] / ten.shape[1], rel=0.05)
 
 
-@pytest.mark.parametrize("names", [HARD, [f"class {number}" for number in range(200)]], ids=["hard", "many"])
+@pytest.mark.parametrize(
+    "names", [HARD, [f"class {number}" for number in range(200)]], ids=["hard", "many"]
+)
 def test_label_counts_are_drawn_whatever_the_classes(names, tmp_path):
-    counts = {split: {name: number for number, name in enumerate(names)} for split in ("train", "validation", "test")}
+    counts = {
+        split: {name: number for number, name in enumerate(names)}
+        for split in ("train", "validation", "test")
+    }
     plots.label_counts(counts, 0.5, tmp_path / "counts.png")
     pixels = read(tmp_path / "counts.png")
     assert (pixels[..., 3] == 255).all()
@@ -93,6 +110,9 @@ def test_long_labels_keep_both_ends_and_undrawable_characters_become_boxes():
 
 def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "pictures").write_text("mine")
-    with pytest.raises(RunError, match=r"^cannot write .*curves\.png: .*; free the place or give another run folder$"):
+    with pytest.raises(
+        RunError,
+        match=r"^cannot write .*curves\.png: .*; free the place or give another run folder$",
+    ):
         plots.class_rows({"cats": []}, tmp_path / "pictures" / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

@@ -26,8 +26,22 @@ PICTURES = (
     files.COVERAGE,
     *files.PREDICTION_GRIDS,
 )
-SAID = {"sha256": "0", "path": "dogs/7.jpg", "label": "dogs", "predicted": "cats", "probability": 0.973}
-HEADINGS = ["What the numbers say", "Data", "Augmentation", "Training", "Model", "Test", "Model card"]
+SAID = {
+    "sha256": "0",
+    "path": "dogs/7.jpg",
+    "label": "dogs",
+    "predicted": "cats",
+    "probability": 0.973,
+}
+HEADINGS = [
+    "What the numbers say",
+    "Data",
+    "Augmentation",
+    "Training",
+    "Model",
+    "Test",
+    "Model card",
+]
 ENVIRONMENT = {"python": "3.11.7", "devices": "GPU:0, GPU:1", "commit": "unknown"}
 RESULT = {
     "variant": "preprocessed",
@@ -46,14 +60,26 @@ RESULT = {
         "seconds": [11.6],
     },
     "baseline_accuracy": 0.5,
-    "validation": {"n": 2, "accuracy": 0.5, "interval_95": [0.1, 0.9], "loss": 0.7, "per_class": {}},
+    "validation": {
+        "n": 2,
+        "accuracy": 0.5,
+        "interval_95": [0.1, 0.9],
+        "loss": 0.7,
+        "per_class": {},
+    },
     "test": {
         "n": 198,
         "accuracy": 0.6363,
         "interval_95": [0.5673, 0.7002],
         "loss": 0.62672,
         "per_class": {
-            "cats": {"n": 99, "correct": 65, "recall": 0.6566, "predicted": 103, "precision": 0.6311},
+            "cats": {
+                "n": 99,
+                "correct": 65,
+                "recall": 0.6566,
+                "predicted": 103,
+                "precision": 0.6311,
+            },
             "dogs": {"n": 99, "correct": 61, "recall": 0.6162, "predicted": 95, "precision": None},
         },
     },
@@ -86,7 +112,9 @@ RESULT = {
         "load_seconds": 6.1,
         "warmup_records": 3,
     },
-    "gate": {"sentence": "The gate let it through: better than version 6, which is live: of <b>198</b>."},
+    "gate": {
+        "sentence": "The gate let it through: better than version 6, which is live: of <b>198</b>."
+    },
     "model_version": 7,
     "model_path": "gs://bucket/models/whisker/7",
     "data": {
@@ -102,8 +130,20 @@ RESULT = {
         "looks_at_test": None,
     },
     "layers": [
-        {"name": "pixels", "type": "InputLayer", "output_shape": [160, 160, 3], "parameters": 0, "trainable": False},
-        {"name": "logits", "type": "Dense", "output_shape": [1], "parameters": 129, "trainable": True},
+        {
+            "name": "pixels",
+            "type": "InputLayer",
+            "output_shape": [160, 160, 3],
+            "parameters": 0,
+            "trainable": False,
+        },
+        {
+            "name": "logits",
+            "type": "Dense",
+            "output_shape": [1],
+            "parameters": 129,
+            "trainable": True,
+        },
     ],
     "config": {
         "data": "my_pictures",
@@ -131,7 +171,9 @@ def pictures(tmp_path):
 
 
 class Page(HTMLParser):
-    """A written report: its tags, its text with white space made single, its tables as rows of cells."""
+    """A written report: its tags, its text with white space made single, its tables as rows of
+    cells.
+    """
 
     def __init__(self, html):
         super().__init__()
@@ -182,7 +224,10 @@ def write(result, pictures):
 def test_headline_says_accuracy_interval_and_baseline_in_words(result, pictures):
     text = write(result, pictures).text
     assert "63.6 % test accuracy, variant preprocessed on my_pictures" in text
-    assert "On 198 test pictures that it had never seen, it does better than always answering the commonest" in text
+    assert (
+        "On 198 test pictures that it had never seen, it does better than always answering the"
+        " commonest" in text
+    )
     assert "which is right on 50.0 %. The 95 % interval reaches from 56.7 % to 70.0 %." in text
     assert "Published as version 7: gs://bucket/models/whisker/7" in text
 
@@ -237,7 +282,9 @@ def test_tables_show_counts_layers_recalls_and_settings(result, pictures):
 
 def test_nothing_leaves_the_page_and_nothing_runs(result, pictures):
     page = write(result, pictures)
-    assert not {"script", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not {"script", "iframe", "object", "embed", "base", "form"} & {
+        tag for tag, _ in page.tags
+    }
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "srcset", "action", "data"):
@@ -255,7 +302,13 @@ def test_labels_paths_and_settings_with_html_are_shown_as_they_are(result, pictu
     result["data"]["left_out"] = [{"path": hostile, "reason": "<b>"}]
     result["config"]["data"] = result["data"]["name"] = result["model_path"] = hostile
     for each in (result["mistakes"][0], result["reading"][0]):
-        each |= {"label": hostile, "predicted": hostile, "path": hostile, "about": hostile, "text": hostile}
+        each |= {
+            "label": hostile,
+            "predicted": hostile,
+            "path": hostile,
+            "about": hostile,
+            "text": hostile,
+        }
     page = write(result, pictures)
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.table("file")[1] == [hostile, "<b>"]
@@ -266,17 +319,28 @@ def test_labels_paths_and_settings_with_html_are_shown_as_they_are(result, pictu
 def test_class_names_that_look_like_numbers_or_attributes_keep_their_counts(result, pictures):
     result["classes"] = ["0", "items.x"]
     result["data"]["counts"] = {"train": {"0": 3, "items.x": 4}, "test": {"items.x": 1}}
-    assert write(result, pictures).table("class")[1:3] == [["0", "3", "0", "3"], ["items.x", "4", "1", "5"]]
+    assert write(result, pictures).table("class")[1:3] == [
+        ["0", "3", "0", "3"],
+        ["items.x", "4", "1", "5"],
+    ]
 
 
 def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures):
     names = [f"class_{number:03d}" for number in range(200)]
     result["classes"] = names
-    result["data"]["counts"] = {split: dict.fromkeys(names, 10) for split in ("train", "validation", "test")}
-    result["test"]["per_class"] = {
-        name: {"n": 10, "correct": 0, "recall": 1 - number / 200, "precision": 0.5} for number, name in enumerate(names)
+    result["data"]["counts"] = {
+        split: dict.fromkeys(names, 10) for split in ("train", "validation", "test")
     }
-    result["test"]["per_class"]["class_199"] = {"n": 0, "correct": 0, "recall": None, "precision": None}
+    result["test"]["per_class"] = {
+        name: {"n": 10, "correct": 0, "recall": 1 - number / 200, "precision": 0.5}
+        for number, name in enumerate(names)
+    }
+    result["test"]["per_class"]["class_199"] = {
+        "n": 0,
+        "correct": 0,
+        "recall": None,
+        "precision": None,
+    }
     page = write(result, pictures)
     counts, recalls = (rows for rows in page.tables if rows[0][0] == "class")
     assert len(counts) == 1 + 50 + 1
@@ -285,7 +349,8 @@ def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures
     assert [row[0] for row in recalls[1:3]] == ["class_198", "class_197"]
     assert "… and 150 more classes, none with a lower recall" in page.text
     assert (
-        "class_009; 190 more classes are not shown" in page.tags[[tag for tag, _ in page.tags].index("img")][1]["alt"]
+        "class_009; 190 more classes are not shown"
+        in page.tags[[tag for tag, _ in page.tags].index("img")][1]["alt"]
     )
 
 
@@ -313,7 +378,9 @@ def test_curves_of_one_class_alone_are_not_spoken_of(result, pictures):
 
 def test_section_without_its_picture_is_left_out(result, pictures):
     (pictures / files.AUGMENTATION).unlink()
-    assert write(result, pictures).headings() == [title for title in HEADINGS if title != "Augmentation"]
+    assert write(result, pictures).headings() == [
+        title for title in HEADINGS if title != "Augmentation"
+    ]
 
 
 def test_report_without_any_picture_still_has_its_numbers(result, pictures):
@@ -330,7 +397,9 @@ def test_unpublished_run_says_so(result, pictures):
 
 
 def test_first_fifty_files_left_out_are_named_and_the_rest_counted(result, pictures):
-    result["data"]["left_out"] = [{"path": f"cats/{number}.jpg", "reason": "no picture"} for number in range(1234)]
+    result["data"]["left_out"] = [
+        {"path": f"cats/{number}.jpg", "reason": "no picture"} for number in range(1234)
+    ]
     page = write(result, pictures)
     assert "Left out: 1,234 files" in page.text
     assert "… and 1,184 more files" in page.text
@@ -340,7 +409,8 @@ def test_first_fifty_files_left_out_are_named_and_the_rest_counted(result, pictu
 
 
 @pytest.mark.parametrize(
-    ("looks", "said"), [(1, "first look at the frozen test set"), (3, "This is look 3 at the frozen test set")]
+    ("looks", "said"),
+    [(1, "first look at the frozen test set"), (3, "This is look 3 at the frozen test set")],
 )
 def test_looks_at_a_frozen_test_set_are_told(result, pictures, looks, said):
     assert "frozen" not in write(result, pictures).text
@@ -363,7 +433,10 @@ def test_path_that_is_no_utf8_is_shown_escaped(result, pictures):
 def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(result, pictures):
     before = sorted(pictures.iterdir())
     report = pictures / files.CLASS_ROWS / "report.html"
-    with pytest.raises(RunError, match=r"^cannot write .*report\.html: .*; free the place or give another run folder$"):
+    with pytest.raises(
+        RunError,
+        match=r"^cannot write .*report\.html: .*; free the place or give another run folder$",
+    ):
         write_report(result, ENVIRONMENT, pictures, report)
     assert sorted(pictures.iterdir()) == before
 

@@ -7,7 +7,9 @@ from trainer.errors import DeviceError
 from trainer.training import devices
 from trainer.training.devices import prepare
 
-no_gpu = pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
+no_gpu = pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU"
+)
 
 
 @no_gpu
@@ -29,18 +31,24 @@ def test_mirrored_strategy_can_be_had_on_one_device():
 
 
 def test_several_workers_are_refused_where_tf_config_names_none():
-    with pytest.raises(DeviceError, match="--strategy=multi_worker: TF_CONFIG names no second worker"):
+    with pytest.raises(
+        DeviceError, match="--strategy=multi_worker: TF_CONFIG names no second worker"
+    ):
         prepare(Config(strategy="multi_worker"))
 
 
 @pytest.mark.parametrize("config", [Config(strategy="mirrored"), Config(logical_replicas=2)])
 def test_other_strategies_are_refused_where_tf_config_names_several_workers(config):
-    with pytest.raises(DeviceError, match="TF_CONFIG names 2 workers, which need --strategy=multi_worker"):
+    with pytest.raises(
+        DeviceError, match="TF_CONFIG names 2 workers, which need --strategy=multi_worker"
+    ):
         prepare(config, Cluster(("127.0.0.1:1", "127.0.0.1:2")))
 
 
 def test_batch_smaller_than_the_replicas_is_refused():
-    with pytest.raises(DeviceError, match="--batch_size=3: expected at least one picture for each of 4 replicas"):
+    with pytest.raises(
+        DeviceError, match="--batch_size=3: expected at least one picture for each of 4 replicas"
+    ):
         prepare(Config(logical_replicas=4, batch_size=3))
 
 
@@ -66,7 +74,8 @@ def test_gpu_that_only_the_driver_sees_is_told_with_the_cure(tmp_path, monkeypat
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        DeviceError, match="the driver lists 1 GPU.s. but TensorFlow sees none: install its GPU libraries"
+        DeviceError,
+        match="the driver lists 1 GPU.s. but TensorFlow sees none: install its GPU libraries",
     ):
         prepare(Config(require_gpu=True))
 
@@ -74,7 +83,10 @@ def test_gpu_that_only_the_driver_sees_is_told_with_the_cure(tmp_path, monkeypat
 @no_gpu
 def test_more_replicas_than_an_initialised_process_allows_are_refused():
     tf.config.list_logical_devices()
-    with pytest.raises(DeviceError, match="TensorFlow is set up otherwise in this process already .*; start a new one"):
+    with pytest.raises(
+        DeviceError,
+        match="TensorFlow is set up otherwise in this process already .*; start a new one",
+    ):
         prepare(Config(logical_replicas=9))
 
 
@@ -90,7 +102,9 @@ def test_more_replicas_than_an_initialised_process_allows_are_refused():
         ("auto", "preprocessed", "avx512f avx512_bf16", "float32"),
     ],
 )
-def test_precision_is_what_the_processor_is_made_for(asked, variant, processor, precision, monkeypatch, tmp_path):
+def test_precision_is_what_the_processor_is_made_for(
+    asked, variant, processor, precision, monkeypatch, tmp_path
+):
     processors = tmp_path / "cpuinfo"
     processors.write_text(f"processor: 0\nflags : fpu {processor}\n")
     monkeypatch.setattr(devices, "_PROCESSORS", processors)
@@ -98,10 +112,15 @@ def test_precision_is_what_the_processor_is_made_for(asked, variant, processor, 
 
 
 def test_xla_on_several_replicas_is_refused():
-    with pytest.raises(DeviceError, match="--jit with 2 replicas: XLA compiles for one device; give --strategy=none"):
+    with pytest.raises(
+        DeviceError,
+        match="--jit with 2 replicas: XLA compiles for one device; give --strategy=none",
+    ):
         prepare(Config(jit=True, logical_replicas=2))
 
 
 def test_xla_that_is_to_be_deterministic_is_refused():
-    with pytest.raises(DeviceError, match="--jit with --deterministic: XLA has no deterministic max pooling"):
+    with pytest.raises(
+        DeviceError, match="--jit with --deterministic: XLA has no deterministic max pooling"
+    ):
         prepare(Config(jit=True, deterministic=True))

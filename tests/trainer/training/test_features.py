@@ -21,7 +21,9 @@ SIZE, VIEWS, SEED, BATCH_SIZE = 32, 3, 5, 8
 
 
 def make_model(size=SIZE, seed=0):
-    """A model with random weights whose features tell pictures apart, as its BatchNorm statistics fit the weights."""
+    """A model with random weights whose features tell pictures apart, as its BatchNorm statistics
+    fit the weights.
+    """
     keras.utils.set_random_seed(seed)
     model = build("transfer", size, Head(2), seed=seed)
     give_statistics(model.get_layer(f"mobilenetv2_1.00_{size}"), pixels_of(64, size))
@@ -105,7 +107,9 @@ def cached(first, extraction):
 
 
 def features_of(extracted, split):
-    return np.concatenate([batch.numpy() for batch, _ in extracted.evaluation_batches(split, BATCH_SIZE)])
+    return np.concatenate(
+        [batch.numpy() for batch, _ in extracted.evaluation_batches(split, BATCH_SIZE)]
+    )
 
 
 def epoch_of(extracted, *, seed=1, epoch=0, full=False):
@@ -118,17 +122,23 @@ def epoch_of(extracted, *, seed=1, epoch=0, full=False):
 def test_head_after_extractor_is_the_whole_model(model):
     extractor, head = split(model)
     pixels = pixels_of(5, SIZE)
-    np.testing.assert_allclose(head(extractor(pixels)), model(pixels, training=False), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        head(extractor(pixels)), model(pixels, training=False), rtol=1e-5, atol=1e-5
+    )
     assert extractor.output_shape == (None, 1280)
     # No augmentation: the same in training.
-    np.testing.assert_array_equal(extractor(pixels, training=True), extractor(pixels, training=False))
+    np.testing.assert_array_equal(
+        extractor(pixels, training=True), extractor(pixels, training=False)
+    )
 
 
 def test_training_the_head_trains_the_whole_model():
     model = make_model()
     before, parameters = describe_layers(model), (model.count_params(), trainable_parameters(model))
     extractor, head = split(model)
-    assert {id(variable) for variable in head.trainable_variables} == {id(v) for v in model.trainable_variables}
+    assert {id(variable) for variable in head.trainable_variables} == {
+        id(v) for v in model.trainable_variables
+    }
     for variable in head.trainable_variables:
         variable.assign_add(tf.ones(variable.shape))
     pixels = pixels_of(3, SIZE)
@@ -137,7 +147,10 @@ def test_training_the_head_trains_the_whole_model():
     published = build("transfer", SIZE, Head(2), seed=1)
     copy_variables(model, published)
     np.testing.assert_allclose(published(pixels, training=False), expected, rtol=1e-5)
-    assert (describe_layers(model), (model.count_params(), trainable_parameters(model))) == (before, parameters)
+    assert (describe_layers(model), (model.count_params(), trainable_parameters(model))) == (
+        before,
+        parameters,
+    )
 
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
@@ -162,21 +175,32 @@ def test_model_under_a_strategy_can_be_split_and_run():
     pixels = pixels_of(2, SIZE)
     expected = model(pixels, training=False).numpy()
     np.testing.assert_allclose(head(BACKENDS["XNNPACK"](extractor)(pixels)), expected, atol=1e-3)
-    assert {id(variable) for variable in head.trainable_variables} == {id(v) for v in model.trainable_variables}
+    assert {id(variable) for variable in head.trainable_variables} == {
+        id(v) for v in model.trainable_variables
+    }
 
 
 @pytest.mark.parametrize("part", SPLITS)
-def test_untouched_view_is_what_the_extractor_gives_in_the_order_of_the_ledger(part, pictures, extracted, extractor):
+def test_untouched_view_is_what_the_extractor_gives_in_the_order_of_the_ledger(
+    part, pictures, extracted, extractor
+):
     examples, _ = pictures
     pixels = examples.pictures(examples.indices(part)).astype(np.float32)
-    np.testing.assert_allclose(features_of(extracted, part), extractor(pixels, training=False), rtol=0, atol=2e-4)
-    labels = np.concatenate([batch.numpy() for _, batch in extracted.evaluation_batches(part, BATCH_SIZE)])
+    np.testing.assert_allclose(
+        features_of(extracted, part), extractor(pixels, training=False), rtol=0, atol=2e-4
+    )
+    labels = np.concatenate(
+        [batch.numpy() for _, batch in extracted.evaluation_batches(part, BATCH_SIZE)]
+    )
     np.testing.assert_array_equal(labels, examples.labels(examples.indices(part)))
 
 
 def test_epoch_has_every_training_picture_once_in_the_order_of_pixels(pictures, extracted):
     examples, _ = pictures
-    on_pixels = [labels.numpy() for _, labels, _ in examples.training_batches(BATCH_SIZE, seed=1, epoch=2, full=False)]
+    on_pixels = [
+        labels.numpy()
+        for _, labels, _ in examples.training_batches(BATCH_SIZE, seed=1, epoch=2, full=False)
+    ]
     epoch = epoch_of(extracted, epoch=2)
     for (values, labels, weights), expected in zip(epoch, on_pixels, strict=True):
         np.testing.assert_array_equal(labels, expected)
@@ -207,7 +231,10 @@ def test_epochs_draw_views_by_seed_and_epoch_alone(extracted):
 def test_every_training_picture_has_views_of_its_own(pictures, extracted):
     count = len(pictures[0].indices("train"))
     seen = {
-        values.tobytes() for epoch in range(20) for rows, _, _ in epoch_of(extracted, epoch=epoch) for values in rows
+        values.tobytes()
+        for epoch in range(20)
+        for rows, _, _ in epoch_of(extracted, epoch=epoch)
+        for values in rows
     }
     assert len(seen) == VIEWS * count
 
@@ -232,7 +259,9 @@ def test_full_last_batch_is_filled_with_pictures_of_weight_zero(extracted):
     epoch = epoch_of(extracted, full=True)
     assert {len(values) for values, _, _ in epoch} == {BATCH_SIZE}
     assert sum(weights.sum() for _, _, weights in epoch) == count
-    assert int(extracted.training_batches(BATCH_SIZE, seed=0, epoch=0, full=True).cardinality()) == len(epoch)
+    assert int(
+        extracted.training_batches(BATCH_SIZE, seed=0, epoch=0, full=True).cardinality()
+    ) == len(epoch)
 
 
 def test_second_run_finds_what_the_first_computed(first, cached):
@@ -251,14 +280,22 @@ def other_order(ledger):
 
 def other_content(ledger):
     first, *rest = ledger.pictures
-    return dataclasses.replace(ledger, pictures=(dataclasses.replace(first, sha256="0" * 64), *rest))
+    return dataclasses.replace(
+        ledger, pictures=(dataclasses.replace(first, sha256="0" * 64), *rest)
+    )
 
 
 def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
     ledger = pictures[1]
     twice_as_large = make_model(size=2 * SIZE)
     split(twice_as_large)[0].set_weights(extractor.get_weights())
-    same = {"ledger": ledger, "extractor": extractor, "views": VIEWS, "seed": SEED, "backend": "XNNPACK"}
+    same = {
+        "ledger": ledger,
+        "extractor": extractor,
+        "views": VIEWS,
+        "seed": SEED,
+        "backend": "XNNPACK",
+    }
     changes = {
         "nothing": {},
         "seed": {"seed": SEED + 1},
@@ -269,7 +306,9 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
         "weights": {"extractor": split(make_model(seed=1))[0]},
         "image size": {"extractor": split(twice_as_large)[0]},
     }
-    names = {changed: features.cache_name(**{**same, **change}) for changed, change in changes.items()}
+    names = {
+        changed: features.cache_name(**{**same, **change}) for changed, change in changes.items()
+    }
     assert len(set(names.values())) == len(changes), names
     assert features.cache_name(**same) == names["nothing"]
 
@@ -295,7 +334,11 @@ def flip_a_byte(file):
 
 @pytest.mark.parametrize(
     "damage",
-    [flip_a_byte, lambda file: file.write_bytes(file.read_bytes()[:-50]), lambda file: file.write_bytes(b"")],
+    [
+        flip_a_byte,
+        lambda file: file.write_bytes(file.read_bytes()[:-50]),
+        lambda file: file.write_bytes(b""),
+    ],
     ids=["one bit", "truncated", "empty"],
 )
 def test_damaged_features_are_named_and_computed_again(damage, cached, extracted):
@@ -314,7 +357,10 @@ def test_cache_that_cannot_be_written_is_refused_and_leaves_nothing(extraction):
     # As on a full disk, a write fails half-way.
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(RunError, match=r"the feature cache cannot be used \(.*\); expected .*, with 0.7 MB free$"):
+        with pytest.raises(
+            RunError,
+            match=r"the feature cache cannot be used \(.*\); expected .*, with 0.7 MB free$",
+        ):
             extraction()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

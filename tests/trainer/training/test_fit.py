@@ -85,7 +85,9 @@ def assert_same(one, other):
 @pytest.mark.parametrize("calls", [0, 1, 3])
 def test_stopped_run_goes_on_at_the_very_batch(examples, whole, tmp_path, calls):
     first = Run(tmp_path)
-    with pytest.raises(RunStopped, match="stopped after step .* with a checkpoint; the same command goes on"):
+    with pytest.raises(
+        RunStopped, match="stopped after step .* with a checkpoint; the same command goes on"
+    ):
         first.train(examples, stop=stop_after(calls))
     second = Run(tmp_path)
     history = second.train(examples)
@@ -115,7 +117,9 @@ def test_run_whose_checkpoints_are_all_damaged_says_so(examples, tmp_path):
     Run(tmp_path).train(examples)
     for file in (tmp_path / "checkpoints").glob("step-*.data*"):
         file.write_bytes(b"")
-    with pytest.raises(RunError, match="none of the 3 checkpoints can be read; remove the run folder to begin anew"):
+    with pytest.raises(
+        RunError, match="none of the 3 checkpoints can be read; remove the run folder to begin anew"
+    ):
         Run(tmp_path).train(examples)
 
 
@@ -127,16 +131,22 @@ def test_only_the_newest_three_checkpoints_are_kept(whole):
 def test_checkpoint_that_cannot_be_written_is_told_and_the_one_before_kept(examples, tmp_path):
     run = Run(tmp_path)
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(RunError, match="the checkpoint of step .* cannot be written .*; the one before it is kept"):
+    with pytest.raises(
+        RunError, match="the checkpoint of step .* cannot be written .*; the one before it is kept"
+    ):
         run.train(examples)
 
 
-@pytest.mark.parametrize(("layer", "quantity"), [("logits", "training loss"), ("dense", "gradient")])
+@pytest.mark.parametrize(
+    ("layer", "quantity"), [("logits", "training loss"), ("dense", "gradient")]
+)
 def test_number_that_is_none_stops_at_its_step(examples, tmp_path, layer, quantity):
     run = Run(tmp_path)
     kernel = run.model.get_layer(layer).kernel
     kernel.assign(np.full(kernel.shape, np.nan))
-    with pytest.raises(TrainingError, match=rf"the {quantity} is nan at step 1 \(epoch 1\): lower --learning_rate"):
+    with pytest.raises(
+        TrainingError, match=rf"the {quantity} is nan at step 1 \(epoch 1\): lower --learning_rate"
+    ):
         run.train(examples)
 
 
@@ -154,10 +164,14 @@ def test_device_out_of_memory_says_which_batch_size_to_try(examples, tmp_path):
 
     def allocate(*_):
         # What TensorFlow raises; a machine that is really brought there may take the tests with it.
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[32,160]")
+        raise tf.errors.ResourceExhaustedError(
+            None, None, "OOM when allocating tensor with shape[32,160]"
+        )
 
     run.loop._train_steps = allocate
-    with pytest.raises(TrainingError, match=r"--batch_size=7: a device is out of memory \(.*\); try --batch_size=3"):
+    with pytest.raises(
+        TrainingError, match=r"--batch_size=7: a device is out of memory \(.*\); try --batch_size=3"
+    ):
         run.train(examples)
 
 
@@ -172,7 +186,9 @@ def test_early_stopping_keeps_the_best_epoch(examples, tmp_path):
     assert float(tf.reduce_mean(Head(2).loss(labels, tf.constant(logits)))) == pytest.approx(
         min(history.validation_loss), rel=1e-5
     )
-    assert f"keeping epoch {history.best_epoch()}, which has the lowest validation loss" in run.lines
+    assert (
+        f"keeping epoch {history.best_epoch()}, which has the lowest validation loss" in run.lines
+    )
 
 
 def test_plateau_halves_the_rate_after_three_epochs_without_a_lower_loss():

@@ -25,7 +25,9 @@ def without_chance(monkeypatch):
 
 def batches(full):
     labels = (np.arange(PICTURES) % 3).astype(np.int32)
-    encoded = [draw(("cats", "dogs", "others")[label], number) for number, label in enumerate(labels)]
+    encoded = [
+        draw(("cats", "dogs", "others")[label], number) for number, label in enumerate(labels)
+    ]
     pixels = np.stack([decode_and_resize(tf.constant(each), SIZE) for each in encoded])
     rows = np.resize(np.arange(PICTURES), 48 if full else PICTURES)
     weights = (np.arange(len(rows)) < PICTURES).astype(np.float32)
@@ -48,13 +50,18 @@ def loop_on(replicas, optimizer, variant="plain", **options):
 @pytest.mark.usefixtures("without_chance")
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_take_the_same_steps_as_one_device_uneven_last_batch_included(replicas):
-    # Plain gradient descent shows a gradient as it is; pixels of 0…255 make gradients large, hence the small rate.
+    # Plain gradient descent shows a gradient as it is; pixels of 0…255 make gradients large, hence
+    # the small rate.
     def optimizer():
         return keras.optimizers.SGD(1e-5)
 
     one, several = loop_on(1, optimizer), loop_on(replicas, optimizer)
-    np.testing.assert_allclose(sums(several, full=True)[:, :3], sums(one, full=False)[:, :3], rtol=1e-5)
-    for alone, shared in zip(one.model.trainable_variables, several.model.trainable_variables, strict=True):
+    np.testing.assert_allclose(
+        sums(several, full=True)[:, :3], sums(one, full=False)[:, :3], rtol=1e-5
+    )
+    for alone, shared in zip(
+        one.model.trainable_variables, several.model.trainable_variables, strict=True
+    ):
         np.testing.assert_allclose(shared.value.numpy(), alone.value.numpy(), atol=1e-5)
 
 
@@ -65,14 +72,18 @@ def test_weights_move_the_loss_and_the_step_and_leave_the_accuracy_alone():
     heavy = np.array([0.5, 2.0, 1.0], np.float32)
     batches_of = batches(full=False)
     rows = np.concatenate(list(plain.train(batches_of)))
-    heavier = batches_of.map(lambda pixels, labels, weights: (pixels, labels, weights * tf.gather(heavy, labels)))
+    heavier = batches_of.map(
+        lambda pixels, labels, weights: (pixels, labels, weights * tf.gather(heavy, labels))
+    )
     other = np.concatenate(list(weighted.train(heavier)))
     np.testing.assert_array_equal(other[:, 1:3], rows[:, 1:3])
     assert not np.isclose(other[:, 0], rows[:, 0]).any()
     assert not np.isclose(other[:, 3], rows[:, 3]).any()
     pixels, labels, _ = next(iter(batches_of))
     losses = Head(3).loss(labels, plain.model(tf.cast(pixels, tf.float32), training=False))
-    assert other[0, 0] == pytest.approx(float(tf.reduce_sum(losses * tf.gather(heavy, labels))), rel=1e-4)
+    assert other[0, 0] == pytest.approx(
+        float(tf.reduce_sum(losses * tf.gather(heavy, labels))), rel=1e-4
+    )
 
 
 @pytest.mark.usefixtures("without_chance")
@@ -81,7 +92,9 @@ def test_replicas_follow_the_same_curve_over_twenty_steps_of_adam(replicas):
     one, two = (loop_on(count, keras.optimizers.Adam, "preprocessed") for count in (1, replicas))
     for _ in range(7):
         alone, shared = sums(one, full=False), sums(two, full=True)
-        np.testing.assert_allclose(shared[:, 0] / shared[:, 2], alone[:, 0] / alone[:, 2], atol=1e-4)
+        np.testing.assert_allclose(
+            shared[:, 0] / shared[:, 2], alone[:, 0] / alone[:, 2], atol=1e-4
+        )
 
 
 def test_training_learns_what_can_be_learnt():
@@ -94,10 +107,13 @@ def test_logits_are_given_once_for_every_picture_in_order():
     loop = loop_on(2, keras.optimizers.Adam)
     pixels = np.concatenate([batch.numpy() for batch, _, _ in batches(full=False)])
     given = loop.logits(batches(full=False).map(lambda pixels, labels, _: (pixels, labels)))
-    np.testing.assert_allclose(given, loop.model(pixels.astype(np.float32)).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        given, loop.model(pixels.astype(np.float32)).numpy(), rtol=1e-4, atol=1e-4
+    )
 
 
-# A process of its own: another test may have asked this one for deterministic operations, which XLA lacks.
+# A process of its own: another test may have asked this one for deterministic operations, which XLA
+# lacks.
 COMPILED = """
 from serving.command_line import import_tensorflow
 import_tensorflow()
@@ -122,5 +138,7 @@ np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 
 
 def test_step_compiled_by_xla_is_the_same_step():
-    ended = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr

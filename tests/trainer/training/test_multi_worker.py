@@ -100,7 +100,9 @@ class Processes:
         metrics = self.folders[0] / "run" / "metrics.jsonl"
         deadline = time.monotonic() + DEADLINE_S
         while not metrics.exists() or len(metrics.read_text().splitlines()) < epoch:
-            assert all(process.poll() is None for process in self.processes), self.log(0) + self.log(1)
+            assert all(process.poll() is None for process in self.processes), self.log(
+                0
+            ) + self.log(1)
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -133,7 +135,9 @@ def together(arguments, tmp_path_factory):
 
 def step_losses(run):
     losses = {}
-    for file in sorted((run / "tensorboard").glob("events*"), key=lambda file: file.stat().st_mtime):
+    for file in sorted(
+        (run / "tensorboard").glob("events*"), key=lambda file: file.stat().st_mtime
+    ):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
                 if value.tag == "step/loss":
@@ -143,7 +147,10 @@ def step_losses(run):
 
 def test_first_lines_say_who_is_there(together):
     assert "worker 1 of 2 (127.0.0.1:" in together.log(1)
-    assert "devices worker 0 CPU:0, worker 1 CPU:0; 2 replicas (MultiWorkerMirroredStrategy)" in together.log(0)
+    assert (
+        "devices worker 0 CPU:0, worker 1 CPU:0; 2 replicas (MultiWorkerMirroredStrategy)"
+        in together.log(0)
+    )
 
 
 def test_stopped_workers_go_on_at_the_very_batch(together):
@@ -157,7 +164,9 @@ def test_two_workers_take_the_steps_of_one(together, alone):
 
 
 def test_two_workers_end_with_the_weights_of_one(together, alone):
-    models = [keras.models.load_model(run / "model.keras") for run in (alone, together.folders[0] / "run")]
+    models = [
+        keras.models.load_model(run / "model.keras") for run in (alone, together.folders[0] / "run")
+    ]
     for one, two in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(two, one, atol=1e-5)
 
@@ -169,11 +178,19 @@ def test_only_the_chief_writes(together):
     assert [path.name for path in together.folders[1].iterdir()] == ["log"]
 
 
-def test_run_whose_second_worker_never_comes_ends_and_begins_nothing(arguments, tmp_path, monkeypatch):
+def test_run_whose_second_worker_never_comes_ends_and_begins_nothing(
+    arguments, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     addresses = tuple(free_addresses(2))
-    with pytest.raises(WorkersError, match=rf"worker 1 \({addresses[1]}\) did not come within 0.2 s"):
-        run(Config(data=arguments[0].partition("=")[2]), cluster=Cluster(addresses, 0, start_s=0.2), say=lambda _: None)
+    with pytest.raises(
+        WorkersError, match=rf"worker 1 \({addresses[1]}\) did not come within 0.2 s"
+    ):
+        run(
+            Config(data=arguments[0].partition("=")[2]),
+            cluster=Cluster(addresses, 0, start_s=0.2),
+            say=lambda _: None,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -189,7 +206,10 @@ def test_worker_whose_company_dies_ends_in_one_line(arguments, tmp_path, victim)
     assert f"worker {victim} (127.0.0.1:" in last
     assert last.endswith("give the same command again everywhere to go on from the last checkpoint")
     if victim:
-        assert json.loads((workers.folders[0] / "run" / "state.json").read_text())["state"] == "incomplete"
+        assert (
+            json.loads((workers.folders[0] / "run" / "state.json").read_text())["state"]
+            == "incomplete"
+        )
 
 
 # The second worker is alive, and does nothing from its first epoch's end on.
@@ -211,7 +231,10 @@ trainer.cluster.parse = parse_with_a_short_deadline
 def test_worker_that_hangs_ends_the_others_in_one_line(arguments, tmp_path):
     with Processes(arguments, tmp_path, 2, HANGING + TRAINER) as workers:
         assert workers.processes[0].wait(DEADLINE_S) == 2
-    assert "error: another worker has kept this one waiting for 5 s; its own log says why" in workers.log(0)
+    assert (
+        "error: another worker has kept this one waiting for 5 s; its own log says why"
+        in workers.log(0)
+    )
 
 
 @pytest.mark.long

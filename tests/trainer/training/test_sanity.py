@@ -55,20 +55,30 @@ def test_augmented_validation_is_found(pictures):
             return x + keras.random.normal(keras.ops.shape(x))
 
     model = model_of(RESCALING, Noise(), keras.layers.Flatten(), keras.layers.Dense(1))
-    with pytest.raises(TrainingError, match="the same pictures give another answer each time, as if augmented"):
+    with pytest.raises(
+        TrainingError, match="the same pictures give another answer each time, as if augmented"
+    ):
         check_start(model, Head(2), pictures, Config())
 
 
 def test_logits_far_from_chance_are_found(pictures):
     model = model_of(
-        RESCALING, keras.layers.Flatten(), keras.layers.Dense(1, bias_initializer=keras.initializers.Constant(50.0))
+        RESCALING,
+        keras.layers.Flatten(),
+        keras.layers.Dense(1, bias_initializer=keras.initializers.Constant(50.0)),
     )
-    with pytest.raises(TrainingError, match="the loss before training is .*, expected about ln 2 = 0.69"):
+    with pytest.raises(
+        TrainingError, match="the loss before training is .*, expected about ln 2 = 0.69"
+    ):
         check_start(model, Head(2), pictures, Config())
 
 
 def test_inputs_scaled_twice_are_found(pictures):
     twice = keras.layers.Rescaling(1 / 127.5**2, offset=-1, name="rescaling")
-    model = model_of(twice, keras.layers.Flatten(), keras.layers.Dense(1, kernel_initializer="zeros"))
-    with pytest.raises(TrainingError, match="inputs are scaled to -1.00 … -0.98, expected within -1 … 1"):
+    model = model_of(
+        twice, keras.layers.Flatten(), keras.layers.Dense(1, kernel_initializer="zeros")
+    )
+    with pytest.raises(
+        TrainingError, match="inputs are scaled to -1.00 … -0.98, expected within -1 … 1"
+    ):
         check_start(model, Head(2), pictures, Config())

@@ -83,12 +83,16 @@ def test_fine_tuning_changes_the_top_of_the_backbone_and_no_statistics(whole):
     assert len(history.loss) == 4
     after = run.variables()
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
-    backbone = {path for path in changed if "block_" in path or "Conv_1" in path or "expanded_conv" in path}
+    backbone = {
+        path for path in changed if "block_" in path or "Conv_1" in path or "expanded_conv" in path
+    }
     assert history.best_epoch(2) > 2, "the test needs fine-tuning that helps"
     assert backbone, "the top has been trained"
     assert not {path for path in changed if "moving_" in path}
     assert not {
-        path for path in backbone if not any(name in path for name in ("block_14", "block_15", "block_16", "Conv_1"))
+        path
+        for path in backbone
+        if not any(name in path for name in ("block_14", "block_15", "block_16", "Conv_1"))
     }
 
 
@@ -110,7 +114,9 @@ def test_fine_tuning_that_makes_it_worse_is_undone(pictures, tmp_path, monkeypat
     history = run.stages.train(None)
     before = run.variables()
     history = run.stages.fine_tune(history, len(history.loss))
-    assert min(history.validation_loss[2:]) > history.validation_loss[1], "the test needs a rate that destroys"
+    assert min(history.validation_loss[2:]) > history.validation_loss[1], (
+        "the test needs a rate that destroys"
+    )
     assert run.lines[-1] == "keeping epoch 2, which has the lowest validation loss"
     after = run.variables()
     for path, value in before.items():

@@ -14,7 +14,9 @@ def test_probabilities_sum_to_one_and_agree_with_loss_and_prediction(classes):
     probabilities = head.probabilities(logits).numpy()
     assert probabilities.shape == (50, classes)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(head.loss(labels, logits), -np.log(probabilities[np.arange(50), labels]), rtol=1e-4)
+    np.testing.assert_allclose(
+        head.loss(labels, logits), -np.log(probabilities[np.arange(50), labels]), rtol=1e-4
+    )
     np.testing.assert_array_equal(head.predictions(logits), probabilities.argmax(axis=1))
 
 
@@ -28,7 +30,11 @@ def test_two_classes_share_one_logit():
 def test_temperature_divides_logits_and_leaves_answers_as_they_are(classes):
     logits = np.random.default_rng(0).normal(0, 3, (50, Head(classes).units)).astype(np.float32)
     plain, warm = Head(classes), Head(classes, temperature=2.5)
-    np.testing.assert_allclose(warm.probabilities(logits), plain.probabilities(logits / 2.5), rtol=1e-6)
+    np.testing.assert_allclose(
+        warm.probabilities(logits), plain.probabilities(logits / 2.5), rtol=1e-6
+    )
     labels = tf.zeros(50, tf.int32)
-    np.testing.assert_allclose(warm.loss(labels, logits), plain.loss(labels, logits / 2.5), rtol=1e-6)
+    np.testing.assert_allclose(
+        warm.loss(labels, logits), plain.loss(labels, logits / 2.5), rtol=1e-6
+    )
     np.testing.assert_array_equal(warm.predictions(logits), plain.predictions(logits))

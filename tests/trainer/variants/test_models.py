@@ -14,7 +14,8 @@ from trainer.variants.models import build, copy_variables, describe_layers, trai
 def models():
     keras.utils.set_random_seed(0)
     return {
-        variant: build(variant, 160, Head(2), seed=0) for variant in ("plain", "augmented", "preprocessed", "transfer")
+        variant: build(variant, 160, Head(2), seed=0)
+        for variant in ("plain", "augmented", "preprocessed", "transfer")
     }
 
 
@@ -28,7 +29,10 @@ def models():
     ],
 )
 def test_variant_has_the_parameters_of_the_notebook(models, variant, total, trainable):
-    assert (models[variant].count_params(), trainable_parameters(models[variant])) == (total, trainable)
+    assert (models[variant].count_params(), trainable_parameters(models[variant])) == (
+        total,
+        trainable,
+    )
     assert sum(layer["parameters"] for layer in describe_layers(models[variant])) == total
 
 
@@ -43,7 +47,8 @@ def test_relu_after_the_pool_is_the_same_function_as_before_it(models):
 
 
 def test_untrained_model_on_scaled_inputs_knows_nothing(models):
-    # A sigmoid under a from-logits loss, as in the notebook, begins at 0.724: (-ln s(0.5) - ln(1 - s(0.5))) / 2.
+    # A sigmoid under a from-logits loss, as in the notebook, begins at 0.724: (-ln s(0.5) - ln(1 -
+    # s(0.5))) / 2.
     pixels = np.random.default_rng(0).uniform(0, 255, (64, 160, 160, 3)).astype(np.float32)
     labels = tf.constant(np.arange(64) % 2, tf.int32)
     loss = tf.reduce_mean(Head(2).loss(labels, models["preprocessed"](pixels, training=False)))
@@ -51,7 +56,10 @@ def test_untrained_model_on_scaled_inputs_knows_nothing(models):
 
 
 def test_loss_of_a_sure_and_right_model_is_zero():
-    assert float(tf.reduce_max(Head(2).loss(tf.constant([0, 1]), tf.constant([[-30.0], [30.0]])))) < 1e-9
+    assert (
+        float(tf.reduce_max(Head(2).loss(tf.constant([0, 1]), tf.constant([[-30.0], [30.0]]))))
+        < 1e-9
+    )
 
 
 def test_augmentation_changes_training_pictures_only(models):
@@ -73,7 +81,9 @@ def test_backbone_statistics_stay_as_they_are_in_training(models):
 def test_half_precision_keeps_variables_and_logits_whole(models):
     model = build("preprocessed", 160, Head(2), seed=0, precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32", "the policy is put back"
-    assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("conv")} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("conv")} == {
+        "bfloat16"
+    }
     assert {str(variable.dtype) for variable in model.trainable_variables} == {"float32"}
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 160, 160, 3)).astype(np.float32)
     assert model(pixels).dtype == tf.float32
@@ -115,7 +125,9 @@ def test_weights_file_of_something_else_is_refused_with_one_line(weights, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("variant", "low", "high"), [("augmented", 0, 255), ("preprocessed", -1, 1)])
+@pytest.mark.parametrize(
+    ("variant", "low", "high"), [("augmented", 0, 255), ("preprocessed", -1, 1)]
+)
 def test_strong_augmentation_stays_in_the_range_of_its_pixels(variant, low, high):
     model = build(variant, 32, Head(2), seed=0, strong_augmentation=True)
     augment = keras.Model(model.input, model.get_layer("random_contrast").output)
