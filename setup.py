@@ -27,8 +27,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["trainer", "trainer.*", "serving", "serving.*"]),
+    packages=find_packages(include=["whisker_ml", "trainer", "trainer.*", "serving", "serving.*"]),
     package_data={
+        "whisker_ml": ["py.typed"],
         "serving": ["py.typed"],
         "serving.protos": ["*.binpb"],
         "serving.server": ["*.html"],

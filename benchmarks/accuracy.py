@@ -20,8 +20,8 @@ from absl import flags
 
 from benchmarks import machine
 from benchmarks.sides import Sides
-from serving import command_line
-from serving.errors import WhiskerError
+from whisker_ml import cli
+from whisker_ml.errors import WhiskerError
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 _SCRATCH = ("plain", "augmented", "preprocessed")
@@ -111,7 +111,7 @@ def main() -> None:
     flags.DEFINE_string(
         "output", str(RESULTS), "JSON file to write, after each run", module_name=here
     )
-    command_line.run(_measure)
+    cli.run(_measure)
 
 
 def _measure(_: Sequence[str]) -> None:

@@ -23,13 +23,13 @@ from absl import flags
 
 from benchmarks import machine
 from benchmarks.client_sides import PICTURE_BYTES, PIXELS, SIDES
-from serving import command_line, contract
 from serving.client.errors import ServerError
 from serving.client.messages import encode
 from serving.client.predict_client import PredictClient
-from serving.errors import WhiskerError
 from serving.protos import message
 from trainer.run_folder import commit
+from whisker_ml import cli, contract
+from whisker_ml.errors import WhiskerError
 
 RESULTS = Path(__file__).parent / "results" / "client.json"
 _OURS = "whisker"
@@ -72,7 +72,7 @@ def main() -> None:
         "count", 500, "requests of each kind in a process", lower_bound=1, module_name=here
     )
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks import machine
-from serving import command_line
 from trainer.config import Config
 from trainer.evaluation import gate
+from whisker_ml import cli
 
 RESULTS = Path(__file__).parent / "results" / "gate.json"
 PICTURES = (200, 1000, 5000)
@@ -30,7 +30,7 @@ _MODELS = (("transfer", 0.967, 0.0207), ("preprocessed", 0.744, 0.1873))
 def main() -> None:
     """Entry point of `python -m benchmarks.bench_gate`."""
     flags.DEFINE_string("out", str(RESULTS), "file to write")
-    command_line.run(_measure)
+    cli.run(_measure)
 
 
 def _measure(_: Sequence[str]) -> None:

@@ -23,9 +23,9 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from serving import command_line
-from serving.errors import WhiskerError
 from trainer.run_folder import commit
+from whisker_ml import cli
+from whisker_ml.errors import WhiskerError
 
 RESULTS = Path(__file__).parent / "results" / "input.json"
 SIDES = ("stock", "memory", "disk", "none")
@@ -46,14 +46,14 @@ def main() -> None:
         "measure this one, in this process, and print it",
         module_name=here,
     )
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:
     asked = flags.FLAGS
     data = Path(asked.data).expanduser().resolve()
     if asked.only:
-        command_line.import_tensorflow()
+        cli.import_tensorflow()
         print(json.dumps(_measure(asked.only, data, asked.passes)))
         return
     if not data.is_dir():

@@ -27,9 +27,9 @@ from absl import flags
 from benchmarks import machine
 from benchmarks.contenders import LoopContender, ServerContender
 from benchmarks.lineup import CONTENDERS, OURS, PEERS, Server, servers_of
-from serving import command_line
-from serving.errors import WhiskerError
 from trainer.run_folder import commit
+from whisker_ml import cli
+from whisker_ml.errors import WhiskerError
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 PEERS_PYTHON = Path(__file__).parents[1] / ".venv-bench" / "bin" / "python"
@@ -84,7 +84,7 @@ def main() -> None:
         "peers_python", str(PEERS_PYTHON), "Python that has the other servers", module_name=here
     )
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:
@@ -280,7 +280,7 @@ def _pictures(data: str | None) -> list[bytes]:
 
 
 def _export(folder: Path) -> None:
-    command_line.import_tensorflow()
+    cli.import_tensorflow()
     import keras
 
     from trainer.export.saved_model import export

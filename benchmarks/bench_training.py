@@ -21,8 +21,8 @@ from absl import flags
 
 from benchmarks import machine
 from benchmarks.sides import Sides
-from serving import command_line
-from serving.errors import WhiskerError
+from whisker_ml import cli
+from whisker_ml.errors import WhiskerError
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 
@@ -55,7 +55,7 @@ def main() -> None:
         "work_dir", "runs/bench_training", "keeps what is measured already", module_name=here
     )
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
-    command_line.run(_measure)
+    cli.run(_measure)
 
 
 def _measure(_: Sequence[str]) -> None:

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 from absl import flags
 
 from benchmarks import machine
-from serving import command_line, contract
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
+from whisker_ml import cli, contract
 
 RESULTS = Path(__file__).parent / "results" / "warmup.json"
 _LATER = 20
@@ -31,7 +31,7 @@ def main() -> None:
     flags.DEFINE_string("picture", None, "encoded picture to ask about", required=True)
     flags.DEFINE_integer("repeats", 5, "servers to start, with and without")
     flags.DEFINE_string("out", str(RESULTS), "file to write")
-    command_line.run(_measure)
+    cli.run(_measure)
 
 
 def _measure(_: Sequence[str]) -> None:

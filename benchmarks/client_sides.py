@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from serving import command_line, contract
+from whisker_ml import cli, contract
 
 PICTURE_BYTES = 20_000  # of a JPEG of everyday size; the server decodes nothing
 PIXELS = (1, 160, 160, 3)
@@ -119,7 +119,7 @@ def main() -> None:
     flags.DEFINE_integer(
         "count", 500, "requests to measure of each kind", lower_bound=1, module_name=here
     )
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ import grpc
 
 from benchmarks.lineup import Server
 from benchmarks.load import connect
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0

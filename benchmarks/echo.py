@@ -18,7 +18,7 @@ import grpc
 from absl import flags
 
 from benchmarks.load import GRPC_METHOD
-from serving import command_line
+from whisker_ml import cli
 
 _THREADS = 32  # as many as clients at most
 
@@ -35,7 +35,7 @@ def main() -> None:
     )
     flags.DEFINE_integer("rest_api_port", None, "to listen on for HTTP too", module_name=here)
     flags.DEFINE_string("rest_answer", None, "file that holds the answer to it", module_name=here)
-    command_line.run(_serve)
+    cli.run(_serve)
 
 
 def _serve(_: Sequence[str]) -> None:

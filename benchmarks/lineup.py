@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving import contract
 from serving.client import messages
 from serving.config import batching
 from serving.protos import message
+from whisker_ml import contract
 
 OURS = ("whisker", "whisker_batching", "whisker_xnnpack")
 PEERS = ("fastapi", "litserve", "litserve_batching", "bentoml", "bentoml_batching")

@@ -20,8 +20,8 @@ from typing import Any
 import grpc
 from absl import flags
 
-from serving import command_line
-from serving.errors import WhiskerError
+from whisker_ml import cli
+from whisker_ml.errors import WhiskerError
 
 GRPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
 PROTOCOLS = ("grpc", "http")
@@ -47,7 +47,7 @@ def main() -> None:
     flags.DEFINE_integer("concurrency", 1, "clients", lower_bound=1, module_name=here)
     flags.DEFINE_integer("count", 300, "answers to measure", lower_bound=2, module_name=here)
     flags.DEFINE_float("seconds", 10, "to measure, at most", lower_bound=0, module_name=here)
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:

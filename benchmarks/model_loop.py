@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks.load import closed_loop
-from serving import command_line, contract
+from whisker_ml import cli, contract
 
 _OUTPUTS = (contract.OUTPUT_LABEL, contract.OUTPUT_PROBABILITY)
 
@@ -28,11 +28,11 @@ def main() -> None:
     flags.DEFINE_string("model", None, "folder of the SavedModel", required=True, module_name=here)
     flags.DEFINE_string("requests", None, "folder of pictures", required=True, module_name=here)
     flags.DEFINE_bool("xnnpack", False, "as the server's --xnnpack runs it", module_name=here)
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:
-    command_line.import_tensorflow()
+    cli.import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # The loader's deprecation notices.
     asked = flags.FLAGS
     pictures = [path.read_bytes() for path in sorted(Path(asked.requests).iterdir())]

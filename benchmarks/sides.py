@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 SIDES = ("whisker", "stock")
 STOCK_EPOCHS = 20

@@ -18,8 +18,8 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from serving import command_line
 from trainer.run_folder import commit
+from whisker_ml import cli
 
 RESULTS = Path(__file__).parent / "results" / "step_profile.json"
 _SIZE, _BATCH, _STEPS, _SHOWN = 160, 32, 12, 12
@@ -31,11 +31,11 @@ def main() -> None:
     here = sys.argv[0]
     flags.DEFINE_list("variants", "plain,preprocessed", "what to profile", module_name=here)
     flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
-    command_line.run(_profile)
+    cli.run(_profile)
 
 
 def _profile(_: Sequence[str]) -> None:
-    command_line.import_tensorflow()
+    cli.import_tensorflow()
     multiplications = {
         precision: _multiplications_per_s(precision) for precision in ("float32", "bfloat16")
     }

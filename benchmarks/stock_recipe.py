@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving import command_line
+from whisker_ml import cli
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +39,7 @@ def main() -> None:
     flags.DEFINE_integer("epochs", 20, "passes over the training pictures", module_name=here)
     flags.DEFINE_integer("seed", 0, "of weights, order and augmentation", module_name=here)
     flags.DEFINE_string("saved_model", None, "folder to write", required=True, module_name=here)
-    command_line.run(_train)
+    cli.run(_train)
 
 
 def _train(_: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.errors import WrongUse
+from whisker_ml.errors import WrongUse
 
 if TYPE_CHECKING:
     from serving.client.credentials import Tls

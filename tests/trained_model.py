@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.command_line import import_tensorflow
+from whisker_ml.cli import import_tensorflow
 
 LOGICAL_CPUS = 4
 

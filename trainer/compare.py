@@ -13,12 +13,12 @@ from pathlib import Path
 
 from absl import flags
 
-import trainer.flags
-from serving import command_line
-from serving.errors import EXIT_USAGE
-from serving.store.address import is_address
 from trainer import comparison
+from trainer.config import Config
 from trainer.errors import ConfigError
+from whisker_ml import cli
+from whisker_ml.errors import EXIT_USAGE
+from whisker_ml.files import is_address
 
 _DEFAULT_RUN_DIR = "runs/compare"
 _DEFAULT_VARIANTS = "plain,augmented,preprocessed,transfer"
@@ -36,24 +36,10 @@ _NOT_OURS = {
 
 def main() -> None:
     """Entry point of `python -m trainer.compare` and `whisker-compare`."""
-    trainer.flags.define()
-    here = sys.argv[0]
-    text = flags.ArgumentParser()
-    flags.DEFINE(
-        text,
-        "variants",
-        _DEFAULT_VARIANTS,
-        "variants to train, with commas between",
-        module_name=here,
-    )
-    flags.DEFINE(
-        text,
-        "seeds",
-        _DEFAULT_SEEDS,
-        "seeds to train each with, with commas between",
-        module_name=here,
-    )
-    command_line.run(_compare)
+    cli.define_settings(Config)
+    cli.define("variants", _DEFAULT_VARIANTS, "variants to train, with commas between")
+    cli.define("seeds", _DEFAULT_SEEDS, "seeds to train each with, with commas between")
+    cli.run(_compare)
 
 
 def _compare(arguments: Sequence[str]) -> int | None:
@@ -69,14 +55,15 @@ def _compare(arguments: Sequence[str]) -> int | None:
             f"--run_dir={folder}: a comparison keeps its runs on this machine; give a local folder"
         )
     passed_on = [
-        argument for argument in trainer.flags.arguments() if not argument.startswith("--run_dir=")
+        argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")
     ]
 
     # Seed by seed, so that a comparison that is stopped early has seen every variant.
     runs = []
     for seed in dict.fromkeys(_numbers(asked.seeds)):
         for variant in dict.fromkeys(asked.variants.split(",")):
-            config = trainer.flags.config(
+            config = cli.settings(
+                Config,
                 variant=variant,
                 seed=seed,
                 run_dir=str(Path(folder).expanduser() / f"{variant}-seed{seed}"),

@@ -5,11 +5,12 @@ these fields.
 import dataclasses
 import difflib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from serving.contract import DEFAULT_MODEL_NAME
 from trainer.errors import ConfigError
+from whisker_ml.cli import setting
+from whisker_ml.contract import DEFAULT_MODEL_NAME
 
 VARIANTS = ("plain", "augmented", "preprocessed", "transfer")
 
@@ -46,19 +47,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def _setting(
-    default: Any,
-    meaning: str,
-    *,
-    choices: tuple[str, ...] = (),
-    minimum: int | None = None,
-) -> Any:
-    return field(
-        default=default,
-        metadata={"help": meaning, "choices": choices, "minimum": minimum},
-    )
-
-
 @dataclass(frozen=True)
 class LearningRate:
     """A schedule (constant, cosine or plateau) and its highest rate."""
@@ -76,127 +64,125 @@ class Config:
             expected.
     """
 
-    data: str = _setting(
+    data: str = setting(
         "sample",
         "pictures to train on: sample (drawn by the program), cats_and_dogs (downloaded once), a"
         " folder of class folders, or gs://bucket/folder",
     )
-    image_size: int = _setting(
+    image_size: int = setting(
         160, "side in pixels of the square that pictures are resized to", minimum=32
     )
-    batch_size: int = _setting(32, "pictures per step over all replicas", minimum=1)
-    split: str = _setting(
+    batch_size: int = setting(32, "pictures per step over all replicas", minimum=1)
+    split: str = setting(
         "given",
         "given: one fifth of a given validation folder becomes the test set; hold_out: all of it is"
         " the test set, and a fifth of train selects",
         choices=("given", "hold_out"),
     )
-    on_bad_image: str = _setting(
+    on_bad_image: str = setting(
         "skip",
         "skip: leave out and list pictures that cannot be decoded; fail: stop",
         choices=("skip", "fail"),
     )
-    class_weights: str = _setting(
+    class_weights: str = setting(
         "none",
         "balanced: in training every class weighs the same, whatever its number of pictures; none:"
         " every picture does",
         choices=("none", "balanced"),
     )
-    cache: str = _setting(
+    cache: str = setting(
         "auto",
         "where decoded pictures are kept: memory, disk (gone when the run is), none (decoded at"
         " every pass); auto: the first of them that they fit into",
         choices=("auto", "memory", "disk", "none"),
     )
-    variant: str = _setting("preprocessed", "model to train", choices=VARIANTS)
-    base_weights: str = _setting(
+    variant: str = setting("preprocessed", "model to train", choices=VARIANTS)
+    base_weights: str = setting(
         "imagenet",
         "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file,"
         " or gs://…",
     )
-    recipe: str = _setting(
+    recipe: str = setting(
         "notebook",
         "decides the settings that say so: notebook: 20 epochs, fresh augmentation at every epoch;"
         " fast, for --variant=transfer: the head is trained on features of the pictures, computed"
         " once and kept; best: what gave the best accuracy, for several times the work",
         choices=("notebook", "fast", "best"),
     )
-    feature_views: int = _setting(
+    feature_views: int = setting(
         -1,
         "for --variant=transfer: train the head on features, computed once and kept, of this many"
         " views of each training picture: the untouched one, and augmented ones; 0: fresh"
         " augmentation at every epoch; -1: the recipe's",
         minimum=-1,
     )
-    epochs: int = _setting(-1, "passes over the training pictures; -1: the recipe's", minimum=-1)
-    learning_rate: str = _setting(
+    epochs: int = setting(-1, "passes over the training pictures; -1: the recipe's", minimum=-1)
+    learning_rate: str = setting(
         "",
         "step size of Adam; cosine:RATE warms up over a tenth of the steps and then falls to 0,"
         " plateau:RATE halves it after 3 epochs without a lower validation loss; empty: the"
         " recipe's",
     )
-    fine_tune_epochs: int = _setting(
+    fine_tune_epochs: int = setting(
         -1,
         "for --variant=transfer: passes after those, at a low rate, that change the top of the"
         " backbone too; kept only where the validation loss falls; -1: the recipe's",
         minimum=-1,
     )
-    early_stopping: int = _setting(
+    early_stopping: int = setting(
         -1,
         "epochs without a lower validation loss after which training ends and the best epoch is"
         " kept; 0: train all epochs and keep the last; -1: the recipe's",
         minimum=-1,
     )
-    seed: int = _setting(0, "seed of weights, order and augmentation", minimum=0)
-    deterministic: bool = _setting(
+    seed: int = setting(0, "seed of weights, order and augmentation", minimum=0)
+    deterministic: bool = setting(
         False, "the same bits at every run on the same machine, at some cost in speed"
     )
-    strategy: str = _setting(
+    strategy: str = setting(
         "auto",
         "auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several"
         " devices, else none; none: one device; mirrored: MirroredStrategy; multi_worker:"
         " MultiWorkerMirroredStrategy",
         choices=("auto", "none", "mirrored", "multi_worker"),
     )
-    gpus: str = _setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
-    require_gpu: bool = _setting(False, "stop where TensorFlow sees no GPU")
-    logical_replicas: int = _setting(
+    gpus: str = setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
+    require_gpu: bool = setting(False, "stop where TensorFlow sees no GPU")
+    logical_replicas: int = setting(
         1,
         "split one device into this many logical ones, to see several replicas work anywhere",
         minimum=1,
     )
-    mixed_precision: str = _setting(
+    mixed_precision: str = setting(
         "auto",
         "compute in bfloat16 what can be: auto: where a GPU (compute capability 8.0 on) or the CPU"
         " (AMX; not for transfer) has units for it, but not for plain; none: float32; bfloat16:"
         " always",
         choices=("auto", "none", "bfloat16"),
     )
-    jit: bool = _setting(
+    jit: bool = setting(
         False, "compile the training step with XLA, on one device; on CPUs it is slower"
     )
-    run_dir: str = _setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
-    resume: str = _setting(
+    run_dir: str = setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
+    resume: str = setting(
         "auto",
         "auto: the same command goes on where it was stopped or killed; never: begin anew",
         choices=("auto", "never"),
     )
-    profile_steps: str = _setting(
+    profile_steps: str = setting(
         "", "first and last step to profile for TensorBoard, as 20,40; empty: none"
     )
-    model_dir: str = _setting(
-        "", "model store to publish to, local or gs://; empty: do not publish"
-    )
-    model_name: str = _setting(
+    model_dir: str = setting("", "model store to publish to, local or gs://; empty: do not publish")
+    model_name: str = setting(
         DEFAULT_MODEL_NAME, "name of the model in the store and on the server"
     )
-    gate: str = _setting(
+    gate: str = setting(
         "not_worse",
         "not_worse: publish no model that is worse than the live one on the test pictures, or"
         " broken; strict: nor one that they do not tell to be not worse; off: publish any",
         choices=("not_worse", "strict", "off"),
     )
-    gate_margin: float = _setting(
+    gate_margin: float = setting(
         2.0,
         "points of test accuracy below the live model's that still count as not worse",
         minimum=0,
@@ -208,8 +194,8 @@ class Config:
             object.__setattr__(self, "learning_rate", f"{self.learning_rate:g}")
         if type(self.gate_margin) is int:
             object.__setattr__(self, "gate_margin", float(self.gate_margin))
-        for setting in dataclasses.fields(self):
-            _check(setting, getattr(self, setting.name))
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
         if self.logical_replicas > 1 and self.strategy == "none":
             raise ConfigError(
                 f"--logical_replicas={self.logical_replicas} with --strategy=none: several replicas"
@@ -280,10 +266,10 @@ class Config:
         return int(first), int(last)
 
 
-def _check(setting: Any, value: Any) -> None:
-    kind = type(setting.default)
-    meta = setting.metadata
-    flag = f"--{setting.name}={value}"
+def _check(field: Any, value: Any) -> None:
+    kind = type(field.default)
+    meta = field.metadata
+    flag = f"--{field.name}={value}"
     if type(value) is not kind:
         raise ConfigError(
             f"{flag}: expected a value of type {kind.__name__}, received {type(value).__name__}"

@@ -1,6 +1,6 @@
 """What can go wrong in training for a reason that the user can mend; each text is one line."""
 
-from serving.errors import EXIT_GATE_REFUSED, EXIT_STOPPED, WhiskerError
+from whisker_ml.errors import EXIT_GATE_REFUSED, EXIT_STOPPED, WhiskerError
 
 
 class ConfigError(WhiskerError):

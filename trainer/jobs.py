@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from serving import command_line
 from trainer.cloud import lint
 from trainer.errors import ConfigError
+from whisker_ml import cli
 
 _VERBS = ("list", "watch", "logs", "cancel")
 
@@ -36,7 +36,7 @@ def main() -> None:
         "watch: what one worker costs, in your currency; 0: unknown",
         module_name=here,
     )
-    command_line.run(_jobs, extra="cloud")
+    cli.run(_jobs, extra="cloud")
 
 
 def _jobs(arguments: Sequence[str]) -> int | None:

@@ -47,7 +47,7 @@ def require_same_classes(store: ModelStore, classes: Sequence[str]) -> None:
 
     Raises:
         ConfigError: the live version has other classes.
-        StoreError: the store cannot be read.
+        StorageError: the store cannot be read.
     """
     live = store.live_version()
     served = store.manifest(live).get("classes") if live is not None else None
@@ -95,7 +95,7 @@ def publish(
 
     Raises:
         VerificationError: a server does not answer what was trained; nothing is published.
-        StoreError: the store cannot be read or written; nothing is published.
+        StorageError: the store cannot be read or written; nothing is published.
     """
     by_split = {
         name: [each for each in ledger.pictures if each.split == name] for name in ("train", "test")

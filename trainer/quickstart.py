@@ -15,10 +15,10 @@ from typing import Any
 
 from absl import flags
 
-from serving import command_line, contract
 from serving.client.local_server import local_server
-from serving.errors import WhiskerError
 from trainer.config import Config
+from whisker_ml import cli, contract
+from whisker_ml.errors import WhiskerError
 
 _UNSEEN_PER_CLASS = 3
 _PREDICT_TIMEOUT_S = 120.0
@@ -30,13 +30,13 @@ def main() -> None:
     here = sys.argv[0]
     flags.DEFINE_string("model_dir", "models", "model store to publish to", module_name=here)
     flags.DEFINE_integer("epochs", 20, "passes over the training pictures", module_name=here)
-    command_line.run(_quickstart)
+    cli.run(_quickstart)
 
 
 def _quickstart(_: Sequence[str]) -> None:
     start = time.perf_counter()
     config = Config(data="sample", epochs=flags.FLAGS.epochs, model_dir=flags.FLAGS.model_dir)
-    command_line.import_tensorflow()
+    cli.import_tensorflow()
     from trainer.data.sample import unseen_pictures
     from trainer.pipeline import run
 

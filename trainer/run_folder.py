@@ -14,13 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from serving.errors import WhiskerError
-from serving.store import bucket
-from serving.store.address import is_address
-from serving.store.errors import StoreError
 from trainer.config import Config
 from trainer.data.ledger import Ledger
 from trainer.errors import RunError, RunStopped, WorkersError
+from whisker_ml import storage
+from whisker_ml.errors import StorageError, WhiskerError
+from whisker_ml.files import is_address
 
 _COMMIT_TIMEOUT_S = 10.0
 
@@ -77,17 +76,17 @@ class RunFolder:
         """
         try:
             if self._tensorboard:
-                bucket.upload_folder(self.path / "tensorboard", self._tensorboard)
+                storage.upload_folder(self.path / "tensorboard", self._tensorboard)
             if not is_address(self.address):
                 return
-            bucket.upload_folder(self.path, self.address)
+            storage.upload_folder(self.path, self.address)
             gone = [
                 name
-                for name in bucket.list_names(f"{self.address}/checkpoints")
+                for name in storage.list_names(f"{self.address}/checkpoints")
                 if not (self.path / "checkpoints" / name).exists()
             ]
-            bucket.delete(gone, f"{self.address}/checkpoints")
-        except StoreError as error:
+            storage.delete(gone, f"{self.address}/checkpoints")
+        except StorageError as error:
             say(f"not copied to {self.address} this time: {error}")
 
     def file(self, *names: str) -> Path:
@@ -231,11 +230,11 @@ def _differences(run: RunFolder, config: Config) -> list[str]:
 def _local_folder(address: str) -> Iterator[Path]:
     if is_address(address):
         with tempfile.TemporaryDirectory(prefix="whisker-run-") as folder:
-            bucket.download_folder(address, Path(folder))
+            storage.download_folder(address, Path(folder))
             try:
                 yield Path(folder)
             finally:
-                bucket.upload_folder(Path(folder), address)
+                storage.upload_folder(Path(folder), address)
         return
     path = Path(address).expanduser()
     lock = ExitStack()

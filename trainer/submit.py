@@ -7,24 +7,21 @@ sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai
 --config` accepts, without credentials or network. Every flag of `trainer.task` is forwarded.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-
-import trainer.flags
-from serving import command_line
 from trainer.cloud import paths
 from trainer.cloud.submission import Submission
+from trainer.config import Config
 from trainer.errors import ConfigError
+from whisker_ml import cli
 
 
 def main() -> None:
     """Entry point of `python -m trainer.submit` and `whisker-submit`."""
-    trainer.flags.define()
-    trainer.flags.define(Submission)
-    command_line.run(_submit, extra="cloud")
+    cli.define_settings(Config)
+    cli.define_settings(Submission)
+    cli.run(_submit, extra="cloud")
 
 
 def _submit(arguments: Sequence[str]) -> int | None:
@@ -32,10 +29,8 @@ def _submit(arguments: Sequence[str]) -> int | None:
         raise ConfigError(
             f"{arguments[1]} is no flag: expected --name=value only; --help lists the flags"
         )
-    config = trainer.flags.config()
-    asked = Submission(
-        **{each.name: flags.FLAGS[each.name].value for each in dataclasses.fields(Submission)}
-    )
+    config = cli.settings(Config)
+    asked = cli.settings(Submission)
     paths.require_remote(config)
     asked.require_run(config)
 
@@ -43,9 +38,9 @@ def _submit(arguments: Sequence[str]) -> int | None:
     from trainer.cloud import sending, watching
 
     if asked.dry_run:
-        print(sending.preview(asked, config, trainer.flags.arguments()), end="")
+        print(sending.preview(asked, config, cli.given_flags(Config)), end="")
         return None
-    jobs, job = sending.send(asked, config, trainer.flags.arguments(), _say)
+    jobs, job = sending.send(asked, config, cli.given_flags(Config), _say)
     if asked.detach or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return None
     return watching.watch(jobs, job.name, price_per_hour=asked.price_per_hour, say=_say, ask=input)

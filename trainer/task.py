@@ -10,25 +10,26 @@ stand for flags that are not given (`trainer.cloud.environment` says how).
 import os
 from collections.abc import Sequence
 
-from serving import command_line
-from trainer import cluster, flags
+from trainer import cluster
 from trainer.cloud import environment
+from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.stop import Stop
+from whisker_ml import cli
 
 
 def main() -> None:
     """Entry point of `python -m trainer.task` and `whisker-train`."""
-    flags.define()
-    command_line.run(_train)
+    cli.define_settings(Config)
+    cli.run(_train)
 
 
 def _train(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
-    config = flags.config(otherwise=environment.settings(os.environ))
+    config = cli.settings(Config, environment.settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
-    command_line.import_tensorflow()
+    cli.import_tensorflow()
     from trainer.pipeline import run
 
     stop = Stop()

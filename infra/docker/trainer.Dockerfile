@@ -30,6 +30,7 @@ ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
 
 RUN useradd --create-home --uid 10001 whisker
 
+COPY whisker_ml /app/whisker_ml
 COPY serving /app/serving
 COPY trainer /app/trainer
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1

@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc
 
-from serving import contract
 from serving.client import errors
 from serving.client.channel import Server
 from serving.client.credentials import Tls, Token
 from serving.client.dialogue import METHODS, Dialogue
 from serving.protos import message
+from whisker_ml import contract
 
 
 class BaseClient(ABC):

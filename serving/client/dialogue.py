@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from serving import contract
 from serving.client import errors, signatures
 from serving.client.messages import Part, decode, decode_array, decode_lists, is_array
 from serving.client.prediction import Array, Picture, Prediction, read_picture
 from serving.client.signatures import Signatures
 from serving.protos import message
+from whisker_ml import contract
 
 PREDICT = "PredictionService/Predict"
 _METADATA = "PredictionService/GetModelMetadata"

@@ -14,7 +14,7 @@ import re
 
 import grpc
 
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 
 class ClientError(WhiskerError):
@@ -74,7 +74,7 @@ class ServerError(ClientError):
 
 
 class UnexpectedReply(ClientError):
-    """The answer is not what `serving.contract` promises: the model is another kind of model."""
+    """The answer is not what `whisker_ml.contract` promises: the model is another kind of model."""
 
 
 class UnreadablePicture(ClientError):

@@ -6,7 +6,7 @@ from threading import Lock
 from typing import Any
 
 from serving.client.errors import NotAllowed
-from serving.errors import MissingExtra
+from whisker_ml.errors import MissingExtra
 
 
 class IdentityToken:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 _POLL_S = 0.05
 _STOP_TIMEOUT_S = 10.0

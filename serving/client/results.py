@@ -12,7 +12,7 @@ from typing import TextIO
 from serving.client.errors import ClientError
 from serving.client.formats import FORMATS, Write, csv_titles
 from serving.client.prediction import Prediction
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 FORMAT_BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 

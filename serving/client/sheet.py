@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from serving.client.errors import ClientError
 from serving.client.prediction import Prediction
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont

@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serving import contract
 from serving.client import messages
 from serving.client.errors import InvalidRequest, UnexpectedReply
 from serving.client.messages import KINDS, Part
 from serving.protos import message
+from whisker_ml import contract
 
 
 @dataclass(frozen=True)

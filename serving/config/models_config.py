@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.config import text_file
 from serving.config.text_file import ConfigError
-from serving.contract import MODELS_CONFIG, STABLE_LABEL
+from whisker_ml.contract import MODELS_CONFIG, STABLE_LABEL
 
 # TensorFlow Serving refuses a model without a platform.
 PLATFORM = "tensorflow"

@@ -2,16 +2,15 @@
 the old one.
 """
 
-import os
 import re
-import threading
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
 
-from serving.errors import WhiskerError
 from serving.protos import message
+from whisker_ml import files
+from whisker_ml.errors import WhiskerError
 
 # A protobuf message; its class is made at run time, so that no type checker knows its fields.
 Message = Any
@@ -83,39 +82,8 @@ def write(path: str | Path, config: Message, mode: int = 0o644) -> None:
         ConfigError: the file cannot be written; what was there stays.
     """
     try:
-        replace(Path(path), render(config).encode(), mode)
+        files.replace(Path(path), render(config).encode(), mode)
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}: choose another place"
         ) from error
-
-
-def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Replaces a file by one that has reached the disk, or raises OSError and leaves the old
-    one.
-    """
-    # A name of this thread's own: two writers at once each leave a whole file, and the later one
-    # wins.
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    fresh.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
-        synchronise(fresh)
-        fresh.replace(path)
-        synchronise(path.parent)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def synchronise(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        # Not every file system can do this for a folder.
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)

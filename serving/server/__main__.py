@@ -8,9 +8,9 @@ import queue
 import signal
 import sys
 
-from serving.command_line import import_tensorflow
-from serving.errors import EXIT_USAGE, MissingExtra, WhiskerError
 from serving.server.flags import EXIT_START_FAILED, parse
+from whisker_ml.cli import import_tensorflow
+from whisker_ml.errors import EXIT_USAGE, MissingExtra, WhiskerError
 
 
 def main() -> None:

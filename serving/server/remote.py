@@ -10,10 +10,9 @@ from pathlib import Path
 
 import grpc
 
-from serving.errors import MissingExtra
 from serving.server.status import StatusError
-from serving.store.address import is_address
-from serving.store.errors import StoreError
+from whisker_ml.errors import MissingExtra, StorageError
+from whisker_ml.files import is_address
 
 __all__ = ["children", "fetch", "is_address", "read"]
 
@@ -26,9 +25,9 @@ def children(address: str) -> list[str]:
             UNAVAILABLE.
     """
     with _statuses():
-        from serving.store import bucket
+        from whisker_ml import storage
 
-        names = {name.partition("/")[0] for name in bucket.list_names(address)}
+        names = {name.partition("/")[0] for name in storage.list_names(address)}
     if not names:
         raise StatusError(
             grpc.StatusCode.NOT_FOUND, f"Could not find base path {address}: nothing is there"
@@ -45,9 +44,9 @@ def fetch(address: str) -> str:
     folder = tempfile.mkdtemp(prefix="whisker-model-")
     try:
         with _statuses():
-            from serving.store import bucket
+            from whisker_ml import storage
 
-            bucket.download_folder(address, Path(folder))
+            storage.download_folder(address, Path(folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -61,9 +60,9 @@ def read(address: str) -> str:
         StatusError: NOT_FOUND, UNAVAILABLE.
     """
     with _statuses():
-        from serving.store import bucket
+        from whisker_ml import storage
 
-        content, generation = bucket.read(address)
+        content, generation = storage.read(address)
     if not generation:
         raise StatusError(grpc.StatusCode.NOT_FOUND, f"{address}: nothing is there")
     return content.decode("utf-8")
@@ -73,7 +72,7 @@ def read(address: str) -> str:
 def _statuses() -> Iterator[None]:
     try:
         yield
-    except StoreError as error:
+    except StorageError as error:
         raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
     except ModuleNotFoundError as error:
         missing = MissingExtra(error.name or "google.cloud.storage", "store")

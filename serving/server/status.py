@@ -4,7 +4,7 @@ exception.
 
 import grpc
 
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 
 class StatusError(WhiskerError):

@@ -9,11 +9,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from serving.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES
 from serving.server.servable import Servable
 from serving.server.status import StatusError
 from serving.store import manifest
-from serving.store.errors import LabelsError, StoreError
+from serving.store.errors import LabelsError
+from whisker_ml.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES
+from whisker_ml.errors import StorageError
 
 
 def verify_files(version: int, path: str) -> None:
@@ -60,5 +61,5 @@ def verify_classes(loaded: Servable, path: str) -> None:
 def _refusal() -> Iterator[None]:
     try:
         yield
-    except StoreError as error:
+    except StorageError as error:
         raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error

@@ -12,10 +12,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving.contract import WARMUP_FILE
 from serving.server import examples, prediction
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
+from whisker_ml.contract import WARMUP_FILE
 
 # saved_model_warmup_util.h
 _MAX_RECORDS = 1000

@@ -20,10 +20,10 @@ import tensorflow as tf
 from absl import logging as absl_logging
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from serving import contract
 from serving.server.servable import SavedModel, Servable
 from serving.server.status import StatusError
 from serving.server.tflite import Interpreters
+from whisker_ml import contract
 
 # How far a probability may be from TensorFlow's; both compute in float32, in another order.
 TOLERANCE = 1e-3

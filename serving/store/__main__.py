@@ -20,9 +20,10 @@ from typing import Any
 
 from absl import flags
 
-from serving import command_line, connection_flags, contract
-from serving.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, WrongUse
+from serving import connection_flags
 from serving.store import ModelStore, open_store
+from whisker_ml import cli, contract
+from whisker_ml.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, WrongUse
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
         module_name=here,
     )
     connection_flags.define(here)
-    command_line.run(_run)
+    cli.run(_run)
 
 
 # What a command did: for programs, and in words.

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from serving.contract import SAVED_MODEL_FILE
-from serving.store import bucket
-from serving.store.address import parse_address
-from serving.store.checksum import same
-from serving.store.errors import ConflictError, StoreError, disk_errors
 from serving.store.model_store import ModelStore
 from serving.store.versions import CLAIMS, STAGING
+from whisker_ml import storage
+from whisker_ml.contract import SAVED_MODEL_FILE
+from whisker_ml.errors import ConflictError, StorageError, disk_errors
+from whisker_ml.files import parse_address
+from whisker_ml.storage import same
 
 # A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so
 # long counts as killed; both times are the service's own.
@@ -40,24 +40,26 @@ class BucketStore(ModelStore):
         super().__init__(model_dir, model_name)
 
     def _names(self) -> Iterable[str]:
-        return bucket.list_names(self.base_path)
+        return storage.list_names(self.base_path)
 
     def _claim(self, number: int) -> bool:
         # Where the answer to a claim is lost, its repetition says no: that costs a number, and
         # nothing else.
-        return bucket.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0)
+        return storage.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0)
 
     def _write(self, number: int, files: Mapping[str, Path]) -> None:
         address = f"{self.base_path}/{number}"
         rest = {name: path for name, path in files.items() if name != SAVED_MODEL_FILE}
         try:
             self._refuse_strangers(number)
-            bucket.upload_new({str(number): files[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}")
+            storage.upload_new(
+                {str(number): files[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}"
+            )
             there = self._take_over(number, rest)
-            bucket.upload_new(
+            storage.upload_new(
                 {name: path for name, path in rest.items() if name not in there}, address
             )
-            if not bucket.copy_new(
+            if not storage.copy_new(
                 f"{self.base_path}/{STAGING}/{number}", f"{address}/{SAVED_MODEL_FILE}"
             ):
                 raise ConflictError(
@@ -67,19 +69,19 @@ class BucketStore(ModelStore):
         except BaseException:
             try:
                 self._withdraw(number, files)
-            except StoreError as error:
+            except StorageError as error:
                 logging.warning("%s is incomplete and could not be removed: %s", address, error)
             raise
         try:
-            bucket.delete([str(number)], f"{self.base_path}/{STAGING}")
+            storage.delete([str(number)], f"{self.base_path}/{STAGING}")
             self._remove_abandoned(number)
-        except StoreError as error:
+        except StorageError as error:
             logging.warning(
                 "what other publishers left in %s could not be removed: %s", self.base_path, error
             )
 
     def _refuse_strangers(self, number: int) -> None:
-        there = bucket.list_names(f"{self.base_path}/{number}")
+        there = storage.list_names(f"{self.base_path}/{number}")
         if there:
             raise ConflictError(
                 f"{self.base_path}/{number}/{there[0]} is there already: another tool took the"
@@ -90,7 +92,7 @@ class BucketStore(ModelStore):
         """Copies, on the service's side, what a killed publisher had sent of the same content;
         gives the names.
         """
-        objects = bucket.list_objects(self.base_path)
+        objects = storage.list_objects(self.base_path)
         taken: set[str] = set()
         for source, blob in objects.items():
             other, _, name = source.partition("/")
@@ -99,7 +101,7 @@ class BucketStore(ModelStore):
                 and f"{other}/{SAVED_MODEL_FILE}" not in objects
                 and name in set(files) - taken
                 and same(files[name], blob)
-                and bucket.copy_new(
+                and storage.copy_new(
                     f"{self.base_path}/{source}", f"{self.base_path}/{number}/{name}"
                 )
             ):
@@ -108,20 +110,20 @@ class BucketStore(ModelStore):
 
     def _withdraw(self, number: int, files: Mapping[str, Path]) -> None:
         """Deletes what was written of a version, and nothing that somebody else wrote there."""
-        objects = bucket.list_objects(self.base_path)
+        objects = storage.list_objects(self.base_path)
         # saved_model.pb first: a copy whose answer was lost may have put it there.
         names = {f"{number}/{name}": files[name] for name in (SAVED_MODEL_FILE, *files)}
         names[f"{STAGING}/{number}"] = files[SAVED_MODEL_FILE]
         ours = [
             name for name, path in names.items() if name in objects and same(path, objects[name])
         ]
-        bucket.delete(ours, self.base_path)
+        storage.delete(ours, self.base_path)
 
     def _remove_abandoned(self, published: int) -> None:
         """Removes what killed publishers left; `published` has just been written, and so tells the
         service's time.
         """
-        objects = bucket.list_objects(self.base_path)
+        objects = storage.list_objects(self.base_path)
         now = objects[f"{published}/{SAVED_MODEL_FILE}"].updated
         for claim in [name for name in objects if name.startswith(f"{CLAIMS}/")]:
             number = claim.removeprefix(f"{CLAIMS}/")
@@ -133,16 +135,16 @@ class BucketStore(ModelStore):
                 or max(objects[name].updated for name in (claim, *remains)) > now - _KILLED_AFTER
             ):
                 continue
-            bucket.delete([number], f"{self.base_path}/{STAGING}")
+            storage.delete([number], f"{self.base_path}/{STAGING}")
             # Only now is it settled whether the publisher got to its last step.
-            there = bucket.list_names(f"{self.base_path}/{number}")
+            there = storage.list_names(f"{self.base_path}/{number}")
             if SAVED_MODEL_FILE not in there:
-                bucket.delete(there, f"{self.base_path}/{number}")
+                storage.delete(there, f"{self.base_path}/{number}")
 
     def _delete(self, number: int) -> None:
         address = f"{self.base_path}/{number}"
-        bucket.delete([SAVED_MODEL_FILE], address)
-        bucket.delete(bucket.list_names(address), address)
+        storage.delete([SAVED_MODEL_FILE], address)
+        storage.delete(storage.list_names(address), address)
 
     @contextmanager
     def _local(self, version: int) -> Iterator[Path]:
@@ -150,11 +152,11 @@ class BucketStore(ModelStore):
             disk_errors(tempfile.gettempdir()),
             tempfile.TemporaryDirectory(prefix="whisker-verify-") as folder,
         ):
-            bucket.download_folder(f"{self.base_path}/{version}", Path(folder))
+            storage.download_folder(f"{self.base_path}/{version}", Path(folder))
             yield Path(folder)
 
     def _read(self, path: str) -> tuple[bytes, int]:
-        return bucket.read(path)
+        return storage.read(path)
 
     def _replace(self, path: str, content: bytes, generation: int) -> bool:
-        return bucket.write(path, content, generation)
+        return storage.write(path, content, generation)

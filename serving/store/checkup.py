@@ -9,12 +9,12 @@ from serving.client.local_server import LocalServerFailed, local_server
 from serving.config import models_config
 from serving.config.models_config import PLATFORM
 from serving.config.text_file import ConfigError
-from serving.contract import SAVED_MODEL_FILE, WARMUP_FILE
-from serving.store.address import is_address
-from serving.store.errors import StoreError
 from serving.store.manifest import MANIFEST_FILE
 from serving.store.model_store import ModelStore, open_store
 from serving.store.running_server import AVAILABLE, END, RunningServer
+from whisker_ml.contract import SAVED_MODEL_FILE, WARMUP_FILE
+from whisker_ml.errors import StorageError
+from whisker_ml.files import is_address
 
 _MODEL_TYPE_TENSORFLOW = 1
 _POLL_S = 0.1
@@ -35,7 +35,7 @@ def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
 
     Raises:
         ConfigError: the file cannot be read, or a server would refuse it.
-        StoreError: the bucket that it lies in cannot be read.
+        StorageError: the bucket that it lies in cannot be read.
     """
     config = models_config.parse(_read(path), path)
     models = config.model_config_list.config
@@ -47,7 +47,7 @@ def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
             store = _store(model)
             names = _names(model, store)
             findings += [f"{model.name}: {text}" for text in _look(model, names, store)]
-        except StoreError as error:
+        except StorageError as error:
             findings.append(f"{model.name}: {error}")
             continue
         whole[model.name] = sorted(names)
@@ -57,9 +57,9 @@ def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
 
 def _read(path: str) -> bytes:
     if is_address(path):
-        from serving.store import bucket
+        from whisker_ml import storage
 
-        content, generation = bucket.read(path)
+        content, generation = storage.read(path)
         if generation:
             return content
         reason = "is not there"
@@ -77,7 +77,7 @@ def _store(model: Any) -> ModelStore:
     """Opens the store that a model's versions lie in."""
     base_path = model.base_path.rstrip("/")
     if "://" in base_path and not is_address(base_path):
-        raise StoreError(f"{base_path} cannot be looked at from here: expected a path or gs://")
+        raise StorageError(f"{base_path} cannot be looked at from here: expected a path or gs://")
     root, _, folder = base_path.rpartition("/")
     return open_store(root or "/", folder)
 
@@ -103,9 +103,9 @@ def _wanted(model: Any, there: list[int]) -> list[int]:
 
 def _files(path: str) -> set[str]:
     if is_address(path):
-        from serving.store import bucket
+        from whisker_ml import storage
 
-        return set(bucket.list_names(path))
+        return set(storage.list_names(path))
     return {file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file()}
 
 
@@ -145,7 +145,7 @@ def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator
         if MANIFEST_FILE in files:
             try:
                 store.verify(version)
-            except StoreError as error:
+            except StorageError as error:
                 yield str(error)
 
 

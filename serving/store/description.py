@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serving.contract import STABLE_LABEL
 from serving.store.errors import ManifestError
 from serving.store.model_store import ModelStore
+from whisker_ml.contract import STABLE_LABEL
 
 _UNKNOWN = "-"
 _HEADINGS = ("version", "live", "labels", "published (UTC)", "test accuracy", "size", "gate")

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.config.text_file import replace, synchronise
-from serving.contract import SAVED_MODEL_FILE
-from serving.store.errors import disk_errors
 from serving.store.model_store import ModelStore
 from serving.store.versions import CLAIMS, STAGING, is_version
+from whisker_ml.contract import SAVED_MODEL_FILE
+from whisker_ml.errors import disk_errors
+from whisker_ml.files import replace, synchronise
 
 _CONFIG_LOCK = ".models.config.lock"
 

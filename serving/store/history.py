@@ -8,7 +8,7 @@ nothing.
 import json
 from collections.abc import Collection, Sequence
 
-from serving.store.errors import StoreError
+from whisker_ml.errors import StorageError
 
 HISTORY_FILE = ".live.json"
 
@@ -17,14 +17,14 @@ def parse(content: bytes, place: str) -> list[int]:
     """Reads a history; an empty content is an empty one.
 
     Raises:
-        StoreError: it is no list of numbers.
+        StorageError: it is no list of numbers.
     """
     try:
         entries = json.loads(content or b"[]")
     except ValueError:
         entries = None
     if not isinstance(entries, list) or not all(type(entry) is int for entry in entries):
-        raise StoreError(
+        raise StorageError(
             f"{place} is no list of versions: remove it; what was live before is then unknown"
         )
     return entries

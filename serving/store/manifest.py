@@ -13,8 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from serving.contract import EXTRA_FOLDER
-from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError, disk_errors
+from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError
+from whisker_ml.contract import EXTRA_FOLDER
+from whisker_ml.errors import disk_errors
 
 MANIFEST_FILE = f"{EXTRA_FOLDER}/whisker.json"
 LEDGER_FILE = f"{EXTRA_FOLDER}/ledger.jsonl"

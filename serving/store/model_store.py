@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 from serving.config import models_config
 from serving.config.models_config import ModelServerConfig
-from serving.contract import MODELS_CONFIG, STABLE_LABEL
 from serving.store import history
-from serving.store.address import is_address
-from serving.store.errors import ConflictError, StoreError, VersionMissingError
+from serving.store.errors import VersionMissingError
 from serving.store.manifest import MANIFEST_FILE
 from serving.store.versions import Versions
+from whisker_ml.contract import MODELS_CONFIG, STABLE_LABEL
+from whisker_ml.errors import ConflictError, StorageError
+from whisker_ml.files import is_address
 
 # Each attempt loses only to another writer of models.config that has succeeded.
 _EDIT_ATTEMPTS = 20
@@ -34,7 +35,7 @@ class ModelStore(Versions):
 
         Raises:
             ConfigError: models.config cannot be read.
-            StoreError: the store cannot be reached, or not written as far as that shows without
+            StorageError: the store cannot be reached, or not written as far as that shows without
                 writing.
         """
         self.live_version()
@@ -85,7 +86,7 @@ class ModelStore(Versions):
         Raises:
             VersionMissingError: the store does not have it.
             ConfigError: the models.config that is there cannot be read; it stays as it is.
-            StoreError: the store cannot be written; models.config stays as it is.
+            StorageError: the store cannot be written; models.config stays as it is.
         """
         self.require(version)
         self.edit_config(
@@ -104,7 +105,7 @@ class ModelStore(Versions):
         Raises:
             VersionMissingError: no version that still exists was live before.
             ConfigError: models.config cannot be read.
-            StoreError: the store cannot be written; models.config stays as it is.
+            StorageError: the store cannot be written; models.config stays as it is.
         """
         version = self.require_previous()
         self.edit_config(
@@ -131,7 +132,7 @@ class ModelStore(Versions):
 
         Raises:
             ConfigError: the models.config that is there cannot be read; it stays as it is.
-            StoreError: the store cannot be written; models.config stays as it is.
+            StorageError: the store cannot be written; models.config stays as it is.
         """
         with self._exclusive():
             for _ in range(_EDIT_ATTEMPTS):
@@ -163,11 +164,11 @@ class ModelStore(Versions):
             The numbers of the deleted ones, ascending.
 
         Raises:
-            StoreError: `keep` is below 1, or the store cannot be written; every version is whole or
-                gone.
+            StorageError: `keep` is below 1, or the store cannot be written; every version is whole
+                or gone.
         """
         if keep < 1:
-            raise StoreError(f"cannot keep {keep} versions: expected 1 or more")
+            raise StorageError(f"cannot keep {keep} versions: expected 1 or more")
         deleted = []
         with self._exclusive():
             for version in self.versions()[:-keep]:
@@ -212,7 +213,7 @@ def open_store(model_dir: str, model_name: str) -> ModelStore:
         model_name: as the server knows the model.
 
     Raises:
-        StoreError: the address or the name cannot be one, or there are no credentials for the
+        StorageError: the address or the name cannot be one, or there are no credentials for the
             bucket.
     """
     # Imported here, as either module needs this one, and only a bucket needs google-cloud-storage.

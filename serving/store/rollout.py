@@ -18,11 +18,10 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.config.models_config import PLATFORM, ModelServerConfig
-from serving.contract import STABLE_LABEL
-from serving.errors import WhiskerError
-from serving.store.errors import StoreError
 from serving.store.model_store import ModelStore
 from serving.store.running_server import AVAILABLE, END, LOADING, RunningServer, VersionStatus
+from whisker_ml.contract import STABLE_LABEL
+from whisker_ml.errors import StorageError, WhiskerError
 
 # To take over a configuration without a new model, which a server answers at once.
 _RELOAD_S = 30.0
@@ -33,7 +32,7 @@ _POLL_S = 0.05
 _UNKNOWN = VersionStatus("unknown", "")
 
 
-class RolloutError(StoreError):
+class RolloutError(StorageError):
     """A running server could not be taken to another version."""
 
 

@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving.contract import SAVED_MODEL_FILE
 from serving.store import manifest
-from serving.store.errors import NotASavedModelError, StoreError, VersionMissingError, disk_errors
+from serving.store.errors import NotASavedModelError, VersionMissingError
 from serving.store.manifest import MANIFEST_FILE
+from whisker_ml.contract import SAVED_MODEL_FILE
+from whisker_ml.errors import StorageError, disk_errors
 
 # Beside the versions, and invisible to TensorFlow Serving.
 CLAIMS = ".claims"
@@ -51,12 +52,12 @@ class Versions(ABC):
         model_name: as the server knows the model; one path segment.
 
     Raises:
-        StoreError: `model_name` is no single path segment.
+        StorageError: `model_name` is no single path segment.
     """
 
     def __init__(self, model_dir: str, model_name: str) -> None:
         if not model_name or "/" in model_name or model_name.startswith("."):
-            raise StoreError(
+            raise StorageError(
                 f"the model name {model_name!r} cannot name a folder: expected a name without / or"
                 " leading ."
             )
@@ -79,7 +80,8 @@ class Versions(ABC):
         Raises:
             NotASavedModelError: `folder` has no saved_model.pb.
             ManifestError: the whisker.json in `folder` cannot be read.
-            StoreError: the store cannot be written; nothing that a server would load is left there.
+            StorageError: the store cannot be written; nothing that a server would load is left
+                there.
         """
         files = manifest.files_in(folder)
         if SAVED_MODEL_FILE not in files:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.bench_serving import compare, summarize
 from benchmarks.lineup import Server
 from benchmarks.load import closed_loop
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 TIMEOUT_S = 300
 ROOT = Path(__file__).parents[2]

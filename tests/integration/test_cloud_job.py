@@ -13,13 +13,13 @@ import pytest
 
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
-from serving.store import bucket as objects
 from tests.trained_model import draw, write_pictures
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
 from trainer.cloud import job_logs, vertex, watching
 from trainer.cloud.job_client import CustomJob, Jobs
 from trainer.cloud.submission import Submission
 from trainer.errors import CloudError
+from whisker_ml import storage
 
 DEADLINE_S = 120
 EPOCHS = 30
@@ -38,7 +38,7 @@ def command(module, *arguments):
 
 
 def epochs_done(run_dir):
-    return len(objects.read(f"{run_dir}/metrics.jsonl")[0].splitlines())
+    return len(storage.read(f"{run_dir}/metrics.jsonl")[0].splitlines())
 
 
 @pytest.mark.long
@@ -46,7 +46,7 @@ def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(
     bucket, gcs_emulator, tmp_path
 ):
     root = f"gs://{bucket}"
-    objects.upload_folder(write_pictures(tmp_path / "pictures", per_class=60), f"{root}/pictures")
+    storage.upload_folder(write_pictures(tmp_path / "pictures", per_class=60), f"{root}/pictures")
     place = [f"--project={PROJECT}", f"--region={REGION}"]
     environment = {"STORAGE_EMULATOR_HOST": gcs_emulator, "HOME": str(tmp_path)}
     with closing(JobService(run=True, environment=environment)) as service:
@@ -83,7 +83,7 @@ def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(
 
         watched = command("trainer.jobs", "watch", "1000", *at, "--price_per_hour=2")
         log = command("trainer.jobs", "logs", "1000", *at)
-    result = json.loads(objects.read(f"{root}/run/result.json")[0])
+    result = json.loads(storage.read(f"{root}/run/result.json")[0])
     assert (result["model_version"], result["epochs"]) == (1, EPOCHS)
     steps = EPOCHS * math.ceil(sum(result["data"]["counts"]["train"].values()) / 4)
     assert watched.splitlines()[-1].startswith(
@@ -111,7 +111,7 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
     bucket, gcs_emulator, tmp_path
 ):
     base = f"gs://{bucket}/out"
-    objects.upload_folder(
+    storage.upload_folder(
         write_pictures(tmp_path / "pictures", per_class=40), f"gs://{bucket}/pictures"
     )
     asked = Submission(
@@ -147,10 +147,10 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
             pytest.fail("\n".join(job_logs.read(jobs.name("1000"), service.url)))
         log = list(job_logs.read(jobs.name("1000"), service.url))
     assert sum("published version 1" in line for line in log) == 1
-    assert objects.list_names(f"{base}/model/whisker/1")
-    assert any(name.startswith("step-") for name in objects.list_names(f"{base}/checkpoints"))
-    events = [name for name in objects.list_names(f"{base}/logs") if "events.out" in name]
+    assert storage.list_names(f"{base}/model/whisker/1")
+    assert any(name.startswith("step-") for name in storage.list_names(f"{base}/checkpoints"))
+    events = [name for name in storage.list_names(f"{base}/logs") if "events.out" in name]
     assert events
     assert sorted(events) == [
-        name for name in objects.list_names(f"{base}/tensorboard") if "events.out" in name
+        name for name in storage.list_names(f"{base}/tensorboard") if "events.out" in name
     ]

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from serving import contract
 from serving.client.errors import ClientError
 from serving.client.local_server import local_server
 from serving.client.messages import encode
@@ -23,6 +22,7 @@ from serving.store.checkup import check
 from serving.store.rollout import RolloutError, promote, rollback
 from serving.store.running_server import RunningServer
 from tests.trained_model import Trained, draw
+from whisker_ml import contract
 
 LOAD_TIMEOUT_S = 120.0
 

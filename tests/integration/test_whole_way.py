@@ -13,13 +13,12 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 
-from serving import contract
 from serving.client.async_client import AsyncPredictClient
 from serving.client.errors import ClientError, NotAPicture
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
-from serving.store import bucket as objects
 from tests.trained_model import draw, encode
+from whisker_ml import contract, storage
 
 CLIENTS = 32
 
@@ -143,8 +142,8 @@ def test_command_serves_a_store_for_the_while_and_lists_what_failed(trained, tmp
 def test_command_serves_a_store_in_a_bucket_for_the_while(trained, bucket):
     config = (trained.store / contract.MODELS_CONFIG).read_text()
     address = f"gs://{bucket}/store"
-    objects.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
-    objects.write(
+    storage.upload_folder(trained.store / "whisker" / "1", f"{address}/whisker/1")
+    storage.write(
         f"{address}/{contract.MODELS_CONFIG}",
         config.replace(str(trained.store), address).encode(),
         0,

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from serving import contract
 from serving.server.loading import Options, load
 from serving.server.status import StatusError
 from serving.server.xnnpack import TOLERANCE, XnnpackModel
+from whisker_ml import contract
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from concurrent import futures
 import grpc
 import pytest
 
-from serving import contract
 from serving.client.messages import decode_lists, encode
 from serving.protos import message
+from whisker_ml import contract
 
 DEFAULT_CLASSES = ("cats", "dogs")
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.store import bucket as storage
 from serving.store import open_store
 from serving.store.manifest import LEDGER_FILE
 from tests.trained_model import draw, load_examples, write_pictures
@@ -15,6 +14,7 @@ from trainer.config import Config
 from trainer.data.frozen import ledger_file
 from trainer.errors import DataError, GateRefused
 from trainer.pipeline import run
+from whisker_ml import storage
 
 
 def json_lines(path):

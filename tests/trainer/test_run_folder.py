@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.store import bucket as storage
 from trainer.config import Config
 from trainer.data.ledger import Ledger, Picture
 from trainer.errors import DataError, RunError
 from trainer.run_folder import open_run
+from whisker_ml import storage
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 

@@ -19,9 +19,9 @@ from google.cloud.aiplatform_v1.services.job_service import JobServiceClient
 from google.cloud.aiplatform_v1.services.job_service.transports import JobServiceGrpcTransport
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
-from serving.store.bucket_errors import SIGN_IN
 from trainer.cloud.vertex import LABEL
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
+from whisker_ml.storage import SIGN_IN
 
 _Answer = TypeVar("_Answer")
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from serving.errors import EXIT_USAGE
 from trainer.cloud.submission import Submission
 from trainer.cloud.vertex import COMMAND, require_image, with_gpu_required
 from trainer.errors import ConfigError
+from whisker_ml.errors import EXIT_USAGE
 
 # A Spot pod gets 25 s at most between SIGTERM and SIGKILL.
 _GRACE_S = 25

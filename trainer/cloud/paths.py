@@ -1,8 +1,8 @@
 """Which of a run's paths a machine in the cloud can reach."""
 
-from serving.contract import BUCKET_SCHEME
 from trainer.config import Config
 from trainer.errors import ConfigError
+from whisker_ml.files import BUCKET_SCHEME
 
 
 def require_remote(config: Config) -> None:

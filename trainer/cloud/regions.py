@@ -5,11 +5,11 @@ Locations of buckets: cloud.google.com/storage/docs/locations, as of 2026-11-22.
 
 from collections.abc import Callable, Iterable
 
-from serving.store import bucket
-from serving.store.address import parse_address
-from serving.store.bucket_errors import mapped_errors
-from serving.store.errors import PermissionMissingError
 from trainer.errors import ConfigError
+from whisker_ml import storage
+from whisker_ml.errors import PermissionMissingError
+from whisker_ml.files import parse_address
+from whisker_ml.storage import mapped_errors
 
 # Multi-regions, and how the names of the regions in them begin.
 _AREAS = {"US": "us-", "EU": "europe-", "ASIA": "asia-"}
@@ -25,12 +25,12 @@ def require_near(addresses: Iterable[str], region: str, say: Callable[[str], Non
 
     Raises:
         ConfigError: a bucket lies elsewhere.
-        StoreError: it is not there, or cannot be asked about.
+        StorageError: it is not there, or cannot be asked about.
     """
     for name in sorted({parse_address(address)[0] for address in addresses}):
         try:
-            with mapped_errors(f"gs://{name}"), bucket.client() as client:
-                location = client.get_bucket(name, **bucket.CALL).location
+            with mapped_errors(f"gs://{name}"), storage.client() as client:
+                location = client.get_bucket(name, **storage.CALL).location
         except PermissionMissingError as error:
             say(f"not checked whether it is in {region}: {error}")
             continue

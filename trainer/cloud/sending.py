@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from serving.store.address import is_address
 from trainer.cloud import image, kubernetes, machines, permissions, regions, vertex
 from trainer.cloud.job_client import Jobs
 from trainer.cloud.submission import Submission
 from trainer.config import Config
 from trainer.errors import CloudError
+from whisker_ml.files import is_address
 
 
 def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:

@@ -4,15 +4,11 @@ made.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from trainer.cloud import budget, image, lint, machines
 from trainer.config import Config
 from trainer.errors import ConfigError
-
-
-def _option(default: Any, meaning: str, choices: tuple[str, ...] = ()) -> Any:
-    return dataclasses.field(default=default, metadata={"help": meaning, "choices": choices})
+from whisker_ml.cli import setting
 
 
 @dataclass(frozen=True)
@@ -23,43 +19,45 @@ class Submission:
         ConfigError: a value cannot work; the text names the flag, the value and what is expected.
     """
 
-    project: str = _option("", "Google Cloud project that pays")
-    region: str = _option("", "where the job runs, such as us-central1")
-    image_uri: str = _option(
+    project: str = setting("", "Google Cloud project that pays")
+    region: str = setting("", "where the job runs, such as us-central1")
+    image_uri: str = setting(
         "", "container image that holds the trainer, by digest; with --build by name and tag"
     )
-    build: str = _option(
-        "", "build the image from this checkout and push it first; empty: it is there", image.KINDS
+    build: str = setting(
+        "",
+        "build the image from this checkout and push it first; empty: it is there",
+        choices=image.KINDS,
     )
-    platform: str = _option(
+    platform: str = setting(
         "vertex",
         "a custom job of Vertex AI, or (--dry_run only) a Job of Kubernetes",
-        ("vertex", "kubernetes"),
+        choices=("vertex", "kubernetes"),
     )
-    machine: str = _option(machines.DEFAULT_MACHINE, "machine type")
-    accelerator: str = _option(machines.DEFAULT_ACCELERATOR, "accelerator type; empty: none")
-    accelerator_count: int = _option(1, "accelerators in each machine")
-    workers: int = _option(1, "machines that train together, all alike")
-    spot: bool = _option(
+    machine: str = setting(machines.DEFAULT_MACHINE, "machine type")
+    accelerator: str = setting(machines.DEFAULT_ACCELERATOR, "accelerator type; empty: none")
+    accelerator_count: int = setting(1, "accelerators in each machine")
+    workers: int = setting(1, "machines that train together, all alike")
+    spot: bool = setting(
         False,
         "machines that cost less and may be taken away; the job then goes on from its checkpoint",
     )
-    service_account: str = _option("", "account that the job runs as; empty: the service's own")
-    max_hours: float = _option(24.0, "hours after which the service ends the job, whoever watches")
-    price_per_hour: float = _option(0.0, "what one worker costs, in your currency; 0: unknown")
-    max_cost: float = _option(
+    service_account: str = setting("", "account that the job runs as; empty: the service's own")
+    max_hours: float = setting(24.0, "hours after which the service ends the job, whoever watches")
+    price_per_hour: float = setting(0.0, "what one worker costs, in your currency; 0: unknown")
+    max_cost: float = setting(
         0.0,
         "what the job may cost: it is ended after max_cost / price_per_hour / workers hours; 0: no"
         " such limit",
     )
-    display_name: str = _option(
+    display_name: str = setting(
         "whisker", "the job's name in the console; another name makes another job"
     )
-    api_endpoint: str = _option(
+    api_endpoint: str = setting(
         "", "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS"
     )
-    detach: bool = _option(False, "do not watch the job; so too where there is no terminal")
-    dry_run: bool = _option(False, "print the job and send nothing")
+    detach: bool = setting(False, "do not watch the job; so too where there is no terminal")
+    dry_run: bool = setting(False, "print the job and send nothing")
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

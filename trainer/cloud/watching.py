@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
-from serving.contract import BUCKET_SCHEME
-from serving.errors import EXIT_DONE, EXIT_INTERRUPTED
-from serving.store import bucket
-from serving.store.errors import StoreError
 from trainer.cloud.budget import Budget
 from trainer.cloud.job_client import ENDED, Jobs
 from trainer.errors import CloudError, SignInError
+from whisker_ml import storage
+from whisker_ml.errors import EXIT_DONE, EXIT_INTERRUPTED, StorageError
+from whisker_ml.files import BUCKET_SCHEME
 
 # Between two looks: short at first, as a job that cannot start ends soon.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
@@ -133,8 +132,8 @@ def _progress(job: CustomJob) -> str:
     if not folder:
         return ""
     try:
-        content, _ = bucket.read(f"{folder.removeprefix(_RUN_DIR).rstrip('/')}/metrics.jsonl")
-    except StoreError as error:
+        content, _ = storage.read(f"{folder.removeprefix(_RUN_DIR).rstrip('/')}/metrics.jsonl")
+    except StorageError as error:
         return f"  (how training goes cannot be read: {error})"
     lines = content.decode().splitlines()
     if not lines:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import command_line
 from trainer.errors import ConfigError, DataError
+from whisker_ml import cli
 
 if TYPE_CHECKING:
     from trainer.data.checkup import Facts
@@ -61,7 +61,7 @@ def main() -> None:
         " 70,15,15",
         module_name=here,
     )
-    command_line.run(_run)
+    cli.run(_run)
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -139,7 +139,7 @@ def _convert(folder: Path) -> None:
     out = flags.FLAGS.out
     if not out:
         raise ConfigError("convert needs --out: a folder for the shards, local or gs://…")
-    command_line.import_tensorflow()
+    cli.import_tensorflow()
     from trainer.data.places import Place
     from trainer.data.records import convert
 

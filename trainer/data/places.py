@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.store import bucket
-from serving.store.address import is_address
 from trainer.data.shards import INDEX
 from trainer.errors import DataError
+from whisker_ml import storage
+from whisker_ml.files import is_address
 
 # Beside each shard until all are there: what it holds.
 _NOTE = ".note.json"
@@ -36,7 +36,7 @@ class Place:
         are.
         """
         if self._remote:
-            names = bucket.list_names(self.address)
+            names = storage.list_names(self.address)
         else:
             names = [each.name for each in self._folder.iterdir()] if self._folder.is_dir() else []
         return {
@@ -48,7 +48,7 @@ class Place:
     def read(self, name: str) -> bytes:
         """Reads a file."""
         return (
-            bucket.read(f"{self.address}/{name}")[0]
+            storage.read(f"{self.address}/{name}")[0]
             if self._remote
             else (self._folder / name).read_bytes()
         )
@@ -97,7 +97,7 @@ class Place:
             self._publish(file)
         notes = [f"{name}{_NOTE}" for name in self.notes() if name != INDEX]
         if self._remote:
-            bucket.delete(notes, self.address)
+            storage.delete(notes, self.address)
             return
         for name in notes:
             (self._folder / name).unlink()
@@ -106,7 +106,7 @@ class Place:
 
     def _publish(self, file: Path) -> None:
         if self._remote:
-            bucket.upload_new({file.name: file}, self.address)
+            storage.upload_new({file.name: file}, self.address)
             file.unlink()
             return
         with file.open("rb") as stream:

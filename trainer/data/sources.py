@@ -7,14 +7,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from serving.store import bucket
-from serving.store.address import is_address, parse_address
 from trainer.data.download import download
 from trainer.data.frozen import LEDGER
 from trainer.data.kinds import PICTURE_SUFFIXES
 from trainer.data.sample import write_sample
 from trainer.data.shards import INDEX
 from trainer.errors import DataError, WeightsError
+from whisker_ml import storage
+from whisker_ml.files import is_address, parse_address
 
 # The zip that TensorFlow's tutorials use: 2,000 training and 1,000 validation pictures.
 CATS_AND_DOGS_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
@@ -42,7 +42,7 @@ def pictures_folder(
 
     Raises:
         DataError: the network does not answer, or something else was sent.
-        StoreError: the bucket cannot be read.
+        StorageError: the bucket cannot be read.
     """
     if data == "sample":
         folder = downloads / f"sample-{_SAMPLE_SEED}"
@@ -63,7 +63,7 @@ def pictures_folder(
     if is_address(data):
         name, prefix = parse_address(data)
         folder = downloads / "gs" / name / prefix
-        bucket.download_folder(data, folder, suffixes=(*PICTURE_SUFFIXES, *_FROZEN))
+        storage.download_folder(data, folder, suffixes=(*PICTURE_SUFFIXES, *_FROZEN))
         return folder
     return Path(data).expanduser()
 
@@ -96,7 +96,7 @@ def weights_file(
     if is_address(base_weights):
         name, path = parse_address(base_weights)
         file = downloads / "gs" / name / path
-        bucket.download_file(base_weights, file)
+        storage.download_file(base_weights, file)
         return file
     file = Path(base_weights).expanduser()
     if not file.is_file():

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from serving.contract import EXTRA_FOLDER
+from whisker_ml.contract import EXTRA_FOLDER
 
 
 def size_bytes(folder: Path) -> int:

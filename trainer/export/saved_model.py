@@ -9,13 +9,13 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from serving import contract
 from trainer.variants.head import Head
 from trainer.variants.preprocessing import decode_batch
+from whisker_ml import contract
 
 
 class _Served(tf.Module):
-    """A model with the two signatures of `serving.contract`."""
+    """A model with the two signatures of `whisker_ml.contract`."""
 
     def __init__(
         self, model: keras.Model, head: Head, classes: Sequence[str], image_size: int

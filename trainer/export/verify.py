@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from serving import contract
 from serving.client.errors import ClientError
 from serving.client.local_server import LocalServerFailed, local_server
 from serving.client.predict_client import PredictClient, Prediction
-from serving.store import bucket
-from serving.store.address import is_address
 from trainer.data.ledger import Picture
 from trainer.errors import VerificationError
 from trainer.export import cost
+from whisker_ml import contract, storage
+from whisker_ml.files import is_address
 
 # How far a served probability may be from the trained model's, by the device that computed the
 # latter. The server computes on the CPU. Two CPU kernels add up in another order: 2e-7 was
@@ -88,13 +87,13 @@ def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
 
     Raises:
         VerificationError: it cannot be loaded, or a warm-up record fails.
-        StoreError: it cannot be fetched from its bucket.
+        StorageError: it cannot be fetched from its bucket.
     """
     with TemporaryDirectory(prefix="whisker-verify-") as scratch, ExitStack() as running:
         version = Path(scratch, "model", "1")
         version.parent.mkdir()
         if is_address(path):
-            bucket.download_folder(path, version)
+            storage.download_folder(path, version)
         else:
             version.symlink_to(Path(path).resolve())
         session = Path(scratch, "session.config")

@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving import contract
+from whisker_ml import contract
 
 # One picture is what most clients send; a batch is what the server makes of many clients, or a
 # client of many pictures.

@@ -2,7 +2,7 @@ import grpc
 import pytest
 
 from serving.client import errors
-from serving.errors import WhiskerError
+from whisker_ml.errors import WhiskerError
 
 
 class Refusal(grpc.RpcError):

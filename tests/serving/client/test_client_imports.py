@@ -23,9 +23,9 @@ def test_client_imports_grpc_and_protobuf_alone():
     imported = {name for name in json.loads(ended.stdout) if "cython" not in name}
     # typing_extensions comes with grpcio.
     assert (
-        {"google", "grpc", "serving"}
+        {"google", "grpc", "serving", "whisker_ml"}
         <= imported
-        <= {"google", "grpc", "serving", "typing_extensions"}
+        <= {"google", "grpc", "serving", "whisker_ml", "typing_extensions"}
     )
 
 
@@ -34,7 +34,7 @@ def test_identity_token_without_its_extra_says_which_it_is():
 import sys
 sys.modules["google.auth"] = None  # As where it is not installed.
 from serving.client.identity import IdentityToken
-from serving.errors import MissingExtra
+from whisker_ml.errors import MissingExtra
 try:
     IdentityToken("https://models.example")
 except MissingExtra as error:

@@ -4,9 +4,9 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import contract
 from serving.client import errors
 from serving.client.predict_client import PredictClient, Prediction
+from whisker_ml import contract
 
 FLOAT, STRING = 1, 7
 

@@ -4,9 +4,9 @@ import threading
 import grpc
 import pytest
 
-from serving import contract
 from serving.client import errors
 from serving.client.predict_client import PredictClient, Prediction
+from whisker_ml import contract
 
 
 @pytest.fixture

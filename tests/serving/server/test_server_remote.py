@@ -10,15 +10,15 @@ import pytest
 
 from serving.server import loading, source
 from serving.server.status import StatusError
-from serving.store import bucket as objects
+from whisker_ml import storage
 
 
 def test_versions_in_a_bucket_are_found_loaded_and_cleaned_up(
     exported, bucket, tmp_path, monkeypatch
 ):
     address = f"gs://{bucket}/models/half"
-    objects.upload_folder(exported / "half", address)
-    objects.write(f"{address}/.claims/3", b"", 0)
+    storage.upload_folder(exported / "half", address)
+    storage.write(f"{address}/.claims/3", b"", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert source.scan(address) == {1: f"{address}/1", 2: f"{address}/2"}
     loaded = loading.load(2, f"{address}/2", loading.Options())
@@ -36,7 +36,7 @@ def test_incomplete_version_in_a_bucket_is_refused_by_its_address_and_leaves_not
     exported, bucket, tmp_path, monkeypatch
 ):
     address = f"gs://{bucket}/half"
-    objects.upload_new({"1/saved_model.pb": exported / "half" / "1" / "saved_model.pb"}, address)
+    storage.upload_new({"1/saved_model.pb": exported / "half" / "1" / "saved_model.pb"}, address)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(
         StatusError,
@@ -62,7 +62,7 @@ def test_bucket_that_does_not_exist_is_one_line(bucket):
 
 def test_configuration_is_read_from_a_bucket(bucket):
     text = 'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" } }'
-    objects.write(f"gs://{bucket}/models.config", text.encode(), 0)
+    storage.write(f"gs://{bucket}/models.config", text.encode(), 0)
     assert (
         source.read_config(f"gs://{bucket}/models.config").model_config_list.config[0].name == "m"
     )

@@ -13,15 +13,14 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving import contract
 from serving.server import manager
 from serving.server.flags import Flags
 from serving.server.loading import Options, load
 from serving.server.settings import loading_options
 from serving.server.status import StatusError
-from serving.store import bucket as objects
 from serving.store import open_store
 from serving.store.manifest import MANIFEST_FILE
+from whisker_ml import contract, storage
 
 VERIFIED = Options(verify_digests=True)
 
@@ -106,8 +105,8 @@ def test_a_version_in_a_bucket_is_refused_by_its_address_and_leaves_nothing(
 ):
     path = publish(f"gs://{bucket}")
     load(1, path, VERIFIED).close()
-    _, generation = objects.read(f"{path}/fingerprint.pb")
-    objects.write(f"{path}/fingerprint.pb", b"another", generation)
+    _, generation = storage.read(f"{path}/fingerprint.pb")
+    storage.write(f"{path}/fingerprint.pb", b"another", generation)
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

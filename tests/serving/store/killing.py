@@ -17,8 +17,8 @@ from typing import Any
 import requests.adapters
 
 from serving.store import ModelStore, bucket_store, open_store
-from serving.store.address import is_address
-from serving.store.bucket import list_names
+from whisker_ml.files import is_address
+from whisker_ml.storage import list_names
 
 NAME = "whisker"
 

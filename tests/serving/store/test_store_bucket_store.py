@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.cloud import storage
+from google.cloud import storage as google_storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from serving.store import bucket as bucket_module
 from serving.store import bucket_store, open_store
-from serving.store.bucket import list_names, read, write
 from serving.store.bucket_store import BucketStore
-from serving.store.errors import (
+from whisker_ml import storage
+from whisker_ml.errors import (
     AddressError,
     BucketMissingError,
     ConflictError,
     PermissionMissingError,
     UnreachableError,
 )
+from whisker_ml.storage import list_names, read, write
 
 # The claim; saved_model.pb, staged; three other files and the manifest; saved_model.pb, copied to
 # its place.
@@ -62,7 +62,7 @@ def test_an_upload_whose_answer_is_lost_is_made_again_and_meets_its_own_object(
     bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20)
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20)
     )
     store = open_store(f"gs://{bucket}/models", "whisker")
     gateway.refuse_uploads(start=WRITES, status=503, after_storing=True, count=1)
@@ -75,7 +75,7 @@ def test_a_service_that_stays_down_at_the_last_write_leaves_nothing_loadable(
     bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
     )
     store = open_store(f"gs://{bucket}/models", "whisker")
     # Stored at every attempt, yet never confirmed: what stays in the end must still be removed.
@@ -114,7 +114,7 @@ def test_a_folder_marker_with_a_number_is_a_number_taken_and_no_version(
     bucket: str, saved_model: Path
 ) -> None:
     # What TensorFlow writes first when it exports straight into a bucket.
-    with storage.Client(project="test") as client:
+    with google_storage.Client(project="test") as client:
         client.bucket(bucket).blob("models/whisker/30/").upload_from_string(b"")
     store = open_store(f"gs://{bucket}/models", "whisker")
     assert store.versions() == []
@@ -149,15 +149,15 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
 @pytest.fixture
 def stop_at_the_last_step(bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Publishes version 1, and calls something when all but saved_model.pb is at its place."""
-    real = bucket_module.copy_new
+    real = storage.copy_new
 
     def publish(meanwhile: Any) -> Any:
         def paused(source: str, target: str) -> bool:
-            monkeypatch.setattr(bucket_module, "copy_new", real)
+            monkeypatch.setattr(storage, "copy_new", real)
             meanwhile()
             return real(source, target)
 
-        monkeypatch.setattr(bucket_module, "copy_new", paused)
+        monkeypatch.setattr(storage, "copy_new", paused)
         return open_store(f"gs://{bucket}/models", "whisker").publish(saved_model)
 
     return publish
@@ -226,7 +226,7 @@ def test_a_prune_that_was_killed_is_finished_by_a_later_publish(
     monkeypatch.setattr(bucket_store, "_KILLED_AFTER", timedelta(0))
     store = open_store(f"gs://{bucket}/models", "whisker")
     store.publish(saved_model)
-    bucket_module.delete(["saved_model.pb"], f"{store.base_path}/1")
+    storage.delete(["saved_model.pb"], f"{store.base_path}/1")
     store.publish(saved_model)
     assert {name.split("/")[0] for name in versions_in(list_names(store.base_path))} == {"2"}
 

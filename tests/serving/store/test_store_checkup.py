@@ -4,9 +4,9 @@ import pytest
 
 from serving.config.text_file import ConfigError
 from serving.store import ModelStore, open_store
-from serving.store.address import is_address
-from serving.store.bucket import upload_folder
 from serving.store.checkup import check
+from whisker_ml.files import is_address
+from whisker_ml.storage import upload_folder
 
 
 @pytest.fixture

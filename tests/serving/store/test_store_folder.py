@@ -12,7 +12,7 @@ import pytest
 
 from serving.config.text_file import ConfigError
 from serving.store import open_store
-from serving.store.errors import DiskError, disk_errors
+from whisker_ml.errors import DiskError, disk_errors
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -183,7 +183,7 @@ def test_a_disk_quota_met_while_publishing_is_one_clear_line_and_leaves_nothing_
     program = (
         "import pathlib, resource, signal, sys\n"
         "from serving.store import open_store\n"
-        "from serving.store.errors import DiskError\n"
+        "from whisker_ml.errors import DiskError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "try:\n"

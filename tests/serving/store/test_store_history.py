@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.store.errors import StoreError
 from serving.store.history import parse, previous, render, until
+from whisker_ml.errors import StorageError
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_history_is_read_as_it_was_written_and_a_missing_one_is_empty() -> Non
 @pytest.mark.parametrize("content", [b"[1, ", b"{}", b'["1"]', b"[true]", b"\xff"])
 def test_a_history_that_is_no_list_of_numbers_is_one_clear_line(content: bytes) -> None:
     with pytest.raises(
-        StoreError,
+        StorageError,
         match=r"^h is no list of versions: remove it; what was live before is then unknown$",
     ):
         parse(content, "h")

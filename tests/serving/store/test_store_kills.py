@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.store.address import is_address
+from whisker_ml.files import is_address
 
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])

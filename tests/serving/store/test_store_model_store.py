@@ -13,10 +13,11 @@ import pytest
 from serving.config.models_config import parse, with_live
 from serving.config.text_file import ConfigError
 from serving.store import ModelStore, open_store
-from serving.store.address import is_address
-from serving.store.bucket import download_folder, list_names, upload_folder
-from serving.store.errors import DigestError, NotASavedModelError, StoreError, VersionMissingError
+from serving.store.errors import DigestError, NotASavedModelError, VersionMissingError
 from serving.store.manifest import MANIFEST_FILE
+from whisker_ml.errors import StorageError
+from whisker_ml.files import is_address
+from whisker_ml.storage import download_folder, list_names, upload_folder
 
 
 def names(address: str) -> list[str]:
@@ -202,7 +203,7 @@ def test_publish_of_a_folder_without_saved_model_pb_is_refused_and_claims_nothin
 
 @pytest.mark.parametrize("model_name", ["", "a/b", "..", ".hidden"])
 def test_a_model_name_that_is_no_folder_name_is_refused(model_name: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot name a folder"):
+    with pytest.raises(StorageError, match="cannot name a folder"):
         open_store(str(tmp_path), model_name)
 
 
@@ -289,7 +290,7 @@ def test_prune_keeps_the_newest_the_loaded_the_labelled_the_previous_and_what_is
     left = {name.split("/")[0] for name in names(f"{model_dir}/whisker")}
     assert left == {".claims", ".live.json", "1", "3", "4", "5", "8", "notes.txt"}
     assert store.publish(saved_model).number == 9
-    with pytest.raises(StoreError, match=r"^cannot keep 0 versions: expected 1 or more$"):
+    with pytest.raises(StorageError, match=r"^cannot keep 0 versions: expected 1 or more$"):
         store.prune(0)
 
 

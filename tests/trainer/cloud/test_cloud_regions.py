@@ -1,8 +1,8 @@
 import pytest
 
-from serving.store.errors import BucketMissingError
 from trainer.cloud.regions import is_near, require_near
 from trainer.errors import ConfigError
+from whisker_ml.errors import BucketMissingError
 
 
 @pytest.mark.parametrize(

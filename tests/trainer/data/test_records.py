@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving.store import bucket as storage
 from tests.trained_model import encode, load_examples, write_pictures
 from trainer.data import records
 from trainer.data.frozen import ledger_file, read
@@ -20,6 +19,7 @@ from trainer.data.records import convert
 from trainer.data.scan import scan
 from trainer.data.sources import pictures_folder
 from trainer.errors import DataError
+from whisker_ml import storage
 
 SIZE = 32
 SHARD_BYTES = 20_000

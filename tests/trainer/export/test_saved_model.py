@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import contract
 from tests.trained_model import draw
 from trainer.export.cost import measure
 from trainer.export.saved_model import export
 from trainer.variants.head import Head
 from trainer.variants.models import build
 from trainer.variants.preprocessing import decode_and_resize
+from whisker_ml import contract
 
 CLASSES, SIZE = ["ape", "bär", "c<at>"], 32
 HEAD = Head(len(CLASSES), temperature=2.5)

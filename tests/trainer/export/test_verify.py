@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import contract
 from trainer.data.ledger import Ledger
 from trainer.errors import VerificationError
 from trainer.export import saved_model
 from trainer.export.verify import Expected, _difference, serve, verify
 from trainer.variants.head import Head
+from whisker_ml import contract
 
 
 def test_published_run_was_verified_on_its_whole_test_set(trained):

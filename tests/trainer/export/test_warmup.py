@@ -1,9 +1,9 @@
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving import contract
 from tests.trained_model import draw
 from trainer.export import warmup
+from whisker_ml import contract
 
 
 def records(folder):

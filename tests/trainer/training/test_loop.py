@@ -115,7 +115,7 @@ def test_logits_are_given_once_for_every_picture_in_order():
 # A process of its own: another test may have asked this one for deterministic operations, which XLA
 # lacks.
 COMPILED = """
-from serving.command_line import import_tensorflow
+from whisker_ml.cli import import_tensorflow
 import_tensorflow()
 import keras, numpy as np, tensorflow as tf
 from trainer.training.loop import Loop

@@ -29,8 +29,8 @@ STOP_S = 20
 
 # The trainer's own entry point, without chance: each worker draws numbers of its own.
 TRAINER = """
-from serving import command_line
-command_line.import_tensorflow()
+from whisker_ml import cli
+cli.import_tensorflow()
 from trainer.variants import models
 models._DROPOUT = 0.0
 models.augmentation_layers = lambda *_, **__: []

@@ -8,21 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.cloud import storage
+from google.cloud import storage as google_storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from serving.store import bucket as bucket_module
-from serving.store.address import is_address, parse_address
-from serving.store.bucket import (
-    download_file,
-    download_folder,
-    list_names,
-    read,
-    upload_folder,
-    upload_new,
-    write,
-)
-from serving.store.errors import (
+from whisker_ml import storage
+from whisker_ml.errors import (
     AddressError,
     BucketMissingError,
     ConflictError,
@@ -32,6 +22,16 @@ from serving.store.errors import (
     PermissionMissingError,
     UnreachableError,
     UnsafeNameError,
+)
+from whisker_ml.files import is_address, parse_address
+from whisker_ml.storage import (
+    download_file,
+    download_folder,
+    list_names,
+    read,
+    upload_folder,
+    upload_new,
+    write,
 )
 
 FILES = {
@@ -60,7 +60,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def put_object(bucket: str, name: str, content: bytes) -> None:
-    with storage.Client(project="test") as client:
+    with google_storage.Client(project="test") as client:
         client.bucket(bucket).blob(name).upload_from_string(content)
 
 
@@ -248,7 +248,7 @@ def test_a_service_that_cannot_be_reached_is_given_up_after_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(
-        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
     )
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, and not listening: connections are refused
@@ -263,9 +263,9 @@ def test_a_service_that_never_answers_is_given_up_after_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(
-        bucket_module.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.1)
     )
-    monkeypatch.setitem(bucket_module.CALL, "timeout", (1.0, 0.2))
+    monkeypatch.setitem(storage.CALL, "timeout", (1.0, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(

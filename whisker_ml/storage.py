@@ -4,6 +4,7 @@ Credentials are Google's application default ones; where STORAGE_EMULATOR_HOST n
 google-cloud-storage talks to that one without any.
 """
 
+import base64
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,16 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import requests
 from google.api_core import exceptions as api
+from google.auth import exceptions as auth
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from serving.contract import BUCKET_SCHEME
-from serving.store import errors
-from serving.store.address import parse_address
-from serving.store.bucket_errors import mapped_errors
-from serving.store.checksum import same
+from whisker_ml import errors
+from whisker_ml.files import BUCKET_SCHEME, parse_address
 
 # Of every call. What is retried (429, 5xx, broken connections), and the growing pauses between, are
 # google-cloud-storage's; that is safe for each call here, as it reads, deletes, carries a
@@ -37,6 +39,84 @@ THREADS = 8
 # Files handed to the transfer manager at once: it finishes all of them, whatever happens to the
 # first.
 _BATCH = 4 * THREADS
+
+
+SIGN_IN = (
+    "there are no Google Cloud credentials that work; run gcloud auth application-default login, "
+    "or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+)
+_OFFLINE = "Cloud Storage does not answer; check the network and try again"
+
+# What the libraries raise → what we raise, and why. The first row that fits counts.
+_TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StorageError], str], ...] = (
+    (
+        (auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized),
+        errors.CredentialsError,
+        SIGN_IN,
+    ),
+    (
+        (api.Forbidden,),
+        errors.PermissionMissingError,
+        "the credentials in use may not do this; ask for roles/storage.objectUser on the bucket",
+    ),
+    ((api.RetryError, api.ServerError, api.TooManyRequests), errors.UnreachableError, _OFFLINE),
+    ((auth.TransportError, auth.TimeoutError), errors.UnreachableError, _OFFLINE),
+    (
+        (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError),
+        errors.UnreachableError,
+        _OFFLINE,
+    ),
+)
+
+_REFUSALS = (
+    api.GoogleAPIError,
+    auth.GoogleAuthError,
+    requests.RequestException,
+    DataCorruption,
+    InvalidResponse,
+)
+
+
+@contextmanager
+def mapped_errors(
+    address: str, missing: type[errors.StorageError] = errors.BucketMissingError
+) -> Iterator[None]:
+    """Turns what the storage, authentication and HTTP libraries, and the disk, raise inside into a
+    StorageError.
+
+    Args:
+        address: what was being worked on.
+        missing: what "not found" means here.
+    """
+    try:
+        yield
+    except api.NotFound as error:
+        what = "bucket" if missing is errors.BucketMissingError else "object, or no such bucket"
+        raise missing(f"{address}: there is no such {what}; check the address") from error
+    except Exception as error:
+        for kinds, ours, reason in _TABLE:
+            if isinstance(error, kinds):
+                raise ours(f"{address}: {reason}") from error
+        if isinstance(error, _REFUSALS):
+            raise errors.StorageError(
+                f"{address}: Cloud Storage refused: {' '.join(str(error).split())}"
+            ) from error
+        if isinstance(error, OSError):
+            raise errors.disk_error(error, address) from error
+        raise
+
+
+def same(path: Path, blob: storage.Blob) -> bool:
+    """Tells whether a file exists and has the content of an object whose size and CRC32C are
+    known.
+    """
+    if not path.is_file() or path.stat().st_size != blob.size:
+        return False
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        for _ in checksum.consume(file, 1 << 20):
+            pass
+    return base64.b64encode(checksum.digest()).decode() == blob.crc32c
 
 
 def client() -> storage.Client:
@@ -59,7 +139,7 @@ def list_objects(address: str) -> dict[str, storage.Blob]:
         CRC32C, and when it was written by the service's clock.
 
     Raises:
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     with _bucket(address) as (bucket, prefix):
         return _blobs(bucket, prefix)
@@ -117,7 +197,7 @@ def upload_folder(folder: Path, address: str) -> int:
         How many files were sent.
 
     Raises:
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     files = {
         path.relative_to(folder).as_posix(): path
@@ -146,7 +226,7 @@ def upload_new(files: Mapping[str, Path], address: str) -> None:
 
     Raises:
         ConflictError: an object of that name and of other content is there.
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     with _bucket(address) as (bucket, prefix):
         pairs = [(str(path), bucket.blob(_join(prefix, name))) for name, path in files.items()]
@@ -169,7 +249,7 @@ def copy_new(source: str, target: str) -> bool:
 
     Raises:
         ConflictError: an object with other content is there.
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     with _bucket(source) as (bucket, name):
         blob = bucket.blob(name)
@@ -195,7 +275,7 @@ def delete(names: Collection[str], address: str) -> None:
         address: where they are.
 
     Raises:
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     if names:
         with _bucket(address) as (bucket, prefix):
@@ -220,7 +300,7 @@ def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | N
 
     Raises:
         UnsafeNameError: an object's name leads out of the folder; nothing is downloaded.
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     with _bucket(address) as (bucket, prefix):
         wanted = {
@@ -247,7 +327,7 @@ def download_file(address: str, path: Path) -> None:
 
     Raises:
         ObjectMissingError: there is no such object, or no such bucket.
-        StoreError: as `serving.store.bucket_errors` says.
+        StorageError: as `mapped_errors` says.
     """
     with _bucket(address, missing=errors.ObjectMissingError) as (bucket, name):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +337,7 @@ def download_file(address: str, path: Path) -> None:
 
 @contextmanager
 def _bucket(
-    address: str, missing: type[errors.StoreError] = errors.BucketMissingError
+    address: str, missing: type[errors.StorageError] = errors.BucketMissingError
 ) -> Iterator[tuple[storage.Bucket, str]]:
     """Opens the bucket of an address; gives it and the prefix, and maps what goes wrong
     meanwhile.

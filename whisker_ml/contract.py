@@ -33,7 +33,5 @@ SAVED_MODEL_FILE = "saved_model.pb"
 EXTRA_FOLDER = "assets.extra"
 WARMUP_FILE = f"{EXTRA_FOLDER}/tf_serving_warmup_requests"
 
-# Of addresses in Cloud Storage.
-BUCKET_SCHEME = "gs://"
 
 DEFAULT_SERVER = "localhost:8500"

@@ -2,10 +2,10 @@ import subprocess
 import sys
 
 SCRIPT = """
-from serving import command_line
-from trainer import flags
-flags.define()
-command_line.run(lambda _: print(flags.config().deterministic, flags.arguments()))
+from whisker_ml import cli
+from trainer.config import Config
+cli.define_settings(Config)
+cli.run(lambda _: print(cli.settings(Config).deterministic, cli.given_flags(Config)))
 """
 
 
@@ -32,8 +32,8 @@ def test_only_flags_that_were_given_are_forwarded():
 
 def test_given_flag_wins_over_what_the_environment_says_and_that_over_the_default():
     script = SCRIPT.replace(
-        "flags.config().deterministic, flags.arguments()",
-        "(c := flags.config({'run_dir': 'gs://b/out', 'model_dir': 'gs://b/model'})).run_dir,"
+        "cli.settings(Config).deterministic, cli.given_flags(Config)",
+        "(c := cli.settings(Config, {'run_dir': 'gs://b/out', 'model_dir': 'gs://b/model'})).run_dir,"
         " c.model_dir, c.seed",
     )
     ended = subprocess.run(

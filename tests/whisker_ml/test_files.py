@@ -1,0 +1,96 @@
+"""Files appear whole or not at all, a lock ends with its process, damaged JSON is one line."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from whisker_ml import files
+
+
+def test_a_reader_finds_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "result.json"
+    files.replace(path, b"old")
+    with files.replacing(path) as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "result.json"
+    files.replace(path, b"old")
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path):
+    files.replace(tmp_path / "key", b"secret", mode=0o600)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    files.write_json(tmp_path / "a.json", {"größe": [1, 2.5, None]})
+    assert files.read_json(tmp_path / "a.json", "") == {"größe": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is no JSON"),
+        (b'{"a": 1', "is no JSON"),
+        (b"\xff\xfe\x00", "is no JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[1]", "expected a JSON object"),
+    ],
+)
+def test_damaged_json_is_one_line_with_its_remedy(tmp_path, content, reason):
+    path = tmp_path / "state.json"
+    path.write_bytes(content)
+    with pytest.raises(files.DamagedFileError) as raised:
+        files.read_json(path, "remove the folder")
+    text = str(raised.value)
+    assert text.startswith(str(path))
+    assert reason in text
+    assert text.endswith("; remove the folder")
+    assert "\n" not in text
+
+
+def test_missing_json_is_one_line(tmp_path):
+    with pytest.raises(files.DamagedFileError, match="No such file"):
+        files.read_json(tmp_path / "state.json", "remove the folder")
+
+
+def _hold(path: Path, held, release) -> None:
+    with files.locked(path):
+        held.set()
+        release.wait(20)
+
+
+def test_a_second_process_is_kept_out_until_the_first_has_let_go(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    path = tmp_path / ".lock"
+    process = context.Process(target=_hold, args=(path, held, release))
+    process.start()
+    assert held.wait(20)
+    with pytest.raises(BlockingIOError), files.locked(path):
+        pass
+    release.set()
+    with files.locked(path, wait=True):
+        pass
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def test_a_lock_leaves_the_content_of_its_file(tmp_path):
+    path = tmp_path / "claim"
+    path.write_text(json.dumps({"number": 3}))
+    with files.locked(path):
+        assert json.loads(path.read_text()) == {"number": 3}

@@ -1,0 +1,1 @@
+"""What training and serving both stand on; it needs no TensorFlow."""
