@@ -52,6 +52,7 @@ setup(
         ],
         "dev": [
             "pytest>=8.3",
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "cryptography>=44",
             "hypothesis>=6.100",

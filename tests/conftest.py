@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share. Importing them imports no TensorFlow."""
 
+import signal
 import socket
 import subprocess
 import time
@@ -16,6 +17,26 @@ from google.cloud import storage
 pytest_plugins = ["tests.trained_model", "tests.gateway"]
 
 EMULATOR_DEADLINE_S = 20.0
+# Of any read from a socket that sets no limit of its own.
+SOCKET_TIMEOUT_S = 60.0
+# Of a test marked `long`; the others have that of pyproject.toml.
+LONG_TIMEOUT_S = 3600
+
+
+def pytest_configure() -> None:
+    """Makes tests behave alike wherever they are started.
+
+    A program that is started in the background ignores SIGINT, and so would all that it starts.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    socket.setdefaulttimeout(SOCKET_TIMEOUT_S)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives tests that are marked `long` the time that they need."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

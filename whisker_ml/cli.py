@@ -35,6 +35,9 @@ _PARSERS: dict[type, Callable[[int | None], flags.ArgumentParser]] = {
     type(None): lambda _: flags.ArgumentParser(),
 }
 
+# Whose messages are printed.
+_LOGGERS = ("trainer", "serving", "whisker_ml")
+
 Settings = TypeVar("Settings")
 
 # Package to extra, for commands that are started without what they need.
@@ -184,6 +187,31 @@ def import_tensorflow() -> None:
             os.close(standard_error)
 
 
+class _PlainLines(logging.Handler):
+    """Prints each message as a line of standard output, at once, whether a terminal or a log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def show_log() -> None:
+    """Prints what Whisker logs, unless it is printed already or the program has its own logging.
+
+    For entry points, and for calls that a person makes in a notebook.
+    """
+    if logging.root.handlers and not any(
+        handler is absl_logging.get_absl_handler() for handler in logging.root.handlers
+    ):
+        return
+    # absl's handler would print every line a second time, with time and file.
+    logging.root.removeHandler(absl_logging.get_absl_handler())
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(_PlainLines())
+            logger.setLevel(logging.INFO)
+
+
 def _parse(arguments: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
@@ -198,6 +226,7 @@ def _parse(arguments: Sequence[str]) -> list[str]:
 def _guarded(
     main: Callable[[Sequence[str]], int | None], arguments: Sequence[str], extra: str | None
 ) -> int:
+    show_log()
     try:
         return main(arguments) or EXIT_DONE
     except WhiskerError as error:

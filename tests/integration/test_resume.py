@@ -11,7 +11,7 @@ import pytest
 
 from tests.trained_model import write_pictures
 
-EPOCHS = 40
+EPOCHS = 20
 DEADLINE_S = 120
 
 

@@ -44,3 +44,29 @@ def test_given_flag_wins_over_what_the_environment_says_and_that_over_the_defaul
         check=False,
     )
     assert ended.stdout == "gs://b/out  0\n", ended.stderr
+
+
+def test_log_lines_are_printed_once_and_plain_on_standard_output():
+    script = """
+import logging
+from whisker_ml import cli
+cli.run(lambda _: logging.getLogger("trainer.training.fit").info("epoch %d/%d", 1, 2))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "epoch 1/2\n", "")
+
+
+def test_a_program_that_has_its_own_logging_keeps_it():
+    script = """
+import logging, sys
+from whisker_ml import cli
+logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+cli.show_log()
+logging.getLogger("trainer").info("one line")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("", "trainer: one line\n")
