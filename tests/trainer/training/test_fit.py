@@ -139,7 +139,7 @@ def test_checkpoint_that_cannot_be_written_is_told_and_the_one_before_kept(examp
 
 @tf.custom_gradient
 def relu_without_gradient(x):
-    """relu whose gradient is NaN while the loss is finite, whatever kernels a processor has."""
+    """A relu whose gradient is NaN while the loss is finite, whatever kernels a processor has."""
     return tf.nn.relu(x), lambda upstream: upstream * np.nan
 
 
