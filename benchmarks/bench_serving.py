@@ -284,11 +284,11 @@ def _export(folder: Path) -> None:
     import keras
 
     from trainer.export.saved_model import export
-    from trainer.variants.head import Head
     from trainer.variants.models import build
+    from trainer.variants.objective import Objective
 
     keras.utils.set_random_seed(0)
-    head = Head(2)
+    head = Objective(2)
     export(build("transfer", _SIZE, head, seed=0), head, ["cats", "dogs"], _SIZE, folder)
 
 

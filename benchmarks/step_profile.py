@@ -75,12 +75,12 @@ def _step(variant: str, precision: str, multiplications: dict[str, float]) -> di
     import tensorflow as tf
 
     from trainer.training.loop import Loop
-    from trainer.variants.head import Head
     from trainer.variants.models import build
+    from trainer.variants.objective import Objective
 
     keras.utils.set_random_seed(0)
-    model = build(variant, _SIZE, Head(2), seed=0, precision=precision)
-    loop = Loop(model, Head(2), keras.optimizers.Adam(), tf.distribute.get_strategy())
+    model = build(variant, _SIZE, Objective(2), seed=0, precision=precision)
+    loop = Loop(model, Objective(2), keras.optimizers.Adam(), tf.distribute.get_strategy())
     generator = np.random.default_rng(0)
     count = _BATCH * _STEPS
     pictures = (

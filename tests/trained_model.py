@@ -3,6 +3,9 @@ plugin.
 """
 
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,25 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             tf.config.set_logical_device_configuration(
                 cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(LOGICAL_CPUS)]
             )
+
+
+@contextmanager
+def logged(lines: list[str] | None = None) -> Iterator[list[str]]:
+    """Collects the lines that Whisker logs inside the block; gives the list that they go to."""
+    lines = [] if lines is None else lines
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(handler.format(record))
+    loggers = [logging.getLogger(name) for name in ("trainer", "serving", "whisker_ml")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def encode(pixels: np.ndarray, form: str = "JPEG", **options: Any) -> bytes:
@@ -122,7 +144,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     base = tmp_path_factory.mktemp("trained")
     pictures = write_pictures(base / "pictures")
     (pictures / "cats" / "broken.jpg").write_bytes(draw("cats", 0)[:300])
-    lines: list[str] = []
     config = Config(
         data=str(pictures),
         image_size=32,
@@ -132,5 +153,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         logical_replicas=2,
         mixed_precision="none",
     )
-    result = run(config, downloads=base / "downloads", say=lines.append)
+    with logged() as lines:
+        result = run(config, downloads=base / "downloads")
     return Trained(base / "run", base / "store", pictures, result, lines)

@@ -9,42 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import ConfigError
+from trainer.variants import RECIPES, VARIANTS
 from whisker_ml.cli import setting
 from whisker_ml.contract import DEFAULT_MODEL_NAME
 
-VARIANTS = ("plain", "augmented", "preprocessed", "transfer")
-
 # What stands for "as the recipe says" in a setting that a recipe decides.
 _BY_RECIPE: dict[type, Any] = {int: -1, str: ""}
-
-_NOTEBOOK = {
-    "epochs": 20,
-    "learning_rate": "0.001",
-    "early_stopping": 0,
-    "feature_views": 0,
-    "fine_tune_epochs": 0,
-}
-
-# Settings of each recipe, by variant; where a variant is missing, the recipe is not for it. Fixed
-# views are learnt by heart sooner than fresh ones: a rate that falls to 0 keeps the last epochs
-# from swinging. `best` is what benchmarks/results/accuracy.json shows.
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "notebook": dict.fromkeys(VARIANTS, _NOTEBOOK),
-    "fast": {"transfer": _NOTEBOOK | {"learning_rate": "cosine:0.001", "feature_views": 1}},
-    "best": (
-        dict.fromkeys(VARIANTS, _NOTEBOOK | {"epochs": 60, "learning_rate": "cosine:0.001"})
-        | {
-            "transfer": (
-                _NOTEBOOK
-                | {
-                    "learning_rate": "cosine:0.001",
-                    "feature_views": 1,
-                    "fine_tune_epochs": 4,
-                }
-            ),
-        }
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +66,7 @@ class Config:
         " every pass); auto: the first of them that they fit into",
         choices=("auto", "memory", "disk", "none"),
     )
-    variant: str = setting("preprocessed", "model to train", choices=VARIANTS)
+    variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS))
     base_weights: str = setting(
         "imagenet",
         "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file,"
@@ -107,7 +77,7 @@ class Config:
         "decides the settings that say so: notebook: 20 epochs, fresh augmentation at every epoch;"
         " fast, for --variant=transfer: the head is trained on features of the pictures, computed"
         " once and kept; best: what gave the best accuracy, for several times the work",
-        choices=("notebook", "fast", "best"),
+        choices=RECIPES,
     )
     feature_views: int = setting(
         -1,
@@ -134,6 +104,12 @@ class Config:
         "epochs without a lower validation loss after which training ends and the best epoch is"
         " kept; 0: train all epochs and keep the last; -1: the recipe's",
         minimum=-1,
+    )
+    augmentation: str = setting(
+        "",
+        "how training pictures are changed at random: light: mirrored and turned, as in the"
+        " notebook; strong: also zoomed, moved, and with other contrast; empty: the recipe's",
+        choices=("", "light", "strong"),
     )
     seed: int = setting(0, "seed of weights, order and augmentation", minimum=0)
     deterministic: bool = setting(
@@ -166,7 +142,7 @@ class Config:
     run_dir: str = setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
     resume: str = setting(
         "auto",
-        "auto: the same command goes on where it was stopped or killed; never: begin anew",
+        "auto: the same command resumes a run that was stopped or killed; never: begin a new run",
         choices=("auto", "never"),
     )
     profile_steps: str = setting(
@@ -215,11 +191,17 @@ class Config:
 
     def _follow_recipe(self) -> None:
         """Fills in what the recipe decides, so that a config holds what is done."""
-        recipe = RECIPES[self.recipe].get(self.variant)
+        variant = VARIANTS[self.variant]
+        recipe = variant.recipes.get(self.recipe)
         if recipe is None:
             raise ConfigError(
-                f"--recipe={self.recipe} with --variant={self.variant}: only transfer has a frozen"
-                " part to keep features of"
+                f"--recipe={self.recipe} with --variant={self.variant}: expected one of"
+                f" {', '.join(variant.recipes)}"
+            )
+        if self.augmentation and not variant.augmented:
+            raise ConfigError(
+                f"--augmentation={self.augmentation} with --variant={self.variant}: this variant"
+                " trains on untouched pictures"
             )
         for name, value in recipe.items():
             if getattr(self, name) == _BY_RECIPE[type(value)]:
@@ -227,16 +209,11 @@ class Config:
         if self.epochs == 0:
             raise ConfigError("--epochs=0: expected at least 1")
         for name in ("feature_views", "fine_tune_epochs"):
-            if getattr(self, name) and self.variant != "transfer":
+            if getattr(self, name) and not variant.backbone:
                 raise ConfigError(
                     f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer"
                     " has a backbone"
                 )
-
-    @property
-    def strong_augmentation(self) -> bool:
-        """Whether pictures are changed more than the notebook does."""
-        return self.recipe == "best"
 
     @property
     def rate(self) -> LearningRate:

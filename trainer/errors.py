@@ -38,7 +38,7 @@ class GateRefused(WhiskerError):
 
 
 class RunStopped(WhiskerError):
-    """The run was asked to stop, and has written a checkpoint to go on from."""
+    """The run was asked to stop, and has written a checkpoint to resume from."""
 
     exit_code = EXIT_STOPPED
 

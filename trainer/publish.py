@@ -2,24 +2,26 @@
 then made live.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from serving.store import ModelStore, PublishedVersion
+from serving.store import ModelStore, PublishedVersion, open_store
 from serving.store.manifest import LEDGER_FILE
 from trainer.config import Config
-from trainer.data.ledger import Ledger
+from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.evaluation import gate
-from trainer.export import provenance, warmup
+from trainer.export import Exported, provenance
 from trainer.export.verify import Expected, Served, ask, latencies, serve, verify
-from trainer.variants.head import Head
+from trainer.session import Session
+
+logger = logging.getLogger(__name__)
 
 # The smallest of so many are what warms a model up.
 _WARMUP_CANDIDATES = 64
@@ -40,8 +42,13 @@ class Publication:
     gate: dict[str, Any] | None = None
     version: PublishedVersion | None = None
 
+    @property
+    def refused(self) -> bool:
+        """Tells whether the gate refused the model."""
+        return self.gate is not None and self.version is None
 
-def require_same_classes(store: ModelStore, classes: Sequence[str]) -> None:
+
+def require_same_classes(store: ModelStore | None, classes: Sequence[str]) -> None:
     """Makes sure, before anything is trained, that clients of the live version will understand the
     next one.
 
@@ -49,6 +56,8 @@ def require_same_classes(store: ModelStore, classes: Sequence[str]) -> None:
         ConfigError: the live version has other classes.
         StorageError: the store cannot be read.
     """
+    if store is None:
+        return
     live = store.live_version()
     served = store.manifest(live).get("classes") if live is not None else None
     if served is not None and list(served) != list(classes):
@@ -58,36 +67,38 @@ def require_same_classes(store: ModelStore, classes: Sequence[str]) -> None:
         )
 
 
+def check_store(config: Config) -> ModelStore | None:
+    """Opens the store to publish to, and makes sure that it can be written; None: do not publish.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if not config.model_dir:
+        return None
+    store = open_store(config.model_dir, config.model_name)
+    store.check()
+    return store
+
+
 def publish(
-    folder: Path,
-    store: ModelStore | None,
-    ledger: Ledger,
-    *,
     config: Config,
-    origin: Mapping[str, Any],
-    judged: Mapping[str, Any],
-    head: Head,
-    logits: Callable[[], np.ndarray],
-    read: Callable[[str], bytes],
-    device: str,
-    say: Callable[[str], None],
+    session: Session,
+    data: Dataset,
+    exported: Exported,
+    result: Mapping[str, Any],
+    store: ModelStore | None,
 ) -> Publication:
-    """Completes an exported model and publishes it, if it holds what was trained and the gate lets
-    it through.
+    """Completes an exported model and publishes it, if it answers what was trained and the gate
+    lets it through.
 
     Args:
-        folder: the SavedModel; gets its warm-up records, the rows of the ledger and whisker.json.
-        store: where to; None: nothing is verified or published.
-        ledger: of the run.
         config: of the run.
-        origin: what `whisker.json` says of where the model comes from.
-        judged: what `trainer.evaluation.judgement.judge` says of it.
-        head: with the temperature.
-        logits: computes the trained model's logits of the test pictures, float32 [n, units], in the
-            ledger's order.
-        read: gives the encoded picture at a path of the ledger.
-        device: kind of device that computes them: CPU or GPU.
-        say: prints one line.
+        session: of the run.
+        data: the pictures.
+        exported: the model; its folder gets warm-up records, the rows of the ledger and
+            whisker.json.
+        result: what `result.json` holds so far.
+        store: where to; None: nothing is verified or published.
 
     Returns:
         What became of it. A model that the gate refused is not in the store at all: a server on the
@@ -97,34 +108,49 @@ def publish(
         VerificationError: a server does not answer what was trained; nothing is published.
         StorageError: the store cannot be read or written; nothing is published.
     """
+    folder, ledger, read = exported.folder, data.ledger, data.pictures.read
     by_split = {
-        name: [each for each in ledger.pictures if each.split == name] for name in ("train", "test")
+        name: [picture for picture in ledger.pictures if picture.split == name]
+        for name in ("train", "test")
     }
     # By hash, and so a sample of all classes that is the same at every run.
     training = islice(
         sorted(by_split["train"], key=lambda picture: picture.sha256), _WARMUP_CANDIDATES
     )
-    records = warmup.write(folder, config.model_name, [read(picture.path) for picture in training])
+    records = provenance.write_warmup(
+        folder, config.model_name, [read(picture.path) for picture in training]
+    )
     provenance.write_ledger(ledger, folder)
+    origin = provenance.describe(
+        result,
+        config,
+        commit=session.folder.environment["commit"],
+        checkpoint=exported.checkpoint,
+    )
     if store is None:
         provenance.write_manifest(folder, {**origin, "verification": None, "gate": None})
+        session.clock.stop("publish")
         return Publication()
-    computed = tf.constant(logits())
+    logits = tf.constant(exported.test_logits())
+    objective = exported.objective
     expected = Expected(
         ledger.classes,
         by_split["test"],
         read,
-        [ledger.classes[number] for number in head.predictions(computed).numpy()],
-        head.probabilities(computed).numpy(),
+        [ledger.classes[number] for number in objective.predictions(logits).numpy()],
+        objective.probabilities(logits).numpy(),
     )
     with serve(str(folder), "the exported model") as candidate:
-        verification, decision = _examine(candidate, store, expected, config, judged, device, say)
+        verification, decision = _examine(
+            candidate, store, expected, config, result, session.devices.kind
+        )
     verification["warmup_records"] = records
     provenance.write_manifest(folder, {**origin, "verification": verification, "gate": decision})
     version = None
     if decision["passed"]:
         version = store.publish(folder)
         store.promote(version.number)
+    session.clock.stop("publish")
     return Publication(verification, decision, version)
 
 
@@ -135,10 +161,9 @@ def _examine(
     config: Config,
     judged: Mapping[str, Any],
     device: str,
-    say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     answers, found = verify(candidate, expected, device)
-    say(
+    logger.info(
         f"served as trained: {found['n']:,} test pictures over gRPC, {found['over_rest']['n']} over"
         f" REST, probabilities within {found['largest_difference']:.1g}; median"
         f" {found['latency_ms']['p50']:.1f} ms; loaded in {found['load_seconds']:.1f} s"
@@ -148,11 +173,11 @@ def _examine(
     if config.gate != "off" and number is not None:
         live = gate.Live(number, _trained_on(store, number, expected))
         if live.trained_on == 0:
-            path, cure = (
+            path, fix = (
                 f"{store.base_path}/{number}",
                 ": make one live that can be, or give --gate=off",
             )
-            with serve(path, "the live version", cure) as served:
+            with serve(path, "the live version", fix) as served:
                 said = [answer.label for answer in ask(served, expected)]
                 took_ms = [
                     float(np.median(each)) for each in latencies([served, candidate], expected)
@@ -166,7 +191,7 @@ def _examine(
     )
     if decision["passed"]:
         # A refusal ends the run with its sentence.
-        say(decision["sentence"])
+        logger.info(decision["sentence"])
     return found, decision
 
 

@@ -1,7 +1,7 @@
 """The run folder: one run's record, begun before the first step and marked with how it ended."""
 
-import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import Config
-from trainer.data.ledger import Ledger
 from trainer.errors import RunError, RunStopped, WorkersError
-from whisker_ml import storage
-from whisker_ml.errors import StorageError, WhiskerError
+from whisker_ml import files, storage
+from whisker_ml.errors import StorageError
 from whisker_ml.files import is_address
+
+logger = logging.getLogger(__name__)
 
 _COMMIT_TIMEOUT_S = 10.0
 
-# Where and whether to go on, what is only looked at, where pixels are kept, and what may be
-# published do not change what is computed: a run that the gate refused goes on, and ends, with
+# Where and whether to resume, what is only looked at, where pixels are kept, and what may be
+# published do not change what is computed: a run that the gate refused resumes, and ends, with
 # another gate.
 _NOT_COMPUTED = (
     "run_dir",
@@ -45,7 +46,7 @@ class RunFolder:
         address: what the user calls it: the same, or ``gs://…``, to which it is copied when the run
             ends.
         environment: what `environment.json` holds: versions, devices, commit.
-        resumed: whether there is an earlier part of the same run to go on from.
+        resumed: whether there is an earlier part of the same run to resume.
     """
 
     def __init__(
@@ -61,18 +62,13 @@ class RunFolder:
         """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is
         none.
         """
-        file = self.path / "state.json"
-        return json.loads(file.read_text(encoding="utf-8"))["state"] if file.exists() else None
+        return self._read("state.json").get("state") if self.file("state.json").exists() else None
 
-    def synchronise(self, say: Callable[[str], None]) -> None:
-        """Copies what is new to the bucket, where the run folder is in one; a machine may vanish
-        without a word.
+    def synchronise(self) -> None:
+        """Copies what is new to the bucket, where the run folder is in one: a machine may vanish.
 
-        Event files go to the folder that the job service shows too, where it named one.
-
-        Args:
-            say: prints one line; told where the bucket does not answer, which is no reason to give
-                up training.
+        Event files go to the folder that the job service shows too, where it named one. A bucket
+        that does not answer is no reason to give up training.
         """
         try:
             if self._tensorboard:
@@ -87,7 +83,7 @@ class RunFolder:
             ]
             storage.delete(gone, f"{self.address}/checkpoints")
         except StorageError as error:
-            say(f"not copied to {self.address} this time: {error}")
+            logger.warning("not copied to %s this time: %s", self.address, error)
 
     def file(self, *names: str) -> Path:
         """Path of a file of the run; the folders on the way are made."""
@@ -97,41 +93,68 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file so that a reader finds all of it or none."""
-        part = self.file(f".{name}.part")
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(self.file(name))
+        files.write_json(self.file(name), content)
 
-    def freeze_ledger(self, ledger: Ledger) -> None:
-        """Writes `ledger.json`, or makes sure that a run that goes on does so on the same pictures.
+    def freeze_ledger(self, digest: str, write: Callable[[Path], None]) -> None:
+        """Writes `ledger.json`, or makes sure that a run that resumes has the same pictures.
+
+        Args:
+            digest: of the pictures and their split.
+            write: writes the ledger to a file.
 
         Raises:
             RunError: the pictures have changed since the run began.
         """
         file = self.file("ledger.json")
         if self.resumed and file.exists():
-            digest = json.loads(file.read_text(encoding="utf-8"))["digest"]
-            if digest != ledger.digest:
+            before = self._read("ledger.json").get("digest", "unknown")
+            if before != digest:
                 raise RunError(
                     f"{self.address}: the pictures have changed since this run began (ledger"
-                    f" {digest[:12]}, now {ledger.digest[:12]}); put them back, or begin anew in"
-                    " another folder"
+                    f" {before[:12]}, now {digest[:12]}); put them back, or begin anew in another"
+                    " folder"
                 )
-        ledger.write(file)
+        write(file)
 
     def write_predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes `predictions.jsonl`: `sha256`, `split`, `label` and `logits` of a picture a
         line.
         """
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self.file("predictions.jsonl").write_text(lines, encoding="utf-8")
+        files.replace(self.file("predictions.jsonl"), lines.encode())
+
+    def differences(self, config: Config) -> list[str]:
+        """Lists the settings that change what is computed and that the run began with otherwise."""
+        before = self._read("config.json")
+        return [
+            f"{name} was {before[name]}, is {value}"
+            for name, value in asdict(config).items()
+            if name not in _NOT_COMPUTED and before.get(name, value) != value
+        ]
+
+    def mark(self, state: str, reason: str | None) -> None:
+        """Writes how the run ended into `state.json`."""
+        content = self._read("state.json") | {"state": state}
+        if reason is not None:
+            content["reason"] = reason
+        try:
+            self.write_json("state.json", content)
+        except OSError as error:
+            # The disk is what failed: the state stays incomplete, and the error that led here is
+            # the one to report.
+            if state == "done":
+                raise RunError(_unwritable(self.address, error)) from error
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return files.read_json(self.path / name, f"remove the folder {self.address} to begin anew")
 
 
 @contextmanager
 def open_run(
     config: Config, devices: Sequence[str], now: datetime, *, tensorboard: str = ""
 ) -> Iterator[RunFolder]:
-    """Begins a run folder, or goes on in the one of the same run, and marks in `state.json` how the
-    run ended.
+    """Begins a run folder, or resumes the one of the same run; marks in `state.json` how the run
+    ended.
 
     ``done``; ``incomplete`` while it runs, and where it was stopped, killed, or left alone by
     another worker; or ``failed`` with the reason.
@@ -155,17 +178,17 @@ def open_run(
         try:
             yield run
         except OSError as error:
-            _mark(run, "failed", str(error))
+            run.mark("failed", str(error))
             raise RunError(
                 f"{run.address}: {error.strerror} ({error.filename}); free space or give permission"
             ) from error
         except (RunStopped, WorkersError) as error:
-            _mark(run, "incomplete", str(error))
+            run.mark("incomplete", str(error))
             raise
         except BaseException as error:
-            _mark(run, "failed", str(error) or type(error).__name__)
+            run.mark("failed", str(error) or type(error).__name__)
             raise
-        _mark(run, "done", None)
+        run.mark("done", None)
 
 
 @contextmanager
@@ -181,23 +204,13 @@ def _unfinished(config: Config) -> str | None:
         return None
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
         run = RunFolder(path, str(path), {})
-        if run.state() == "incomplete" and not _differences(run, config):
+        if run.state() == "incomplete" and not run.differences(config):
             try:
-                with _locked(path):
+                with files.locked(path / ".lock"):
                     return run.address
             except BlockingIOError:
                 continue
     return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes out of a run folder; the lock ends with the process, however that
-    ends.
-    """
-    with (path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def _resumable(run: RunFolder, config: Config) -> bool:
@@ -209,21 +222,12 @@ def _resumable(run: RunFolder, config: Config) -> bool:
             f"--run_dir={run.address}: holds a run already ({state}); give another folder, or"
             " remove this one"
         )
-    if differences := _differences(run, config):
+    if differences := run.differences(config):
         raise RunError(
             f"--run_dir={run.address}: holds a run with other settings ({'; '.join(differences)});"
-            " give the same settings to go on with it, or another folder"
+            " give the same settings to resume it, or another folder"
         )
     return True
-
-
-def _differences(run: RunFolder, config: Config) -> list[str]:
-    before = json.loads(run.file("config.json").read_text(encoding="utf-8"))
-    return [
-        f"{name} was {before[name]}, is {value}"
-        for name, value in asdict(config).items()
-        if name not in _NOT_COMPUTED and before.get(name, value) != value
-    ]
 
 
 @contextmanager
@@ -240,7 +244,7 @@ def _local_folder(address: str) -> Iterator[Path]:
     lock = ExitStack()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.enter_context(_locked(path))
+        lock.enter_context(files.locked(path / ".lock"))
     except BlockingIOError as error:
         raise RunError(
             f"--run_dir={address}: a run is at work here; wait for it, or give another folder"
@@ -258,20 +262,6 @@ def _unwritable(address: str, error: OSError) -> str:
     )
 
 
-def _mark(run: RunFolder, state: str, reason: str | None) -> None:
-    content = json.loads(run.file("state.json").read_text(encoding="utf-8"))
-    content["state"] = state
-    if reason is not None:
-        content["reason"] = reason
-    try:
-        run.write_json("state.json", content)
-    except OSError as error:
-        # The disk is what failed: the state stays incomplete, and the error that led here is the
-        # one to tell.
-        if state == "done":
-            raise WhiskerError(_unwritable(run.address, error)) from error
-
-
 def _environment(devices: Sequence[str]) -> dict[str, str]:
     return {
         "python": platform.python_version(),
@@ -287,22 +277,18 @@ def commit() -> str:
     """Commit of the checkout that this code runs from, with ``+`` where files differ from it; else
     ``unknown``.
     """
-    git = ["git", "-C", str(Path(__file__).parent)]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_COMMIT_TIMEOUT_S,
+            check=True,
+        ).stdout.strip()
+
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=_COMMIT_TIMEOUT_S,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=_COMMIT_TIMEOUT_S,
-            check=True,
-        ).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return head + ("+" if changed else "")

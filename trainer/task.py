@@ -14,7 +14,7 @@ from trainer import cluster
 from trainer.cloud import environment
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.stop import Stop
+from trainer.session import Stop
 from whisker_ml import cli
 
 

@@ -3,6 +3,7 @@ tells a local path from an address in a bucket.
 """
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -50,7 +51,7 @@ def parse_address(address: str) -> tuple[str, str]:
 
 
 @contextmanager
-def replacing(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: int = 0o666) -> Iterator[io.BufferedRandom]:
     """Opens a new file that takes the place of `path` when the block ends without an error.
 
     A reader finds the old file or the new one, each whole, and the new one has reached the disk

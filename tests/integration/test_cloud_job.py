@@ -90,7 +90,7 @@ def test_submitted_run_that_is_taken_away_goes_on_and_its_version_is_served(
         f"succeeded  epoch {EPOCHS}  step {steps}  accuracy "
     )
     assert "pictures/s  about 0.0" in watched
-    stopped, resumed = log.index("with a checkpoint"), log.index("going on after epoch")
+    stopped, resumed = log.index("with a checkpoint"), log.index("resuming after epoch")
     assert stopped < resumed
     # Not a step is done twice.
     assert (

@@ -89,7 +89,7 @@ def kill_again_and_again(arguments, untouched, folder, kills, seed):
         assert end_after(arguments, folder, epoch, signal.SIGKILL) == -signal.SIGKILL
     ended = run(arguments, folder)
     assert ended.returncode == 0, ended.stderr
-    assert "going on after epoch" in ended.stdout
+    assert "resuming after epoch" in ended.stdout
     assert_same_run(folder, untouched)
 
 
@@ -113,7 +113,7 @@ def test_sigterm_ends_with_a_checkpoint_and_143_and_other_settings_are_refused(
     refused = run([*arguments, "--seed=7"], folder)
     assert refused.returncode == 2
     assert (
-        "holds a run with other settings (seed was 0, is 7); give the same settings to go on"
+        "holds a run with other settings (seed was 0, is 7); give the same settings to resume it"
         in refused.stderr
     )
     ended = run(arguments, folder)

@@ -14,7 +14,7 @@ def train(variant, seed, folder):
     config = Config(
         data="sample", variant=variant, seed=seed, run_dir=str(folder / f"{variant}-{seed}")
     )
-    return run(config, downloads=folder, say=lambda _: None)
+    return run(config, downloads=folder)
 
 
 @pytest.fixture(scope="module")

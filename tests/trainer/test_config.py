@@ -2,8 +2,9 @@ from dataclasses import asdict
 
 import pytest
 
-from trainer.config import RECIPES, VARIANTS, Config, LearningRate
+from trainer.config import Config, LearningRate
 from trainer.errors import ConfigError
+from trainer.variants import VARIANTS
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from trainer.errors import ConfigError
         ),
         (
             {"recipe": "fast", "variant": "plain"},
-            "--recipe=fast with --variant=plain: only transfer has a frozen part",
+            "--recipe=fast with --variant=plain: expected one of notebook, best",
         ),
         (
             {"fine_tune_epochs": 2},
@@ -36,6 +37,10 @@ from trainer.errors import ConfigError
         (
             {"feature_views": 1},
             "--feature_views=1 with --variant=preprocessed: only transfer has a backbone",
+        ),
+        (
+            {"augmentation": "strong", "variant": "plain"},
+            "--augmentation=strong with --variant=plain: this variant trains on untouched pictures",
         ),
         ({"image_size": 8}, "--image_size=8: expected at least 32"),
         ({"variant": "transfre"}, "did you mean transfer?"),
@@ -74,12 +79,12 @@ def test_whole_number_is_a_margin_too():
     assert Config(gate_margin=3) == Config(gate_margin=3.0)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_recipe_decides_what_no_flag_does(recipe, variant):
-    decided = RECIPES[recipe].get(variant)
-    if decided is None:
-        return
+@pytest.mark.parametrize(
+    ("variant", "recipe"),
+    [(name, recipe) for name, variant in VARIANTS.items() for recipe in variant.recipes],
+)
+def test_recipe_decides_settings_that_no_flag_gives(recipe, variant):
+    decided = VARIANTS[variant].recipes[recipe]
     config = Config(recipe=recipe, variant=variant)
     assert {name: getattr(config, name) for name in decided} == decided
     assert Config(**asdict(config)) == config
@@ -94,6 +99,8 @@ def test_flag_wins_over_the_recipe():
         early_stopping=0,
         feature_views=0,
         fine_tune_epochs=0,
+        augmentation="light",
     )
     assert (config.epochs, config.learning_rate, config.early_stopping) == (3, "0.01", 0)
     assert (config.feature_views, config.fine_tune_epochs) == (0, 0)
+    assert config.augmentation == "light"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from serving.store import open_store
 from serving.store.manifest import LEDGER_FILE
-from tests.trained_model import draw, load_examples, write_pictures
+from tests.trained_model import draw, load_examples, logged, write_pictures
 from trainer.config import Config
 from trainer.data.frozen import ledger_file
 from trainer.errors import DataError, GateRefused
@@ -179,7 +179,7 @@ def test_whole_way_works_in_a_bucket_with_three_classes(bucket, three_classes, t
         run_dir=f"gs://{bucket}/run",
         model_dir=f"gs://{bucket}/models",
     )
-    result = run(config, downloads=tmp_path, say=lambda _: None)
+    result = run(config, downloads=tmp_path)
     assert result["classes"] == ["cats", "dogs", "other <b>&"]
     assert result["model_path"] == f"gs://{bucket}/models/whisker/1"
     assert "state.json" in storage.list_names(config.run_dir)
@@ -201,8 +201,8 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
         epochs=3,
         run_dir=str(tmp_path / "run"),
     )
-    lines = []
-    result = run(config, downloads=tmp_path, say=lines.append)
+    with logged() as lines:
+        result = run(config, downloads=tmp_path)
     assert result["recipe"] == "fast"
     assert result["parameters"]["total"] - result["parameters"]["trainable"] == 2_257_984, (
         "the backbone is in the model"
@@ -240,7 +240,6 @@ def test_same_seed_gives_the_same_model(three_classes, tmp_path):
                 run_dir=str(tmp_path / name),
             ),
             downloads=tmp_path,
-            say=lambda _: None,
         )["history"]["validation_loss"]
         for name in ("one", "two")
     ]
@@ -255,7 +254,6 @@ def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):
     frozen.write(ledger_file(folder))
     (folder / "cats" / "new.jpg").write_bytes(draw("cats", 99))
     for look in (1, 2):
-        lines = []
         config = Config(
             data=str(folder),
             image_size=32,
@@ -264,10 +262,11 @@ def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):
             cache="disk",
             run_dir=str(tmp_path / str(look)),
         )
-        result = run(config, downloads=tmp_path / "downloads", say=lines.append)
+        with logged() as lines:
+            result = run(config, downloads=tmp_path / "downloads")
         assert result["data"]["digest"] == frozen.digest
         assert result["data"]["looks_at_test"] == look
-        assert f"look {look} at the frozen test set" in lines
+        assert f"evaluation {look} of the frozen test set" in lines
         assert any(line.startswith("1 added (cats/new.jpg) since then: not used") for line in lines)
     weights, counts = result["data"]["class_weights"], result["data"]["counts"]["train"]
     assert weights["cats"] * counts["cats"] == pytest.approx(
@@ -298,7 +297,7 @@ def test_refused_run_is_whole_and_not_published(trained, tmp_path):
     with pytest.raises(
         GateRefused, match=r"was trained on or chosen by 3 of the \d+ test pictures"
     ) as error:
-        run(config, downloads=tmp_path, say=lambda _: None)
+        run(config, downloads=tmp_path)
     assert error.value.exit_code == 3
     assert (store.versions(), store.live_version()) == ([1], 1)
     state = json.loads((tmp_path / "run" / "state.json").read_text())
@@ -312,8 +311,8 @@ def test_refused_run_is_whole_and_not_published(trained, tmp_path):
             in (tmp_path / "run" / name).read_text()
         )
     # The way out that the sentence names: the same command with the gate off trains nothing again.
-    lines = []
-    result = run(dataclasses.replace(config, gate="off"), downloads=tmp_path, say=lines.append)
+    with logged() as lines:
+        result = run(dataclasses.replace(config, gate="off"), downloads=tmp_path)
     assert (result["model_version"], result["gate"]["verdict"], store.live_version()) == (
         2,
         "off",
@@ -333,6 +332,6 @@ def test_run_that_fails_keeps_its_folder_and_publishes_nothing(tmp_path):
         model_dir=str(tmp_path / "store"),
     )
     with pytest.raises(DataError, match="class llamas: none of its 1 usable pictures"):
-        run(config, downloads=tmp_path, say=lambda _: None)
+        run(config, downloads=tmp_path)
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "failed"
     assert open_store(str(tmp_path / "store"), "whisker").versions() == []

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from serving.store import open_store
+from tests.trained_model import logged
 from trainer.config import Config
+from trainer.data.dataset import Dataset
 from trainer.data.ledger import Ledger
+from trainer.data.pictures import open_pictures
+from trainer.devices import prepare
 from trainer.errors import ConfigError
-from trainer.export import provenance, saved_model
+from trainer.export import Exported, provenance, saved_model
 from trainer.publish import publish, require_same_classes
-from trainer.variants.head import Head
+from trainer.run_folder import RunFolder
+from trainer.session import Clock, Session, Stop
+from trainer.variants.objective import Objective
 
 
 @pytest.fixture
@@ -36,25 +42,26 @@ def candidate(trained, folder):
             ),
         ]
     )
-    saved_model.export(model, Head(2), ["cats", "dogs"], 32, folder)
+    saved_model.export(model, Objective(2), ["cats", "dogs"], 32, folder)
     return np.full((trained.result["test"]["n"], 1), 2.0, np.float32)
 
 
 def published(trained, store, folder, logits):
-    lines = []
-    publication = publish(
+    config = Config(model_dir="store", image_size=32)
+    session = Session(
+        prepare(config),
+        RunFolder(trained.run, str(trained.run), {"commit": "unknown"}),
+        Clock(),
+        Stop(),
         folder,
-        store,
-        Ledger.read(trained.run / "ledger.json"),
-        config=Config(),
-        origin={"classes": ["cats", "dogs"]},
-        judged=trained.result,
-        head=Head(2),
-        logits=lambda: logits,
-        read=lambda path: (trained.pictures / path).read_bytes(),
-        device="CPU",
-        say=lines.append,
     )
+    ledger = Ledger.read(trained.run / "ledger.json")
+    data = Dataset(trained.pictures, open_pictures(trained.pictures), ledger, examples=None)
+    exported = Exported(
+        folder, trained.run / "model.keras", Objective(2), {}, test_logits=lambda: logits
+    )
+    with logged() as lines:
+        publication = publish(config, session, data, exported, trained.result, store)
     # A refusal is said once, by whom it ends.
     assert (publication.gate["sentence"] in lines) == publication.gate["passed"]
     return publication

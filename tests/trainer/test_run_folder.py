@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trained_model import logged
 from trainer.config import Config
 from trainer.data.ledger import Ledger, Picture
 from trainer.errors import DataError, RunError
@@ -71,7 +72,6 @@ def test_disk_that_fills_up_ends_the_run_with_one_line(tmp_path):
 
 def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
     address = f"gs://{bucket}/runs/1"
-    said = []
     with pytest.raises(DataError), open_run(Config(run_dir=address), [], NOW) as run:
         run.write_predictions([{"sha256": "0"}])
         raise DataError("one class only")
@@ -88,19 +88,21 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
         assert (run.path / "predictions.jsonl").is_file(), "what the run had written is there again"
         (run.path / "checkpoints").mkdir()
         (run.path / "checkpoints" / "step-1.index").touch()
-        run.synchronise(said.append)
+        run.synchronise()
         assert "checkpoints/step-1.index" in storage.list_names(address)
         (run.path / "checkpoints" / "step-1.index").rename(
             run.path / "checkpoints" / "step-2.index"
         )
-        run.synchronise(said.append)
+        with logged() as lines:
+            run.synchronise()
         assert [name for name in storage.list_names(address) if "step" in name] == [
             "checkpoints/step-2.index"
         ]
-        assert said == []
+        assert lines == []
         run.address = f"gs://{bucket}-gone/runs/1"
-        run.synchronise(said.append)
-        assert said[0].startswith(f"not copied to gs://{bucket}-gone/runs/1 this time: ")
+        with logged() as lines:
+            run.synchronise()
+        assert lines[0].startswith(f"not copied to gs://{bucket}-gone/runs/1 this time: ")
         run.address = address
     with pytest.raises(RunError, match="holds a run already .done."):
         open_run(Config(run_dir=address), [], NOW).__enter__()
@@ -110,11 +112,13 @@ def test_event_files_are_copied_to_the_folder_that_the_job_service_names(bucket,
     address = f"gs://{bucket}/logs/"
     with open_run(Config(run_dir=str(tmp_path)), [], NOW, tensorboard=address) as run:
         run.file("tensorboard", "events.out").touch()
-        run.synchronise(pytest.fail)
+        with logged() as lines:
+            run.synchronise()
+        assert lines == []
     assert storage.list_names(address) == ["events.out"]
 
 
-def test_run_of_the_same_command_that_was_killed_is_gone_on_with(tmp_path, monkeypatch):
+def test_run_of_the_same_command_that_was_killed_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     killed = open_run(Config(seed=3), [], NOW)
     address = killed.__enter__().address
@@ -137,7 +141,7 @@ def test_run_of_the_same_command_that_was_killed_is_gone_on_with(tmp_path, monke
     with open_run(Config(seed=3), [], later) as run:
         assert (run.address, run.resumed) == (address, True)
     with open_run(Config(seed=3), [], later.replace(minute=40)) as run:
-        assert run.address != address, "a run that is done is not gone on with"
+        assert run.address != address, "a run that is done is not resumed"
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path):
@@ -155,11 +159,11 @@ def test_changed_pictures_are_refused(tmp_path):
         return Ledger(("cats", "dogs"), (Picture("1.jpg", "cats", "train", sha256),), ())
 
     with pytest.raises(KeyboardInterrupt), open_run(Config(run_dir=str(tmp_path)), [], NOW) as run:
-        run.freeze_ledger(ledger("0"))
+        run.freeze_ledger(ledger("0").digest, ledger("0").write)
         raise KeyboardInterrupt
     again = open_run(Config(run_dir=str(tmp_path)), [], NOW)
     with (
         pytest.raises(RunError, match="the pictures have changed since this run began"),
         again as run,
     ):
-        run.freeze_ledger(ledger("1"))
+        run.freeze_ledger(ledger("1").digest, ledger("1").write)

@@ -5,7 +5,7 @@ Where pixels are not kept, pictures are read and decoded again whenever they are
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ import tensorflow as tf
 from trainer.data.ledger import Ledger
 from trainer.data.pictures import Pictures
 from trainer.variants.preprocessing import decode_and_resize
+from trainer.workers import Part
 
 # Pictures decoded at a time: one waits for the disk while another takes a core.
 CALLS = 2 * (os.cpu_count() or 1)
@@ -22,21 +23,6 @@ CALLS = 2 * (os.cpu_count() or 1)
 as_it_is = tf.autograph.experimental.do_not_convert
 # Batches that are ready before they are asked for.
 _READY = 2
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which part of every batch one of several workers trains on: that of its replicas.
-
-    Attributes:
-        first: number of its first replica.
-        end: number after its last.
-        replicas: of all workers; the batch size is a multiple of it.
-    """
-
-    first: int
-    end: int
-    replicas: int
 
 
 def own_pictures(pictures: Pictures, part: Part | None) -> Pictures:

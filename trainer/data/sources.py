@@ -7,12 +7,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from trainer.config import Config
 from trainer.data.download import download
 from trainer.data.frozen import LEDGER
 from trainer.data.kinds import PICTURE_SUFFIXES
 from trainer.data.sample import write_sample
 from trainer.data.shards import INDEX
 from trainer.errors import DataError, WeightsError
+from trainer.variants import VARIANTS
 from whisker_ml import storage
 from whisker_ml.files import is_address, parse_address
 
@@ -66,6 +68,13 @@ def pictures_folder(
         storage.download_folder(data, folder, suffixes=(*PICTURE_SUFFIXES, *_FROZEN))
         return folder
     return Path(data).expanduser()
+
+
+def backbone_weights(config: Config, downloads: Path) -> Path | None:
+    """Finds or fetches the weights that a run starts from; None for random ones, or no backbone."""
+    if not VARIANTS[config.variant].backbone:
+        return None
+    return weights_file(config.base_weights, config.image_size, downloads)
 
 
 def weights_file(

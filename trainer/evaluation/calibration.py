@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.evaluation.intervals import wilson_interval
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 
 # A model that is right on all validation pictures would be made surer without end, and one that
 # knows nothing vaguer.
@@ -23,7 +23,7 @@ _DRAWS = 200
 _PLACES, _ROUNDS = 21, 3
 
 
-def fit_temperature(head: Head, labels: np.ndarray, logits: np.ndarray) -> float:
+def fit_temperature(head: Objective, labels: np.ndarray, logits: np.ndarray) -> float:
     """Finds what to divide logits by so that their loss is lowest (Guo et al. 2017, "temperature
     scaling").
 

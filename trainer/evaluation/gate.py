@@ -131,7 +131,7 @@ def floors(
     """Holds a model to what no published one may fall below.
 
     Args:
-        judged: `test` and `calibration` as `trainer.evaluation.judgement.judge` gives them.
+        judged: `test` and `calibration` as `trainer.evaluation.judge.judge_rows` gives them.
         cost: of the candidate.
         live: cost of the live version, measured side by side.
         by_class: by class, on how many test pictures of it the live version alone is right, the

@@ -7,13 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.evaluation.intervals import wilson_interval
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 
 _DRAWS = 1000
 
 
 def evaluate(
-    head: Head, classes: Sequence[str], labels: np.ndarray, logits: np.ndarray
+    head: Objective, classes: Sequence[str], labels: np.ndarray, logits: np.ndarray
 ) -> dict[str, Any]:
     """Judges the predictions on one split.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.reporting.wording import percent
+from trainer.evaluation.wording import percent
 
 # How a statement is meant: a strength, a weakness, or more pictures needed to tell.
 GOOD, BAD, UNCLEAR = "good", "bad", "unclear"

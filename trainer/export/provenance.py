@@ -1,15 +1,29 @@
-"""Where a version comes from: the rows of its ledger and `whisker.json`, which travel with it in
-`assets.extra/`.
+"""What travels with a version in `assets.extra/`: where it comes from (`whisker.json`), the rows of
+its ledger, and warm-up records, which a server answers while it loads the version.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
 from serving.store.manifest import LEDGER_FILE, MANIFEST_FILE
+from trainer.config import Config
 from trainer.data.ledger import Ledger
+from whisker_ml import contract
+
+# One picture is what most clients send; a batch is what the server makes of many clients, or a
+# client of many pictures.
+_BATCH_SIZES = (1, 8, 32)
+# So many different ones: what warms a model up is the shape of a request, and large pictures would
+# make files large.
+_DIFFERENT = 8
+_MOST_BYTES = 2_000_000
 
 _METRICS = ("n", "accuracy", "interval_95", "loss")
 
@@ -42,21 +56,21 @@ def read_ledger(content: bytes) -> dict[str, str] | None:
 
 
 def describe(
-    result: Mapping[str, Any], *, image_size: int, commit: str, checkpoint: Path
+    result: Mapping[str, Any], config: Config, *, commit: str, checkpoint: Path
 ) -> dict[str, Any]:
     """Says where a model comes from: data, commit, settings and weights.
 
     Args:
         result: what of `result.json` is known by now.
-        image_size: side in pixels.
+        config: of the run.
         commit: of the checkout that trained.
         checkpoint: the file with the weights that were exported.
     """
     return {
         "classes": result["classes"],
-        "image_size": image_size,
-        "variant": result["variant"],
-        "recipe": result["recipe"],
+        "image_size": config.image_size,
+        "variant": config.variant,
+        "recipe": config.recipe,
         "data": {name: result["data"][name] for name in ("name", "digest", "counts")},
         "commit": commit,
         "config": result["config"],
@@ -81,3 +95,38 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(exist_ok=True)
     file.write_text(text, encoding="utf-8")
+
+
+def write_warmup(folder: Path, model_name: str, pictures: Sequence[bytes]) -> int:
+    """Writes requests with real pictures into a SavedModel's folder.
+
+    Args:
+        folder: the SavedModel.
+        model_name: as servers will know it.
+        pictures: encoded training pictures; the smallest of them are used, in batches of 1, 8 and
+            32.
+
+    Returns:
+        How many records there are: fewer than 3 where they would take more than 2 MB, 0 where one
+            picture does.
+    """
+    smallest = sorted(pictures, key=len)[:_DIFFERENT]
+    file = folder / contract.WARMUP_FILE
+    file.parent.mkdir(exist_ok=True)
+    records, size = 0, 0
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for batch_size in _BATCH_SIZES:
+            log = PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name, request.model_spec.signature_name = (
+                model_name,
+                contract.SIGNATURE_BYTES,
+            )
+            batch = list(islice(cycle(smallest), batch_size))
+            request.inputs[contract.INPUT_BYTES].CopyFrom(tf.make_tensor_proto(batch, tf.string))
+            size += log.ByteSize()
+            if size > _MOST_BYTES:
+                break
+            writer.write(log.SerializeToString())
+            records += 1
+    return records

@@ -1,15 +1,20 @@
-"""The SavedModel: bytes in, label out, with everything between them inside the graph."""
+"""The SavedModel: bytes in, label out, with everything between them inside the graph; and what it
+costs to serve.
+"""
 
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_batch
 from whisker_ml import contract
 
@@ -18,7 +23,7 @@ class _Served(tf.Module):
     """A model with the two signatures of `whisker_ml.contract`."""
 
     def __init__(
-        self, model: keras.Model, head: Head, classes: Sequence[str], image_size: int
+        self, model: keras.Model, objective: Objective, classes: Sequence[str], image_size: int
     ) -> None:
         super().__init__(name="whisker")
         # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to
@@ -27,14 +32,14 @@ class _Served(tf.Module):
 
         def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = model(pixels, training=False)
-            probabilities = head.probabilities(logits)
+            probabilities = objective.probabilities(logits)
             probabilities = tf.where(
                 valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities)
             )
             names = tf.constant(list(classes))
             return {
                 contract.OUTPUT_LABEL: tf.where(
-                    valid, tf.gather(names, head.predictions(logits)), ""
+                    valid, tf.gather(names, objective.predictions(logits)), ""
                 ),
                 contract.OUTPUT_PROBABILITY: tf.reduce_max(probabilities, axis=1),
                 contract.OUTPUT_PROBABILITIES: probabilities,
@@ -64,13 +69,13 @@ class _Served(tf.Module):
 
 
 def export(
-    model: keras.Model, head: Head, classes: Sequence[str], image_size: int, folder: Path
+    model: keras.Model, objective: Objective, classes: Sequence[str], image_size: int, folder: Path
 ) -> Callable:
     """Writes the SavedModel; the folder appears when it is whole.
 
     Args:
         model: on one device, pixels float32 [N, image_size, image_size, 3] in 0…255 to logits.
-        head: turns logits into probabilities, with the temperature that the graph keeps.
+        objective: turns logits into probabilities, with the temperature that the graph keeps.
         classes: names in the order of the logits.
         image_size: side in pixels.
         folder: what to write; a folder of that name is replaced.
@@ -79,7 +84,7 @@ def export(
         The signature for bytes, ready to be called in this process: encoded pictures, string [N],
             to the answer.
     """
-    served = _Served(model, head, classes, image_size)
+    served = _Served(model, objective, classes, image_size)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         tf.saved_model.save(
@@ -98,3 +103,39 @@ def export(
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return served.from_bytes
+
+
+def size_bytes(folder: Path) -> int:
+    """Size of a SavedModel's files; what travels along in `assets.extra/` is left out."""
+    own = (
+        file
+        for file in folder.rglob("*")
+        if file.relative_to(folder).parts[0] != contract.EXTRA_FOLDER
+    )
+    return sum(file.stat().st_size for file in own if file.is_file())
+
+
+def measure(
+    folder: Path, answer: Callable[[tf.Tensor], Any], pictures: Sequence[bytes]
+) -> dict[str, Any]:
+    """Measures one picture a call, in this process: without a server, a network, or others that ask
+    meanwhile.
+
+    Args:
+        folder: the SavedModel.
+        answer: its signature for bytes, string [N].
+        pictures: encoded, at least one; the first is asked for once more, to warm up.
+
+    Returns:
+        `size_bytes`, the median `latency_ms` of decoding and answering, and over how many `calls`.
+    """
+    took_ms = []
+    for picture in (pictures[0], *pictures):
+        start = time.perf_counter()
+        answer(tf.constant([picture]))
+        took_ms.append(1000 * (time.perf_counter() - start))
+    return {
+        "size_bytes": size_bytes(folder),
+        "latency_ms": median(took_ms[1:]),
+        "calls": len(pictures),
+    }

@@ -20,7 +20,7 @@ from serving.client.local_server import LocalServerFailed, local_server
 from serving.client.predict_client import PredictClient, Prediction
 from trainer.data.ledger import Picture
 from trainer.errors import VerificationError
-from trainer.export import cost
+from trainer.export.saved_model import size_bytes
 from whisker_ml import contract, storage
 from whisker_ml.files import is_address
 
@@ -77,13 +77,13 @@ class Expected:
 
 
 @contextmanager
-def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
+def serve(path: str, what: str, fix: str = "") -> Iterator[Served]:
     """Serves one version, in a process of its own on the CPU, for the while of a `with` block.
 
     Args:
         path: folder of the SavedModel, here or in a bucket.
         what: it is, for messages.
-        cure: what to do where it cannot be served, likewise.
+        fix: what to do where it cannot be served, likewise.
 
     Raises:
         VerificationError: it cannot be loaded, or a warm-up record fails.
@@ -109,7 +109,7 @@ def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
             )
         except LocalServerFailed as error:
             raise VerificationError(
-                f"{what}, {path}, cannot be served: {error}; nothing was published{cure}"
+                f"{what}, {path}, cannot be served: {error}; nothing was published{fix}"
             ) from error
         load_seconds = time.perf_counter() - start
         client = PredictClient(
@@ -120,7 +120,7 @@ def serve(path: str, what: str, cure: str = "") -> Iterator[Served]:
             running.enter_context(client),
             rest_url,
             load_seconds,
-            cost.size_bytes(version.resolve()),
+            size_bytes(version.resolve()),
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.evaluation.wording import duration, names, percent, value
 from trainer.reporting import files
-from trainer.reporting.wording import duration, names, percent, value
 
 # Section -> (name, text) of each of its lines.
 Card = list[tuple[str, list[tuple[str, str]]]]

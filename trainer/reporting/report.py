@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from trainer.evaluation.wording import duration, names, percent
 from trainer.reporting import files
 from trainer.reporting.model_card import example, model_card
-from trainer.reporting.wording import duration, names, percent
 
 _MOST_ROWS = 50
 _PHOTOGRAPHS = (files.CLASS_ROWS, files.AUGMENTATION, *files.PREDICTION_GRIDS)

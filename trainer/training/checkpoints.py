@@ -1,4 +1,4 @@
-"""Checkpoints: all that training needs to go on at the very batch, written so that a kill at any
+"""Checkpoints: all that training needs to resume at the very batch, written so that a kill at any
 moment costs nothing.
 
 A checkpoint holds every variable of the model (the states of its random streams among them, which
@@ -8,6 +8,7 @@ index is none.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ import keras
 import tensorflow as tf
 
 from trainer.errors import RunError
+
+logger = logging.getLogger(__name__)
 
 _KEPT = 3
 
@@ -61,7 +64,7 @@ class Checkpoints:
 
         Args:
             step: training steps done; names the checkpoint.
-            progress: what else is needed to go on; JSON values.
+            progress: what else is needed to resume; JSON values.
 
         Raises:
             RunError: it cannot be written; the one before it is still there.
@@ -72,11 +75,8 @@ class Checkpoints:
         self._prune()
         self._saved()
 
-    def restore(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+    def restore(self) -> dict[str, Any] | None:
         """Takes the newest checkpoint that is whole.
-
-        Args:
-            say: prints one line; told of checkpoints that are damaged.
 
         Returns:
             Its progress, or None where there is no checkpoint.
@@ -91,7 +91,9 @@ class Checkpoints:
                 return json.loads(self._progress.numpy())
             except _UNREADABLE as error:
                 reason = str(getattr(error, "message", error)).splitlines()[0]
-                say(f"checkpoint {path.name} is damaged ({reason}); trying the one before")
+                logger.warning(
+                    "checkpoint %s is damaged (%s); trying the one before", path.name, reason
+                )
         if paths:
             raise RunError(
                 f"{self._folder}: none of the {len(paths)} checkpoints can be read; remove the run"

@@ -1,27 +1,38 @@
-"""Epochs: training passes, judging each on the validation pictures, stopping early, and going on
-after a stop.
+"""Epochs: training passes, each judged on the validation pictures; the learning rate; early
+stopping; resuming after a stop.
 """
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.input import Part
+from trainer.config import LearningRate
 from trainer.errors import RunStopped, TrainingError
 from trainer.training.checkpoints import Checkpoints
 from trainer.training.loop import Loop
 from trainer.training.observers import Observers
-from trainer.training.schedule import Plateau
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
+from trainer.workers import Part
+
+logger = logging.getLogger(__name__)
 
 # What a machine that goes away without a word may cost at most, besides the step that it was in.
 _CHECKPOINT_EVERY_S = 60.0
+
+# Share of all steps in which the cosine schedule rises from 0 to its peak.
+_WARM_UP = 0.1
+# Keras' own defaults for ReduceLROnPlateau are 0.1 after 10 epochs, for runs of hundreds; runs here
+# have tens.
+_PLATEAU_FACTOR = 0.5
+_PLATEAU_PATIENCE = 3
 
 
 class Batches(Protocol):
@@ -120,10 +131,55 @@ class _Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: asdict(History()))
 
 
+class Plateau:
+    """Halves the learning rate after three epochs without a lower validation loss.
+
+    It has no state of its own: what it does depends on the history alone, so that a resumed run
+    does the same.
+    """
+
+    def adjust(
+        self, optimizer: keras.optimizers.Optimizer, validation_loss: Sequence[float]
+    ) -> None:
+        """Lowers the optimizer's rate if it is time to.
+
+        Args:
+            optimizer: with a plain learning rate.
+            validation_loss: of every epoch so far.
+        """
+        best = min(range(len(validation_loss)), key=validation_loss.__getitem__)
+        waited = len(validation_loss) - 1 - best
+        if waited and waited % _PLATEAU_PATIENCE == 0:
+            optimizer.learning_rate = (
+                keras.ops.convert_to_numpy(optimizer.learning_rate) * _PLATEAU_FACTOR
+            )
+
+
+def make_optimizer(
+    rate: LearningRate, steps: int
+) -> tuple[keras.optimizers.Optimizer, Plateau | None]:
+    """Makes Adam with the schedule that `--learning_rate` names.
+
+    Args:
+        rate: schedule and peak.
+        steps: of the whole run.
+
+    Returns:
+        The optimizer, and what adjusts it after each epoch, if anything does.
+    """
+    if rate.schedule == "cosine":
+        warm_up = max(1, round(_WARM_UP * steps))
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0, decay_steps=max(1, steps - warm_up), warmup_target=rate.peak, warmup_steps=warm_up
+        )
+        return keras.optimizers.Adam(schedule), None
+    return keras.optimizers.Adam(rate.peak), Plateau() if rate.schedule == "plateau" else None
+
+
 def train(
     loop: Loop,
     batches: Batches,
-    head: Head,
+    objective: Objective,
     plan: Plan,
     *,
     checkpoints: Checkpoints,
@@ -137,7 +193,7 @@ def train(
     Args:
         loop: the model and how to step it.
         batches: where pictures come from.
-        head: loss and predictions of the model's logits.
+        objective: loss and predictions of the model's logits.
         plan: how long and in what order.
         checkpoints: of this run.
         plateau: lowers the learning rate when the validation loss no longer falls; None: the
@@ -156,14 +212,17 @@ def train(
         RunError: a checkpoint can be neither written nor read.
     """
     workers = loop.workers
-    restored = checkpoints.restore(observers.say)
+    restored = checkpoints.restore()
     # Only the chief's checkpoints count, and only it needs to have them.
     restored = json.loads(workers.chiefs_text(json.dumps(restored)))
     if restored:
         progress = _Progress(**restored)
         workers.take_from_chief([*loop.model.variables, *loop.optimizer.variables])
-        observers.say(
-            f"going on after epoch {progress.epoch}, batch {progress.batch} (step {progress.step})"
+        logger.info(
+            "resuming after epoch %d, batch %d (step %d)",
+            progress.epoch,
+            progress.batch,
+            progress.step,
         )
     elif before is not None:
         epochs = len(before.loss)
@@ -198,7 +257,7 @@ def train(
             if due[0]:
                 checkpoints.save(progress.step, asdict(progress))
                 saved_at = time.monotonic()
-        row = _judge(loop, batches, head, plan, progress, observers.say)
+        row = _judge(loop, batches, objective, plan, progress)
         for name, value in row.items():
             getattr(history, name).append(value)
         progress = _Progress(epoch=progress.epoch + 1, step=progress.step, history=asdict(history))
@@ -214,7 +273,7 @@ def train(
         if workers.is_chief:
             checkpoints.restore_best()
         workers.take_from_chief(loop.model.variables)
-        observers.say(f"keeping epoch {best}, which has the lowest validation loss")
+        logger.info("keeping epoch %d, which has the lowest validation loss", best)
     return history
 
 
@@ -265,15 +324,14 @@ def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
 def _judge(
     loop: Loop,
     batches: Batches,
-    head: Head,
+    objective: Objective,
     plan: Plan,
     progress: _Progress,
-    say: Callable[[str], None],
 ) -> dict[str, float]:
     labels = tf.constant(batches.labels(batches.indices("validation")))
     logits = tf.constant(loop.logits(batches.evaluation_batches("validation", plan.batch_size)))
     if progress.epoch == 0 and len(logits) > 1 and not np.ptp(logits, axis=0).any():
-        say(
+        logger.warning(
             "warning: every validation picture gets the same answer: the units are dead and will"
             " learn no more; try another --seed, a lower --learning_rate, or scaled inputs"
             " (--variant=preprocessed)"
@@ -283,9 +341,9 @@ def _judge(
         "accuracy": right / pictures,
         "loss": loss / pictures,
         "validation_accuracy": float(
-            tf.reduce_mean(tf.cast(head.predictions(logits) == labels, tf.float32))
+            tf.reduce_mean(tf.cast(objective.predictions(logits) == labels, tf.float32))
         ),
-        "validation_loss": float(tf.reduce_mean(head.loss(labels, logits))),
+        "validation_loss": float(tf.reduce_mean(objective.loss(labels, logits))),
         "learning_rate": loop.learning_rate,
         "seconds": progress.seconds,
     }

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.training.workers import Workers
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
+from trainer.workers import Workers
 
 # A call of the compiled function runs as many steps as take about this long: enough to make the
 # call itself cheap, few enough to look up often, for a signal to stop or the time of the next
@@ -28,7 +28,7 @@ class Loop:
 
     Args:
         model: pixels to logits; made under `strategy.scope()`.
-        head: loss and predictions of its logits.
+        objective: loss and predictions of its logits.
         optimizer: made under `strategy.scope()`.
         strategy: spreads each batch over the replicas.
         dtype: of the batches: uint8 for pixels, float32 for features.
@@ -39,7 +39,7 @@ class Loop:
     def __init__(
         self,
         model: keras.Model,
-        head: Head,
+        objective: Objective,
         optimizer: keras.optimizers.Optimizer,
         strategy: tf.distribute.Strategy,
         dtype: tf.DType = tf.uint8,
@@ -49,7 +49,7 @@ class Loop:
     ) -> None:
         self.model = model
         self.workers = workers or Workers(strategy)
-        self._head = head
+        self._objective = objective
         self._optimizer = optimizer
         self._strategy = strategy
         with strategy.scope():
@@ -120,7 +120,7 @@ class Loop:
         weight_everywhere = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
         with tf.GradientTape() as tape:
             logits = self.model(tf.cast(pixels, tf.float32), training=True)
-            loss = tf.reduce_sum(self._head.loss(labels, logits) * weights)
+            loss = tf.reduce_sum(self._objective.loss(labels, logits) * weights)
             share = loss / weight_everywhere
         # The optimizer adds the replicas' gradients up before it applies them.
         variables = self.model.trainable_variables
@@ -134,7 +134,7 @@ class Loop:
         # Whatever a picture weighs in the loss, it counts once in the accuracy.
         counted = tf.cast(weights > 0, tf.float32)
         correct = tf.reduce_sum(
-            tf.cast(self._head.predictions(logits) == labels, tf.float32) * counted
+            tf.cast(self._objective.predictions(logits) == labels, tf.float32) * counted
         )
         return tf.stack([loss, correct, tf.reduce_sum(counted), gradient])
 

@@ -1,13 +1,16 @@
 """Who is told how training goes: the terminal, `metrics.jsonl`, and TensorBoard."""
 
 import json
+import logging
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 
 class Observers:
@@ -18,7 +21,6 @@ class Observers:
         pictures: training pictures in an epoch.
         metrics_file: gets one JSON object a line and epoch.
         tensorboard: folder of TensorBoard's event files.
-        say: prints one line.
         profile: first and last step to profile for TensorBoard, or None.
     """
 
@@ -29,7 +31,6 @@ class Observers:
         pictures: int,
         metrics_file: Path,
         tensorboard: Path,
-        say: Callable[[str], None],
         profile: tuple[int, int] | None,
     ) -> None:
         self._epochs = epochs
@@ -42,15 +43,10 @@ class Observers:
             _losses,
             input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)],
         )
-        self._say = say
         self._profile = profile
         self._profiling = False
         self._step = 0
         self._bar: tqdm | None = None
-
-    def say(self, line: str) -> None:
-        """Prints one line."""
-        self._say(line)
 
     def steps(self, epoch: int, step: int, sums: np.ndarray) -> None:
         """Hears of some steps.
@@ -102,7 +98,7 @@ class Observers:
             for name, value in row.items():
                 _scalar(f"epoch/{name}", value, epoch)
         self._writer.flush()
-        self._say(
+        logger.info(
             f"epoch {epoch:{len(str(self._epochs))}d}/{self._epochs}  loss {row['loss']:.3f} "
             f" accuracy {row['accuracy']:.3f}  validation loss {row['validation_loss']:.3f} "
             f" accuracy {row['validation_accuracy']:.3f}  {self._pictures / row['seconds']:.0f}"
@@ -120,7 +116,7 @@ class Observers:
             tf.profiler.experimental.stop()
             self._profiling = False
             self._profile = None
-            self._say(f"profile of steps {first} to {step} written for TensorBoard")
+            logger.info("profile of steps %d to %d written for TensorBoard", first, step)
 
 
 def _losses(values: tf.Tensor, first: tf.Tensor) -> None:

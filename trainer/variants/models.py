@@ -1,44 +1,59 @@
-"""The four variants as Keras models that return logits."""
+"""The four variants as Keras models that return logits: augmentation, backbone, head."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from trainer.variants.augmentation import augmentation_layers
-from trainer.variants.backbone import mobilenet_v2
-from trainer.variants.head import Head
+from trainer.errors import WeightsError
+from trainer.variants import VARIANTS
+from trainer.variants.objective import Objective
 
 _DROPOUT = 0.2
+
+# The notebook's values: a mirror image half of the time, and a turn by up to 0.2 of a full one
+# either way.
+ROTATION = 0.2
+
+# Animals seldom stand on their heads, but are near or far, anywhere in the picture, in any light:
+# measured, see benchmarks/results/accuracy.json.
+_STRONG_ROTATION = 0.1
+_STRONG_ZOOM = 0.3
+_STRONG_SHIFT = 0.1
+_STRONG_CONTRAST = 0.3
+
+# Fine-tuning changes the last three inverted residual blocks and what follows them.
+_FIRST_TUNED = "block_14_expand"
 
 
 def build(
     variant: str,
     image_size: int,
-    head: Head,
+    objective: Objective,
     *,
     seed: int,
     weights: Path | None = None,
     precision: str = "float32",
-    strong_augmentation: bool = False,
+    augmentation: str = "light",
 ) -> keras.Model:
     """Builds one variant.
 
     Args:
-        variant: plain, augmented, preprocessed or transfer.
+        variant: a name in `trainer.variants.VARIANTS`.
         image_size: side of the input in pixels.
-        head: says how many logits to end with.
+        objective: says how many logits to end with.
         seed: of the augmentation's random streams.
-        weights: a Keras weights file of the backbone, or None for random ones; `transfer` alone
-            reads it.
+        weights: a Keras weights file of the backbone, or None for random ones; a variant without
+            a backbone does not read it.
         precision: Keras' name of what layers compute in; variables and logits are float32 in any
             case.
-        strong_augmentation: as the recipe `best` does it, not as the notebook.
+        augmentation: ``light``, as in the notebook, or ``strong``.
 
     Returns:
         A model from float32 [N, image_size, image_size, 3] in 0…255 to float32 logits [N,
-        head.units].
+        objective.units].
 
     Raises:
         WeightsError: the file does not hold this backbone's weights.
@@ -46,7 +61,7 @@ def build(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return _build(variant, image_size, head, seed, weights, strong_augmentation)
+        return _build(variant, image_size, objective, seed, weights, augmentation)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -62,20 +77,20 @@ def copy_variables(source: keras.Model, target: keras.Model) -> None:
 def _build(
     variant: str,
     image_size: int,
-    head: Head,
+    objective: Objective,
     seed: int,
     weights: Path | None,
-    strong_augmentation: bool,
+    augmentation: str,
 ) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     x = inputs
-    scaled = variant in ("preprocessed", "transfer")
-    if scaled:
+    properties = VARIANTS[variant]
+    if properties.scaled:
         x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(x)
-    if variant != "plain":
-        for layer in augmentation_layers(seed, strong=strong_augmentation, scaled=scaled):
+    if properties.augmented:
+        for layer in augmentation_layers(seed, augmentation, scaled=properties.scaled):
             x = layer(x)
-    if variant == "transfer":
+    if properties.backbone:
         # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.
         x = mobilenet_v2(image_size, weights)(x, training=False)
         x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
@@ -87,7 +102,7 @@ def _build(
     x = keras.layers.Dense(128, activation="relu", name="dense")(x)
     x = keras.layers.Dropout(_DROPOUT, name="dropout")(x)
     # float32 even where the rest computes in half precision: a loss needs the range.
-    logits = keras.layers.Dense(head.units, dtype="float32", name="logits")(x)
+    logits = keras.layers.Dense(objective.units, dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name=variant)
 
 
@@ -118,3 +133,86 @@ def describe_layers(model: keras.Model) -> list[dict[str, Any]]:
         }
         for layer in model.layers
     ]
+
+
+def augmentation_layers(
+    seed: int, augmentation: str = "light", *, scaled: bool = True
+) -> list[keras.Layer]:
+    """Makes the layers that change pictures in training and pass them on untouched otherwise.
+
+    Args:
+        seed: of their random streams.
+        augmentation: ``light``, as in the notebook, or ``strong``.
+        scaled: pixels are in [-1, 1], not in 0…255; only ``strong`` needs to know.
+
+    Returns:
+        Keras layers, float32 [N, H, W, 3] in and out.
+    """
+    flip = keras.layers.RandomFlip("horizontal", seed=seed, name="random_flip")
+    if augmentation == "light":
+        return [flip, keras.layers.RandomRotation(ROTATION, seed=seed + 1, name="random_rotation")]
+    return [
+        flip,
+        keras.layers.RandomRotation(_STRONG_ROTATION, seed=seed + 1, name="random_rotation"),
+        keras.layers.RandomZoom((-_STRONG_ZOOM, _STRONG_ZOOM), seed=seed + 2, name="random_zoom"),
+        keras.layers.RandomTranslation(
+            _STRONG_SHIFT, _STRONG_SHIFT, seed=seed + 3, name="random_translation"
+        ),
+        keras.layers.RandomContrast(
+            _STRONG_CONTRAST,
+            value_range=(-1, 1) if scaled else (0, 255),
+            seed=seed + 4,
+            name="random_contrast",
+        ),
+    ]
+
+
+def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
+    """Builds MobileNetV2 (width 1.0, no top), frozen.
+
+    Args:
+        image_size: side of the input in pixels.
+        weights: a Keras weights file, or None for random weights.
+
+    Returns:
+        A model from float32 [N, image_size, image_size, 3] in [-1, 1] to float32 [N, h, w, 1280].
+
+    Raises:
+        WeightsError: the file is missing, no Keras weights file, or one of another architecture.
+    """
+    backbone = keras.applications.MobileNetV2(
+        (image_size, image_size, 3), include_top=False, weights=None
+    )
+    backbone.trainable = False
+    if weights is not None:
+        try:
+            with warnings.catch_warnings():
+                # One warning per layer that does not fit says less than the error that follows
+                # them.
+                warnings.simplefilter("ignore", UserWarning)
+                backbone.load_weights(weights)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(
+                f"--base_weights={weights}: cannot be loaded as MobileNetV2 1.0 without top"
+                f" ({reason}); expected the file that"
+                " keras.applications.MobileNetV2(include_top=False) downloads"
+            ) from error
+    return backbone
+
+
+def unfreeze_top(model: keras.Model) -> None:
+    """Makes the last blocks of a variant's backbone trainable, all but BatchNorm.
+
+    A BatchNorm layer that may train takes the batch's statistics, however the backbone is called:
+    the model's own `training=True` goes through to every layer of it.
+
+    Args:
+        model: the variant `transfer`.
+    """
+    backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    backbone.trainable = True
+    frozen = True
+    for layer in backbone.layers:
+        frozen = frozen and layer.name != _FIRST_TUNED
+        layer.trainable = not (frozen or isinstance(layer, keras.layers.BatchNormalization))

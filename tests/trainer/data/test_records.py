@@ -12,13 +12,14 @@ from PIL import Image
 from tests.trained_model import encode, load_examples, write_pictures
 from trainer.data import records
 from trainer.data.frozen import ledger_file, read
-from trainer.data.input import Examples, Part, own_pictures
+from trainer.data.input import Examples, own_pictures
 from trainer.data.pictures import assign, open_pictures
 from trainer.data.places import Place
 from trainer.data.records import convert
 from trainer.data.scan import scan
 from trainer.data.sources import pictures_folder
 from trainer.errors import DataError
+from trainer.workers import Part
 from whisker_ml import storage
 
 SIZE = 32

@@ -3,13 +3,13 @@ import pytest
 import tensorflow as tf
 
 from trainer.evaluation.calibration import LOWEST_TEMPERATURE, fit_temperature, reliability
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 
 
 def drawn(classes, count, seed=0):
     """Logits, and labels that are drawn with exactly the probabilities that they give."""
     generator = np.random.default_rng(seed)
-    head = Head(classes)
+    head = Objective(classes)
     logits = generator.normal(0, 2, (count, head.units)).astype(np.float32)
     probabilities = head.probabilities(tf.constant(logits)).numpy()
     labels = (generator.random((count, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
@@ -33,14 +33,14 @@ def test_calibrated_logits_are_left_alone():
 @pytest.mark.parametrize("count", [1, 20])
 def test_few_pictures_that_are_all_right_do_not_make_the_model_surer(count):
     assert (
-        fit_temperature(Head(2), np.ones(count, np.int32), np.full((count, 1), 3, np.float32))
+        fit_temperature(Objective(2), np.ones(count, np.int32), np.full((count, 1), 3, np.float32))
         == 1.0
     )
 
 
 def test_perfect_separation_stops_at_the_bound():
     labels = np.arange(1000, dtype=np.int32) % 2
-    fitted = fit_temperature(Head(2), labels, (2 * labels[:, None] - 1).astype(np.float32))
+    fitted = fit_temperature(Objective(2), labels, (2 * labels[:, None] - 1).astype(np.float32))
     assert fitted == pytest.approx(LOWEST_TEMPERATURE, rel=3e-3)
 
 

@@ -3,13 +3,13 @@ import pytest
 
 from trainer.evaluation.intervals import wilson_interval
 from trainer.evaluation.metrics import evaluate
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 
 
 def test_evaluation_counts_every_class():
     logits = np.array([[-2.0], [3.0], [2.0], [-1.0], [4.0]], np.float32)
     labels = np.array([0, 0, 1, 1, 1], np.int32)
-    judged = evaluate(Head(2), ["cats", "dogs"], labels, logits)
+    judged = evaluate(Objective(2), ["cats", "dogs"], labels, logits)
     assert (judged["n"], judged["accuracy"]) == (5, 0.6)
     assert judged["interval_95"] == list(wilson_interval(3, 5))
     cats, dogs = judged["per_class"]["cats"], judged["per_class"]["dogs"]
@@ -23,7 +23,9 @@ def test_evaluation_counts_every_class():
 
 def test_class_that_is_absent_and_never_named_has_no_recall_and_no_precision():
     labels = np.array([0, 1, 1, 1], np.int32)
-    judged = evaluate(Head(3), ["a", "b", "c"], labels, np.eye(3, dtype=np.float32)[[1, 1, 0, 0]])
+    judged = evaluate(
+        Objective(3), ["a", "b", "c"], labels, np.eye(3, dtype=np.float32)[[1, 1, 0, 0]]
+    )
     nothing = {
         "n": 0,
         "correct": 0,
@@ -45,7 +47,9 @@ def test_spread_of_recalls_that_chance_makes_shrinks_with_pictures_and_grows_wit
         logits = np.eye(classes, dtype=np.float32)[
             np.where(np.arange(len(labels)) % 5, labels, (labels + 1) % classes)
         ]
-        return evaluate(Head(classes), [str(number) for number in range(classes)], labels, logits)
+        return evaluate(
+            Objective(classes), [str(number) for number in range(classes)], labels, logits
+        )
 
     assert (
         spread(3, 1000)["recall_spread_by_chance"] < 0.06 < spread(3, 50)["recall_spread_by_chance"]

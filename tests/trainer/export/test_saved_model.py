@@ -8,15 +8,14 @@ import pytest
 import tensorflow as tf
 
 from tests.trained_model import draw
-from trainer.export.cost import measure
-from trainer.export.saved_model import export
-from trainer.variants.head import Head
+from trainer.export.saved_model import export, measure
 from trainer.variants.models import build
+from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_and_resize
 from whisker_ml import contract
 
 CLASSES, SIZE = ["ape", "bär", "c<at>"], 32
-HEAD = Head(len(CLASSES), temperature=2.5)
+HEAD = Objective(len(CLASSES), temperature=2.5)
 
 # Runs where the project cannot be imported: None in sys.modules makes every attempt an ImportError.
 ELSEWHERE = """
@@ -39,7 +38,7 @@ print(json.dumps(answers))
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     keras.utils.set_random_seed(0)
-    model = build("preprocessed", SIZE, Head(len(CLASSES)), seed=0)
+    model = build("preprocessed", SIZE, Objective(len(CLASSES)), seed=0)
     export(model, HEAD, CLASSES, SIZE, folder / "export")
     return folder / "export", model
 
@@ -129,7 +128,7 @@ def test_failed_export_leaves_the_old_one(exported, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="No space left"):
-        export(exported[1], Head(3), CLASSES, SIZE, folder)
+        export(exported[1], Objective(3), CLASSES, SIZE, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     assert (folder / "old").exists()
 

@@ -14,7 +14,7 @@ from trainer.data.ledger import Ledger
 from trainer.errors import VerificationError
 from trainer.export import saved_model
 from trainer.export.verify import Expected, _difference, serve, verify
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 from whisker_ml import contract
 
 
@@ -33,14 +33,14 @@ def test_published_run_was_verified_on_its_whole_test_set(trained):
     assert f"served as trained: {n} test pictures over gRPC, " in "\n".join(trained.lines)
 
 
-def expected(trained, head):
+def expected(trained, objective):
     ledger = Ledger.read(trained.run / "ledger.json")
     pictures = [picture for picture in ledger.pictures if picture.split == "test"]
     rows = [
         json.loads(line) for line in (trained.run / "predictions.jsonl").read_text().splitlines()
     ]
     rows = [row for row in rows if row["split"] == "test"]
-    probabilities = head.probabilities(tf.constant([row["logits"] for row in rows])).numpy()
+    probabilities = objective.probabilities(tf.constant([row["logits"] for row in rows])).numpy()
     predicted = [row["predicted"] for row in rows]
     return Expected(
         ledger.classes,
@@ -52,7 +52,7 @@ def expected(trained, head):
 
 
 def test_model_that_resizes_another_way_is_caught(trained, tmp_path, monkeypatch):
-    resize, head = tf.image.resize, Head(2, trained.result["calibration"]["temperature"])
+    resize, objective = tf.image.resize, Objective(2, trained.result["calibration"]["temperature"])
     model = keras.models.load_model(trained.run / "model.keras")
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -60,12 +60,12 @@ def test_model_that_resizes_another_way_is_caught(trained, tmp_path, monkeypatch
             "resize",
             lambda *given, **named: resize(*given, **(named | {"antialias": True})),
         )
-        saved_model.export(model, head, ["cats", "dogs"], 32, tmp_path / "export")
+        saved_model.export(model, objective, ["cats", "dogs"], 32, tmp_path / "export")
     with (
         serve(str(tmp_path / "export"), "the exported model") as served,
         pytest.raises(VerificationError) as error,
     ):
-        verify(served, expected(trained, head), "CPU")
+        verify(served, expected(trained, objective), "CPU")
     assert "the served model does not answer what was trained: over gRPC, " in str(error.value)
     assert " in probability (at most 1e-05 is rounding)" in str(error.value)
     assert "\n" not in str(error.value)

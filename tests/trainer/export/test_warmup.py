@@ -2,7 +2,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from tests.trained_model import draw
-from trainer.export import warmup
+from trainer.export import provenance
 from whisker_ml import contract
 
 
@@ -13,7 +13,7 @@ def records(folder):
 
 def test_requests_have_one_picture_and_batches(tmp_path):
     pictures = [draw("cats", number) for number in range(3)]
-    assert warmup.write(tmp_path, "whisker", pictures) == 3
+    assert provenance.write_warmup(tmp_path, "whisker", pictures) == 3
     requests = records(tmp_path)
     assert [list(request.inputs) for request in requests] == [[contract.INPUT_BYTES]] * 3
     batches = [
@@ -26,6 +26,6 @@ def test_requests_have_one_picture_and_batches(tmp_path):
 
 def test_large_pictures_make_fewer_records_and_no_large_file(tmp_path):
     for size, count in ((100_000, 2), (1_500_000, 1), (2_500_000, 0)):
-        assert warmup.write(tmp_path, "whisker", [bytes(size)]) == count
+        assert provenance.write_warmup(tmp_path, "whisker", [bytes(size)]) == count
         assert len(records(tmp_path)) == count
         assert (tmp_path / contract.WARMUP_FILE).stat().st_size <= 2_010_000

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trained_model import encode, give_statistics, load_examples, write_pictures
+from tests.trained_model import encode, give_statistics, load_examples, logged, write_pictures
 from trainer.config import Config
 from trainer.data.ledger import SPLITS
+from trainer.devices import prepare
 from trainer.errors import RunError
 from trainer.training import features
-from trainer.training.devices import prepare
-from trainer.training.extractor import BACKENDS, BATCH, fastest_backend, split
-from trainer.variants.head import Head
+from trainer.training.features import BACKENDS, BATCH, fastest_backend, split_backbone
 from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
+from trainer.variants.objective import Objective
 
 SIZE, VIEWS, SEED, BATCH_SIZE = 32, 3, 5, 8
 
@@ -25,7 +25,7 @@ def make_model(size=SIZE, seed=0):
     fit the weights.
     """
     keras.utils.set_random_seed(seed)
-    model = build("transfer", size, Head(2), seed=seed)
+    model = build("transfer", size, Objective(2), seed=seed)
     give_statistics(model.get_layer(f"mobilenetv2_1.00_{size}"), pixels_of(64, size))
     return model
 
@@ -51,7 +51,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def extractor(model):
-    return split(model)[0]
+    return split_backbone(model)[0]
 
 
 class Extraction:
@@ -64,16 +64,16 @@ class Extraction:
         self.lines = []
 
     def __call__(self, extractor=None, ledger=None, views=VIEWS, seed=SEED, backend=None):
-        return features.extract(
-            self.examples,
-            ledger or self.ledger,
-            extractor or self._extractor,
-            views=views,
-            seed=seed,
-            cache_folder=self.folder,
-            say=self.lines.append,
-            backend=backend,
-        )
+        with logged(self.lines):
+            return features.extract(
+                self.examples,
+                ledger or self.ledger,
+                extractor or self._extractor,
+                views=views,
+                seed=seed,
+                cache_folder=self.folder,
+                backend=backend,
+            )
 
     @property
     def files(self):
@@ -120,7 +120,7 @@ def epoch_of(extracted, *, seed=1, epoch=0, full=False):
 
 
 def test_head_after_extractor_is_the_whole_model(model):
-    extractor, head = split(model)
+    extractor, head = split_backbone(model)
     pixels = pixels_of(5, SIZE)
     np.testing.assert_allclose(
         head(extractor(pixels)), model(pixels, training=False), rtol=1e-5, atol=1e-5
@@ -135,7 +135,7 @@ def test_head_after_extractor_is_the_whole_model(model):
 def test_training_the_head_trains_the_whole_model():
     model = make_model()
     before, parameters = describe_layers(model), (model.count_params(), trainable_parameters(model))
-    extractor, head = split(model)
+    extractor, head = split_backbone(model)
     assert {id(variable) for variable in head.trainable_variables} == {
         id(v) for v in model.trainable_variables
     }
@@ -144,7 +144,7 @@ def test_training_the_head_trains_the_whole_model():
     pixels = pixels_of(3, SIZE)
     expected = head(extractor(pixels))
     np.testing.assert_allclose(model(pixels, training=False), expected, rtol=1e-5)
-    published = build("transfer", SIZE, Head(2), seed=1)
+    published = build("transfer", SIZE, Objective(2), seed=1)
     copy_variables(model, published)
     np.testing.assert_allclose(published(pixels, training=False), expected, rtol=1e-5)
     assert (describe_layers(model), (model.count_params(), trainable_parameters(model))) == (
@@ -171,7 +171,7 @@ def test_model_under_a_strategy_can_be_split_and_run():
     devices = prepare(Config(logical_replicas=2))
     with devices.strategy.scope():
         model = make_model()
-        extractor, head = split(model)
+        extractor, head = split_backbone(model)
     pixels = pixels_of(2, SIZE)
     expected = model(pixels, training=False).numpy()
     np.testing.assert_allclose(head(BACKENDS["XNNPACK"](extractor)(pixels)), expected, atol=1e-3)
@@ -288,7 +288,7 @@ def other_content(ledger):
 def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
     ledger = pictures[1]
     twice_as_large = make_model(size=2 * SIZE)
-    split(twice_as_large)[0].set_weights(extractor.get_weights())
+    split_backbone(twice_as_large)[0].set_weights(extractor.get_weights())
     same = {
         "ledger": ledger,
         "extractor": extractor,
@@ -303,8 +303,8 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
         "backend": {"backend": "TensorFlow"},
         "order": {"ledger": other_order(ledger)},
         "picture": {"ledger": other_content(ledger)},
-        "weights": {"extractor": split(make_model(seed=1))[0]},
-        "image size": {"extractor": split(twice_as_large)[0]},
+        "weights": {"extractor": split_backbone(make_model(seed=1))[0]},
+        "image size": {"extractor": split_backbone(twice_as_large)[0]},
     }
     names = {
         changed: features.cache_name(**{**same, **change}) for changed, change in changes.items()

@@ -5,17 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trained_model import load_examples, write_pictures
+from tests.trained_model import load_examples, logged, write_pictures
 from trainer.config import Config, LearningRate
+from trainer.devices import prepare
 from trainer.errors import RunError, RunStopped, TrainingError
 from trainer.training.checkpoints import Checkpoints
-from trainer.training.devices import prepare
-from trainer.training.fit import History, Plan, train
+from trainer.training.fit import History, Plan, Plateau, make_optimizer, train
 from trainer.training.loop import Loop
 from trainer.training.observers import Observers
-from trainer.training.schedule import Plateau, make_optimizer
-from trainer.variants.head import Head
 from trainer.variants.models import build
+from trainer.variants.objective import Objective
 
 SIZE = 32
 PLAN = Plan(epochs=3, batch_size=7, seed=0)
@@ -36,9 +35,9 @@ class Run:
         devices = prepare(Config())
         keras.utils.set_random_seed(0)
         with devices.strategy.scope():
-            self.model = build("preprocessed", SIZE, Head(2), seed=0)
+            self.model = build("preprocessed", SIZE, Objective(2), seed=0)
             optimizer, _ = make_optimizer(LearningRate("constant", rate), 100)
-        self.loop = Loop(self.model, Head(2), optimizer, devices.strategy)
+        self.loop = Loop(self.model, Objective(2), optimizer, devices.strategy)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.model, optimizer)
         folder.mkdir(exist_ok=True)
         self.observers = Observers(
@@ -46,21 +45,21 @@ class Run:
             pictures=30,
             metrics_file=folder / "metrics.jsonl",
             tensorboard=folder / "tensorboard",
-            say=self.lines.append,
             profile=profile,
         )
 
     def train(self, examples, plan=PLAN, *, plateau=None, stop=lambda: False):
-        return train(
-            self.loop,
-            examples,
-            Head(2),
-            plan,
-            checkpoints=self.checkpoints,
-            plateau=plateau,
-            observers=self.observers,
-            stop=stop,
-        )
+        with logged(self.lines):
+            return train(
+                self.loop,
+                examples,
+                Objective(2),
+                plan,
+                checkpoints=self.checkpoints,
+                plateau=plateau,
+                observers=self.observers,
+                stop=stop,
+            )
 
     def weights(self):
         return [variable.value.numpy() for variable in self.model.variables]
@@ -91,7 +90,7 @@ def test_stopped_run_goes_on_at_the_very_batch(examples, whole, tmp_path, calls)
         first.train(examples, stop=stop_after(calls))
     second = Run(tmp_path)
     history = second.train(examples)
-    assert second.lines[0].startswith("going on after epoch ")
+    assert second.lines[0].startswith("resuming after epoch ")
     assert_same(second.weights(), whole[0].weights())
     for name in ("accuracy", "loss", "validation_accuracy", "validation_loss"):
         assert getattr(history, name) == getattr(whole[1], name)
@@ -190,7 +189,7 @@ def test_early_stopping_keeps_the_best_epoch(examples, tmp_path):
     assert len(history.loss) - history.best_epoch() == 2
     logits = run.loop.logits(examples.evaluation_batches("validation", 7))
     labels = tf.constant(examples.labels(examples.indices("validation")))
-    assert float(tf.reduce_mean(Head(2).loss(labels, tf.constant(logits)))) == pytest.approx(
+    assert float(tf.reduce_mean(Objective(2).loss(labels, tf.constant(logits)))) == pytest.approx(
         min(history.validation_loss), rel=1e-5
     )
     assert (

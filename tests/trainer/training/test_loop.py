@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tests.trained_model import draw
 from trainer.config import Config
-from trainer.training.devices import prepare
+from trainer.devices import prepare
 from trainer.training.loop import Loop
 from trainer.variants import models
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_and_resize
 
 PICTURES, BATCH, SIZE = 37, 16, 32
@@ -43,8 +43,8 @@ def loop_on(replicas, optimizer, variant="plain", **options):
     assert devices.replicas == replicas
     keras.utils.set_random_seed(0)
     with devices.strategy.scope():
-        model = models.build(variant, SIZE, Head(3), seed=0)
-        return Loop(model, Head(3), optimizer(), devices.strategy, **options)
+        model = models.build(variant, SIZE, Objective(3), seed=0)
+        return Loop(model, Objective(3), optimizer(), devices.strategy, **options)
 
 
 @pytest.mark.usefixtures("without_chance")
@@ -80,7 +80,7 @@ def test_weights_move_the_loss_and_the_step_and_leave_the_accuracy_alone():
     assert not np.isclose(other[:, 0], rows[:, 0]).any()
     assert not np.isclose(other[:, 3], rows[:, 3]).any()
     pixels, labels, _ = next(iter(batches_of))
-    losses = Head(3).loss(labels, plain.model(tf.cast(pixels, tf.float32), training=False))
+    losses = Objective(3).loss(labels, plain.model(tf.cast(pixels, tf.float32), training=False))
     assert other[0, 0] == pytest.approx(
         float(tf.reduce_sum(losses * tf.gather(heavy, labels))), rel=1e-4
     )
@@ -120,7 +120,7 @@ import_tensorflow()
 import keras, numpy as np, tensorflow as tf
 from trainer.training.loop import Loop
 from trainer.variants import models
-from trainer.variants.head import Head
+from trainer.variants.objective import Objective
 models._DROPOUT, models.augmentation_layers = 0.0, lambda *_, **__: []
 generator = np.random.default_rng(0)
 pixels = generator.integers(0, 256, (48, 32, 32, 3)).astype(np.uint8)
@@ -128,8 +128,8 @@ labels, weights = generator.integers(0, 3, 48).astype(np.int32), np.ones(48, np.
 losses = []
 for jit in (False, True):
     keras.utils.set_random_seed(0)
-    model = models.build("preprocessed", 32, Head(3), seed=0)
-    loop = Loop(model, Head(3), keras.optimizers.Adam(), tf.distribute.get_strategy(), jit=jit)
+    model = models.build("preprocessed", 32, Objective(3), seed=0)
+    loop = Loop(model, Objective(3), keras.optimizers.Adam(), tf.distribute.get_strategy(), jit=jit)
     batches = tf.data.Dataset.from_tensor_slices((pixels, labels, weights)).batch(16)
     losses.append(np.concatenate([sums[:, 0] for _ in range(3) for sums in loop.train(batches)]))
 assert loop._compiled_step.experimental_get_tracing_count() > 0, "the step is a compiled function"

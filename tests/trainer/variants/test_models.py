@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import WeightsError
-from trainer.variants.head import Head
 from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
+from trainer.variants.objective import Objective
 
 
 @pytest.fixture(scope="module")
 def models():
     keras.utils.set_random_seed(0)
     return {
-        variant: build(variant, 160, Head(2), seed=0)
+        variant: build(variant, 160, Objective(2), seed=0)
         for variant in ("plain", "augmented", "preprocessed", "transfer")
     }
 
@@ -51,13 +51,13 @@ def test_untrained_model_on_scaled_inputs_knows_nothing(models):
     # s(0.5))) / 2.
     pixels = np.random.default_rng(0).uniform(0, 255, (64, 160, 160, 3)).astype(np.float32)
     labels = tf.constant(np.arange(64) % 2, tf.int32)
-    loss = tf.reduce_mean(Head(2).loss(labels, models["preprocessed"](pixels, training=False)))
+    loss = tf.reduce_mean(Objective(2).loss(labels, models["preprocessed"](pixels, training=False)))
     assert float(loss) == pytest.approx(math.log(2), abs=0.02)
 
 
 def test_loss_of_a_sure_and_right_model_is_zero():
     assert (
-        float(tf.reduce_max(Head(2).loss(tf.constant([0, 1]), tf.constant([[-30.0], [30.0]]))))
+        float(tf.reduce_max(Objective(2).loss(tf.constant([0, 1]), tf.constant([[-30.0], [30.0]]))))
         < 1e-9
     )
 
@@ -79,7 +79,7 @@ def test_backbone_statistics_stay_as_they_are_in_training(models):
 
 
 def test_half_precision_keeps_variables_and_logits_whole(models):
-    model = build("preprocessed", 160, Head(2), seed=0, precision="mixed_bfloat16")
+    model = build("preprocessed", 160, Objective(2), seed=0, precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32", "the policy is put back"
     assert {layer.compute_dtype for layer in model.layers if layer.name.startswith("conv")} == {
         "bfloat16"
@@ -94,7 +94,7 @@ def test_half_precision_keeps_variables_and_logits_whole(models):
 
 
 def test_more_classes_get_one_logit_each():
-    assert build("plain", 32, Head(5), seed=0).output_shape == (None, 5)
+    assert build("plain", 32, Objective(5), seed=0).output_shape == (None, 5)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def weights(tmp_path_factory):
 
 def test_weights_file_is_loaded_into_the_backbone(weights):
     folder, expected = weights
-    model = build("transfer", 32, Head(2), seed=0, weights=folder / "right.weights.h5")
+    model = build("transfer", 32, Objective(2), seed=0, weights=folder / "right.weights.h5")
     backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     for one, other in zip(expected.variables, backbone.variables, strict=True):
         np.testing.assert_array_equal(one.value, other.value)
@@ -120,7 +120,7 @@ def test_weights_file_is_loaded_into_the_backbone(weights):
 @pytest.mark.parametrize("name", ["other.weights.h5", "text.h5", "cut.weights.h5"])
 def test_weights_file_of_something_else_is_refused_with_one_line(weights, name):
     with pytest.raises(WeightsError) as error:
-        build("transfer", 32, Head(2), seed=0, weights=weights[0] / name)
+        build("transfer", 32, Objective(2), seed=0, weights=weights[0] / name)
     assert "cannot be loaded as MobileNetV2 1.0 without top" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -129,7 +129,7 @@ def test_weights_file_of_something_else_is_refused_with_one_line(weights, name):
     ("variant", "low", "high"), [("augmented", 0, 255), ("preprocessed", -1, 1)]
 )
 def test_strong_augmentation_stays_in_the_range_of_its_pixels(variant, low, high):
-    model = build(variant, 32, Head(2), seed=0, strong_augmentation=True)
+    model = build(variant, 32, Objective(2), seed=0, augmentation="strong")
     augment = keras.Model(model.input, model.get_layer("random_contrast").output)
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
     once, again = (augment(pixels, training=True).numpy() for _ in range(2))

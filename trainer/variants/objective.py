@@ -1,5 +1,4 @@
-"""What belongs together about the end of a model: logits, their loss, their probabilities, and the
-answer.
+"""The objective: what turns a model's logits into a loss, into probabilities and into an answer.
 
 One logit and binary cross-entropy for two classes, K logits and categorical cross-entropy for more.
 Everything that turns logits into something else is here, so that a sigmoid never meets a
@@ -12,8 +11,8 @@ import tensorflow as tf
 
 
 @dataclass(frozen=True)
-class Head:
-    """The end of a model.
+class Objective:
+    """Loss, probabilities and answer of a model's logits.
 
     Attributes:
         class_count: two or more.

@@ -12,12 +12,12 @@ from trainer.config import Config
 from trainer.data.input import Examples
 from trainer.data.ledger import SPLITS, Found, Ledger, Picture
 from trainer.data.pictures import Pictures
-from trainer.evaluation.judgement import judge
+from trainer.evaluation.judge import judge_rows
 from trainer.evaluation.reading import read_run
-from trainer.illustrations import illustrate_data, illustrate_result
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
-from trainer.variants.head import Head
+from trainer.reporting.run_report import illustrate_data, illustrate_result
+from trainer.variants.objective import Objective
 
 SIZE = 64
 MOST_REPORT_BYTES = 5_000_000
@@ -38,7 +38,7 @@ def awkward(trained, classes, *, right):
     pixels = generator.integers(0, 256, (len(pictures), SIZE, SIZE, 3), np.uint8)
     found = tuple(Found(picture.path, picture.label, picture.split) for picture in pictures)
     examples = Examples(Pictures(trained.pictures, found, read=None), ledger, pixels, SIZE)
-    head = Head(len(classes))
+    head = Objective(len(classes))
     rows = []
     for picture in pictures:
         number = classes.index(picture.label)
@@ -56,7 +56,7 @@ def awkward(trained, classes, *, right):
         "config": asdict(config),
     }
     result |= {"classes": list(classes), "data": result["data"] | {"counts": ledger.counts()}}
-    result |= judge(
+    result |= judge_rows(
         head, classes, rows, {picture.sha256: picture.path for picture in pictures}, seed=0
     )
     return examples, ledger, config, result | {"reading": read_run(result)}

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from trainer.evaluation.judgement import MOST_LISTED, judge
-from trainer.variants.head import Head
+from trainer.evaluation.judge import MOST_LISTED, judge_rows
+from trainer.variants.objective import Objective
 
 CLASSES = ["cats", "dogs"]
 
@@ -14,8 +14,8 @@ def row(number, split, label, *logits):
 
 
 def judged(rows, classes=CLASSES):
-    found = judge(
-        Head(len(classes)),
+    found = judge_rows(
+        Objective(len(classes)),
         classes,
         rows,
         {each["sha256"]: f"{each['sha256']}.jpg" for each in rows},

@@ -1,11 +1,11 @@
 import pytest
 import tensorflow as tf
 
+from trainer import devices
 from trainer.cluster import Cluster
 from trainer.config import Config
+from trainer.devices import prepare
 from trainer.errors import DeviceError
-from trainer.training import devices
-from trainer.training.devices import prepare
 
 no_gpu = pytest.mark.skipif(
     bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU"

@@ -1,6 +1,4 @@
-"""Which pictures of a run are drawn: chosen here, by the run's seed; drawn by
-`trainer.reporting.plots`.
-"""
+"""The report of one run: its pictures, the HTML page and the model card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
+from trainer.data.dataset import Dataset
 from trainer.data.input import Examples
 from trainer.data.ledger import Ledger
 from trainer.reporting import charts, files, plots
-from trainer.variants.augmentation import augmentation_layers
+from trainer.reporting.model_card import write_model_card
+from trainer.reporting.report import write_report
+from trainer.session import Session
+from trainer.training.observers import show_pictures
+from trainer.variants import VARIANTS
+from trainer.variants.models import augmentation_layers
 
 # What each layer of augmentation makes of a picture.
 _DONE_BY = {
@@ -23,6 +27,35 @@ _DONE_BY = {
     "random_translation": "moved",
     "random_contrast": "with more or less contrast",
 }
+
+
+def draw_data(config: Config, session: Session, data: Dataset) -> None:
+    """Draws what training starts from, for the report and for TensorBoard.
+
+    Args:
+        config: of the run.
+        session: of the run; its folder gets the pictures.
+        data: what is drawn.
+    """
+    folder = session.folder.file("pictures")
+    illustrate_data(data.examples, data.ledger, config, folder)
+    show_pictures(folder, session.folder.path / "tensorboard", 0)
+
+
+def write(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
+    """Draws the pictures of a run, and writes its report and its model card.
+
+    Args:
+        session: of the run; its folder gets them.
+        data: the pictures that were judged.
+        result: what `result.json` holds.
+        steps: training steps, for TensorBoard.
+    """
+    folder, pictures = session.folder, session.folder.file("pictures")
+    illustrate_result(data.examples, data.ledger, result, pictures)
+    show_pictures(pictures, folder.path / "tensorboard", steps)
+    write_model_card(result, folder.environment, folder.file("model_card.md"))
+    write_report(result, folder.environment, pictures, folder.file("report.html"))
 
 
 def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:
@@ -47,10 +80,12 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
     plots.class_rows(shown, folder / files.CLASS_ROWS)
     plots.label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / files.LABEL_COUNTS)
     # Features of untouched pictures alone see no augmentation.
-    if config.variant != "plain" and (config.feature_views != 1 or config.fine_tune_epochs):
+    if VARIANTS[config.variant].augmented and (
+        config.feature_views != 1 or config.fine_tune_epochs
+    ):
         original = examples.pictures(generator.choice(train, 1))
         batch = tf.cast(tf.repeat(original, plots.AUGMENTED_COPIES, axis=0), tf.float32)
-        layers = augmentation_layers(config.seed, strong=config.strong_augmentation, scaled=False)
+        layers = augmentation_layers(config.seed, config.augmentation, scaled=False)
         augmented = {
             _DONE_BY[layer.name]: list(
                 tf.cast(

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import RunStopped
-from trainer.stop import Stop
+from trainer.session import Stop
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def ask():
 @pytest.mark.usefixtures("stop")
 def test_request_outside_of_training_ends_the_run_at_once():
     with pytest.raises(
-        RunStopped, match="stopped outside of training; the same command goes on from there"
+        RunStopped, match="stopped outside of training; the same command resumes from there"
     ):
         ask()
 
@@ -32,7 +32,7 @@ def test_request_outside_of_training_ends_the_run_at_once():
 def test_request_in_training_is_remembered(stop):
     with stop.deferred():
         ask()
-        assert stop.asked()
+        assert stop.requested()
 
 
 def test_request_that_a_library_wraps_is_one_line_all_the_same(stop):
@@ -41,11 +41,11 @@ def test_request_that_a_library_wraps_is_one_line_all_the_same(stop):
         ask()
         return tf.constant(0)
 
-    with pytest.raises(RunStopped) as error, stop.told_plainly():
+    with pytest.raises(RunStopped) as error, stop.raised_plainly():
         traced()
-    assert str(error.value) == "stopped outside of training; the same command goes on from there"
+    assert str(error.value) == "stopped outside of training; the same command resumes from there"
 
 
 def test_error_that_nobody_asked_for_stays_what_it_is(stop):
-    with pytest.raises(ValueError, match="ours"), stop.told_plainly():
+    with pytest.raises(ValueError, match="ours"), stop.raised_plainly():
         raise ValueError("ours")

@@ -2,16 +2,15 @@ import keras
 import numpy as np
 import pytest
 
-from tests.trained_model import give_statistics, load_examples, write_pictures
+from tests.trained_model import give_statistics, load_examples, logged, write_pictures
+from trainer import training
 from trainer.config import Config
+from trainer.devices import prepare
 from trainer.errors import RunStopped
-from trainer.training import stages
-from trainer.training.devices import prepare
+from trainer.training import Stages
 from trainer.training.observers import Observers
-from trainer.training.stages import Stages
-from trainer.variants.backbone import unfreeze_top
-from trainer.variants.head import Head
-from trainer.variants.models import build
+from trainer.variants.models import build, unfreeze_top
+from trainer.variants.objective import Objective
 
 SIZE = 32
 CONFIG = Config(
@@ -39,7 +38,7 @@ class Run:
         self.folder, self.lines = folder, []
         folder.mkdir(exist_ok=True)
         keras.utils.set_random_seed(0)
-        self.model = build("transfer", SIZE, Head(2), seed=0)
+        self.model = build("transfer", SIZE, Objective(2), seed=0)
         backbone = next(layer for layer in self.model.layers if isinstance(layer, keras.Model))
         give_statistics(backbone, examples.pictures(examples.indices("train")).astype(np.float32))
         observers = Observers(
@@ -47,14 +46,13 @@ class Run:
             pictures=len(examples.indices("train")),
             metrics_file=folder / "metrics.jsonl",
             tensorboard=folder / "tensorboard",
-            say=self.lines.append,
             profile=None,
         )
         self.stages = Stages(
             config,
             prepare(config),
             self.model,
-            Head(2),
+            Objective(2),
             examples,
             checkpoints=folder / "checkpoints",
             saved=lambda: None,
@@ -66,8 +64,9 @@ class Run:
         return {variable.path: variable.value.numpy().copy() for variable in self.model.variables}
 
     def both(self):
-        history = self.stages.train(None)
-        return self.stages.fine_tune(history, len(history.loss))
+        with logged(self.lines):
+            history = self.stages.train(None)
+            return self.stages.fine_tune(history, len(history.loss))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_fine_tuning_changes_the_top_of_the_backbone_and_no_statistics(whole):
 
 
 def test_top_of_the_backbone_is_trainable_and_runs_with_fixed_statistics():
-    model = build("transfer", SIZE, Head(2), seed=0)
+    model = build("transfer", SIZE, Objective(2), seed=0)
     head_alone = len(model.trainable_variables)
     unfreeze_top(model)
     assert len(model.trainable_variables) > head_alone
@@ -109,11 +108,12 @@ def test_top_of_the_backbone_is_trainable_and_runs_with_fixed_statistics():
 
 
 def test_fine_tuning_that_makes_it_worse_is_undone(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "_FINE_TUNE_RATE", 3000.0)
+    monkeypatch.setattr(training, "_FINE_TUNE_RATE", 3000.0)
     run = Run(pictures, tmp_path / "run")
     history = run.stages.train(None)
     before = run.variables()
-    history = run.stages.fine_tune(history, len(history.loss))
+    with logged(run.lines):
+        history = run.stages.fine_tune(history, len(history.loss))
     assert min(history.validation_loss[2:]) > history.validation_loss[1], (
         "the test needs a rate that destroys"
     )
@@ -124,7 +124,7 @@ def test_fine_tuning_that_makes_it_worse_is_undone(pictures, tmp_path, monkeypat
             np.testing.assert_array_equal(value, after[path], err_msg=path)
 
 
-def test_run_stopped_in_its_second_stage_goes_on_there(pictures, whole, tmp_path):
+def test_run_stopped_in_its_second_stage_resumes_there(pictures, whole, tmp_path):
     def in_second_stage():
         return any(line.startswith("epoch 3") for line in first.lines)
 
@@ -133,7 +133,7 @@ def test_run_stopped_in_its_second_stage_goes_on_there(pictures, whole, tmp_path
         first.both()
     second = Run(pictures, tmp_path / "run")
     history = second.both()
-    assert any(line.startswith("going on after epoch 3") for line in second.lines)
+    assert any(line.startswith("resuming after epoch 3") for line in second.lines)
     assert history.validation_loss == whole[2].validation_loss
     for expected, variable in zip(whole[0].model.variables, second.model.variables, strict=True):
         np.testing.assert_array_equal(expected.value, variable.value, err_msg=variable.path)

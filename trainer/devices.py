@@ -1,5 +1,6 @@
 """Which devices a run uses, and the strategy that spreads a batch over them."""
 
+import logging
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -11,7 +12,10 @@ import tensorflow as tf
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError, WorkersError
-from trainer.training.workers import Workers
+from trainer.variants import VARIANTS
+from trainer.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 # nvidia-smi answers at once or hangs on a broken driver.
 _NVIDIA_SMI_TIMEOUT_S = 10.0
@@ -35,6 +39,7 @@ class Devices:
     Attributes:
         strategy: spreads a batch over them; TensorFlow's default strategy where there is one device
             only, because MirroredStrategy on one costs speed and gains nothing.
+        kind: ``GPU`` or ``CPU``.
         names: one per replica, such as ``CPU:0``, or ``worker 1 CPU:0`` where there are several
             workers.
         precision: Keras' name of what is computed in: ``float32`` or ``mixed_bfloat16``.
@@ -42,6 +47,7 @@ class Devices:
     """
 
     strategy: tf.distribute.Strategy
+    kind: str
     names: tuple[str, ...]
     precision: str
     workers: Workers
@@ -52,9 +58,14 @@ class Devices:
         return len(self.names)
 
     @property
+    def is_single(self) -> bool:
+        """Tells whether there is one device, and so no strategy."""
+        return self.strategy is tf.distribute.get_strategy()
+
+    @property
     def strategy_name(self) -> str:
         """Class of the strategy, or ``no strategy``."""
-        if self.strategy is tf.distribute.get_strategy():
+        if self.is_single:
             return "no strategy"
         # Its class still has the name that it had first.
         several = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -111,7 +122,7 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
             f" {len(names)} replicas"
         )
     _check_jit(config, names)
-    return Devices(strategy, names, _precision(config, gpus), Workers(strategy))
+    return Devices(strategy, kind, names, _precision(config, gpus), Workers(strategy))
 
 
 def _check(config: Config, cluster: Cluster) -> None:
@@ -172,24 +183,26 @@ def _several_workers(
             f" of {cluster.count} workers"
         )
     _check_jit(config, names)
-    return Devices(strategy, names, _precision(config, gpus), Workers(strategy, cluster))
+    return Devices(
+        strategy,
+        "GPU" if gpus else "CPU",
+        names,
+        _precision(config, gpus),
+        Workers(strategy, cluster),
+    )
 
 
 def _precision(config: Config, gpus: Sequence[tf.config.PhysicalDevice]) -> str:
     if config.mixed_precision == "auto":
-        if config.variant == "plain":
-            # Raw pixels make its first losses about 20. One of 40 seeds lost all its units to them
-            # in bfloat16, none in float32, on the real cats and dogs.
-            fits = False
-        elif gpus:
+        gains = VARIANTS[config.variant].bfloat16
+        if gpus:
             details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-            fits = all(
-                each.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY for each in details
+            fits = "gpu" in gains and all(
+                detail.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY
+                for detail in details
             )
         else:
-            # MobileNetV2's depthwise convolutions gain nothing from AMX: measured, 0.7 times the
-            # speed of float32.
-            fits = config.variant != "transfer" and _cpu_has_amx()
+            fits = "cpu" in gains and _cpu_has_amx()
     else:
         fits = config.mixed_precision == "bfloat16"
     return "mixed_bfloat16" if fits else "float32"
@@ -219,7 +232,7 @@ def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
         )
         if config.require_gpu or config.gpus:
             raise DeviceError(hint)
-        print(f"warning: {hint}")
+        logger.warning("warning: %s", hint)
     if config.require_gpu and not gpus:
         raise DeviceError(
             "--require_gpu: TensorFlow sees no GPU on this machine, and nvidia-smi lists none"

@@ -8,13 +8,13 @@ alone sums nothing.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.cluster import ALONE, Cluster
-from trainer.data.input import Part
 from trainer.errors import WorkersError
 
 # How TensorFlow says that a worker is gone: no more heartbeats, a broken connection, or a sum that
@@ -25,6 +25,21 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of every batch one of several workers trains on: that of its replicas.
+
+    Attributes:
+        first: number of its first replica.
+        end: number after its last.
+        replicas: of all workers; the batch size is a multiple of it.
+    """
+
+    first: int
+    end: int
+    replicas: int
 
 
 class Workers:
@@ -131,7 +146,7 @@ class Workers:
                 raise
             raise WorkersError(
                 f"{self._lost(error.message)}; its own log says why; give the same command again"
-                " everywhere to go on from the last checkpoint"
+                " everywhere to resume from the last checkpoint"
             ) from error
 
     def _lost(self, message: str) -> str:

@@ -154,7 +154,7 @@ def test_first_lines_say_who_is_there(together):
 
 
 def test_stopped_workers_go_on_at_the_very_batch(together):
-    assert "going on after epoch" in together.log(0)
+    assert "resuming after epoch" in together.log(0)
 
 
 def test_two_workers_take_the_steps_of_one(together, alone):
@@ -189,7 +189,6 @@ def test_run_whose_second_worker_never_comes_ends_and_begins_nothing(
         run(
             Config(data=arguments[0].partition("=")[2]),
             cluster=Cluster(addresses, 0, start_s=0.2),
-            say=lambda _: None,
         )
     assert not list(tmp_path.iterdir())
 
@@ -204,7 +203,9 @@ def test_worker_whose_company_dies_ends_in_one_line(arguments, tmp_path, victim)
     assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 2)
     last = workers.log(1 - victim).splitlines()[-1]
     assert f"worker {victim} (127.0.0.1:" in last
-    assert last.endswith("give the same command again everywhere to go on from the last checkpoint")
+    assert last.endswith(
+        "give the same command again everywhere to resume from the last checkpoint"
+    )
     if victim:
         assert (
             json.loads((workers.folders[0] / "run" / "state.json").read_text())["state"]

@@ -1,22 +1,83 @@
-"""Everything that a run says of its model, computed from the rows of `predictions.jsonl` alone."""
+"""How good a model is: its predictions, and every number that follows from their rows."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.config import Config
+from trainer.data import frozen
+from trainer.data.dataset import Dataset
 from trainer.evaluation.calibration import fit_temperature, reliability
 from trainer.evaluation.curves import coverage_curve, threshold_curves
 from trainer.evaluation.metrics import evaluate
-from trainer.variants.head import Head
+from trainer.session import Session
+from trainer.training import Trained
+from trainer.variants.objective import Objective
+
+logger = logging.getLogger(__name__)
 
 MOST_LISTED = 12
 
 
-def judge(
-    head: Head,
+@dataclass(frozen=True)
+class Judged:
+    """How good a model is.
+
+    Attributes:
+        numbers: as `judge_rows` gives them.
+        objective: the model's, with the temperature that fits the validation pictures.
+        test_set_evaluations: how often a model was judged on this frozen test set; None where the
+            split is not frozen.
+    """
+
+    numbers: dict[str, Any]
+    objective: Objective
+    test_set_evaluations: int | None
+
+
+def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> Judged:
+    """Predicts the validation and the test pictures, once, and judges the model by them.
+
+    Args:
+        config: of the run.
+        session: of the run; its folder gets ``predictions.jsonl``.
+        data: the pictures.
+        trained: the model.
+    """
+    ledger, objective = data.ledger, trained.objective
+    rows = []
+    for split in ("validation", "test"):
+        logits = trained.logits(split)
+        answers = objective.predictions(tf.constant(logits)).numpy()
+        for index, answer, row in zip(data.examples.indices(split), answers, logits, strict=True):
+            picture = ledger.pictures[index]
+            rows.append(
+                {
+                    "sha256": picture.sha256,
+                    "split": split,
+                    "label": picture.label,
+                    "predicted": ledger.classes[answer],
+                    "logits": row.tolist(),
+                }
+            )
+    session.folder.write_predictions(rows)
+    paths = {picture.sha256: picture.path for picture in ledger.pictures}
+    numbers = judge_rows(objective, ledger.classes, rows, paths, seed=config.seed)
+    evaluations = None
+    if data.pictures.frozen:
+        evaluations = frozen.count_look(data.folder, ledger, session.folder.address)
+        logger.info("evaluation %d of the frozen test set", evaluations)
+    session.clock.stop("evaluate")
+    temperature = numbers["calibration"]["temperature"]
+    return Judged(numbers, replace(objective, temperature=temperature), evaluations)
+
+
+def judge_rows(
+    head: Objective,
     classes: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     paths: Mapping[str, str],

@@ -4,9 +4,9 @@ import pytest
 
 from trainer.config import Config
 from trainer.errors import TrainingError
-from trainer.training.sanity import check_start
-from trainer.variants.head import Head
+from trainer.training import check_start
 from trainer.variants.models import build
+from trainer.variants.objective import Objective
 
 
 class Pictures:
@@ -31,15 +31,17 @@ def pictures():
 @pytest.mark.parametrize("variant", ["plain", "augmented", "preprocessed", "transfer"])
 def test_variants_as_they_are_pass(pictures, variant):
     keras.utils.set_random_seed(0)
-    check_start(build(variant, 32, Head(2), seed=0), Head(2), pictures, Config(variant=variant))
+    check_start(
+        build(variant, 32, Objective(2), seed=0), Objective(2), pictures, Config(variant=variant)
+    )
 
 
 def test_untrained_head_on_strong_features_passes(pictures):
     # Logits of 5 for every picture, as an untrained head gives the features of ImageNet weights.
-    model = build("transfer", 32, Head(2), seed=0)
+    model = build("transfer", 32, Objective(2), seed=0)
     logits = model.get_layer("logits")
     logits.bias.assign(np.full(logits.bias.shape, 5.0))
-    check_start(model, Head(2), pictures, Config(variant="transfer"))
+    check_start(model, Objective(2), pictures, Config(variant="transfer"))
 
 
 def model_of(*layers):
@@ -58,7 +60,7 @@ def test_augmented_validation_is_found(pictures):
     with pytest.raises(
         TrainingError, match="the same pictures give another answer each time, as if augmented"
     ):
-        check_start(model, Head(2), pictures, Config())
+        check_start(model, Objective(2), pictures, Config())
 
 
 def test_logits_far_from_chance_are_found(pictures):
@@ -70,7 +72,7 @@ def test_logits_far_from_chance_are_found(pictures):
     with pytest.raises(
         TrainingError, match="the loss before training is .*, expected about ln 2 = 0.69"
     ):
-        check_start(model, Head(2), pictures, Config())
+        check_start(model, Objective(2), pictures, Config())
 
 
 def test_inputs_scaled_twice_are_found(pictures):
@@ -81,4 +83,4 @@ def test_inputs_scaled_twice_are_found(pictures):
     with pytest.raises(
         TrainingError, match="inputs are scaled to -1.00 … -0.98, expected within -1 … 1"
     ):
-        check_start(model, Head(2), pictures, Config())
+        check_start(model, Objective(2), pictures, Config())

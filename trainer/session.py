@@ -1,0 +1,197 @@
+"""What a run carries along: its devices, run folder, clock, and the request to stop."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from trainer.cluster import ALONE, Cluster, meet
+from trainer.config import Config
+from trainer.devices import Devices, prepare
+from trainer.errors import RunStopped
+from trainer.run_folder import RunFolder, open_run, scratch_run
+from trainer.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+DOWNLOADS = Path.home() / ".cache" / "whisker"
+
+_STOPPED_OUTSIDE = "stopped outside of training; the same command resumes from there"
+
+
+class Clock:
+    """Seconds between its stops, by the name of the stage that has ended."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def stop(self, stage: str) -> None:
+        """Notes that a stage has ended."""
+        now = time.perf_counter()
+        self._seconds[stage] = now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        """Gives the seconds of each stage, and `total` until now."""
+        return {**self._seconds, "total": time.perf_counter() - self._start}
+
+
+class Stop:
+    """Remembers that the run was asked to stop (SIGTERM: a machine that is about to go away).
+
+    Outside of training the request ends the run at once; training looks at it between two calls and
+    writes a checkpoint first.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._deferred = False
+        self._installed = False
+
+    def install(self) -> None:
+        """Makes SIGTERM a request to stop; for entry points, in the main thread."""
+        signal.signal(signal.SIGTERM, self._handle)
+        self._installed = True
+
+    def install_again(self) -> None:
+        """Takes SIGTERM back, if it was ours, from TensorFlow, which takes it when it starts a
+        cluster.
+        """
+        if self._installed:
+            self.install()
+
+    def requested(self) -> bool:
+        """Tells whether the run is to stop."""
+        return self._requested
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a request is only remembered."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    @contextmanager
+    def raised_plainly(self) -> Iterator[None]:
+        """Inside, a request that a library wraps as an error of its own becomes the request again.
+
+        Raises:
+            RunStopped: the run was asked to stop.
+        """
+        try:
+            yield
+        except Exception as error:
+            # AutoGraph raises the same type again, with the lines of its trace.
+            if not self._requested or (isinstance(error, RunStopped) and "\n" not in str(error)):
+                raise
+            raise RunStopped(_STOPPED_OUTSIDE) from error
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._requested = True
+        if not self._deferred:
+            raise RunStopped(_STOPPED_OUTSIDE)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run carries along.
+
+    Attributes:
+        devices: what computes, and the strategy over it.
+        folder: where the run writes; in a worker that is not the chief, a folder that nobody keeps.
+        clock: how long each stage takes.
+        stop: knows whether the run is to stop.
+        downloads: folder that keeps drawn and downloaded pictures, weights and features from run to
+            run.
+    """
+
+    devices: Devices
+    folder: RunFolder
+    clock: Clock
+    stop: Stop
+    downloads: Path
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that share the run."""
+        return self.devices.workers
+
+    @property
+    def is_chief(self) -> bool:
+        """Tells whether this process judges, reports and publishes."""
+        return self.workers.is_chief
+
+
+@contextmanager
+def open_session(
+    config: Config,
+    *,
+    cluster: Cluster = ALONE,
+    downloads: Path = DOWNLOADS,
+    stop: Stop | None = None,
+    tensorboard: str = "",
+    now: Callable[[], datetime] = datetime.now,
+) -> Iterator[Session]:
+    """Waits for the other workers, takes the devices, and begins or resumes the run folder.
+
+    The state of the run folder says afterwards how the block has ended. Arguments as
+    `trainer.pipeline.run` has them.
+
+    Raises:
+        WhiskerError: workers, devices or the folder are not to be had.
+    """
+    stop = stop or Stop()
+    clock = Clock()
+    if cluster.count > 1:
+        logger.info(
+            "worker %d of %d (%s): waiting for the others",
+            cluster.index,
+            cluster.count,
+            cluster.workers[cluster.index],
+        )
+        meet(cluster, asdict(config))
+    devices = prepare(config, cluster)
+    stop.install_again()
+    _log_devices(config, devices)
+    opened = (
+        open_run(config, devices.names, now(), tensorboard=tensorboard)
+        if cluster.is_chief
+        else scratch_run(devices.names)
+    )
+    with opened as folder, devices.workers.errors(), _quiet(not cluster.is_chief):
+        logger.info("%s %s", "resuming in" if folder.resumed else "run folder", folder.address)
+        with stop.raised_plainly():
+            yield Session(devices, folder, clock, stop, downloads)
+
+
+def _log_devices(config: Config, devices: Devices) -> None:
+    per_replica = -(-config.batch_size // devices.replicas)
+    logger.info(
+        f"devices {', '.join(devices.names)};"
+        f" {devices.replicas} replica{'s' * (devices.replicas > 1)} ({devices.strategy_name});"
+        f" batch {config.batch_size} in all,"
+        f" {'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica;"
+        f" {devices.precision}"
+    )
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Keeps progress to itself: several workers would print every line several times."""
+    package = logging.getLogger("trainer")
+    level = package.level
+    if quiet:
+        package.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
