@@ -230,7 +230,13 @@ class Stages:
             WhiskerError: as `trainer.training.fit.train`.
         """
         config = self._config
-        plan = Plan(config.epochs, config.batch_size, config.seed, config.early_stopping)
+        plan = Plan(
+            config.epochs,
+            config.batch_size,
+            config.seed,
+            config.early_stopping,
+            plateau=config.rate.schedule == "plateau",
+        )
         if features is None:
             return self._stage(self._model, self._examples, config.rate, plan)
         with self._devices.strategy.scope():
@@ -275,7 +281,7 @@ class Stages:
     ) -> History:
         epochs = plan.epochs - len(before.loss if before else [])
         with self._devices.strategy.scope():
-            optimizer, plateau = make_optimizer(rate, epochs * plan.steps(batches))
+            optimizer = make_optimizer(rate, epochs * plan.steps(batches))
         devices = self._devices
         loop = Loop(
             model,
@@ -298,7 +304,6 @@ class Stages:
                 prefix="fine-tune-" if before else "",
                 saved=self._saved,
             ),
-            plateau=plateau,
             observers=self._observers,
             stop=self._stop,
             before=before,

@@ -71,6 +71,7 @@ class Plan:
         patience: epochs without a lower validation loss after which training ends, with the best
             epoch's weights; 0: train all epochs and keep the last one's.
         since: number, from 1, of the first epoch that may be the best.
+        plateau: whether the learning rate is halved where the validation loss no longer falls.
     """
 
     epochs: int
@@ -78,6 +79,7 @@ class Plan:
     seed: int
     patience: int = 0
     since: int = 1
+    plateau: bool = False
 
     def steps(self, batches: Batches) -> int:
         """Training steps in an epoch."""
@@ -124,56 +126,46 @@ class _Progress:
     epoch: int = 0  # whole epochs done
     batch: int = 0  # batches done of the one after them
     step: int = 0  # steps done in all
-    sums: list[float] = field(
-        default_factory=lambda: [0.0] * 4
-    )  # of the epoch so far, as `Loop.train` gives them
+    # Of the epoch so far, as `Loop.train` gives them.
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     seconds: float = 0.0  # spent in it
     history: dict[str, list[float]] = field(default_factory=lambda: asdict(History()))
 
 
-class Plateau:
-    """Halves the learning rate after three epochs without a lower validation loss.
-
-    It has no state of its own: what it does depends on the history alone, so that a resumed run
-    does the same.
-    """
-
-    def adjust(
-        self, optimizer: keras.optimizers.Optimizer, validation_loss: Sequence[float]
-    ) -> None:
-        """Lowers the optimizer's rate if it is time to.
-
-        Args:
-            optimizer: with a plain learning rate.
-            validation_loss: of every epoch so far.
-        """
-        best = min(range(len(validation_loss)), key=validation_loss.__getitem__)
-        waited = len(validation_loss) - 1 - best
-        if waited and waited % _PLATEAU_PATIENCE == 0:
-            optimizer.learning_rate = (
-                keras.ops.convert_to_numpy(optimizer.learning_rate) * _PLATEAU_FACTOR
-            )
-
-
-def make_optimizer(
-    rate: LearningRate, steps: int
-) -> tuple[keras.optimizers.Optimizer, Plateau | None]:
+def make_optimizer(rate: LearningRate, steps: int) -> keras.optimizers.Optimizer:
     """Makes Adam with the schedule that `--learning_rate` names.
 
     Args:
-        rate: schedule and peak.
+        rate: schedule and peak. `train` lowers the rate of ``plateau``.
         steps: of the whole run.
-
-    Returns:
-        The optimizer, and what adjusts it after each epoch, if anything does.
     """
-    if rate.schedule == "cosine":
-        warm_up = max(1, round(_WARM_UP * steps))
-        schedule = keras.optimizers.schedules.CosineDecay(
+    if rate.schedule != "cosine":
+        return keras.optimizers.Adam(rate.peak)
+    warm_up = max(1, round(_WARM_UP * steps))
+    return keras.optimizers.Adam(
+        keras.optimizers.schedules.CosineDecay(
             0.0, decay_steps=max(1, steps - warm_up), warmup_target=rate.peak, warmup_steps=warm_up
         )
-        return keras.optimizers.Adam(schedule), None
-    return keras.optimizers.Adam(rate.peak), Plateau() if rate.schedule == "plateau" else None
+    )
+
+
+def lower_on_plateau(
+    optimizer: keras.optimizers.Optimizer, validation_loss: Sequence[float]
+) -> None:
+    """Halves the learning rate after three epochs without a lower validation loss.
+
+    What it does depends on the history alone, so that a resumed run does the same.
+
+    Args:
+        optimizer: with a plain learning rate.
+        validation_loss: of every epoch so far.
+    """
+    best = min(range(len(validation_loss)), key=validation_loss.__getitem__)
+    waited = len(validation_loss) - 1 - best
+    if waited and waited % _PLATEAU_PATIENCE == 0:
+        optimizer.learning_rate = (
+            keras.ops.convert_to_numpy(optimizer.learning_rate) * _PLATEAU_FACTOR
+        )
 
 
 def train(
@@ -183,7 +175,6 @@ def train(
     plan: Plan,
     *,
     checkpoints: Checkpoints,
-    plateau: Plateau | None,
     observers: Observers,
     stop: Callable[[], bool],
     before: History | None = None,
@@ -196,10 +187,8 @@ def train(
         objective: loss and predictions of the model's logits.
         plan: how long and in what order.
         checkpoints: of this run.
-        plateau: lowers the learning rate when the validation loss no longer falls; None: the
-            optimizer knows its own.
         observers: are told of steps and epochs.
-        stop: asked between calls; true ends training with a checkpoint.
+        stop: looked at between calls; true ends training with a checkpoint.
         before: what an earlier stage measured; epochs are counted on from there.
 
     Returns:
@@ -211,70 +200,87 @@ def train(
             device is out of memory (it names the batch size to try).
         RunError: a checkpoint can be neither written nor read.
     """
-    workers = loop.workers
-    restored = checkpoints.restore()
-    # Only the chief's checkpoints count, and only it needs to have them.
-    restored = json.loads(workers.chiefs_text(json.dumps(restored)))
-    if restored:
-        progress = _Progress(**restored)
-        workers.take_from_chief([*loop.model.variables, *loop.optimizer.variables])
-        logger.info(
-            "resuming after epoch %d, batch %d (step %d)",
-            progress.epoch,
-            progress.batch,
-            progress.step,
-        )
-    elif before is not None:
-        epochs = len(before.loss)
-        progress = _Progress(
-            epoch=epochs, step=epochs * plan.steps(batches), history=asdict(before)
-        )
-        if plan.patience:
-            checkpoints.save_best(plan.since)
-    else:
-        progress = _Progress()
+    progress = _resume(loop, checkpoints) or _begin(plan, batches, checkpoints, before)
     history = History(**progress.history)
-    saved_at = time.monotonic()
     while progress.epoch < plan.epochs and not _waited_enough(history, plan):
-        for sums, seconds in _timed(loop, batches, plan, progress):
-            _require_finite(sums, progress)
-            progress.batch += len(sums)
-            progress.step += len(sums)
-            progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
-            progress.seconds += seconds
-            observers.steps(progress.epoch, progress.step, sums)
-            # One worker that is asked to stop stops all; the chief's clock says when a checkpoint
-            # is due.
-            asked, due = workers.gather(
-                [stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]
-            ).T
-            if asked.any():
-                checkpoints.save(progress.step, asdict(progress))
-                raise RunStopped(
-                    f"stopped after step {progress.step} with a checkpoint; the same command goes"
-                    " on from there"
-                )
-            if due[0]:
-                checkpoints.save(progress.step, asdict(progress))
-                saved_at = time.monotonic()
-        row = _judge(loop, batches, objective, plan, progress)
-        for name, value in row.items():
+        _train_epoch(loop, batches, plan, progress, checkpoints, observers, stop)
+        for name, value in _judge(loop, batches, objective, plan, progress).items():
             getattr(history, name).append(value)
         progress = _Progress(epoch=progress.epoch + 1, step=progress.step, history=asdict(history))
-        if plateau is not None:
-            plateau.adjust(loop.optimizer, history.validation_loss)
+        if plan.plateau:
+            lower_on_plateau(loop.optimizer, history.validation_loss)
         if plan.patience and history.best_epoch(plan.since) == progress.epoch:
             checkpoints.save_best(progress.epoch)
         observers.epoch(progress.epoch, history.rows())
         checkpoints.save(progress.step, asdict(progress))
-        saved_at = time.monotonic()
     if plan.patience and (best := history.best_epoch(plan.since)) != len(history.loss):
-        # The chief's, as above.
-        if workers.is_chief:
+        # Only the chief has checkpoints.
+        if loop.workers.is_chief:
             checkpoints.restore_best()
-        workers.take_from_chief(loop.model.variables)
+        loop.workers.take_from_chief(loop.model.variables)
         logger.info("keeping epoch %d, which has the lowest validation loss", best)
     return history
+
+
+def _resume(loop: Loop, checkpoints: Checkpoints) -> _Progress | None:
+    restored = checkpoints.restore()
+    # Only the chief's checkpoints count, and only it needs to have them.
+    restored = json.loads(loop.workers.chiefs_text(json.dumps(restored)))
+    if not restored:
+        return None
+    progress = _Progress(**restored)
+    loop.workers.take_from_chief([*loop.model.variables, *loop.optimizer.variables])
+    logger.info(
+        "resuming after epoch %d, batch %d (step %d)",
+        progress.epoch,
+        progress.batch,
+        progress.step,
+    )
+    return progress
+
+
+def _begin(
+    plan: Plan, batches: Batches, checkpoints: Checkpoints, before: History | None
+) -> _Progress:
+    if before is None:
+        return _Progress()
+    if plan.patience:
+        checkpoints.save_best(plan.since)
+    epochs = len(before.loss)
+    return _Progress(epoch=epochs, step=epochs * plan.steps(batches), history=asdict(before))
+
+
+def _train_epoch(
+    loop: Loop,
+    batches: Batches,
+    plan: Plan,
+    progress: _Progress,
+    checkpoints: Checkpoints,
+    observers: Observers,
+    stop: Callable[[], bool],
+) -> None:
+    """Trains to the end of an epoch, and counts in `progress`."""
+    saved_at = time.monotonic()
+    for sums, seconds in _timed(loop, batches, plan, progress):
+        _require_finite(sums, progress)
+        progress.batch += len(sums)
+        progress.step += len(sums)
+        progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
+        progress.seconds += seconds
+        observers.steps(progress.epoch, progress.step, sums)
+        # One worker that is asked to stop stops all; the chief's clock says when a checkpoint is
+        # due.
+        stopping, due = loop.workers.gather(
+            [stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]
+        ).T
+        if stopping.any() or due[0]:
+            checkpoints.save(progress.step, asdict(progress))
+            saved_at = time.monotonic()
+        if stopping.any():
+            raise RunStopped(
+                f"stopped after step {progress.step} with a checkpoint; the same command resumes"
+                " from there"
+            )
 
 
 def _timed(
@@ -322,11 +328,7 @@ def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
 
 
 def _judge(
-    loop: Loop,
-    batches: Batches,
-    objective: Objective,
-    plan: Plan,
-    progress: _Progress,
+    loop: Loop, batches: Batches, objective: Objective, plan: Plan, progress: _Progress
 ) -> dict[str, float]:
     labels = tf.constant(batches.labels(batches.indices("validation")))
     logits = tf.constant(loop.logits(batches.evaluation_batches("validation", plan.batch_size)))

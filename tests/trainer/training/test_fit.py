@@ -10,7 +10,7 @@ from trainer.config import Config, LearningRate
 from trainer.devices import prepare
 from trainer.errors import RunError, RunStopped, TrainingError
 from trainer.training.checkpoints import Checkpoints
-from trainer.training.fit import History, Plan, Plateau, make_optimizer, train
+from trainer.training.fit import History, Plan, lower_on_plateau, make_optimizer, train
 from trainer.training.loop import Loop
 from trainer.training.observers import Observers
 from trainer.variants.models import build
@@ -36,7 +36,7 @@ class Run:
         keras.utils.set_random_seed(0)
         with devices.strategy.scope():
             self.model = build("preprocessed", SIZE, Objective(2), seed=0)
-            optimizer, _ = make_optimizer(LearningRate("constant", rate), 100)
+            optimizer = make_optimizer(LearningRate("constant", rate), 100)
         self.loop = Loop(self.model, Objective(2), optimizer, devices.strategy)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.model, optimizer)
         folder.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ class Run:
             profile=profile,
         )
 
-    def train(self, examples, plan=PLAN, *, plateau=None, stop=lambda: False):
+    def train(self, examples, plan=PLAN, *, stop=lambda: False):
         with logged(self.lines):
             return train(
                 self.loop,
@@ -56,7 +56,6 @@ class Run:
                 Objective(2),
                 plan,
                 checkpoints=self.checkpoints,
-                plateau=plateau,
                 observers=self.observers,
                 stop=stop,
             )
@@ -82,10 +81,10 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
-def test_stopped_run_goes_on_at_the_very_batch(examples, whole, tmp_path, calls):
+def test_stopped_run_resumes_at_the_very_batch(examples, whole, tmp_path, calls):
     first = Run(tmp_path)
     with pytest.raises(
-        RunStopped, match="stopped after step .* with a checkpoint; the same command goes on"
+        RunStopped, match="stopped after step .* with a checkpoint; the same command resumes"
     ):
         first.train(examples, stop=stop_after(calls))
     second = Run(tmp_path)
@@ -186,6 +185,7 @@ def test_early_stopping_keeps_the_best_epoch(examples, tmp_path):
     run = Run(tmp_path, rate=3.0)
     history = run.train(examples, Plan(epochs=9, batch_size=7, seed=0, patience=2))
     assert len(history.loss) < 9
+    assert run.loop.learning_rate == 3.0, "a constant rate is not lowered"
     assert len(history.loss) - history.best_epoch() == 2
     logits = run.loop.logits(examples.evaluation_batches("validation", 7))
     labels = tf.constant(examples.labels(examples.indices("validation")))
@@ -202,19 +202,18 @@ def test_plateau_halves_the_rate_after_three_epochs_without_a_lower_loss():
     rates = []
     losses = [1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.5, 0.6]
     for epoch in range(1, len(losses) + 1):
-        Plateau().adjust(optimizer, losses[:epoch])
+        lower_on_plateau(optimizer, losses[:epoch])
         rates.append(round(float(optimizer.learning_rate), 6))
     assert rates == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025, 0.025, 0.025]
 
 
 def test_cosine_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
-    optimizer, plateau = make_optimizer(LearningRate("cosine", 0.5), steps=100)
+    optimizer = make_optimizer(LearningRate("cosine", 0.5), steps=100)
     optimizer.build([keras.Variable(np.zeros(1, np.float32))])
     rates = []
     for step in (0, 5, 10, 55, 100):
         optimizer.iterations.assign(step)
         rates.append(float(optimizer.learning_rate))
-    assert plateau is None
     np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
 
 
