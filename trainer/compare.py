@@ -13,7 +13,6 @@ from pathlib import Path
 
 from absl import flags
 
-from trainer import comparison
 from trainer.config import Config
 from trainer.errors import ConfigError
 from whisker_ml import cli
@@ -57,6 +56,9 @@ def _compare(arguments: Sequence[str]) -> int | None:
     passed_on = [
         argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")
     ]
+
+    # It needs NumPy and the extra `train`: not for --help or a mistyped flag.
+    from trainer import comparison
 
     # Seed by seed, so that a comparison that is stopped early has seen every variant.
     runs = []

@@ -14,7 +14,6 @@ from trainer import cluster
 from trainer.cloud import environment
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.session import Stop
 from whisker_ml import cli
 
 
@@ -31,6 +30,7 @@ def _train(arguments: Sequence[str]) -> None:
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
     cli.import_tensorflow()
     from trainer.pipeline import run
+    from trainer.session import Stop
 
     stop = Stop()
     stop.install()
