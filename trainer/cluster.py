@@ -23,7 +23,7 @@ _START_S = 600.0
 _STALL_S = 1800.0
 
 _RETRY_S = 0.2
-# A worker says who it is as soon as it is connected; what connects and says nothing is none.
+# A worker says who it is as soon as it is connected. Connections that send nothing are ignored.
 _INTRODUCTION_S = 5.0
 # The settings of a run are about a kilobyte.
 _MOST_BYTES = 2**16
@@ -126,8 +126,9 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
                 server.settimeout(max(deadline - time.monotonic(), 0.001))
                 connection, _ = server.accept()
                 try:
-                    came = json.loads(_read(connection, _INTRODUCTION_S))
-                    index, theirs = range(cluster.count)[came["worker"]], dict(came["settings"])
+                    message = json.loads(_read(connection, _INTRODUCTION_S))
+                    index = range(cluster.count)[message["worker"]]
+                    theirs = dict(message["settings"])
                 except (OSError, ValueError, LookupError, TypeError):
                     # A health check, or a worker that was ended while it said who it is.
                     connection.close()
@@ -136,9 +137,9 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
                 refusal = refusal or _difference(index, settings, theirs)
     except TimeoutError as error:
         missing = [
-            f"{each} ({cluster.workers[each]})"
-            for each in range(1, cluster.count)
-            if each not in arrived
+            f"{index} ({cluster.workers[index]})"
+            for index in range(1, cluster.count)
+            if index not in arrived
         ]
         refusal = (
             f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; start the same"
@@ -152,7 +153,7 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
     finally:
         for connection in arrived.values():
             with connection:
-                _say(connection, refusal or _WELCOME)
+                _send(connection, refusal or _WELCOME)
     if refusal:
         raise WorkersError(refusal)
 
@@ -171,7 +172,7 @@ def _report(cluster: Cluster, settings: Mapping[str, Any]) -> None:
             )
         try:
             with socket.create_connection(chief, timeout=left) as connection:
-                _say(connection, json.dumps({"worker": cluster.index, "settings": dict(settings)}))
+                _send(connection, json.dumps({"worker": cluster.index, "settings": dict(settings)}))
                 # A little longer than the chief waits: it knows who is missing.
                 answer = _read(connection, deadline - time.monotonic() + _INTRODUCTION_S)
         except OSError:
@@ -194,11 +195,11 @@ def _difference(index: int, ours: Mapping[str, Any], theirs: Mapping[str, Any]) 
     )
 
 
-def _say(connection: socket.socket, line: str) -> None:
+def _send(connection: socket.socket, line: str) -> None:
     try:
         connection.sendall(f"{line}\n".encode())
     except OSError:
-        # Gone already; whoever waits for it will say so.
+        # It is gone already. Whoever waits for it reports that.
         return
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong in training for a reason that the user can mend; each text is one line."""
+"""What can go wrong in training for a reason that the user can fix; each text is one line."""
 
 from whisker_ml.errors import EXIT_GATE_REFUSED, EXIT_STOPPED, WhiskerError
 

@@ -178,11 +178,11 @@ def _examine(
                 ": make one live that can be, or give --gate=off",
             )
             with serve(path, "the live version", fix) as served:
-                said = [answer.label for answer in ask(served, expected)]
+                live_labels = [answer.label for answer in ask(served, expected)]
                 took_ms = [
-                    float(np.median(each)) for each in latencies([served, candidate], expected)
+                    float(np.median(times)) for times in latencies([served, candidate], expected)
                 ]
-                live = gate.Live(number, 0, said, gate.Cost(took_ms[0], served.size_bytes))
+                live = gate.Live(number, 0, live_labels, gate.Cost(took_ms[0], served.size_bytes))
                 cost = gate.Cost(took_ms[1], candidate.size_bytes)
     labels = [picture.label for picture in expected.pictures]
     predicted = [answer.label for answer in answers]

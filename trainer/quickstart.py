@@ -27,9 +27,8 @@ _PAGE_PORT = 8501
 
 def main() -> None:
     """Entry point of `make run`."""
-    here = sys.argv[0]
-    flags.DEFINE_string("model_dir", "models", "model store to publish to", module_name=here)
-    flags.DEFINE_integer("epochs", 20, "passes over the training pictures", module_name=here)
+    cli.define("model_dir", "models", "model store to publish to")
+    cli.define("epochs", 20, "passes over the training pictures", minimum=1)
     cli.run(_quickstart)
 
 
@@ -93,7 +92,7 @@ def _ask(
         for path, (_, encoded) in zip(paths, pictures, strict=True):
             path.write_bytes(encoded)
         with local_server(model_config_file=model_dir / contract.MODELS_CONFIG) as server:
-            asked = subprocess.run(
+            predicted = subprocess.run(
                 [
                     sys.executable,
                     "-m",
@@ -108,13 +107,14 @@ def _ask(
                 text=True,
                 timeout=_PREDICT_TIMEOUT_S,
             )
-    if asked.returncode:
+    if predicted.returncode:
         raise WhiskerError(
-            f"serving.predict ended with exit code {asked.returncode}: {asked.stderr.strip()}"
+            f"serving.predict ended with exit code {predicted.returncode}:"
+            f" {predicted.stderr.strip()}"
         )
     return [
         (label, json.loads(line))
-        for (label, _), line in zip(pictures, asked.stdout.splitlines(), strict=True)
+        for (label, _), line in zip(pictures, predicted.stdout.splitlines(), strict=True)
     ]
 
 

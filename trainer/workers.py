@@ -1,8 +1,7 @@
-"""What the processes of one run agree on between two calls, and what becomes of one whose company
-is lost.
+"""What the workers of a run agree on between two calls, and what happens where one is lost.
 
-Everything rests on one sum over all workers, to which each adds in a place of its own. A process
-alone sums nothing.
+Everything rests on one sum over all workers: each writes its numbers into a row that is its own. A
+process alone sums nothing.
 """
 
 import re
@@ -127,9 +126,9 @@ class Workers:
             value = variable.value
             # Sums are made of few types; random streams have one that is not among them.
             wide = value.dtype if value.dtype.is_floating else tf.int64
-            own = tf.cast(value, wide)
+            cast = tf.cast(value, wide)
             value.assign(
-                tf.cast(self._sum(own if self.is_chief else tf.zeros_like(own)), value.dtype)
+                tf.cast(self._sum(cast if self.is_chief else tf.zeros_like(cast)), value.dtype)
             )
 
     @contextmanager
@@ -152,10 +151,10 @@ class Workers:
     def _lost(self, message: str) -> str:
         if "timed out" in message:
             return f"another worker has kept this one waiting for {self._cluster.stall_s:g} s"
-        others = {int(number) for number in re.findall(r"task:(\d+)", message)} - {
+        lost = {int(number) for number in re.findall(r"task:(\d+)", message)} - {
             self._cluster.index
         }
-        names = [f"{each} ({self._cluster.workers[each]})" for each in sorted(others)]
+        names = [f"{index} ({self._cluster.workers[index]})" for index in sorted(lost)]
         return (
             f"worker {' or '.join(names) or 'beside this one'} has ended, or cannot be reached any"
             " more"

@@ -15,7 +15,7 @@ EXIT_STOPPED = 143
 
 
 class WhiskerError(Exception):
-    """Something the user can mend; its text is one line that says what, where and how.
+    """Something the user can fix; its text is one line that says what, where and how.
 
     Attributes:
         exit_code: what a command exits with when this error ends it.
@@ -78,7 +78,7 @@ class DiskError(StorageError):
     """The local disk is full, read-only, or not ours to write."""
 
 
-_CURES = {
+_REMEDIES = {
     errno.ENOSPC: "free some space there and try again",
     errno.EDQUOT: "free some space there and try again",
     errno.EACCES: "choose a folder that you may write to",
@@ -93,8 +93,8 @@ def disk_error(error: OSError, path: str | Path) -> DiskError:
     """
     # Where two files are named, the second is the one that was to be written.
     place = error.filename2 or error.filename or path
-    cure = _CURES.get(error.errno or 0, "choose another folder")
-    return DiskError(f"{place}: {error.strerror or error}: {cure}")
+    remedy = _REMEDIES.get(error.errno or 0, "choose another folder")
+    return DiskError(f"{place}: {error.strerror or error}: {remedy}")
 
 
 @contextmanager

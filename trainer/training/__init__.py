@@ -175,7 +175,7 @@ class Stages:
         examples: the pictures.
         checkpoints: folder of checkpoints.
         saved: called after each checkpoint.
-        observers: are told of steps and epochs.
+        observers: show steps and epochs.
         stop: asked between calls; true ends training with a checkpoint.
     """
 

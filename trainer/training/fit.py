@@ -187,7 +187,7 @@ def train(
         objective: loss and predictions of the model's logits.
         plan: how long and in what order.
         checkpoints: of this run.
-        observers: are told of steps and epochs.
+        observers: show steps and epochs.
         stop: looked at between calls; true ends training with a checkpoint.
         before: what an earlier stage measured; epochs are counted on from there.
 

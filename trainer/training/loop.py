@@ -128,15 +128,15 @@ class Loop:
         self._optimizer.apply(gradients, variables)
         # Weights that are no numbers need not show in the loss: relu turns NaN into 0 on some
         # devices.
-        gradient = tf.add_n(
-            [tf.reduce_sum(tf.square(tf.cast(each, tf.float32))) for each in gradients]
+        squared = tf.add_n(
+            [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32))) for gradient in gradients]
         )
         # Whatever a picture weighs in the loss, it counts once in the accuracy.
         counted = tf.cast(weights > 0, tf.float32)
         correct = tf.reduce_sum(
             tf.cast(self._objective.predictions(logits) == labels, tf.float32) * counted
         )
-        return tf.stack([loss, correct, tf.reduce_sum(counted), gradient])
+        return tf.stack([loss, correct, tf.reduce_sum(counted), squared])
 
 
 def inference(

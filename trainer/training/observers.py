@@ -1,4 +1,4 @@
-"""Who is told how training goes: the terminal, `metrics.jsonl`, and TensorBoard."""
+"""Where the progress of training is shown: the terminal, `metrics.jsonl`, and TensorBoard."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Observers:
-    """Tells of steps and epochs.
+    """Shows steps and epochs.
 
     Args:
         epochs: of the whole run.
@@ -49,7 +49,7 @@ class Observers:
         self._bar: tqdm | None = None
 
     def steps(self, epoch: int, step: int, sums: np.ndarray) -> None:
-        """Hears of some steps.
+        """Shows some steps.
 
         Args:
             epoch: number of the epoch that they belong to, from 0.
@@ -69,7 +69,7 @@ class Observers:
         self._profile_window(step)
 
     def epoch(self, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """Hears of the end of an epoch.
+        """Shows the end of an epoch.
 
         Args:
             epoch: its number, from 1.
@@ -86,12 +86,12 @@ class Observers:
                     "epoch": number,
                     # Every epoch has as many steps.
                     "step": self._step * number // epoch,
-                    "pictures_per_second": self._pictures / each["seconds"],
-                    **each,
+                    "pictures_per_second": self._pictures / row["seconds"],
+                    **row,
                 }
             )
             + "\n"
-            for number, each in enumerate(rows, start=1)
+            for number, row in enumerate(rows, start=1)
         )
         self._metrics_file.write_text(lines, encoding="utf-8")
         with self._writer.as_default():
