@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from trainer.cloud import lint
+from trainer.cloud import submission
 from trainer.errors import ConfigError
 from whisker_ml import cli
 
@@ -47,23 +47,23 @@ def _jobs(arguments: Sequence[str]) -> int | None:
             " job's number"
         )
     asked = flags.FLAGS
-    lint.require_place(asked.project, asked.region)
+    submission.require_place(asked.project, asked.region)
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
-    from trainer.cloud import job_logs, watching
-    from trainer.cloud.job_client import Jobs
+    from trainer.cloud import jobs_client, send
+    from trainer.cloud.jobs_client import Jobs
 
     jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
     if verb == "list":
         for job in jobs.list():
-            _say(watching.describe(job))
+            _say(send.describe(job))
         return None
     name = jobs.name(which[0])
     if verb == "watch":
         ask = input if sys.stdin.isatty() else None
-        return watching.watch(jobs, name, price_per_hour=asked.price_per_hour, say=_say, ask=ask)
+        return send.watch(jobs, name, price_per_hour=asked.price_per_hour, say=_say, ask=ask)
     if verb == "logs":
-        for line in job_logs.read(name, asked.api_endpoint):
+        for line in jobs_client.read_log(name, asked.api_endpoint):
             _say(line)
         return None
     jobs.cancel(name)

@@ -10,7 +10,7 @@ sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai
 import sys
 from collections.abc import Sequence
 
-from trainer.cloud import paths
+from trainer.cloud import submission
 from trainer.cloud.submission import Submission
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -31,19 +31,19 @@ def _submit(arguments: Sequence[str]) -> int | None:
         )
     config = cli.settings(Config)
     asked = cli.settings(Submission)
-    paths.require_remote(config)
+    submission.require_remote(config)
     asked.require_run(config)
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
-    from trainer.cloud import sending, watching
+    from trainer.cloud import send
 
     if asked.dry_run:
-        print(sending.preview(asked, config, cli.given_flags(Config)), end="")
+        print(send.preview(asked, config, cli.given_flags(Config)), end="")
         return None
-    jobs, job = sending.send(asked, config, cli.given_flags(Config), _say)
+    jobs, job = send.send(asked, config, cli.given_flags(Config), _say)
     if asked.detach or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return None
-    return watching.watch(jobs, job.name, price_per_hour=asked.price_per_hour, say=_say, ask=input)
+    return send.watch(jobs, job.name, price_per_hour=asked.price_per_hour, say=_say, ask=input)
 
 
 def _say(line: str) -> None:

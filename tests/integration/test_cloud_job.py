@@ -15,8 +15,8 @@ from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
 from tests.trained_model import draw, write_pictures
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
-from trainer.cloud import job_logs, vertex, watching
-from trainer.cloud.job_client import CustomJob, Jobs
+from trainer.cloud import jobs_client, send, vertex
+from trainer.cloud.jobs_client import CustomJob, Jobs
 from trainer.cloud.submission import Submission
 from trainer.errors import CloudError
 from whisker_ml import storage
@@ -142,10 +142,10 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
         )
         lines = []
         try:
-            watching.watch(jobs, job.name, price_per_hour=0.0, say=lines.append, ask=None)
+            send.watch(jobs, job.name, price_per_hour=0.0, say=lines.append, ask=None)
         except CloudError:
-            pytest.fail("\n".join(job_logs.read(jobs.name("1000"), service.url)))
-        log = list(job_logs.read(jobs.name("1000"), service.url))
+            pytest.fail("\n".join(jobs_client.read_log(jobs.name("1000"), service.url)))
+        log = list(jobs_client.read_log(jobs.name("1000"), service.url))
     assert sum("published version 1" in line for line in log) == 1
     assert storage.list_names(f"{base}/model/whisker/1")
     assert any(name.startswith("step-") for name in storage.list_names(f"{base}/checkpoints"))

@@ -12,8 +12,7 @@ import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from trainer.cloud.lint import require_acceptable, require_labels
-from trainer.cloud.submission import Submission
+from trainer.cloud.submission import Submission, require_acceptable, require_labels
 from trainer.errors import ConfigError
 
 # What runs in the container, spelled out so that any image that holds the trainer will do.

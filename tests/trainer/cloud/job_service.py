@@ -30,7 +30,7 @@ from google.protobuf import any_pb2, empty_pb2, json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trainer.cloud.lint import require_acceptable, require_labels
+from trainer.cloud.submission import require_acceptable, require_labels
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]

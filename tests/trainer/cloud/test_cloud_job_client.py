@@ -8,8 +8,8 @@ import pytest
 
 from tests.trainer.cloud import job_service
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
-from trainer.cloud import job_client, job_logs, vertex, watching
-from trainer.cloud.job_client import Jobs
+from trainer.cloud import jobs_client, send, vertex
+from trainer.cloud.jobs_client import Jobs
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
 
 Code = grpc.StatusCode
@@ -31,14 +31,14 @@ def jobs(service):
 
 
 def job(spec=SPEC, name="whisker"):
-    return job_client.CustomJob(
+    return jobs_client.CustomJob(
         display_name=name, job_spec=vertex.require_message(spec), labels=vertex.labels(spec, name)
     )
 
 
 def watch(jobs, name, *, ask=None, pause=lambda _: None, price=0.0):
     lines = []
-    code = watching.watch(jobs, name, price_per_hour=price, say=lines.append, ask=ask, pause=pause)
+    code = send.watch(jobs, name, price_per_hour=price, say=lines.append, ask=ask, pause=pause)
     return code, lines
 
 
@@ -161,7 +161,7 @@ def test_service_checks_what_our_lint_would_have_found(service, jobs):
 def test_list_reads_every_page(jobs):
     for name in "abcde":
         jobs.submit(job(name=name))
-    assert [watching.describe(each).split()[0] for each in jobs.list()] == [
+    assert [send.describe(each).split()[0] for each in jobs.list()] == [
         "1000",
         "1001",
         "1002",
@@ -264,7 +264,7 @@ def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are
         jobs = Jobs(PROJECT, REGION, service.url)
         name = jobs.submit(job(spec))[0].name
         assert watch(jobs, name)[0] == 0
-        lines = list(job_logs.read(name.replace("123456789", PROJECT), service.url))
+        lines = list(jobs_client.read_log(name.replace("123456789", PROJECT), service.url))
     chief = next(line for line in lines if "workerpool0-0" in line)
     assert any(line.endswith("  workerpool0-0  WARNING  hot") for line in lines)
     seen = json.loads(chief.partition("DEFAULT  ")[2])

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from trainer.cloud.lint import require_acceptable, require_labels, require_place
+from trainer.cloud.submission import require_acceptable, require_labels, require_place
 from trainer.errors import ConfigError
 
 POOL = {

@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.cloud.paths import require_remote
+from trainer.cloud.submission import require_remote
 from trainer.config import Config
 from trainer.errors import ConfigError
 

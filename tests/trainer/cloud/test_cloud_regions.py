@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.cloud.regions import is_near, require_near
+from trainer.cloud.send import is_near, require_near
 from trainer.errors import ConfigError
 from whisker_ml.errors import BucketMissingError
 

@@ -1,9 +1,9 @@
 import pytest
 
 from tests.trainer.cloud.job_service import PROJECT, REGION
-from trainer.cloud import sending
-from trainer.cloud.job_client import Jobs
-from trainer.cloud.permissions import needed
+from trainer.cloud import send
+from trainer.cloud.jobs_client import Jobs
+from trainer.cloud.machines import needed
 from trainer.cloud.submission import Submission
 from trainer.config import Config
 from trainer.errors import CloudError
@@ -42,4 +42,4 @@ def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeyp
         CloudError,
         match="the job may be there; see python -m trainer.jobs list --project=my-project",
     ):
-        sending.send(asked, Config(), [], pytest.fail)
+        send.send(asked, Config(), [], pytest.fail)

@@ -1,0 +1,335 @@
+"""A run becomes a job: printed, or sent once; and watched to its end."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from google.cloud.aiplatform_v1.types import CustomJob, JobState
+
+from trainer.cloud import image, kubernetes, machines, vertex
+from trainer.cloud.jobs_client import ENDED, Jobs
+from trainer.cloud.submission import Budget, Submission
+from trainer.config import Config
+from trainer.errors import CloudError, ConfigError, SignInError
+from whisker_ml import storage
+from whisker_ml.errors import EXIT_DONE, EXIT_INTERRUPTED, PermissionMissingError, StorageError
+from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address
+from whisker_ml.storage import mapped_errors
+
+# Makes a job of a run and what is asked of the cloud: printed, or sent once.
+
+
+def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
+    """The job as a file, below comments: how to send it, what it needs, what nobody has checked.
+
+    Args:
+        asked: of the cloud.
+        config: the run.
+        arguments: its flags that were given, each as ``--name=value``.
+
+    Raises:
+        ConfigError: it could not run.
+    """
+    lines = []
+    if asked.build:
+        lines += [
+            f"Built first: {line}"
+            for line in image.describe(asked.build, asked.image_uri, asked.project)
+        ]
+    lines.append(f"Ended after {asked.budget.reason}.")
+    unchecked = [
+        "credentials, quota, price, and whether there are such machines just now",
+        f"that {asked.image_uri} exists and holds this checkout",
+        "that the job's account may read and write the buckets named below, and that they are near",
+    ]
+    if not image.is_pinned(asked.image_uri):
+        lines.append(
+            "Note: the image is named by a tag, which can move: "
+            + (
+                "--build puts the digest in its place."
+                if asked.build
+                else "without --dry_run this is refused."
+            )
+        )
+    if not config.run_dir:
+        lines.append(
+            "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
+            " machine."
+        )
+    if asked.platform == "kubernetes":
+        if asked.accelerator:
+            unchecked.append(
+                f"that the cluster has nodes with {asked.accelerator}, and labels them so"
+            )
+        sent = "kubectl create --filename=job.yaml"
+        return vertex.to_yaml(
+            kubernetes.manifest(asked, arguments),
+            [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)],
+        )
+    spec = vertex.specification(asked, arguments)
+    sent = vertex.send_command(spec, asked.display_name, project=asked.project, region=asked.region)
+    unchecked.append(machines.unchecked(asked.machine, asked.accelerator))
+    if asked.spot:
+        unchecked.append("whether the time limit counts anew when a machine is taken away")
+    needed = machines.needed(service_account=asked.service_account, build=asked.build)
+    return vertex.to_yaml(
+        spec,
+        [
+            f"Saved as job.yaml, sent by: {sent}",
+            *lines,
+            *_listed(unchecked),
+            "Permissions needed, by whom, what for, and where that stands:",
+            *(f"- {each.name}  {each.holder}, {each.reason}  {each.page}" for each in needed),
+        ],
+    )
+
+
+def send(
+    asked: Submission, config: Config, arguments: Sequence[str], say: Callable[[str], None]
+) -> tuple[Jobs, CustomJob]:
+    """Checks what can be checked from here, builds the image if asked to, and makes sure that the
+    job is there once.
+
+    Args:
+        asked: of the cloud.
+        config: the run.
+        arguments: its flags that were given, each as ``--name=value``.
+        say: prints one line.
+
+    Returns:
+        The service's client, and the job.
+
+    Raises:
+        WhiskerError: it could not run, or the service refuses it; nothing was started.
+    """
+    # Everything that can be refused without a build comes before the build.
+    vertex.labels(vertex.specification(asked, arguments), asked.display_name)
+    jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
+    addresses = [
+        value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)
+    ]
+    require_near(addresses, asked.region, say)
+    if asked.build:
+        pinned = image.build(asked.build, asked.image_uri, asked.project, say=say)
+        asked = replace(asked, image_uri=pinned, build="")
+    spec = vertex.specification(asked, arguments)
+    job = CustomJob(
+        display_name=asked.display_name,
+        job_spec=vertex.require_message(spec),
+        labels=vertex.labels(spec, asked.display_name),
+    )
+    try:
+        job, new = jobs.submit(job)
+    except KeyboardInterrupt as interrupt:
+        raise CloudError(
+            "interrupted while sending: the job may be there; see python -m trainer.jobs list "
+            f"--project={asked.project} --region={asked.region}"
+        ) from interrupt
+    if new:
+        say(f"sent {job.name}, {asked.image_uri}")
+    else:
+        state = job.state.name.removeprefix("JOB_STATE_").lower()
+        say(
+            f"not sent again: the same run is {job.name} ({state}, of"
+            f" {job.create_time:%Y-%m-%d %H:%M} UTC); another --display_name runs it once more"
+        )
+    say(f"ended by the service after {asked.budget.reason}")
+    say(f"watch it with {jobs.command('watch', job.name)}")
+    return jobs, job
+
+
+def _listed(unchecked: Sequence[str]) -> list[str]:
+    return ["Not checked:", *(f"- {fact}" for fact in unchecked if fact)]
+
+
+# Watches a job to its end: its state, how training goes, and what it has cost so far.
+
+# Between two looks: short at first, as a job that cannot start ends soon.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
+_RUN_DIR = "--run_dir="
+
+
+def watch(
+    jobs: Jobs,
+    name: str,
+    *,
+    price_per_hour: float,
+    say: Callable[[str], None],
+    ask: Callable[[str], str] | None,
+    pause: Callable[[float], None] = time.sleep,
+) -> int:
+    """Says a line whenever something has changed, until the job has ended.
+
+    Args:
+        jobs: the service's client.
+        name: the job's full name.
+        price_per_hour: of one worker; 0: unknown.
+        say: prints one line.
+        ask: puts a question to somebody at a terminal; None: there is nobody. Asked on Ctrl-C
+            whether to cancel.
+        pause: waits so many seconds.
+
+    Returns:
+        Exit code: done, or interrupted while the job goes on.
+
+    Raises:
+        CloudError: the job did not succeed, or can no longer be watched.
+    """
+    try:
+        while True:
+            try:
+                job = _until_ended(jobs, name, price_per_hour, say, pause)
+                break
+            except KeyboardInterrupt:
+                if not _wants_to_cancel(ask):
+                    say(f"the job goes on; come back with {jobs.command('watch', name)}")
+                    say(f"end it with {jobs.command('cancel', name)}")
+                    return EXIT_INTERRUPTED
+                jobs.cancel(name)
+                say("asked the service to cancel the job; waiting until it has ended")
+    except CloudError as error:
+        raise type(error)(
+            f"{error}; no longer watching: the job may go on, come back with"
+            f" {jobs.command('watch', name)}"
+        ) from error
+    if job.state != JobState.JOB_STATE_SUCCEEDED:
+        reason = " ".join(job.error.message.split()) or "no reason given"
+        raise CloudError(
+            f"the job {_name(job.state)}: {reason}; its log: {jobs.command('logs', name)}"
+        )
+    return EXIT_DONE
+
+
+def describe(job: CustomJob) -> str:
+    """One line: number, state, time of its creation, name."""
+    number = job.name.rpartition("/")[2]
+    return f"{number}  {_name(job.state)}  {job.create_time:%Y-%m-%d %H:%M}  {job.display_name}"
+
+
+def _until_ended(
+    jobs: Jobs,
+    name: str,
+    price_per_hour: float,
+    say: Callable[[str], None],
+    pause: Callable[[float], None],
+) -> CustomJob:
+    said, length_s = "", _FIRST_PAUSE_S
+    while True:
+        job = _look(jobs, name)
+        news = f"{_name(job.state)}{_progress(job)}"
+        if news != said:
+            say(news + _cost(job, price_per_hour))
+            said, length_s = news, _FIRST_PAUSE_S
+        if job.state in ENDED:
+            return job
+        pause(length_s)
+        length_s = min(length_s * 1.5, _LONGEST_PAUSE_S)
+
+
+def _look(jobs: Jobs, name: str) -> CustomJob:
+    try:
+        return jobs.get(name)
+    except SignInError:
+        # The token has expired: once with what a new sign-in gives.
+        jobs.sign_in()
+        return jobs.get(name)
+
+
+def _wants_to_cancel(ask: Callable[[str], str] | None) -> bool:
+    try:
+        return ask is not None and ask("\ncancel the job? [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
+
+
+def _name(state: JobState) -> str:
+    return JobState(state).name.removeprefix("JOB_STATE_").lower().replace("_", " ")
+
+
+def _progress(job: CustomJob) -> str:
+    """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it
+    cannot be read.
+    """
+    pool = job.job_spec.worker_pool_specs[0]
+    folder = next(
+        (
+            argument
+            for argument in pool.container_spec.args
+            if argument.startswith(f"{_RUN_DIR}{BUCKET_SCHEME}")
+        ),
+        "",
+    )
+    if not folder:
+        return ""
+    try:
+        content, _ = storage.read(f"{folder.removeprefix(_RUN_DIR).rstrip('/')}/metrics.jsonl")
+    except StorageError as error:
+        return f"  (how training goes cannot be read: {error})"
+    lines = content.decode().splitlines()
+    if not lines:
+        return ""
+    row = json.loads(lines[-1])
+    return (
+        f"  epoch {row['epoch']}  step {row['step']}  accuracy {row['accuracy']:.3f}  validation"
+        f" accuracy {row['validation_accuracy']:.3f}  {row['pictures_per_second']:.0f} pictures/s"
+    )
+
+
+def _cost(job: CustomJob, price_per_hour: float) -> str:
+    if not job.start_time or not price_per_hour:
+        return ""
+    workers = sum(pool.replica_count for pool in job.job_spec.worker_pool_specs)
+    until = job.end_time or datetime.now(UTC)
+    seconds = (until - job.start_time).total_seconds()
+    return f"  about {Budget(0, price_per_hour, workers, '').cost(seconds):.2f} so far"
+
+
+# Whether buckets lie where the job runs: bytes that cross regions are slow, and billed.
+#
+# Locations of buckets: cloud.google.com/storage/docs/locations, as of 2026-11-22.
+
+# Multi-regions, and how the names of the regions in them begin.
+_AREAS = {"US": "us-", "EU": "europe-", "ASIA": "asia-"}
+
+
+def require_near(addresses: Iterable[str], region: str, say: Callable[[str], None]) -> None:
+    """Refuses buckets that are not there, or in another region.
+
+    Args:
+        addresses: ``gs://…``.
+        region: where the job runs.
+        say: prints one line; told of what could not be checked.
+
+    Raises:
+        ConfigError: a bucket lies elsewhere.
+        StorageError: it is not there, or cannot be asked about.
+    """
+    for name in sorted({parse_address(address)[0] for address in addresses}):
+        try:
+            with mapped_errors(f"gs://{name}"), storage.client() as client:
+                location = client.get_bucket(name, **storage.CALL).location
+        except PermissionMissingError as error:
+            say(f"not checked whether it is in {region}: {error}")
+            continue
+        near = is_near(location, region)
+        if near is None:
+            say(
+                f"not checked whether it is in {region}: gs://{name} is in {location}, a pair of"
+                " regions"
+            )
+        elif not near:
+            raise ConfigError(
+                f"gs://{name} is in {location} and the job in {region}: every byte between them is"
+                f" billed and slow; give the bucket's --region, or a bucket in {region}"
+            )
+
+
+def is_near(location: str, region: str) -> bool | None:
+    """Tells whether a bucket's location holds a region; None of a pair of regions, whose names are
+    not known here.
+    """
+    if location in _AREAS:
+        return region.startswith(_AREAS[location])
+    return location.lower() == region if "-" in location else None
