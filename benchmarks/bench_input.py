@@ -139,7 +139,7 @@ def _measure(side: str, data: Path, passes: int) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
-    importlib.import_module("trainer.data.scan")
+    importlib.import_module("trainer.data.dataset")
 
     next(
         iter(
@@ -169,11 +169,10 @@ def _stock(keras: Any, data: Path, passes: int) -> Iterator[Any]:
 
 
 def _whisker(cache: str, data: Path, passes: int) -> Iterator[Any]:
-    from trainer.data.cache import free_memory_bytes, make_cache
-    from trainer.data.input import Examples
+    from trainer.data.batches import Examples
+    from trainer.data.dataset import free_memory_bytes, make_cache, scan
     from trainer.data.ledger import Ledger, Picture
     from trainer.data.pictures import open_pictures
-    from trainer.data.scan import scan
 
     pictures = open_pictures(data)
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder:

@@ -84,10 +84,9 @@ def load_examples(
     folder: Path, size: int, *, cached: bool = True, **options: Any
 ) -> tuple[Any, Any]:
     """The pictures of a folder as `Examples`, and their ledger."""
-    from trainer.data.cache import PixelCache
-    from trainer.data.input import Examples
+    from trainer.data.batches import Examples
+    from trainer.data.dataset import PixelCache, scan
     from trainer.data.pictures import assign, open_pictures
-    from trainer.data.scan import scan
 
     pictures = open_pictures(folder)
     cache = PixelCache((len(pictures.found), size, size, 3), None) if cached else None

@@ -11,7 +11,7 @@ from serving.store import open_store
 from serving.store.manifest import LEDGER_FILE
 from tests.trained_model import draw, load_examples, logged, write_pictures
 from trainer.config import Config
-from trainer.data.frozen import ledger_file
+from trainer.data.splits import ledger_file
 from trainer.errors import DataError, GateRefused
 from trainer.pipeline import run
 from whisker_ml import storage

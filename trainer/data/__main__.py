@@ -22,7 +22,7 @@ from trainer.errors import ConfigError, DataError
 from whisker_ml import cli
 
 if TYPE_CHECKING:
-    from trainer.data.checkup import Facts
+    from trainer.data.checks import Facts
     from trainer.data.ledger import Found, Ledger, LeftOut
 
 
@@ -80,59 +80,58 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _scan(folder: Path) -> None:
-    from trainer.data import findings
+    from trainer.data import checks
 
     start = time.perf_counter()
     found, facts, unreadable = _look(folder)
     seconds = time.perf_counter() - start
-    summed = findings.sum_up(facts, unreadable)
+    summed = checks.sum_up(facts, unreadable)
     if flags.FLAGS.out:
         with _writing(Path(flags.FLAGS.out)) as path:
             path.write_text(
                 json.dumps(summed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
-    for line in findings.table(summed):
+    for line in checks.table(summed):
         print(line)
     print(f"{len(found):,} files in {seconds:.1f} s ({len(found) / seconds:.0f} pictures/s)")
 
 
 def _split(folder: Path) -> None:
-    from trainer.data import findings, frozen
-    from trainer.data.split import freeze
+    from trainer.data import checks, splits
 
-    file = frozen.ledger_file(folder)
+    file = splits.ledger_file(folder)
     if file.exists():
         raise DataError(
             f"{file}: is frozen already; extend assigns added pictures, or remove it to freeze anew"
         )
     found, facts, unreadable = _look(folder)
-    sha256 = {each.path: each.sha256 for each in facts}
-    ledger = freeze(
-        found, sha256, unreadable, protocol=flags.FLAGS.split, alike=findings.alike(facts)
+    sha256 = {fact.path: fact.sha256 for fact in facts}
+    ledger = splits.freeze(
+        found, sha256, unreadable, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
     )
     _freeze(ledger, file)
 
 
 def _extend(folder: Path) -> None:
-    from trainer.data import findings, frozen
+    from trainer.data import checks, splits
 
-    before = frozen.read(folder)
+    before = splits.read_frozen(folder)
     if before is None:
         raise DataError(
             f"{folder}: has no ledger.json to extend; freeze the split with split first"
         )
     found, facts, unreadable = _look(folder)
-    sha256 = {each.path: each.sha256 for each in facts}
-    ledger = frozen.extend(before, found, sha256, unreadable, findings.alike(facts))
-    splits = [
-        {picture.path: picture.split for picture in each.pictures} for each in (before, ledger)
-    ]
-    for path in sorted(splits[0].keys() | splits[1].keys()):
-        old, new = (each.get(path, "not used") for each in splits)
-        if old != new:
-            print(f"  {path}: {old} → {new}")
-    print(str(frozen.changes(before, found, sha256)) or "nothing has changed")
-    _freeze(ledger, frozen.ledger_file(folder))
+    sha256 = {fact.path: fact.sha256 for fact in facts}
+    ledger = splits.extend(before, found, sha256, unreadable, checks.near_duplicates(facts))
+    old, new = (
+        {picture.path: picture.split for picture in pictures}
+        for pictures in (before.pictures, ledger.pictures)
+    )
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
+    print(str(splits.changes_since(before, found, sha256)) or "nothing has changed")
+    _freeze(ledger, splits.ledger_file(folder))
 
 
 def _convert(folder: Path) -> None:
@@ -140,12 +139,11 @@ def _convert(folder: Path) -> None:
     if not out:
         raise ConfigError("convert needs --out: a folder for the shards, local or gs://…")
     cli.import_tensorflow()
-    from trainer.data.places import Place
-    from trainer.data.records import convert
+    from trainer.data.convert import ShardWriter, convert
 
     ledger = convert(
         folder,
-        Place(out),
+        ShardWriter(out),
         shard_bytes=flags.FLAGS.shard_mb * 10**6,
         shrink=flags.FLAGS.shrink,
         say=lambda line: print(line, flush=True),
@@ -162,19 +160,19 @@ def _convert(folder: Path) -> None:
 
 
 def _look(folder: Path) -> tuple["list[Found]", "list[Facts]", "list[LeftOut]"]:
-    from trainer.data import checkup, frozen, ledger
+    from trainer.data import checks, ledger, splits
 
     found = ledger.find(folder)
-    known = frozen.read(folder)
-    facts, unreadable = checkup.look(found, lambda path: (folder / path).read_bytes())
+    known = splits.read_frozen(folder)
+    facts, unreadable = checks.look(found, lambda path: (folder / path).read_bytes())
     if known is not None:
-        splits = {picture.path: picture.split for picture in known.pictures}
-        facts = [replace(each, split=splits.get(each.path, "not frozen")) for each in facts]
+        frozen = {picture.path: picture.split for picture in known.pictures}
+        facts = [replace(fact, split=frozen.get(fact.path, "not frozen")) for fact in facts]
     return found, facts, unreadable
 
 
 def _freeze(ledger: "Ledger", file: Path) -> None:
-    from trainer.data.split import uneven
+    from trainer.data.splits import uneven
 
     with _writing(file):
         ledger.write(file)

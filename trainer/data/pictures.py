@@ -1,15 +1,74 @@
 """Where encoded pictures come from: a folder of class folders, or record shards made from one."""
 
 import hashlib
+import json
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from trainer.data import frozen, ledger
+from trainer.data import ledger, splits
 from trainer.data.ledger import Found, Ledger, LeftOut
-from trainer.data.shards import INDEX, Shards
-from trainer.data.split import freeze
+from trainer.data.splits import freeze
 from trainer.errors import DataError
+
+# Reads pictures out of shards, wherever they stand.
+
+INDEX = "shards.json"
+
+
+class Shards:
+    """The shards of a folder.
+
+    Args:
+        folder: holds ``shards.json``.
+
+    Raises:
+        DataError: a shard is missing or cut short, or the index cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = _index(folder / INDEX)
+        self._files = [folder / name for name, _ in index["shards"]]
+        for file, (_, size) in zip(self._files, index["shards"], strict=True):
+            found = file.stat().st_size if file.is_file() else 0
+            if found != size:
+                raise DataError(
+                    f"{file}: holds {found:,} bytes where {size:,} were written; fetch it again, or"
+                    " remove the folder and convert anew"
+                )
+        self._where: dict[str, tuple[int, int, int]] = index["pictures"]
+        self._open: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def order(self) -> tuple[str, ...]:
+        """Paths of the pictures as they stand one after the other."""
+        return tuple(sorted(self._where, key=self._where.__getitem__))
+
+    def read(self, path: str) -> bytes:
+        """Gives the content of a picture.
+
+        Raises:
+            OSError: its shard cannot be read.
+        """
+        shard, start, length = self._where[path]
+        with self._lock:
+            if shard not in self._open:
+                self._open[shard] = os.open(self._files[shard], os.O_RDONLY)
+        return os.pread(self._open[shard], length, start)
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_open", {}).values():
+            os.close(descriptor)
+
+
+def _index(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); convert anew") from error
 
 
 @dataclass(frozen=True)
@@ -37,7 +96,7 @@ def open_pictures(folder: Path) -> Pictures:
     Raises:
         DataError: there is none, or what is there cannot be trained on.
     """
-    before = frozen.read(folder)
+    before = splits.read_frozen(folder)
     if (folder / INDEX).exists() and before is not None:
         shards = Shards(folder)
         found = [Found(picture.path, picture.label, picture.split) for picture in before.pictures]
@@ -76,7 +135,7 @@ def assign(
     before = pictures.frozen
     if before is None:
         return freeze(pictures.found, sha256, left_out, protocol=protocol)
-    file = frozen.ledger_file(pictures.folder)
+    file = splits.ledger_file(pictures.folder)
     if protocol not in ("given", before.protocol):
         raise DataError(
             f"--split={protocol}: {file} was frozen with {before.protocol}; leave --split away, or"
@@ -87,7 +146,7 @@ def assign(
         undecodable[picture.path] for picture in before.pictures if picture.path in undecodable
     ]
     hashes = {**sha256, **{each.path: _hash(pictures, each.path) for each in unused}}
-    changed = frozen.changes(before, pictures.found, hashes)
+    changed = splits.changes_since(before, pictures.found, hashes)
     if changed.removed or changed.altered:
         cure = (
             "convert anew"

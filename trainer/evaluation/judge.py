@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data import frozen
+from trainer.data import splits
 from trainer.data.dataset import Dataset
 from trainer.evaluation.calibration import fit_temperature, reliability
 from trainer.evaluation.curves import coverage_curve, threshold_curves
@@ -69,7 +69,7 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     numbers = judge_rows(objective, ledger.classes, rows, paths, seed=config.seed)
     evaluations = None
     if data.pictures.frozen:
-        evaluations = frozen.count_look(data.folder, ledger, session.folder.address)
+        evaluations = splits.count_test_set_evaluation(data.folder, ledger, session.folder.address)
         logger.info("evaluation %d of the frozen test set", evaluations)
     session.clock.stop("evaluate")
     temperature = numbers["calibration"]["temperature"]

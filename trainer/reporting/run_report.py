@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
+from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.data.input import Examples
 from trainer.data.ledger import Ledger
 from trainer.reporting import charts, files, plots
 from trainer.reporting.model_card import write_model_card

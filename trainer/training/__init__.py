@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config, LearningRate
+from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.data.input import Examples
 from trainer.data.ledger import Ledger
 from trainer.devices import Devices
 from trainer.errors import TrainingError

@@ -26,7 +26,7 @@ import tensorflow as tf
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from trainer.data.input import Examples, epoch_order, make_ready
+from trainer.data.batches import Examples, epoch_order, make_ready
 from trainer.data.ledger import SPLITS, Ledger
 from trainer.errors import RunError
 from trainer.variants.models import augmentation_layers

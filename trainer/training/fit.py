@@ -36,7 +36,7 @@ _PLATEAU_PATIENCE = 3
 
 
 class Batches(Protocol):
-    """Where batches come from: `trainer.data.input.Examples`, or features of the same pictures."""
+    """Where batches come from: `trainer.data.batches.Examples`, or features of its pictures."""
 
     def indices(self, split: str) -> np.ndarray:
         """Positions of a split's pictures in the ledger."""

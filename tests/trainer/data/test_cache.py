@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from trainer.data.cache import PixelCache, free_memory_bytes, make_cache
+from trainer.data.dataset import PixelCache, free_memory_bytes, make_cache
 from trainer.errors import DataError
 
 SHAPE = (50, 32, 32, 3)
@@ -42,7 +42,7 @@ def kept_in(cache):
 def test_auto_takes_memory_then_disk_then_nothing(
     tmp_path, monkeypatch, kind, memory, disk, expected
 ):
-    monkeypatch.setattr("trainer.data.cache._free_disk_bytes", lambda _: disk)
+    monkeypatch.setattr("trainer.data.dataset._free_disk_bytes", lambda _: disk)
     assert kept_in(make_cache(kind, 50, 32, tmp_path / "new", free_bytes=memory)) == expected
 
 
@@ -61,7 +61,7 @@ def test_full_disk_is_one_line(tmp_path):
 import resource, signal
 import numpy as np
 from pathlib import Path
-from trainer.data.cache import PixelCache
+from trainer.data.dataset import PixelCache
 from trainer.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 cache = PixelCache({SHAPE}, Path({str(tmp_path)!r}))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.trained_model import draw
-from trainer.data.checkup import look
+from trainer.data.checks import look
 from trainer.data.ledger import Found
 
 JPEG = draw("cats", 1)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.trained_model import draw, write_pictures
-from trainer.data.frozen import read
+from trainer.data.splits import read_frozen
 
 
 def command(*arguments, code=0):
@@ -39,7 +39,7 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
     assert (found["pictures"], found["duplicates"][0]["exact"]) == (61, True)
 
     assert "1 files left out" in command("split", folder)
-    before = read(folder)
+    before = read_frozen(folder)
     assert len(before.pictures) == 61
     assert {
         each.split for each in before.pictures if each.path in ("dogs/3.jpg", "dogs/copy.jpg")

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from trainer.data.download import download
+from trainer.data.sources import download
 from trainer.errors import DataError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data.duplicates import difference_hashes, groups, near_pairs
+from trainer.data.checks import difference_hashes, groups, near_pairs
 
 
 def scene(number, size=(320, 240)):

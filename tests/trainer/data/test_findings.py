@@ -1,7 +1,6 @@
 from dataclasses import replace
 
-from trainer.data.checkup import Facts
-from trainer.data.findings import sum_up, table
+from trainer.data.checks import Facts, sum_up, table
 from trainer.data.ledger import LeftOut
 
 PICTURE = Facts("", "cats", "train", "", 1000, 300, 200, "JPEG", "RGB", 1, "", "")

@@ -6,10 +6,16 @@ import tensorflow as tf
 
 from tests.trained_model import draw, load_examples, write_pictures
 from tests.trainer.data.splitting import FLAT, GIVEN, found_and_hashes, split_of
-from trainer.data.frozen import changes, count_look, extend, ledger_file, read
 from trainer.data.ledger import SPLITS
 from trainer.data.pictures import assign, open_pictures
-from trainer.data.split import freeze
+from trainer.data.splits import (
+    changes_since,
+    count_test_set_evaluation,
+    extend,
+    freeze,
+    ledger_file,
+    read_frozen,
+)
 from trainer.errors import DataError
 
 LEDGER = freeze(*found_and_hashes(FLAT), [], protocol="given")
@@ -25,7 +31,7 @@ def frozen_again(names, *, alike=(), protocol="given", **renamed):
 def test_changes_are_named():
     found, sha256 = found_and_hashes([*FLAT[1:], "cats/new.jpg"])
     sha256["dogs/7.jpg"] = "another"
-    changed = changes(LEDGER, found, sha256)
+    changed = changes_since(LEDGER, found, sha256)
     assert str(changed) == "1 added (cats/new.jpg), 1 removed (cats/0.jpg), 1 altered (dogs/7.jpg)"
 
 
@@ -81,7 +87,7 @@ def test_ledger_whose_test_set_overlaps_its_training_set_is_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"cats/copy.jpg is in test, and the same picture in train; a test set that"
     ):
-        read(tmp_path)
+        read_frozen(tmp_path)
 
 
 def test_ledger_that_was_changed_by_hand_is_refused(tmp_path):
@@ -93,12 +99,14 @@ def test_ledger_that_was_changed_by_hand_is_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"ledger.json: was changed after it was frozen; put it back"
     ):
-        read(tmp_path)
+        read_frozen(tmp_path)
 
 
 def test_looks_are_counted_where_the_folder_can_be_written(tmp_path):
-    assert [count_look(tmp_path, LEDGER, f"runs/{number}") for number in range(3)] == [1, 2, 3]
-    assert count_look(tmp_path / "missing", LEDGER, "runs/4") is None
+    assert [
+        count_test_set_evaluation(tmp_path, LEDGER, f"runs/{number}") for number in range(3)
+    ] == [1, 2, 3]
+    assert count_test_set_evaluation(tmp_path / "missing", LEDGER, "runs/4") is None
 
 
 @pytest.fixture
@@ -127,14 +135,14 @@ def assigned(folder, *, protocol="given", undecodable=()):
 
 def test_training_goes_by_the_frozen_ledger(folder):
     ledger, lines = assigned(folder)
-    assert ledger == read(folder)
+    assert ledger == read_frozen(folder)
     assert lines == [f"split frozen in {folder}/ledger.json (given)"]
 
 
 def test_training_says_what_was_added_and_does_not_use_it(folder):
     (folder / "cats" / "new.jpg").write_bytes(draw("cats", 100))
     ledger, lines = assigned(folder)
-    assert ledger == read(folder)
+    assert ledger == read_frozen(folder)
     assert lines[1].startswith(
         "1 added (cats/new.jpg) since then: not used; python -m trainer.data extend"
     )

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from tests.trained_model import draw, load_examples, write_pictures
-from trainer.data.cache import PixelCache
+from trainer.data.dataset import PixelCache, scan
 from trainer.data.pictures import open_pictures
-from trainer.data.scan import scan
 from trainer.errors import DataError
 from trainer.variants.preprocessing import decode_and_resize
 from trainer.workers import Part

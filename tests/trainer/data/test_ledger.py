@@ -6,7 +6,7 @@ import pytest
 
 from tests.trainer.data.splitting import FLAT, found_and_hashes
 from trainer.data.ledger import Found, Ledger, find
-from trainer.data.split import freeze
+from trainer.data.splits import freeze
 from trainer.errors import DataError
 
 

@@ -10,14 +10,13 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.trained_model import encode, load_examples, write_pictures
-from trainer.data import records
-from trainer.data.frozen import ledger_file, read
-from trainer.data.input import Examples, own_pictures
+from trainer.data import convert as conversion
+from trainer.data.batches import Examples, own_pictures
+from trainer.data.convert import ShardWriter, convert
+from trainer.data.dataset import scan
 from trainer.data.pictures import assign, open_pictures
-from trainer.data.places import Place
-from trainer.data.records import convert
-from trainer.data.scan import scan
 from trainer.data.sources import pictures_folder
+from trainer.data.splits import ledger_file, read_frozen
 from trainer.errors import DataError
 from trainer.workers import Part
 from whisker_ml import storage
@@ -34,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def shards_of(folder, out, shrink=0, say=lambda _: None):
-    convert(folder, Place(str(out)), shard_bytes=SHARD_BYTES, shrink=shrink, say=say)
+    convert(folder, ShardWriter(str(out)), shard_bytes=SHARD_BYTES, shrink=shrink, say=say)
     return out
 
 
@@ -48,7 +47,7 @@ def content(folder):
 
 
 def test_shards_are_records_that_tensorflow_reads(folder, shards):
-    ledger = read(folder)
+    ledger = read_frozen(folder)
     names = {name for name in content(shards) if name.endswith(".tfrecord")}
     assert {name.partition("-")[0] for name in names} == {"train", "validation", "test"}
     assert len(names) > 3
@@ -68,7 +67,7 @@ def test_shards_are_records_that_tensorflow_reads(folder, shards):
             )
     assert found == {each.path: (each.label, each.split, each.sha256) for each in ledger.pictures}
     assert sorted(content(shards)) == sorted({*names, "ledger.json", "shards.json"})
-    assert read(shards) == ledger
+    assert read_frozen(shards) == ledger
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -107,7 +106,7 @@ def worker(shards, first, replicas=4):
 
 @pytest.mark.parametrize("batch_size", [4, 8, 20])
 def test_two_workers_read_different_training_pictures_and_together_all_of_them(shards, batch_size):
-    ledger = read(shards)
+    ledger = read_frozen(shards)
     train = {picture.path for picture in ledger.pictures if picture.split == "train"}
     rest = {picture.path for picture in ledger.pictures} - train
     workers = [worker(shards, first) for first in (0, 2)]
@@ -143,7 +142,7 @@ class Killed(BaseException):
 def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
     folder, shards, tmp_path, monkeypatch
 ):
-    written, write = [], records._write
+    written, write = [], conversion._write
 
     def dying(shard, *arguments):
         if len(written) == 3:
@@ -152,8 +151,8 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
         return write(shard, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(records, "_write", dying)
-        patch.setattr(records.os, "cpu_count", lambda: 1)
+        patch.setattr(conversion, "_write", dying)
+        patch.setattr(conversion.os, "cpu_count", lambda: 1)
         shards_of(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "shards.json").exists()
     with pytest.raises(DataError, match="no pictures found"):
@@ -180,7 +179,7 @@ def test_shrunk_pictures_are_another_data_set(tmp_path):
     (folder / "cats" / "large.png").write_bytes(encode(large, "PNG"))
     load_examples(folder, SIZE)[1].write(ledger_file(folder))
     shrunk = shards_of(folder, tmp_path / "out", shrink=100)
-    before, after = read(folder), read(shrunk)
+    before, after = read_frozen(folder), read_frozen(shrunk)
     assert before.digest != after.digest
     changed = {
         one.path for one, other in zip(before.pictures, after.pictures, strict=True) if one != other
@@ -234,14 +233,13 @@ def test_full_disk_is_one_line_and_what_is_done_is_kept(folder, shards, tmp_path
     code = f"""
 import resource, signal
 from pathlib import Path
-from trainer.data.places import Place
-from trainer.data.records import convert
+from trainer.data.convert import ShardWriter, convert
 from trainer.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, {2**63 - 1}))
 try:
-    place = Place({str(tmp_path / "out")!r})
-    convert(Path({str(folder)!r}), place, shard_bytes={SHARD_BYTES}, shrink=0, say=print)
+    writer = ShardWriter({str(tmp_path / "out")!r})
+    convert(Path({str(folder)!r}), writer, shard_bytes={SHARD_BYTES}, shrink=0, say=print)
 except DataError as error:
     print(error)
 """

@@ -4,7 +4,7 @@ import pytest
 
 from tests.trainer.data.splitting import FLAT, GIVEN, found_and_hashes, split_of
 from trainer.data.ledger import SPLITS, LeftOut
-from trainer.data.split import freeze, uneven
+from trainer.data.splits import freeze, uneven
 from trainer.errors import DataError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainer.config import Config
-from trainer.data.input import Examples
+from trainer.data.batches import Examples
 from trainer.data.ledger import SPLITS, Found, Ledger, Picture
 from trainer.data.pictures import Pictures
 from trainer.evaluation.judge import judge_rows

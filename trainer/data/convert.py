@@ -1,18 +1,14 @@
-"""TFRecord shards: the pictures of a frozen split in a few large files, which a bucket and many
-workers read well.
+"""Record shards, written: pictures of one split each, in the order of their hashes."""
 
-A shard holds pictures of one split in the order of their hashes, so that classes are mixed in each,
-as `tf.train.Example` with `image_bytes`, `label`, `path` and `sha256`. `shards.json`, the last file
-to appear, says where in which shard the bytes of each picture stand; `ledger.json` beside it is
-their frozen split.
-"""
-
+import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,11 +18,122 @@ import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
 
-from trainer.data import frozen
+from trainer.data import splits
 from trainer.data.ledger import SPLITS, Ledger, Picture
-from trainer.data.places import Place
-from trainer.data.shards import INDEX
+from trainer.data.pictures import INDEX
 from trainer.errors import DataError
+from whisker_ml import storage
+from whisker_ml.files import is_address
+
+# Where shards go, a folder or a bucket: a file appears under its name only when it is whole.
+
+# Beside each shard until all are there: what it holds.
+_NOTE = ".note.json"
+_STAGING = ".unfinished"
+
+
+class ShardWriter:
+    """A folder, or ``gs://…``.
+
+    Args:
+        address: of it; made where it is missing.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._remote = is_address(address)
+        self._folder = Path(self.address).expanduser()
+
+    def notes(self) -> dict[str, bytes]:
+        """What has been said of shards that are whole, by their name, and the index where all
+        are.
+        """
+        if self._remote:
+            names = storage.list_names(self.address)
+        else:
+            names = [each.name for each in self._folder.iterdir()] if self._folder.is_dir() else []
+        return {
+            name.removesuffix(_NOTE): self.read(name)
+            for name in names
+            if name.endswith(_NOTE) or name == INDEX
+        }
+
+    def read(self, name: str) -> bytes:
+        """Reads a file."""
+        return (
+            storage.read(f"{self.address}/{name}")[0]
+            if self._remote
+            else (self._folder / name).read_bytes()
+        )
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Gives a folder on this machine for what is not whole yet, and is alone in it.
+
+        Raises:
+            DataError: the folder cannot be written, or another conversion is at work in it.
+        """
+        if self._remote:
+            with tempfile.TemporaryDirectory(prefix="whisker-shards-") as folder:
+                yield Path(folder)
+            return
+        staging = self._folder / _STAGING
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            with (staging / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield staging
+        except BlockingIOError as error:
+            raise DataError(
+                f"{self.address}: another conversion is at work here; wait for it"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or self.address}: cannot be written ({error.strerror}); free"
+                " space or give permission; what is done is kept"
+            ) from error
+
+    def put(self, name: str, file: Path, note: Mapping[str, Any]) -> None:
+        """Gives a shard its name, and then says what it holds; what is staged of it is gone
+        then.
+        """
+        noted = file.with_name(name + _NOTE)
+        noted.write_text(json.dumps(note), encoding="utf-8")
+        for each in (file, noted):
+            self._publish(each)
+
+    def finish(self, staging: Path, contents: Mapping[str, Any]) -> None:
+        """Writes JSON files in their order; then the notes are not needed any more."""
+        for name, content in contents.items():
+            file = staging / name
+            file.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+            self._publish(file)
+        notes = [f"{name}{_NOTE}" for name in self.notes() if name != INDEX]
+        if self._remote:
+            storage.delete(notes, self.address)
+            return
+        for name in notes:
+            (self._folder / name).unlink()
+        (staging / ".lock").unlink()
+        staging.rmdir()
+
+    def _publish(self, file: Path) -> None:
+        if self._remote:
+            storage.upload_new({file.name: file}, self.address)
+            file.unlink()
+            return
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        file.replace(self._folder / file.name)
+
+
+# TFRecord shards: the pictures of a frozen split in a few large files, which a bucket and many
+# workers read well.
+#
+# A shard holds pictures of one split in the order of their hashes, so that classes are mixed in
+# each, as `tf.train.Example` with `image_bytes`, `label`, `path` and `sha256`. `shards.json`, the
+# last file to appear, says where in which shard the bytes of each picture stand; `ledger.json`
+# beside it is their frozen split.
 
 _FORMAT = 1
 # Before the bytes of a record: their number (8 bytes) and a checksum of it (4); after them, a
@@ -43,7 +150,7 @@ class _Shard:
 
 
 def convert(
-    folder: Path, place: Place, *, shard_bytes: int, shrink: int, say: Callable[[str], None]
+    folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int, say: Callable[[str], None]
 ) -> Ledger:
     """Writes the pictures of a frozen split as shards; goes on where it was stopped.
 
@@ -62,7 +169,7 @@ def convert(
         DataError: there is no frozen split, a picture is not what was frozen, the disk is full, or
             another conversion is there.
     """
-    ledger = frozen.read(folder)
+    ledger = splits.read_frozen(folder)
     if ledger is None:
         raise DataError(
             f"{folder}: has no ledger.json; freeze the split first: python -m trainer.data split"
@@ -79,7 +186,7 @@ def convert(
         )
     if INDEX in written:
         say(f"{place.address}: holds all {len(shards)} shards already")
-        return Ledger.from_json(json.loads(place.read(frozen.LEDGER)))
+        return Ledger.from_json(json.loads(place.read(splits.LEDGER_NAME)))
     missing = [shard for shard in shards if shard.name not in written]
     say(f"{len(shards)} shards, {len(shards) - len(missing)} of them written already")
     with place.staging() as staging:
@@ -108,7 +215,7 @@ def convert(
                 for path, (*where, _) in written[shard.name]["pictures"].items()
             },
         }
-        place.finish(staging, {frozen.LEDGER: ledger.to_json(), INDEX: index})
+        place.finish(staging, {splits.LEDGER_NAME: ledger.to_json(), INDEX: index})
     return ledger
 
 
