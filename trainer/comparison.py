@@ -18,9 +18,8 @@ from typing import Any
 
 from trainer.config import Config
 from trainer.errors import RunError
-from trainer.evaluation.intervals import over_seeds
-from trainer.evaluation.paired import paired_test
-from trainer.evaluation.reading import read_comparison
+from trainer.evaluation.intervals import over_seeds, paired_test
+from trainer.evaluation.summary import read_comparison
 from trainer.run_folder import RunFolder
 
 # What a run keeps in compare.json of its result.json.
@@ -310,12 +309,12 @@ def _predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _report(compared: Mapping[str, Any], folder: Path) -> None:
     # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so by the
     # first run.
-    from trainer.reporting import charts, files
+    from trainer.reporting import charts, style
     from trainer.reporting.report import write_comparison
 
     done, pictures = _done_by_variant(compared["runs"]), folder / "pictures"
-    charts.compared_accuracies(done, pictures / files.COMPARED_ACCURACIES)
-    charts.compared_curves(done, pictures / files.COMPARED_CURVES)
+    charts.compared_accuracies(done, pictures / style.COMPARED_ACCURACIES)
+    charts.compared_curves(done, pictures / style.COMPARED_CURVES)
     write_comparison(compared, pictures, folder / "report.html")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from trainer.config import Config
 from trainer.data.dataset import Dataset
 from trainer.evaluation.judge import Judged
-from trainer.evaluation.reading import read_run
+from trainer.evaluation.summary import read_run
 from trainer.export import Exported
 from trainer.publish import Publication
 from trainer.session import Session

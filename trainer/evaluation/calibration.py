@@ -1,8 +1,7 @@
-"""Does a probability of 0.9 mean right nine times out of ten? Measured, and mended by one
-number.
-"""
+"""How sure answers are: calibration, mended by one number; coverage; thresholds."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,9 @@ import tensorflow as tf
 
 from trainer.evaluation.intervals import wilson_interval
 from trainer.variants.objective import Objective
+
+# Does a probability of 0.9 mean right nine times out of ten? Measured, and mended by one
+# number.
 
 # A model that is right on all validation pictures would be made surer without end, and one that
 # knows nothing vaguer.
@@ -96,3 +98,120 @@ def reliability(classes: int, right: np.ndarray, confidence: np.ndarray) -> dict
         "error_by_chance": float(np.quantile(by_chance, 0.95)),
         "bins": bins,
     }
+
+
+# What the model trades as its threshold moves: ROC, precision against recall, accuracy against
+# coverage.
+
+# Points of a curve that are kept: finer than a picture of it can show.
+MOST_POINTS = 201
+
+
+def threshold_curves(
+    classes: Sequence[str], labels: np.ndarray, probabilities: np.ndarray
+) -> dict[str, Any]:
+    """ROC and precision-recall curves with the area under each.
+
+    Two classes: of the second one. More: the mean of each class against the rest ("macro"), over
+    the classes of which there are pictures.
+
+    Args:
+        classes: names in the order of the labels.
+        labels: int32 [n], 0…K-1.
+        probabilities: float [n, K].
+
+    Returns:
+        `of` (what the curves are of), `roc` with `area`, `false_positive_rate`,
+        `true_positive_rate`, and `precision_recall` with `area` (average precision), `recall`,
+        `precision`; both None where all pictures are of one class.
+    """
+    numbers = [1] if len(classes) == 2 else range(len(classes))
+    found = [
+        (_roc(*counted), _precision_recall(*counted))
+        for counted in (_counts(labels == number, probabilities[:, number]) for number in numbers)
+        if counted[0][-1] and counted[1][-1]
+    ]
+    of = classes[1] if len(classes) == 2 else f"mean of {len(found)} classes, each against the rest"
+    if not found:
+        return {"of": of, "roc": None, "precision_recall": None}
+    grid = np.linspace(0, 1, MOST_POINTS)
+    if len(found) == 1:
+        (false, true), (recall, precision) = found[0]
+    else:
+        false = recall = grid
+        true = np.mean([np.interp(grid, *roc) for roc, _ in found], axis=0)
+        # A step at each threshold, the value of the first one that reaches so much recall.
+        precision = np.mean(
+            [values[np.searchsorted(at, grid)] for _, (at, values) in found], axis=0
+        )
+    areas = [(_area(*roc), float(np.sum(np.diff(at) * values[1:]))) for roc, (at, values) in found]
+    roc_area, average_precision = np.mean(areas, axis=0).tolist()
+    return {
+        "of": of,
+        "roc": {
+            "area": roc_area,
+            "false_positive_rate": _thin(false),
+            "true_positive_rate": _thin(true),
+        },
+        "precision_recall": {
+            "area": average_precision,
+            "recall": _thin(recall),
+            "precision": _thin(precision),
+        },
+    }
+
+
+def coverage_curve(right: np.ndarray, confidence: np.ndarray) -> dict[str, list[float]]:
+    """Accuracy on the pictures that the model is surest of, for growing shares of all pictures.
+
+    Args:
+        right: bool [n].
+        confidence: float [n], probability of the answer.
+
+    Returns:
+        `coverage`, 0…1 and at most 1, `accuracy`, and its Wilson interval `low` and `high`, a
+        number per point.
+    """
+    correct = np.cumsum(right[np.argsort(-confidence, kind="stable")])
+    kept = _places(len(correct)) if len(correct) > 1 else [0]
+    intervals = [wilson_interval(int(correct[place]), place + 1) for place in kept]
+    return {
+        "coverage": [(place + 1) / len(correct) for place in kept],
+        "accuracy": [float(correct[place] / (place + 1)) for place in kept],
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+    }
+
+
+def _counts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positives at each threshold, from the highest on; equal scores fall
+    together.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_equals = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = np.cumsum(positive[order])[last_of_equals]
+    return true, last_of_equals + 1 - true
+
+
+def _roc(true: np.ndarray, false: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.append(0, false / false[-1]), np.append(0, true / true[-1])
+
+
+def _precision_recall(true: np.ndarray, false: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    precision = true / (true + false)
+    return np.append(0, true / true[-1]), np.append(precision[0], precision)
+
+
+def _area(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+
+
+def _places(length: int) -> list[int]:
+    """Evenly spread places in a list, the first and the last among them, at most `MOST_POINTS`."""
+    return np.unique(
+        np.linspace(0, length - 1, min(length, MOST_POINTS)).round().astype(int)
+    ).tolist()
+
+
+def _thin(values: np.ndarray) -> list[float]:
+    return values[_places(len(values))].tolist()

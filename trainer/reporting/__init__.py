@@ -1,1 +1,1 @@
-"""Reporting: draws the pictures of a run and writes its report; computes nothing."""
+"""Reports of runs and comparisons: they draw and write, and compute nothing."""

@@ -124,7 +124,7 @@ def threshold_curves(curves: Mapping[str, Any], path: Path) -> None:
     """Draws the ROC and the precision-recall curve beside one another.
 
     Args:
-        curves: as `trainer.evaluation.curves` gives them.
+        curves: as `trainer.evaluation.calibration` gives them.
         path: the PNG file to write.
     """
     figure, both = figure_with_axes(2.85, 1, 2)
@@ -180,7 +180,7 @@ def coverage(curve: Mapping[str, Sequence[float]], path: Path) -> None:
     """Draws accuracy on the pictures that the model is surest of, for growing shares of all.
 
     Args:
-        curve: as `trainer.evaluation.curves` gives it.
+        curve: as `trainer.evaluation.calibration` gives it.
         path: the PNG file to write.
     """
     figure, (axes,) = figure_with_axes(2.4, 1, 1)

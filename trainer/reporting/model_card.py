@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.evaluation.wording import duration, names, percent, value
-from trainer.reporting import files
+from trainer.evaluation.summary import duration, names, percent, value
+from trainer.reporting import style
 
 # Section -> (name, text) of each of its lines.
 Card = list[tuple[str, list[tuple[str, str]]]]
@@ -175,7 +175,7 @@ def write_model_card(result: Mapping[str, Any], environment: Mapping[str, str], 
             *(f"- **{_escape(name)}**: {_escape(text)}" for name, text in rows),
         ]
     lines += ["", "## How to ask it", "", "```python", example(result), "```", ""]
-    files.write(path, "\n".join(lines).encode("utf-8", "backslashreplace"))
+    style.write(path, "\n".join(lines).encode("utf-8", "backslashreplace"))
 
 
 def _publication(result: Mapping[str, Any]) -> Card:

@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from trainer.evaluation.wording import duration, names, percent
-from trainer.reporting import files
+from trainer.evaluation.summary import duration, names, percent
+from trainer.reporting import style
 from trainer.reporting.model_card import example, model_card
 
 _MOST_ROWS = 50
-_PHOTOGRAPHS = (files.CLASS_ROWS, files.AUGMENTATION, *files.PREDICTION_GRIDS)
+_PHOTOGRAPHS = (style.CLASS_ROWS, style.AUGMENTATION, *style.PREDICTION_GRIDS)
 
 
 def write_report(
@@ -62,11 +62,11 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
         f"{name} {percent(found['test']['mean'])}" for name, found in compared["variants"].items()
     )
     words = {
-        files.COMPARED_ACCURACIES: (
+        style.COMPARED_ACCURACIES: (
             f"Dot chart of test accuracy; means: {means}.",
             "Test accuracy, run by run",
         ),
-        files.COMPARED_CURVES: (
+        style.COMPARED_CURVES: (
             (
                 "Two line charts by epoch: validation accuracy above validation loss, a line for"
                 " each run."
@@ -88,7 +88,7 @@ def _write(template: str, report: Path, **values: Any) -> None:
     pages.filters.update(percent=percent, duration=duration)
     page = pages.get_template(template).render(**values)
     # A file name that is no UTF-8 reaches us as lone surrogates, which only an escape can show.
-    files.write(report, page.encode("utf-8", "backslashreplace"))
+    style.write(report, page.encode("utf-8", "backslashreplace"))
 
 
 def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -106,25 +106,25 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         "Below each: a tick or a cross, the predicted class with its probability, the true class."
     )
     return {
-        files.CLASS_ROWS: (
+        style.CLASS_ROWS: (
             f"Training pictures, a row for each class: {names(result['classes'])}.",
             "What the model learns from",
         ),
-        files.LABEL_COUNTS: (
+        style.LABEL_COUNTS: (
             (
                 "Bar chart: pictures of each class in the training, validation and test splits; the"
                 " same numbers stand in the table below."
             ),
             "Pictures of each class",
         ),
-        files.AUGMENTATION: (
+        style.AUGMENTATION: (
             (
                 "One training picture, beside nine copies of it that are flipped at random, and"
                 " nine that are turned."
             ),
             "One picture, and what each augmentation makes of it",
         ),
-        files.TRAINING_CURVES: (
+        style.TRAINING_CURVES: (
             (
                 f"Two line charts by epoch. Accuracy ends at {percent(last['accuracy'])} in"
                 f" training and {percent(last['validation_accuracy'])} in validation; loss at"
@@ -133,25 +133,25 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             ),
             "Accuracy and loss, epoch by epoch",
         ),
-        files.PACE: (
+        style.PACE: (
             (
                 f"Two line charts by epoch. The learning rate ends at {last['learning_rate']:.2g},"
                 f" training at {result['throughput'][-1]:,.0f} pictures per second."
             ),
             "Learning rate, and pictures trained on per second",
         ),
-        files.CONFUSION: (
+        style.CONFUSION: (
             (
                 "Confusion matrix of the test pictures, a row for each true class; right answers"
                 " stand on the diagonal."
             ),
             "Rows: what pictures show. Columns: what the model answered",
         ),
-        files.THRESHOLDS: (
+        style.THRESHOLDS: (
             f"Two line charts: ROC and precision-recall curves of {curves['of']}; {areas}.",
             f"What a threshold trades, for {curves['of']}",
         ),
-        files.RELIABILITY: (
+        style.RELIABILITY: (
             (
                 "Two charts of how often answers are right against how sure they are. The expected"
                 f" calibration error is {percent(before)} before temperature scaling and"
@@ -163,7 +163,7 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
                 f" {calibration['fitted_on']:,} validation pictures"
             ),
         ),
-        files.COVERAGE: (
+        style.COVERAGE: (
             (
                 f"Line chart: accuracy falls to {percent(coverage['accuracy'][-1])} as the share of"
                 " pictures that is answered grows to all, the surest first."

@@ -1,4 +1,4 @@
-"""The report of one run: its pictures, the HTML page and the model card."""
+"""Reporting: the pictures, the HTML page and the model card of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from trainer.config import Config
 from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
 from trainer.data.ledger import Ledger
-from trainer.reporting import charts, files, plots
+from trainer.reporting import charts, photos, style
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
 from trainer.session import Session
@@ -75,16 +75,16 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
     for number, name in enumerate(ledger.classes):
         of_class = train[labels == number]
         shown[name] = list(
-            examples.pictures(generator.permutation(of_class)[: plots.PICTURES_PER_CLASS])
+            examples.pictures(generator.permutation(of_class)[: photos.PICTURES_PER_CLASS])
         )
-    plots.class_rows(shown, folder / files.CLASS_ROWS)
-    plots.label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / files.LABEL_COUNTS)
+    photos.class_rows(shown, folder / style.CLASS_ROWS)
+    photos.label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / style.LABEL_COUNTS)
     # Features of untouched pictures alone see no augmentation.
     if VARIANTS[config.variant].augmented and (
         config.feature_views != 1 or config.fine_tune_epochs
     ):
         original = examples.pictures(generator.choice(train, 1))
-        batch = tf.cast(tf.repeat(original, plots.AUGMENTED_COPIES, axis=0), tf.float32)
+        batch = tf.cast(tf.repeat(original, photos.AUGMENTED_COPIES, axis=0), tf.float32)
         layers = augmentation_layers(config.seed, config.augmentation, scaled=False)
         augmented = {
             _DONE_BY[layer.name]: list(
@@ -94,7 +94,7 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
             )
             for layer in layers
         }
-        plots.augmentation_grid(original[0], augmented, folder / files.AUGMENTATION)
+        photos.augmentation_grid(original[0], augmented, folder / style.AUGMENTATION)
 
 
 def illustrate_result(
@@ -110,15 +110,15 @@ def illustrate_result(
     """
     history, test = result["history"], result["test"]
     baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]
-    charts.training_curves(history, baseline, kept, folder / files.TRAINING_CURVES)
-    charts.pace(history["learning_rate"], result["throughput"], folder / files.PACE)
-    charts.confusion_matrix(test["per_class"], test["confused"], folder / files.CONFUSION)
+    charts.training_curves(history, baseline, kept, folder / style.TRAINING_CURVES)
+    charts.pace(history["learning_rate"], result["throughput"], folder / style.PACE)
+    charts.confusion_matrix(test["per_class"], test["confused"], folder / style.CONFUSION)
     if result["curves"]["roc"]:
-        charts.threshold_curves(result["curves"], folder / files.THRESHOLDS)
-    charts.reliability_diagram(result["calibration"], folder / files.RELIABILITY)
-    charts.coverage(result["coverage"], folder / files.COVERAGE)
+        charts.threshold_curves(result["curves"], folder / style.THRESHOLDS)
+    charts.reliability_diagram(result["calibration"], folder / style.RELIABILITY)
+    charts.coverage(result["coverage"], folder / style.COVERAGE)
     places = {picture.sha256: index for index, picture in enumerate(ledger.pictures)}
-    for name, chosen in files.PREDICTION_GRIDS.items():
+    for name, chosen in style.PREDICTION_GRIDS.items():
         if result[chosen]:
             indices = np.array([places[each["sha256"]] for each in result[chosen]])
-            plots.prediction_grid(list(examples.pictures(indices)), result[chosen], folder / name)
+            photos.prediction_grid(list(examples.pictures(indices)), result[chosen], folder / name)

@@ -15,7 +15,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-from trainer.reporting import files
+from trainer.errors import RunError
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart in every common form of colour
 # blindness. Vermilion and green are darker than theirs, so that white text on them has the contrast
@@ -80,7 +80,7 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
         )
         if png.tell() <= (MOST_BYTES if photographs else MOST_CHART_BYTES):
             break
-    files.write(path, png.getvalue())
+    write(path, png.getvalue())
 
 
 def _with_palette(image: Image.Image) -> Image.Image:
@@ -207,3 +207,46 @@ class Grid:
     def save(self, path: Path) -> None:
         """Writes the grid as a PNG file."""
         save(self._figure, path, photographs=True)
+
+
+# The files that a report is made of: their names, and how one is written.
+
+CLASS_ROWS = "class_rows.png"
+LABEL_COUNTS = "label_counts.png"
+AUGMENTATION = "augmentation.png"
+TRAINING_CURVES = "training_curves.png"
+PACE = "pace.png"
+CONFUSION = "confusion.png"
+THRESHOLDS = "thresholds.png"
+RELIABILITY = "reliability.png"
+COVERAGE = "coverage.png"
+COMPARED_ACCURACIES = "compared_accuracies.png"
+COMPARED_CURVES = "compared_curves.png"
+# What of `result.json` each of them shows.
+PREDICTION_GRIDS = {
+    "prediction_grid.png": "at_random",
+    "mistakes.png": "mistakes",
+    "least_certain.png": "least_certain",
+}
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader finds the old one or the new one whole, never a part; makes
+    its folder.
+
+    Raises:
+        RunError: the file cannot be written; nothing is left behind.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; free the place or give another run folder"
+        ) from error

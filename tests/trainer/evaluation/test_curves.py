@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer.evaluation.curves import MOST_POINTS, coverage_curve, threshold_curves
+from trainer.evaluation.calibration import MOST_POINTS, coverage_curve, threshold_curves
 
 
 def scored(classes, count, seed=0):

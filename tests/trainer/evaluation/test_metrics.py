@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trainer.evaluation.intervals import wilson_interval
-from trainer.evaluation.metrics import evaluate
+from trainer.evaluation.judge import evaluate
 from trainer.variants.objective import Objective
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from trainer.evaluation.paired import paired_test, sign_test
+from trainer.evaluation.intervals import paired_test, sign_test
 
 
 def run(answers, split="test"):

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from trainer.evaluation.reading import read_comparison, read_run
+from trainer.evaluation.summary import read_comparison, read_run
 
 
 @pytest.fixture

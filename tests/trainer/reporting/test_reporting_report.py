@@ -8,23 +8,23 @@ from html.parser import HTMLParser
 import pytest
 
 from trainer.errors import RunError
-from trainer.reporting import files
+from trainer.reporting import style
 from trainer.reporting.report import write_report
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 PICTURES = (
-    files.CLASS_ROWS,
-    files.LABEL_COUNTS,
-    files.AUGMENTATION,
-    files.TRAINING_CURVES,
-    files.PACE,
-    files.CONFUSION,
-    files.THRESHOLDS,
-    files.RELIABILITY,
-    files.COVERAGE,
-    *files.PREDICTION_GRIDS,
+    style.CLASS_ROWS,
+    style.LABEL_COUNTS,
+    style.AUGMENTATION,
+    style.TRAINING_CURVES,
+    style.PACE,
+    style.CONFUSION,
+    style.THRESHOLDS,
+    style.RELIABILITY,
+    style.COVERAGE,
+    *style.PREDICTION_GRIDS,
 )
 SAID = {
     "sha256": "0",
@@ -372,12 +372,12 @@ def test_run_without_a_mistake_says_so(result, pictures):
 
 def test_curves_of_one_class_alone_are_not_spoken_of(result, pictures):
     result["curves"] = {"of": "dogs", "roc": None, "precision_recall": None}
-    (pictures / files.THRESHOLDS).unlink()
+    (pictures / style.THRESHOLDS).unlink()
     assert "area" not in write(result, pictures).text
 
 
 def test_section_without_its_picture_is_left_out(result, pictures):
-    (pictures / files.AUGMENTATION).unlink()
+    (pictures / style.AUGMENTATION).unlink()
     assert write(result, pictures).headings() == [
         title for title in HEADINGS if title != "Augmentation"
     ]
@@ -432,7 +432,7 @@ def test_path_that_is_no_utf8_is_shown_escaped(result, pictures):
 
 def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(result, pictures):
     before = sorted(pictures.iterdir())
-    report = pictures / files.CLASS_ROWS / "report.html"
+    report = pictures / style.CLASS_ROWS / "report.html"
     with pytest.raises(
         RunError,
         match=r"^cannot write .*report\.html: .*; free the place or give another run folder$",

@@ -13,7 +13,7 @@ from trainer.data.batches import Examples
 from trainer.data.ledger import SPLITS, Found, Ledger, Picture
 from trainer.data.pictures import Pictures
 from trainer.evaluation.judge import judge_rows
-from trainer.evaluation.reading import read_run
+from trainer.evaluation.summary import read_run
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
 from trainer.reporting.run_report import illustrate_data, illustrate_result
