@@ -18,10 +18,9 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiIn
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from serving.server.prediction import DEFAULT_SIGNATURE, Run, checked_feeds
+from serving.server.prediction import DEFAULT_SIGNATURE, Run, checked_feeds, dtype_number
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
-from serving.server.tensors import dtype_number
 
 _INPUTS = signature_constants.CLASSIFY_INPUTS  # Regress has the same.
 _CLASSES = signature_constants.CLASSIFY_OUTPUT_CLASSES

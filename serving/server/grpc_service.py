@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
@@ -29,9 +30,38 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from serving.config.text_file import Message
-from serving.server import health
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
+
+# The health service of gRPC (grpc.health.v1), for probes and balancers: after the start,
+# everything is well.
+
+_SERVING = 1
+
+# The bare names that the real server registers: its parts, and the server as a whole.
+_SERVICES = ("", "ModelService", "PredictionService")
+
+
+def handler() -> grpc.GenericRpcHandler:
+    """Makes the handler of Check; Watch is answered UNIMPLEMENTED, which clients take for well, as
+    the protocol says.
+
+    HealthCheckRequest{string service = 1} and HealthCheckResponse{ServingStatus status = 1} are, on
+    the wire, the wrapper messages that protobuf brings.
+    """
+
+    def check(request: StringValue, context: grpc.ServicerContext) -> Int32Value:
+        if request.value not in _SERVICES:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return Int32Value(value=_SERVING)
+
+    method = grpc.unary_unary_rpc_method_handler(
+        check,
+        request_deserializer=StringValue.FromString,
+        response_serializer=Int32Value.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": method})
+
 
 # Calls at a time, over all connections and over each. grpcio reads a request in the thread that
 # will answer it, so that a client that never sends the rest of its own occupies a thread: there are
@@ -108,7 +138,7 @@ def bind(
         )
     )
     if transport.health:
-        server.add_generic_rpc_handlers((health.handler(),))
+        server.add_generic_rpc_handlers((handler(),))
     if transport.socket_path:
         _listen(
             server,

@@ -2,29 +2,166 @@
 up.
 """
 
+import functools
+import logging
 import os
 import shutil
 import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
+import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving.server import remote, servable, tflite
-from serving.server.batching_parameters import Parameters, read_parameters
+from serving.server import discovery, examples, lite, prediction, servable
+from serving.server.batching import Parameters, read_parameters
+from serving.server.lite import accelerate
 from serving.server.servable import Servable, one_line
-from serving.server.status import StatusError, status_code
-from serving.server.verification import verify_classes, verify_files
-from serving.server.warmup import warm_up
-from serving.server.xnnpack import accelerate
+from serving.server.status import StatusError, invalid_argument, status_code
+from serving.store import manifest
+from serving.store.errors import LabelsError
+from whisker_ml.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES, WARMUP_FILE
+from whisker_ml.errors import StorageError
+
+# --verify_digests: a version is loaded only if it is what was published, and its model names the
+# classes recorded.
+
+
+def verify_files(version: int, path: str) -> None:
+    """Compares the files of a version with its manifest.
+
+    Args:
+        version: its number.
+        path: its local folder.
+
+    Raises:
+        StatusError: FAILED_PRECONDITION, with what differs.
+    """
+    with _refusal():
+        manifest.verify(Path(path), version, path)
+
+
+def verify_classes(loaded: Servable, path: str) -> None:
+    """Compares the classes that the model answers with those in its manifest, where both are there.
+
+    Args:
+        loaded: the version.
+        path: its local folder, which has a manifest.
+
+    Raises:
+        StatusError: FAILED_PRECONDITION, with both; or what the model fails with.
+    """
+    signature = loaded.signatures.get(SIGNATURE_BYTES)
+    recorded = manifest.parse(Path(path, manifest.MANIFEST_FILE).read_bytes(), path).get("classes")
+    if recorded is None or signature is None or OUTPUT_CLASSES not in signature.outputs:
+        return
+    # Bytes that are no picture are answered with the classes all the same.
+    feeds = {signature.inputs[INPUT_BYTES].name: np.array([b""], object)}
+    answered = loaded.run(feeds, [signature.outputs[OUTPUT_CLASSES].name], None)[0]
+    names = [name.decode("utf-8", "replace") for name in answered.reshape(-1)]
+    with _refusal():
+        if names != recorded:
+            raise LabelsError(
+                f"{path}: the model's classes are {names}, those in {manifest.MANIFEST_FILE} are"
+                f" {recorded}: export the model again and publish it"
+            )
+
+
+@contextmanager
+def _refusal() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error
+
+
+# Warm-up: requests that a version brings along are answered while it is loaded; no client meets a
+# cold model.
+
+# saved_model_warmup_util.h
+_MAX_RECORDS = 1000
+
+_log = logging.getLogger(__name__)
+
+
+def warm_up(servable: Servable, path: str, iterations: int) -> None:
+    """Answers the requests that a version brings along, if it does.
+
+    Args:
+        servable: the loaded version.
+        path: its folder.
+        iterations: how often each record is answered.
+
+    Raises:
+        StatusError: a record that fails, more than 1000 of them, or a file that is no TFRecord: the
+            load has failed.
+    """
+    file = f"{path}/{WARMUP_FILE}"
+    if not tf.io.gfile.exists(file):
+        _log.info("No warmup data file found at %s", file)
+        return
+    count = 0
+    try:
+        for count, record in enumerate(tf.compat.v1.io.tf_record_iterator(file), start=1):
+            for _ in range(iterations):
+                _answer(servable, _parse(record, file))
+            if count > _MAX_RECORDS:
+                raise invalid_argument(
+                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {file}"
+                )
+    except tf.errors.DataLossError as error:
+        text = f"{error.message}. Please verify your warmup data is in TFRecord format."
+        raise StatusError(grpc.StatusCode.DATA_LOSS, text) from error
+    _log.info(
+        "Finished reading warmup data for model at %s. Number of warmup records read: %d",
+        file,
+        count,
+    )
+
+
+def _parse(record: bytes, file: str) -> PredictionLog:
+    try:
+        return PredictionLog.FromString(record)
+    except DecodeError as error:
+        raise invalid_argument(f"Failed to parse warmup record: {record!r} from {file}") from error
+
+
+def _answer(servable: Servable, log: PredictionLog) -> None:
+    run = functools.partial(_run, servable)
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        prediction.predict(servable, log.predict_log.request, run)
+    elif kind in ("classify_log", "regress_log"):
+        request = getattr(log, kind).request
+        method = examples.classify if kind == "classify_log" else examples.regress
+        method(servable, request.model_spec.signature_name, request.input, run)
+    elif kind == "multi_inference_log":
+        examples.multi_inference(servable, log.multi_inference_log.request, run)
+    elif kind == "session_run_log":
+        number = PredictionLog.SESSION_RUN_LOG_FIELD_NUMBER
+        raise StatusError(
+            grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}"
+        )
+
+
+def _run(
+    servable: Servable, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+) -> dict[str, np.ndarray]:
+    return dict(zip(fetches, servable.run(feeds, fetches, None), strict=True))
+
 
 # saved_model_bundle_factory.cc
 _BATCHING_FILE = "batching_params.pbtxt"
 
 
 @dataclass(frozen=True)
-class Options:
+class LoadingOptions:
     """What the flags say about loading.
 
     Attributes:
@@ -53,7 +190,7 @@ class Options:
     verify_digests: bool = False
 
 
-def load(version: int, path: str, options: Options) -> Servable:
+def load(version: int, path: str, options: LoadingOptions) -> Servable:
     """Loads a version.
 
     Args:
@@ -64,9 +201,9 @@ def load(version: int, path: str, options: Options) -> Servable:
     Raises:
         StatusError: it cannot be loaded, or a request that it brings along fails.
     """
-    if not remote.is_address(path):
+    if not discovery.is_address(path):
         return _load_and_warm_up(version, path, options)
-    folder = remote.fetch(path)
+    folder = discovery.fetch(path)
     try:
         loaded = _load_and_warm_up(version, folder, options)
     except StatusError as error:
@@ -77,7 +214,7 @@ def load(version: int, path: str, options: Options) -> Servable:
     return loaded
 
 
-def _load_and_warm_up(version: int, path: str, options: Options) -> Servable:
+def _load_and_warm_up(version: int, path: str, options: LoadingOptions) -> Servable:
     if options.verify_digests:
         verify_files(version, path)
     batching = options.batching
@@ -100,8 +237,8 @@ def _load_and_warm_up(version: int, path: str, options: Options) -> Servable:
     return loaded
 
 
-def _load(version: int, path: str, options: Options) -> Servable:
-    if options.prefer_tflite and tf.io.gfile.exists(f"{path}/{tflite.MODEL_FILE}"):
-        return tflite.TfliteModel(version, path, options.interpreters)
+def _load(version: int, path: str, options: LoadingOptions) -> Servable:
+    if options.prefer_tflite and tf.io.gfile.exists(f"{path}/{lite.MODEL_FILE}"):
+        return lite.TfliteModel(version, path, options.interpreters)
     model = servable.load(version, path, options.session, options.tags)
     return accelerate(model, path, options.interpreters) if options.xnnpack else model

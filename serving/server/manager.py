@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
+from serving.server.discovery import aspired, check, scan
 from serving.server.servable import Servable
-from serving.server.source import aspired, check, scan
 from serving.server.status import StatusError
 from serving.server.version import State, Version, aspire, next_action
 

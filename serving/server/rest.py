@@ -26,7 +26,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from waitress import wasyncore
 
-from serving.server import rest_answers, rest_examples, rest_inputs, rest_json
+from serving.server import rest_inputs, rest_json
 from serving.server.handlers import Handlers
 from serving.server.metrics import Request
 from serving.server.prediction import DEFAULT_SIGNATURE
@@ -195,13 +195,11 @@ class RestApi:
             return self._predict(document, spec)
         if action == "classify":
             request = ClassificationRequest(model_spec=spec)
-            rest_examples.fill(document, request)
-            return rest_answers.dump_classes(
-                self._handlers.classify(request, self._timeout_s).result
-            )
+            rest_inputs.fill(document, request)
+            return rest_json.dump_classes(self._handlers.classify(request, self._timeout_s).result)
         regression = RegressionRequest(model_spec=spec)
-        rest_examples.fill(document, regression)
-        return rest_answers.dump_numbers(self._handlers.regress(regression, self._timeout_s).result)
+        rest_inputs.fill(document, regression)
+        return rest_json.dump_numbers(self._handlers.regress(regression, self._timeout_s).result)
 
     def _predict(self, document: dict[str, Any], spec: ModelSpec) -> bytes:
         signature_name = document.get("signature_name") or DEFAULT_SIGNATURE
@@ -220,7 +218,7 @@ class RestApi:
                 )
             arrays = rest_inputs.inputs(document, dtypes)
             outputs = self._handlers.run(servable, signature, arrays, (), self._timeout_s)
-        return rest_answers.dump_outputs(outputs, by_row="instances" in document)
+        return rest_json.dump_outputs(outputs, by_row="instances" in document)
 
     def _metadata(self, spec: ModelSpec) -> bytes:
         response = self._handlers.metadata(

@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
 
-from serving.server.batching_parameters import Parameters
+from serving.server.batching import Parameters
 from serving.server.status import StatusError, invalid_argument, status_code
 from whisker_ml.contract import SAVED_MODEL_FILE
 

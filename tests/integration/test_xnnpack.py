@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from serving.server.loading import Options, load
+from serving.server.lite import TOLERANCE, XnnpackModel
+from serving.server.loading import LoadingOptions, load
 from serving.server.status import StatusError
-from serving.server.xnnpack import TOLERANCE, XnnpackModel
 from whisker_ml import contract
 
 
@@ -14,8 +14,8 @@ def pair(trained):
     """The trained model by TensorFlow alone, and with its network in XNNPACK."""
     path = str(trained.store / contract.DEFAULT_MODEL_NAME / "1")
     models = (
-        load(1, path, Options(warm_up=False)),
-        load(1, path, Options(warm_up=False, xnnpack=True, interpreters=2)),
+        load(1, path, LoadingOptions(warm_up=False)),
+        load(1, path, LoadingOptions(warm_up=False, xnnpack=True, interpreters=2)),
     )
     assert isinstance(models[1], XnnpackModel)
     yield models

@@ -13,9 +13,9 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from serving.server import grpc_service, servable
 from serving.server.batching import Parameters, Scheduler
+from serving.server.discovery import single_model
 from serving.server.handlers import Handlers
 from serving.server.manager import Manager, Options
-from serving.server.source import single_model
 from serving.server.status import StatusError
 from tests.serving.server.asking import Client, refusal, request
 from tests.serving.server.heads import example, export_heads

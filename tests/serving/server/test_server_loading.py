@@ -15,9 +15,8 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.server import servable
 from serving.server.flags import Flags
-from serving.server.loading import Options, load
-from serving.server.model_server import serve
-from serving.server.settings import loading_options
+from serving.server.loading import LoadingOptions, load
+from serving.server.model_server import loading_options, serve
 from serving.server.status import StatusError
 from tests.serving.server.asking import Client, request, wait_until
 from tests.serving.server.heads import CLASSIFY, REGRESS, export_heads, given
@@ -74,7 +73,7 @@ def write_records(version, *records):
 
 def refusal(version, **options):
     with pytest.raises(StatusError) as error:
-        load(1, str(version), Options(**options))
+        load(1, str(version), LoadingOptions(**options))
     return str(error.value)
 
 
@@ -89,14 +88,14 @@ def test_records_of_every_method_are_answered_while_loading(
         servable.SavedModel, "run", lambda self, *rest: counted.append(1) or run(self, *rest)
     )
     with caplog.at_level(logging.INFO):
-        load(1, str(version), Options(warm_up_iterations=iterations)).close()
+        load(1, str(version), LoadingOptions(warm_up_iterations=iterations)).close()
     assert len(counted) == runs
     assert "Number of warmup records read: 5" in caplog.text
 
 
 def test_version_without_records_says_where_they_would_be(heads, caplog):
     with caplog.at_level(logging.INFO):
-        load(1, str(heads), Options()).close()
+        load(1, str(heads), LoadingOptions()).close()
     assert (
         f"No warmup data file found at {heads}/assets.extra/tf_serving_warmup_requests"
         in caplog.text
@@ -126,12 +125,12 @@ def test_version_without_records_says_where_they_would_be(heads, caplog):
 def test_record_that_fails_fails_the_load(version, records, message):
     write_records(version, *records)
     assert refusal(version).startswith(message)
-    load(1, str(version), Options(warm_up=False)).close()
+    load(1, str(version), LoadingOptions(warm_up=False)).close()
 
 
 def test_a_thousand_records_are_not_too_many(version):
     write_records(version, *[PredictionLog()] * 1000)
-    load(1, str(version), Options()).close()
+    load(1, str(version), LoadingOptions()).close()
 
 
 def test_warm_up_file_that_is_no_tfrecord_is_named_as_such(version):
@@ -179,7 +178,7 @@ def lite_answer(model, signature, **values):
 
 
 def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
-    model = load(1, str(lite), Options(prefer_tflite=True))
+    model = load(1, str(lite), LoadingOptions(prefer_tflite=True))
     assert sorted(model.signatures) == ["add", "double", "serving_default"]
     inputs = model.signatures["serving_default"].inputs["x"]
     assert (inputs.dtype, [one.size for one in inputs.tensor_shape.dim]) == (
@@ -191,7 +190,7 @@ def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
         assert lite_answer(model, "serving_default", x=values) == values.sum(axis=1).tolist()
     assert lite_answer(model, "double", x=np.array([4], np.int32)) == [8]
     model.close()
-    plain = load(1, str(lite), Options())
+    plain = load(1, str(lite), LoadingOptions())
     assert "classify" in plain.signatures
     plain.close()
 
@@ -208,7 +207,7 @@ def test_tflite_model_without_signatures_is_refused(tmp_path):
 
 
 def test_run_that_an_interpreter_refuses_is_an_internal_error(lite):
-    model = load(1, str(lite), Options(prefer_tflite=True))
+    model = load(1, str(lite), LoadingOptions(prefer_tflite=True))
     two = np.ones(2, np.float32)
     with pytest.raises(StatusError, match="^INTERNAL: Failed to run interpreter. "):
         lite_answer(model, "add", x=two, y=np.ones(3, np.float32))
@@ -223,7 +222,7 @@ def test_tflite_file_that_is_rubbish_is_refused(version):
 
 
 def test_model_that_is_not_whiskers_is_served_by_tensorflow_with_the_reason(heads, caplog):
-    model = load(1, str(heads), Options(xnnpack=True))
+    model = load(1, str(heads), LoadingOptions(xnnpack=True))
     assert isinstance(model, servable.SavedModel)
     assert (
         f"{heads} is served by TensorFlow alone: it has not the signature serving_default of a"
@@ -266,6 +265,6 @@ def test_flags_say_how_to_load():
         num_tflite_pools=3,
         num_request_iterations_for_warmup=5,
     )
-    expected = Options(warm_up=False, xnnpack=True, interpreters=3, warm_up_iterations=5)
+    expected = LoadingOptions(warm_up=False, xnnpack=True, interpreters=3, warm_up_iterations=5)
     assert replace(loading_options(flags), session=None) == expected
-    assert replace(loading_options(Flags()), session=None) == Options()
+    assert replace(loading_options(Flags()), session=None) == LoadingOptions()

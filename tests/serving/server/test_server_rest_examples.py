@@ -1,13 +1,13 @@
 import pytest
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 
-from serving.server import rest_examples, rest_json
+from serving.server import rest_inputs, rest_json
 from serving.server.status import StatusError
 
 
 def filled(text):
     request = ClassificationRequest()
-    rest_examples.fill(rest_json.parse(text.encode()), request)
+    rest_inputs.fill(rest_json.parse(text.encode()), request)
     return request
 
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 
-from serving.server import rest_examples, rest_inputs, rest_json
-from serving.server.rest_answers import dump_outputs
+from serving.server import rest_inputs, rest_json
+from serving.server.rest_json import dump_outputs
 from serving.server.status import StatusError
 from tests.serving.server.bodies import bodies, first_object
 
@@ -112,7 +112,7 @@ def test_no_body_of_very_many_crashes_the_reader_or_gets_wrong_values():
 def test_no_body_crashes_the_reader_of_examples(body):
     request = ClassificationRequest()
     try:
-        rest_examples.fill(rest_json.parse(body), request)
+        rest_inputs.fill(rest_json.parse(body), request)
     except StatusError as error:
         assert error.code.name == "INVALID_ARGUMENT"
     else:

@@ -3,14 +3,14 @@ import logging
 import pytest
 
 from serving.config.text_file import ConfigError
-from serving.server import settings
-from serving.server.batching_parameters import Parameters
+from serving.server import model_server
+from serving.server.batching import Parameters
 from serving.server.flags import Flags
 from serving.server.status import StatusError
 
 
 def session(**flags):
-    return settings.loading_options(Flags(**flags)).session
+    return model_server.loading_options(Flags(**flags)).session
 
 
 def test_parallelism_stands_for_both_and_its_parts_win_over_it():
@@ -67,19 +67,19 @@ def test_session_file_is_read_and_flags_win_over_it(tmp_path):
 )
 def test_flags_that_cannot_work_are_refused(flags, message):
     with pytest.raises(StatusError) as error:
-        settings.loading_options(Flags(**flags))
+        model_server.loading_options(Flags(**flags))
     assert str(error.value) == f"INVALID_ARGUMENT: {message}"
 
 
 def test_batching_is_off_unless_asked_for():
-    assert settings.loading_options(Flags()).batching is None
-    assert settings.loading_options(Flags(enable_batching=True)).batching == Parameters()
+    assert model_server.loading_options(Flags()).batching is None
+    assert model_server.loading_options(Flags(enable_batching=True)).batching == Parameters()
 
 
 @pytest.mark.parametrize("name", ["grpc_max_threads", "rest_api_num_threads"])
 def test_negative_number_of_threads_is_refused(name):
     with pytest.raises(StatusError) as error:
-        settings.transport(Flags(**{name: -1}))
+        model_server.transport_settings(Flags(**{name: -1}))
     assert (
         str(error.value)
         == f"INVALID_ARGUMENT: --{name}=-1: expected a positive number, or 0 for the default"
@@ -87,7 +87,7 @@ def test_negative_number_of_threads_is_refused(name):
 
 
 def test_threads_and_the_rest_reach_the_transport():
-    transport = settings.transport(
+    transport = model_server.transport_settings(
         Flags(grpc_max_threads=3, grpc_socket_path="/s", enable_grpc_healthcheck_service=True)
     )
     assert (transport.most_at_work, transport.socket_path, transport.health, transport.tls) == (
@@ -96,14 +96,14 @@ def test_threads_and_the_rest_reach_the_transport():
         True,
         None,
     )
-    assert settings.transport(Flags()).most_at_work == 128
+    assert model_server.transport_settings(Flags()).most_at_work == 128
 
 
 def test_tls_file_that_holds_paths_is_refused(tmp_path):
     path = tmp_path / "tls.config"
     path.write_text('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"')
     with pytest.raises(ConfigError, match="server_key is a path: expected the PEM text itself"):
-        settings.transport(Flags(ssl_config_file=str(path)))
+        model_server.transport_settings(Flags(ssl_config_file=str(path)))
 
 
 def test_metrics_have_the_path_of_the_real_server_are_off_by_default_and_need_the_rest_port(
@@ -111,18 +111,22 @@ def test_metrics_have_the_path_of_the_real_server_are_off_by_default_and_need_th
 ):
     path = tmp_path / "monitoring.config"
     path.write_text("prometheus_config { enable: true }")
-    assert settings.metrics_path(Flags()) == ""
+    assert model_server.monitored_path(Flags()) == ""
     flags = {"monitoring_config_file": str(path)}
     assert (
-        settings.metrics_path(Flags(**flags, rest_api_port=1)) == "/monitoring/prometheus/metrics"
+        model_server.monitored_path(Flags(**flags, rest_api_port=1))
+        == "/monitoring/prometheus/metrics"
     )
     assert caplog.records == []
-    settings.metrics_path(Flags(**flags))
+    model_server.monitored_path(Flags(**flags))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     path.write_text("")
-    assert settings.metrics_path(Flags(**flags, rest_api_port=1)) == ""
+    assert model_server.monitored_path(Flags(**flags, rest_api_port=1)) == ""
 
 
 def test_tags_are_parted_by_commas():
-    assert settings.loading_options(Flags()).tags == ("serve",)
-    assert settings.loading_options(Flags(saved_model_tags="serve,gpu")).tags == ("serve", "gpu")
+    assert model_server.loading_options(Flags()).tags == ("serve",)
+    assert model_server.loading_options(Flags(saved_model_tags="serve,gpu")).tags == (
+        "serve",
+        "gpu",
+    )

@@ -2,7 +2,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
-from serving.server import source
+from serving.server import discovery
 from serving.server.status import StatusError
 
 
@@ -17,7 +17,7 @@ def test_versions_are_children_that_are_whole_numbers_whatever_they_are(tmp_path
     (tmp_path / "7").touch()
     for name in ("9223372036854775808", "-1", "1a", "tmp-5", "1.5", ".3"):
         (tmp_path / name).mkdir()
-    assert source.scan(f"{tmp_path}/") == {
+    assert discovery.scan(f"{tmp_path}/") == {
         1: f"{tmp_path}/1",
         7: f"{tmp_path}/7",
         123: f"{tmp_path}/00000123",
@@ -28,13 +28,13 @@ def test_versions_are_children_that_are_whole_numbers_whatever_they_are(tmp_path
 def test_of_two_names_for_one_number_the_later_one_wins_with_a_warning(tmp_path, caplog):
     (tmp_path / "05").mkdir()
     (tmp_path / "5").mkdir()
-    assert source.scan(str(tmp_path)) == {5: f"{tmp_path}/5"}
+    assert discovery.scan(str(tmp_path)) == {5: f"{tmp_path}/5"}
     assert "same version" in caplog.text
 
 
 def test_missing_base_path_is_not_found(tmp_path):
     with pytest.raises(StatusError, match=f"^NOT_FOUND: Could not find base path {tmp_path}/gone"):
-        source.scan(f"{tmp_path}/gone")
+        discovery.scan(f"{tmp_path}/gone")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_policy_chooses_versions(policy, expected):
     model = text_format.Parse(
         f"model_version_policy {{ {policy} }}" if policy else "", ModelConfig()
     )
-    assert sorted(source.aspired(model, {1: "a/1", 5: "a/5", 9: "a/9"})) == expected
+    assert sorted(discovery.aspired(model, {1: "a/1", 5: "a/5", 9: "a/9"})) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,25 +81,25 @@ def test_policy_chooses_versions(policy, expected):
 )
 def test_config_that_the_real_server_refuses_is_refused_with_its_text(models, message):
     with pytest.raises(StatusError) as error:
-        source.check(config(*models))
+        discovery.check(config(*models))
     assert str(error.value) == f"INVALID_ARGUMENT: {message}"
 
 
 def test_config_of_one_model_by_flags_and_uris_and_the_old_model_type_are_accepted():
-    source.check(source.single_model("a", "/a"))
-    source.check(config('name: "a" base_path: "gs://b/a" model_type: TENSORFLOW'))
+    discovery.check(discovery.single_model("a", "/a"))
+    discovery.check(config('name: "a" base_path: "gs://b/a" model_type: TENSORFLOW'))
 
 
 def test_config_file_that_is_no_config_names_the_place_and_the_file(tmp_path, caplog):
     path = tmp_path / "models.config"
     path.write_text("model_config_list {\n  confog {} }")
     with pytest.raises(StatusError) as error:
-        source.read_config(str(path))
+        discovery.read_config(str(path))
     assert str(error.value) == f"INVALID_ARGUMENT: Invalid protobuf file: '{path}'"
     assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 2:3 : " in caplog.text
 
 
 def test_config_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StatusError) as error:
-        source.read_config(f"{tmp_path}/none")
+        discovery.read_config(f"{tmp_path}/none")
     assert str(error.value) == f"NOT_FOUND: {tmp_path}/none: No such file or directory"

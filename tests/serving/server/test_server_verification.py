@@ -15,14 +15,14 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.server import manager
 from serving.server.flags import Flags
-from serving.server.loading import Options, load
-from serving.server.settings import loading_options
+from serving.server.loading import LoadingOptions, load
+from serving.server.model_server import loading_options
 from serving.server.status import StatusError
 from serving.store import open_store
 from serving.store.manifest import MANIFEST_FILE
 from whisker_ml import contract, storage
 
-VERIFIED = Options(verify_digests=True)
+VERIFIED = LoadingOptions(verify_digests=True)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_flipped_byte_is_refused_and_nobody_notices_without_the_flag(publish, 
         StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has another SHA-256"
     ):
         load(1, path, VERIFIED)
-    load(1, path, Options()).close()
+    load(1, path, LoadingOptions()).close()
 
 
 def test_a_model_that_answers_other_classes_than_were_recorded_is_refused(publish, tmp_path):

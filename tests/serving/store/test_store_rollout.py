@@ -13,9 +13,9 @@ import pytest
 
 from serving.config import models_config
 from serving.server import grpc_service
+from serving.server.discovery import read_config, single_model
 from serving.server.handlers import Handlers
 from serving.server.manager import Manager, Options
-from serving.server.source import read_config, single_model
 from serving.server.status import StatusError
 from serving.store import ModelStore, open_store
 from serving.store.errors import VersionMissingError

@@ -1,29 +1,149 @@
-"""Whisker's own models at a multiple of TensorFlow's speed on CPUs: it decodes, and XNNPACK runs
-the network.
-
-Measured on 2 cores with MobileNetV2 at 160 pixels: XNNPACK takes 2 to 4 times less processor time
-per picture than the session on pixels, about half with decoding; most is gained by single pictures.
-An interpreter takes the same time per picture in batches of 1 to 16, and a second thread brings it
-nothing. So each picture is a run of its own, on as many interpreters with one thread as there are
-cores, and no batch is padded or resized.
-"""
+"""TensorFlow Lite: interpreters of one model, and a version that is served by them."""
 
 import logging
+import queue
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from absl import logging as absl_logging
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from serving.server.servable import SavedModel, Servable
-from serving.server.status import StatusError
-from serving.server.tflite import Interpreters
+from serving.server.servable import SavedModel, Servable, one_line
+from serving.server.status import StatusError, invalid_argument
 from whisker_ml import contract
+
+MODEL_FILE = "model.tflite"
+
+
+class Interpreters:
+    """Interpreters of one model, with a thread each: no two threads may use the same one at a
+    time.
+    """
+
+    def __init__(self, content: bytes, count: int) -> None:
+        """Makes them.
+
+        Args:
+            content: the model.
+            count: how many runs may go on at a time.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, no interpreter can run the content.
+        """
+        self._idle: queue.SimpleQueue[tf.lite.Interpreter] = queue.SimpleQueue()
+        try:
+            for _ in range(count):
+                with warnings.catch_warnings():
+                    # Deprecated in favour of the package ai-edge-litert, but part of every
+                    # TensorFlow allowed here.
+                    warnings.filterwarnings(
+                        "ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated"
+                    )
+                    interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
+                interpreter.allocate_tensors()
+                self._idle.put(interpreter)
+        except (ValueError, RuntimeError) as error:
+            raise invalid_argument(
+                f"Cannot build Interpreter from buffer. {one_line(str(error))}"
+            ) from error
+
+    @contextmanager
+    def one(self) -> Iterator[tf.lite.Interpreter]:
+        """Lends an interpreter, waiting for one if need be."""
+        interpreter = self._idle.get()
+        try:
+            yield interpreter
+        finally:
+            self._idle.put(interpreter)
+
+
+class TfliteModel(Servable):
+    """A version whose folder ships `model.tflite`. No deadline ends a run that has begun."""
+
+    def __init__(self, version: int, path: str, count: int) -> None:
+        """Loads the model.
+
+        Args:
+            version: its number.
+            path: its folder.
+            count: how many requests may run at a time.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, no interpreter can run the model.
+        """
+        self.version = version
+        with tf.io.gfile.GFile(f"{path}/{MODEL_FILE}", "rb") as file:
+            self._interpreters = Interpreters(file.read(), count)
+        with self._interpreters.one() as interpreter:
+            self.signatures = {
+                name: _signature(interpreter, name) for name in interpreter.get_signature_list()
+            }
+        if not self.signatures:
+            raise invalid_argument(
+                f"{path}/{MODEL_FILE} has no signature: convert it from a SavedModel"
+            )
+        self._owners = {
+            info.name: (name, alias)
+            for name, signature in self.signatures.items()
+            for infos in (signature.inputs, signature.outputs)
+            for alias, info in infos.items()
+        }
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[np.ndarray]:
+        """Runs the signature to which the tensors belong; see `Servable`."""
+        del timeout_s
+        name, _ = self._owners[fetches[0]]
+        inputs = {self._owners[tensor][1]: value for tensor, value in feeds.items()}
+        with self._interpreters.one() as interpreter:
+            try:
+                outputs = interpreter.get_signature_runner(name)(**inputs)
+            except (ValueError, RuntimeError) as error:
+                raise StatusError(
+                    grpc.StatusCode.INTERNAL, f"Failed to run interpreter. {one_line(str(error))}"
+                ) from error
+        return [outputs[self._owners[tensor][1]] for tensor in fetches]
+
+    def close(self) -> None:
+        """The interpreters go with the last reference to them."""
+
+
+def _signature(interpreter: tf.lite.Interpreter, name: str) -> SignatureDef:
+    runner = interpreter.get_signature_runner(name)
+    signature = SignatureDef(method_name=tf.saved_model.PREDICT_METHOD_NAME)
+    for infos, details in (
+        (signature.inputs, runner.get_input_details()),
+        (signature.outputs, runner.get_output_details()),
+    ):
+        for alias, detail in details.items():
+            # Not the name in the file: tensors of two signatures may have the same one.
+            infos[alias].CopyFrom(_tensor_info(f"{name}_{alias}:0", detail))
+    return signature
+
+
+def _tensor_info(name: str, detail: Mapping[str, Any]) -> TensorInfo:
+    shape = tf.TensorShape([None if size < 0 else int(size) for size in detail["shape_signature"]])
+    dtype = tf.as_dtype(detail["dtype"]).as_datatype_enum
+    return TensorInfo(name=name, dtype=dtype, tensor_shape=shape.as_proto())
+
+
+# Whisker's own models at a multiple of TensorFlow's speed on CPUs: it decodes, and XNNPACK runs
+# the network.
+#
+# Measured on 2 cores with MobileNetV2 at 160 pixels: XNNPACK takes 2 to 4 times less processor time
+# per picture than the session on pixels, about half with decoding; most is gained by single
+# pictures. An interpreter takes the same time per picture in batches of 1 to 16, and a second
+# thread brings it nothing. So each picture is a run of its own, on as many interpreters with one
+# thread as there are cores, and no batch is padded or resized.
 
 # How far a probability may be from TensorFlow's; both compute in float32, in another order.
 TOLERANCE = 1e-3

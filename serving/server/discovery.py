@@ -1,8 +1,11 @@
-"""What should be served: the configuration, checked, and the versions that a base path offers."""
+"""Which versions there are: base paths scanned, here and in a bucket."""
 
 import logging
 import re
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -15,8 +18,77 @@ from tensorflow_serving.config.model_server_config_pb2 import (
     ModelType,
 )
 
-from serving.server import remote
 from serving.server.status import StatusError, invalid_argument
+from whisker_ml.errors import MissingExtra, StorageError
+from whisker_ml.files import is_address
+
+# Models in a bucket: TensorFlow is given a local copy, made and checked by the client of the
+# store.
+
+
+def children_in_bucket(address: str) -> list[str]:
+    """Lists the first segments of the names below an address.
+
+    Raises:
+        StatusError: NOT_FOUND where there is nothing, as buckets have no empty folders;
+            UNAVAILABLE.
+    """
+    with _statuses():
+        from whisker_ml import storage
+
+        names = {name.partition("/")[0] for name in storage.list_names(address)}
+    if not names:
+        raise StatusError(
+            grpc.StatusCode.NOT_FOUND, f"Could not find base path {address}: nothing is there"
+        )
+    return sorted(names)
+
+
+def fetch(address: str) -> str:
+    """Copies what is below an address into a temporary folder, which is the caller's to remove.
+
+    Raises:
+        StatusError: UNAVAILABLE.
+    """
+    folder = tempfile.mkdtemp(prefix="whisker-model-")
+    try:
+        with _statuses():
+            from whisker_ml import storage
+
+            storage.download_folder(address, Path(folder))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def read_from_bucket(address: str) -> str:
+    """Reads one object as text.
+
+    Raises:
+        StatusError: NOT_FOUND, UNAVAILABLE.
+    """
+    with _statuses():
+        from whisker_ml import storage
+
+        content, generation = storage.read(address)
+    if not generation:
+        raise StatusError(grpc.StatusCode.NOT_FOUND, f"{address}: nothing is there")
+    return content.decode("utf-8")
+
+
+@contextmanager
+def _statuses() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+    except ModuleNotFoundError as error:
+        missing = MissingExtra(error.name or "google.cloud.storage", "store")
+        raise StatusError(grpc.StatusCode.UNAVAILABLE, str(missing)) from error
+
+
+# What should be served: the configuration, checked, and the versions that a base path offers.
 
 _PLATFORM = "tensorflow"
 _MAX_VERSION = 2**63 - 1
@@ -33,7 +105,7 @@ def read_text_proto(path: str, message: Message) -> None:
     """
     try:
         text = (
-            remote.read(path) if remote.is_address(path) else Path(path).read_text(encoding="utf-8")
+            read_from_bucket(path) if is_address(path) else Path(path).read_text(encoding="utf-8")
         )
         text_format.Parse(text, message)
     except OSError as error:
@@ -115,8 +187,8 @@ def scan(base_path: str) -> dict[int, str]:
     """
     try:
         children = (
-            remote.children(base_path)
-            if remote.is_address(base_path)
+            children_in_bucket(base_path)
+            if is_address(base_path)
             else tf.io.gfile.listdir(base_path)
         )
     except tf.errors.OpError as error:
