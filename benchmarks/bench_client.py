@@ -24,8 +24,8 @@ from absl import flags
 from benchmarks import machine
 from benchmarks.client_sides import PICTURE_BYTES, PIXELS, SIDES
 from serving.client.errors import ServerError
-from serving.client.messages import encode
 from serving.client.predict_client import PredictClient
+from serving.client.tensors import encode
 from serving.protos import message
 from trainer.run_folder import commit
 from whisker_ml import cli, contract

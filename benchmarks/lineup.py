@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.client import messages
+from serving.client import tensors
 from serving.config import batching
 from serving.protos import message
 from whisker_ml import contract
@@ -48,7 +48,7 @@ class Server:
         if self.protocol == "grpc":
             request = message("tensorflow.serving.PredictRequest")()
             request.model_spec.name = contract.DEFAULT_MODEL_NAME
-            request.inputs[contract.INPUT_BYTES].CopyFrom(messages.encode([picture]))
+            request.inputs[contract.INPUT_BYTES].CopyFrom(tensors.encode([picture]))
             return request.SerializeToString()
         if not self.form:
             return picture
@@ -62,8 +62,8 @@ class Server:
         """Label and probability of an answer."""
         if self.protocol == "grpc":
             outputs = message("tensorflow.serving.PredictResponse").FromString(body).outputs
-            (label,) = messages.decode(outputs[contract.OUTPUT_LABEL])
-            (probability,) = messages.decode(outputs[contract.OUTPUT_PROBABILITY])
+            (label,) = tensors.decode(outputs[contract.OUTPUT_LABEL])
+            (probability,) = tensors.decode(outputs[contract.OUTPUT_PROBABILITY])
             return label.decode(), probability
         found = json.loads(body)
         one = found[0] if isinstance(found, list) else found

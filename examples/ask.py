@@ -3,7 +3,7 @@
 import sys
 
 from serving.client.predict_client import PredictClient
-from serving.client.prediction import Prediction
+from serving.client.protocol import Prediction
 
 server, *pictures = sys.argv[1:]
 with PredictClient(server, label="stable") as client:

@@ -13,7 +13,7 @@ from absl import flags
 from whisker_ml.errors import WrongUse
 
 if TYPE_CHECKING:
-    from serving.client.credentials import Tls
+    from serving.client.channel import Tls
 
 _DEFAULT = "default"  # of --tls_ca
 
@@ -51,7 +51,7 @@ def security() -> dict[str, Any]:
 
 
 def _tls(ca: str | None, certificate: str | None, key: str | None) -> Tls | None:
-    from serving.client.credentials import Tls
+    from serving.client.channel import Tls
 
     if not (ca or certificate or key):
         return None

@@ -40,10 +40,9 @@ from whisker_ml.errors import (
 
 if TYPE_CHECKING:
     from serving.client.errors import ClientError
-    from serving.client.formats import Write
     from serving.client.predict_client import PredictClient
-    from serving.client.prediction import Prediction
-    from serving.client.sheet import Sheet
+    from serving.client.protocol import Prediction
+    from serving.predict_output import Sheet, Write
 
     # What a picture is called; its file, its bytes, or why there are none.
     Named = tuple[str, str | bytes | ClientError]
@@ -142,7 +141,7 @@ def _predict(arguments: Sequence[str]) -> int:
     # Not for --help or a mistyped flag, and a missing extra gets its one line.
     from serving.client import errors
     from serving.client.predict_client import PredictClient
-    from serving.client.results import open_results
+    from serving.predict_output import open_results
 
     # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left
     # behind.
@@ -223,8 +222,7 @@ def _predict(arguments: Sequence[str]) -> int:
 
 
 def _sheet(out: Path) -> Sheet | None:
-    from serving.client.results import FORMAT_BY_SUFFIX
-    from serving.client.sheet import Sheet
+    from serving.predict_output import FORMAT_BY_SUFFIX, Sheet
 
     if out.suffix.lower() == ".png":
         return Sheet(out)
@@ -236,7 +234,7 @@ def _sheet(out: Path) -> Sheet | None:
 
 
 def _lines(form: str, top: int | None) -> Write:
-    from serving.client.formats import FORMATS
+    from serving.predict_output import FORMATS
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is no UTF-8 goes out as the bytes that it is.
@@ -262,7 +260,7 @@ def _paths(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _pictures(paths: Iterable[str]) -> Iterator[Named]:
-    from serving.client.folders import find_pictures
+    from serving.predict_inputs import find_pictures
 
     for path in paths:
         if path == _STANDARD_INPUT:

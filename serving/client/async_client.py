@@ -8,11 +8,10 @@ from typing import Any, Self
 
 import grpc
 
-from serving.client.base_client import BaseClient, check_concurrency
 from serving.client.channel import Server, open_async_channel
-from serving.client.dialogue import Ask, Pause, Result, Step, Steps
 from serving.client.errors import ClientError, InvalidRequest
-from serving.client.prediction import Array, Picture, Prediction
+from serving.client.predict_client import BaseClient, check_concurrency
+from serving.client.protocol import Array, Ask, Pause, Picture, Prediction, Result, Step, Steps
 
 
 class AsyncPredictClient(BaseClient):
@@ -37,11 +36,11 @@ class AsyncPredictClient(BaseClient):
 
     async def predict(self, picture: Picture) -> Prediction:
         """Asks about one picture; a file is read in a thread."""
-        return await self._run(self._dialogue.predict(picture))
+        return await self._run(self._protocol.predict(picture))
 
     async def predict_batch(self, pixels: Array) -> list[Prediction]:
         """Asks about several pictures of one size in one request."""
-        return await self._run(self._dialogue.predict_batch(pixels))
+        return await self._run(self._protocol.predict_batch(pixels))
 
     async def predict_many(
         self, pictures: Iterable[Picture], *, concurrency: int = 8
@@ -51,7 +50,7 @@ class AsyncPredictClient(BaseClient):
         with suppress(
             ClientError
         ):  # Once, not in every one of the first tasks; what is wrong each of them will say.
-            await self._run(self._dialogue.signatures())
+            await self._run(self._protocol.signatures())
         pending: deque[asyncio.Task[Prediction | ClientError]] = deque()
         try:
             for picture in pictures:
@@ -73,15 +72,15 @@ class AsyncPredictClient(BaseClient):
         output_filter: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Asks any signature of any model."""
-        return await self._run(self._dialogue.predict_raw(inputs, signature, output_filter))
+        return await self._run(self._protocol.predict_raw(inputs, signature, output_filter))
 
     async def model_versions(self) -> dict[int, str]:
         """Asks which versions the server knows: version → state."""
-        return await self._run(self._dialogue.model_versions())
+        return await self._run(self._protocol.model_versions())
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Waits until a version of the model (the client's own, if it has one) is available."""
-        await self._run(self._dialogue.wait_until_ready(timeout_s))
+        await self._run(self._protocol.wait_until_ready(timeout_s))
 
     def _open(self, server: Server, **options: Any) -> grpc.aio.Channel:
         try:

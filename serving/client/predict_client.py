@@ -1,6 +1,8 @@
 """The client for one model: a picture in, a typed prediction out."""
 
+import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +11,119 @@ from typing import Any, Self
 
 import grpc
 
-from serving.client.base_client import BaseClient, check_concurrency
-from serving.client.channel import Server, open_channel
-from serving.client.dialogue import PREDICT, Ask, Pause, Result, Step, Steps
+from serving.client import errors
+from serving.client.channel import Server, Tls, Token, open_channel
 from serving.client.errors import ClientError
-from serving.client.prediction import Array, Picture, Prediction
+from serving.client.protocol import (
+    METHODS,
+    PREDICT,
+    Array,
+    Ask,
+    ClientProtocol,
+    Pause,
+    Picture,
+    Prediction,
+    Result,
+    Step,
+    Steps,
+)
+from serving.protos import message
+from whisker_ml import contract
+
+# What both clients are made of, and when neither may be used.
+
+
+class BaseClient(ABC):
+    """A channel, the methods on it, and what has been learned of the model."""
+
+    def __init__(
+        self,
+        server: Server = contract.DEFAULT_SERVER,
+        model_name: str = contract.DEFAULT_MODEL_NAME,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = contract.SIGNATURE_BYTES,
+        timeout_s: float = 10.0,
+        tls: Tls | None = None,
+        token: Token | None = None,
+        interceptors: Sequence[Any] = (),
+    ) -> None:
+        """Prepares the connection; nothing is sent yet.
+
+        Args:
+            server: ``host:port`` of the gRPC port, another gRPC name, or several ``host:port`` that
+                are asked in turn (see `open_channel`).
+            model_name: as the server knows it.
+            version: ask this version; None asks the newest that is loaded.
+            label: ask the version that has this label, such as `contract.STABLE_LABEL`.
+            signature: the one that pictures as bytes are sent to; pixels go to
+                `contract.SIGNATURE_PIXELS`.
+            timeout_s: how long one call may take, retries included. The first picture that a
+                version gets takes two calls, as its signatures are asked for before.
+            tls: how to check and encrypt the connection; None: plaintext.
+            token: a bearer token, or a function that gives one for every call; needs `tls` except
+                to this machine.
+            interceptors: of gRPC, for unary-unary calls; for `AsyncPredictClient` those of
+                grpc.aio. They see requests as bytes, ready for the wire, and answers as messages.
+
+        Raises:
+            InvalidRequest: both version and label, a timeout that is not above 0, or an argument
+                that the channel cannot use.
+        """
+        self._server = server if isinstance(server, str) else ",".join(server)
+        self._protocol = ClientProtocol(self._server, model_name, version, label, signature)
+        if timeout_s <= 0:
+            raise errors.InvalidRequest(f"timeout_s is {timeout_s}: it must be above 0 seconds")
+        self._timeout_s = timeout_s
+        self._process = os.getpid()
+        self._closed = False
+        self._channel = self._open(server, tls=tls, token=token, interceptors=interceptors)
+        self._methods = {
+            path: self._channel.unary_unary(
+                f"/tensorflow.serving.{path}",
+                response_deserializer=message(f"tensorflow.serving.{response}").FromString,
+            )
+            for path, response in METHODS.items()
+        }
+
+    @abstractmethod
+    def _open(self, server: Server, **options: Any) -> Any:
+        """Opens a channel; options are those of `open_channel`."""
+
+    def _method(self, path: str) -> Any:
+        """Gives the call, where it can end.
+
+        Raises:
+            InvalidRequest: the client is closed, or belongs to the process that this one was forked
+                from.
+        """
+        if self._process != os.getpid():
+            raise errors.InvalidRequest(
+                f"this client was made by process {self._process} and this is {os.getpid()}, forked"
+                " from it: a connection does not survive that; make a client here, after the fork"
+            )
+        if self._closed:
+            raise errors.InvalidRequest("this client is closed: make another one")
+        return self._methods[path]
+
+    def _error(self, error: grpc.RpcError | grpc.FutureCancelledError) -> errors.ClientError:
+        if isinstance(error, grpc.RpcError):
+            return errors.from_rpc_error(error, self._server)
+        return self._closed_meanwhile()
+
+    def _closed_meanwhile(self) -> errors.ClientError:
+        return errors.ClientError(f"{self._server}: the client was closed before the answer came")
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Refuses a concurrency with which nothing would ever be asked.
+
+    Raises:
+        InvalidRequest: below 1.
+    """
+    if concurrency < 1:
+        raise errors.InvalidRequest(f"concurrency is {concurrency}: it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -56,7 +166,7 @@ class PredictClient(BaseClient):
             UnreadablePicture: the file cannot be read.
             ClientError: another of its kinds: the server gave no answer that can be used.
         """
-        return self._run(self._dialogue.predict(picture))
+        return self._run(self._protocol.predict(picture))
 
     def predict_batch(self, pixels: Array) -> list[Prediction]:
         """Asks about several pictures of one size in one request.
@@ -67,7 +177,7 @@ class PredictClient(BaseClient):
         Raises:
             ClientError: one of its kinds.
         """
-        return self._run(self._dialogue.predict_batch(pixels))
+        return self._run(self._protocol.predict_batch(pixels))
 
     def predict_many(
         self, pictures: Iterable[Picture], *, concurrency: int = 8
@@ -124,7 +234,7 @@ class PredictClient(BaseClient):
                 the server refuses.
             ClientError: another of its kinds.
         """
-        return self._run(self._dialogue.predict_raw(inputs, signature, output_filter))
+        return self._run(self._protocol.predict_raw(inputs, signature, output_filter))
 
     def model_versions(self) -> dict[int, str]:
         """Asks which versions the server knows.
@@ -137,7 +247,7 @@ class PredictClient(BaseClient):
             ModelNotFound: the server has never heard of the model, or of the version.
             ClientError: another of its kinds.
         """
-        return self._run(self._dialogue.model_versions())
+        return self._run(self._protocol.model_versions())
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Waits until a version of the model (the client's own, if it has one) is available.
@@ -150,7 +260,7 @@ class PredictClient(BaseClient):
             ModelNotReady: it did not become available; the text says what the server last answered.
             ClientError: an answer that waiting does not mend.
         """
-        self._run(self._dialogue.wait_until_ready(timeout_s))
+        self._run(self._protocol.wait_until_ready(timeout_s))
 
     def _open(self, server: Server, **options: Any) -> grpc.Channel:
         return open_channel(server, **options)
@@ -189,7 +299,7 @@ class PredictClient(BaseClient):
 
     def _send(self, picture: Picture) -> _Sent | ClientError:
         """Goes as far as the request about the picture itself, and does not wait for the answer."""
-        steps = self._dialogue.predict(picture)
+        steps = self._protocol.predict(picture)
         try:
             step = next(steps)
             while not (isinstance(step, Ask) and step.method == PREDICT):

@@ -7,8 +7,7 @@ from typing import Any, Self
 
 import grpc
 
-from serving.client.channel import open_channel
-from serving.client.credentials import Tls, Token
+from serving.client.channel import Tls, Token, open_channel
 from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error
 from serving.config.models_config import ModelServerConfig
 from serving.protos import message

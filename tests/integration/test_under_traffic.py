@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from serving.client.errors import ClientError
 from serving.client.local_server import local_server
-from serving.client.messages import encode
 from serving.client.predict_client import PredictClient
+from serving.client.tensors import encode
 from serving.protos import message
 from serving.store import ModelStore, open_store
 from serving.store.checkup import check

@@ -7,7 +7,7 @@ from concurrent import futures
 import grpc
 import pytest
 
-from serving.client.messages import decode_lists, encode
+from serving.client.tensors import decode_lists, encode
 from serving.protos import message
 from whisker_ml import contract
 

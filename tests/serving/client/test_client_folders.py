@@ -3,7 +3,7 @@ import os
 import pytest
 
 from serving.client.errors import UnreadablePicture
-from serving.client.folders import find_pictures
+from serving.predict_inputs import find_pictures
 
 
 def test_folder_gives_its_pictures_recursively_in_order(tmp_path):

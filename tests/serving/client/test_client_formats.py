@@ -3,8 +3,8 @@ import io
 import json
 
 from serving.client.errors import NotAPicture
-from serving.client.formats import FORMATS
 from serving.client.predict_client import Prediction
+from serving.predict_output import FORMATS
 
 CAT = Prediction("cats", 0.5, {"cats": 0.5, "dogs": 0.125, "hedgehogs": 0.375}, 3)
 DOG = Prediction("dogs", 1.0, {"cats": 0.0, "dogs": 1.0, "hedgehogs": 0.0}, 12)

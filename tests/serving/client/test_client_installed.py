@@ -64,7 +64,7 @@ PROGRAM = """
 import asyncio, sys
 from serving.client.async_client import AsyncPredictClient
 from serving.client.errors import InvalidRequest, NotAPicture, ServerUnavailable, WrongProtocol
-from serving.client.messages import decode_lists, encode
+from serving.client.tensors import decode_lists, encode
 from serving.client.predict_client import PredictClient
 
 server, rest, nobody = sys.argv[1:]

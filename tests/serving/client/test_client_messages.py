@@ -3,7 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from serving.client.messages import decode, decode_array, decode_lists, encode, input_parts
+from serving.client.tensors import decode, decode_array, decode_lists, encode, input_parts
 from serving.protos import message
 
 

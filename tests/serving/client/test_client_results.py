@@ -6,8 +6,8 @@ import re
 import pytest
 
 from serving.client.errors import NotAPicture
-from serving.client.prediction import Prediction
-from serving.client.results import UnusableResults, open_results
+from serving.client.protocol import Prediction
+from serving.predict_output import UnusableResults, open_results
 
 CATS = Prediction("cats", 0.75, {"cats": 0.75, "dogs": 0.25}, 3)
 AWKWARD = 'a "b", c\nd.jpg'

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from serving.client import errors
-from serving.client.channel import open_channel
-from serving.client.credentials import Tls
+from serving.client.channel import Tls, open_channel
 from serving.client.predict_client import PredictClient
 from serving.store.running_server import AVAILABLE, RunningServer
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from serving.client.errors import NotAPicture
-from serving.client.prediction import Prediction
-from serving.client.sheet import SHOWN, NoSheet, Sheet
+from serving.client.protocol import Prediction
+from serving.predict_output import SHOWN, NoSheet, Sheet
 
 
 def answer(label, probability):

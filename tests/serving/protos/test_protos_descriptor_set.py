@@ -41,7 +41,7 @@ theirs.inputs["pixels"].CopyFrom(tf.make_tensor_proto([[1.0, 2.0]]))
 ours = message("tensorflow.serving.PredictRequest").FromString(theirs.SerializeToString())
 assert ours.inputs["pixels"].tensor_shape.dim[1].size == 2
 assert predict_pb2.PredictRequest.FromString(ours.SerializeToString()) == theirs
-from serving.client.messages import decode, encode
+from serving.client.tensors import decode, encode
 assert decode(ours.inputs["pixels"]) == [1.0, 2.0]
 for values in ([b"a", b""], [1.5], [True, False], [-1, 1 << 40]):
     serialized = encode(values).SerializeToString()

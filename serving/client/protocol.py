@@ -1,21 +1,91 @@
-"""What is said between client and server, without saying it: the part that both clients share.
+"""The client's protocol, without sockets: what is asked and what an answer means.
 
-A `Steps` generator yields what it needs (an answer, a pause, a file) and is sent the result, or
-thrown the error. Who runs it decides whether threads or an event loop wait meanwhile.
+The synchronous and the asynchronous client share it.
 """
 
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar
 
-from serving.client import errors, signatures
-from serving.client.messages import Part, decode, decode_array, decode_lists, is_array
-from serving.client.prediction import Array, Picture, Prediction, read_picture
-from serving.client.signatures import Signatures
+from serving.client import errors, tensors
+from serving.client.errors import InvalidRequest, UnreadablePicture
+from serving.client.tensors import Part, Signatures, decode, decode_array, decode_lists, is_array
 from serving.protos import message
 from whisker_ml import contract
+
+# What goes into a prediction, and what comes out.
+
+
+class Array(Protocol):
+    """What the client uses of a numpy.ndarray; NumPy itself need not be installed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its dimensions."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of its elements."""
+
+    def tobytes(self) -> bytes:
+        """Its elements, in C order."""
+
+
+# Encoded bytes (JPEG, PNG, GIF, BMP), a file of them by its path or opened in binary mode, or
+# pixels as they are: uint8 or float, 0…255, [height, width, 3].
+Picture = bytes | str | os.PathLike[str] | BinaryIO | Array
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one picture.
+
+    Attributes:
+        label: the most probable class.
+        probability: its probability, 0 to 1.
+        probabilities: the probability of every class, 0 to 1, in the model's order of classes.
+        model_version: the version that answered.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    model_version: int
+
+
+def read_picture(picture: Picture) -> bytes:
+    """Reads encoded bytes out of a file, given by its path or opened.
+
+    Raises:
+        InvalidRequest: this is no file at all.
+        UnreadablePicture: the file cannot be read, or gives text.
+    """
+    if not isinstance(picture, str | os.PathLike) and not hasattr(picture, "read"):
+        raise InvalidRequest(
+            f"a picture is a {type(picture).__name__}: expected bytes, a path, a file opened in"
+            " binary mode or an array"
+        )
+    try:
+        data = (
+            Path(picture).read_bytes() if isinstance(picture, str | os.PathLike) else picture.read()
+        )
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a zero byte in it, a file object that is closed.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UnreadablePicture(f"the file cannot be read: {reason}") from error
+    if not isinstance(data, bytes):
+        raise UnreadablePicture("the file gives text: expected one that is opened in binary mode")
+    return data
+
+
+# What is said between client and server, without saying it: the part that both clients share.
+#
+# A `Steps` generator yields what it needs (an answer, a pause, a file) and is sent the result, or
+# thrown the error. Who runs it decides whether threads or an event loop wait meanwhile.
 
 PREDICT = "PredictionService/Predict"
 _METADATA = "PredictionService/GetModelMetadata"
@@ -73,7 +143,7 @@ Result = TypeVar("Result")
 Steps = Generator[Step, Any, Result]
 
 
-class Dialogue:
+class ClientProtocol:
     """What is known about one model on one server, and how to ask for more. Threads may share
     it.
     """
@@ -187,10 +257,10 @@ class Dialogue:
         # Looked up once: another thread may learn of another version at any moment.
         known = None if anew or self._answering is None else self._signatures.get(self._answering)
         if known is None:
-            request = signatures.metadata_request(self._model_spec)
+            request = tensors.metadata_request(self._model_spec)
             response = yield from self._found(Ask(_METADATA, request.SerializeToString()))
             version = response.model_spec.version.value
-            known = self._signatures[version] = signatures.read(response)
+            known = self._signatures[version] = tensors.read(response)
             self._answering = version
         return known
 
@@ -201,13 +271,13 @@ class Dialogue:
         of_before = self._answering
         known = yield from self.signatures()
         try:
-            parts = signatures.input_parts(inputs, output_filter, known, signature, self._asked)
+            parts = tensors.signature_parts(inputs, output_filter, known, signature, self._asked)
         except errors.InvalidRequest:
             if of_before is None:
                 raise
             # The server may have moved to a version that wants what the one before did not.
             known = yield from self.signatures(anew=True)
-            parts = signatures.input_parts(inputs, output_filter, known, signature, self._asked)
+            parts = tensors.signature_parts(inputs, output_filter, known, signature, self._asked)
         return Request(signature, parts)
 
     def _answer(self, request: Request, output_filter: Sequence[str]) -> Steps[Any]:

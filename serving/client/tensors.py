@@ -5,11 +5,14 @@ met.
 import math
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
+from serving.client.errors import InvalidRequest, UnexpectedReply
 from serving.protos import message
+from whisker_ml import contract
 
 
 class Kind(NamedTuple):
@@ -27,7 +30,7 @@ _STRING = Kind(7, "string", "string_val", "")
 _INT64 = Kind(9, "int64", "int64_val", "q")
 _BOOL = Kind(10, "bool", "bool_val", "?")
 _HALF = Kind(19, "float16", "half_val", "e")
-KINDS = {
+ARRAY_KINDS = {
     kind.number: kind
     for kind in (
         _FLOAT,
@@ -183,14 +186,14 @@ def shape_of(tensor: Any) -> list[int]:
 
 
 def _kind(number: int) -> Kind:
-    kind = KINDS.get(number)
+    kind = ARRAY_KINDS.get(number)
     if kind is None:
         raise ValueError(f"a tensor of data type number {number}, which this client does not know")
     return kind
 
 
 def _array_parts(array: Any, dtype: int | None) -> list[Part]:
-    by_name = {kind.name: kind for kind in KINDS.values()}
+    by_name = {kind.name: kind for kind in ARRAY_KINDS.values()}
     own = _STRING if array.dtype.kind in "SUO" else by_name.get(array.dtype.name)
     if own is None:
         raise ValueError(f"an array of {array.dtype}, which this client does not send")
@@ -271,3 +274,134 @@ def _unpack(kind: Kind, content: bytes) -> list[Any]:
             f"tensor_content of {len(content)} bytes for data type number {kind.number}"
         )
     return [value for (value,) in struct.iter_unpack(f"<{kind.code}", content)]
+
+
+# What a model's signatures want, and whether a request is that; said before anything is sent.
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One way to ask a model; names of inputs and outputs → tensorflow.TensorInfo."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    needed: frozenset[str]  # the inputs without a default
+
+
+Signatures = Mapping[str, Signature]
+
+_FIELD = "signature_def"
+
+
+def metadata_request(model_spec: Any) -> Any:
+    """Makes the GetModelMetadataRequest that `read` reads the answer of; the spec's signature does
+    not matter.
+    """
+    return message("tensorflow.serving.GetModelMetadataRequest")(
+        model_spec=model_spec, metadata_field=[_FIELD]
+    )
+
+
+def read(response: Any) -> Signatures:
+    """Reads a GetModelMetadataResponse.
+
+    Returns:
+        The signatures by name.
+
+    Raises:
+        UnexpectedReply: it holds no signatures.
+    """
+    found = message("tensorflow.serving.SignatureDefMap")()
+    if _FIELD not in response.metadata or not response.metadata[_FIELD].Unpack(found):
+        raise UnexpectedReply(
+            "the server answers without the model's signatures: it is no TensorFlow Serving server"
+        )
+    return {
+        name: Signature(
+            dict(one.inputs), dict(one.outputs), frozenset(set(one.inputs) - set(one.defaults))
+        )
+        for name, one in found.signature_def.items()
+    }
+
+
+def signature_parts(
+    inputs: Mapping[str, Any],
+    output_filter: Collection[str],
+    signatures: Signatures,
+    name: str,
+    asked: str,
+) -> list[Part]:
+    """Serializes the inputs of a PredictRequest in the types that its signature wants.
+
+    Args:
+        inputs: name → what `serving.client.tensors.tensor_parts` takes.
+        output_filter: outputs to be asked for.
+        signatures: of the version that is asked.
+        name: of the signature; empty: `serving_default`.
+        asked: who is asked for what, for the error.
+
+    Raises:
+        InvalidRequest: there is no such signature, or it wants other names, types or sizes of
+            pictures; the text says which.
+    """
+    name = name or contract.SIGNATURE_BYTES
+    if name not in signatures:
+        raise InvalidRequest(f"{asked}: no signature {name!r}: the model has {_listed(signatures)}")
+    signature = signatures[name]
+    wanted = signature.inputs
+    if not signature.needed <= inputs.keys() <= wanted.keys():
+        raise InvalidRequest(f"{asked}: inputs {_listed(inputs)}: {_wants(name, signature)}")
+    if unknown := set(output_filter) - signature.outputs.keys():
+        outputs = describe(signature.outputs)
+        raise InvalidRequest(
+            f"{asked}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}"
+        )
+    parts: list[Part] = []
+    for key, values in inputs.items():
+        try:
+            parts += input_parts(key, values, wanted[key].dtype)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{asked}: input {key!r} is {error}: {_wants(name, signature)}"
+            ) from error
+        if name == contract.SIGNATURE_PIXELS and is_array(values):
+            _check_sizes(values.shape, wanted[key].tensor_shape, asked)
+    return parts
+
+
+def _wants(name: str, signature: Signature) -> str:
+    return f"signature {name!r} takes {describe(signature.inputs)}"
+
+
+def _check_sizes(shape: tuple[int, ...], stated: Any, asked: str) -> None:
+    """Refuses pictures of another size: a server passes any shape to the model, which fails in
+    words of its own.
+    """
+    sizes = [dimension.size for dimension in stated.dim]
+    fits = len(sizes) == len(shape) and all(a in (-1, b) for a, b in zip(sizes, shape, strict=True))
+    if not stated.unknown_rank and not fits:
+        raise InvalidRequest(f"{asked}: pictures of shape {list(shape)}: expected {_shape(stated)}")
+
+
+def describe(tensors: Mapping[str, Any]) -> str:
+    """Says names, types and shapes of a signature's inputs or outputs, such as ``x float32 [?,
+    1]``.
+    """
+
+    def dtype(number: int) -> str:
+        return ARRAY_KINDS[number].name if number in ARRAY_KINDS else f"type {number}"
+
+    return ", ".join(
+        f"{name} {dtype(info.dtype)} {_shape(info.tensor_shape)}"
+        for name, info in sorted(tensors.items())
+    )
+
+
+def _shape(shape: Any) -> str:
+    if shape.unknown_rank:
+        return "of any shape"
+    return f"[{', '.join('?' if one.size == -1 else str(one.size) for one in shape.dim)}]"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "none"
