@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.store import ModelStore
 from serving.store.errors import ManifestError
-from serving.store.model_store import ModelStore
 from whisker_ml.contract import STABLE_LABEL
 
 _UNKNOWN = "-"

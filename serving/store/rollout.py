@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving.config.models_config import PLATFORM, ModelServerConfig
-from serving.store.model_store import ModelStore
+from serving.store import ModelStore
 from serving.store.running_server import AVAILABLE, END, LOADING, RunningServer, VersionStatus
 from whisker_ml.contract import STABLE_LABEL
 from whisker_ml.errors import StorageError, WhiskerError

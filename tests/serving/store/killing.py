@@ -16,7 +16,7 @@ from typing import Any
 
 import requests.adapters
 
-from serving.store import ModelStore, bucket_store, open_store
+from serving.store import ModelStore, gcs, open_store
 from whisker_ml.files import is_address
 from whisker_ml.storage import list_names
 
@@ -117,7 +117,7 @@ def names(store: ModelStore) -> list[str]:
 def main() -> None:
     model_dir, export, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     # Else nothing would count as abandoned for an hour.
-    patience, bucket_store._KILLED_AFTER = bucket_store._KILLED_AFTER, timedelta(0)
+    patience, gcs._KILLED_AFTER = gcs._KILLED_AFTER, timedelta(0)
     store = open_store(model_dir, NAME)
     for _ in range(3):
         store.promote(store.publish(export).number)
@@ -149,7 +149,7 @@ def main() -> None:
         assert tops == set(map(str, there)), (tops, there)
         assert not [name for name in names(store) if name.startswith(".staging/")]
         store.prune(2)
-    bucket_store._KILLED_AFTER = patience
+    gcs._KILLED_AFTER = patience
     before = store.versions()
     together = [fork(lambda: store.publish(export)) for _ in range(8)]
     assert [end_of(child) for child in together] == [0] * 8

@@ -8,8 +8,8 @@ import pytest
 from google.cloud import storage as google_storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from serving.store import bucket_store, open_store
-from serving.store.bucket_store import BucketStore
+from serving.store import gcs, open_store
+from serving.store.gcs import Bucket
 from whisker_ml import storage
 from whisker_ml.errors import (
     AddressError,
@@ -131,13 +131,13 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
 ) -> None:
     store = open_store(f"gs://{bucket}/models", "whisker")
     address = f"gs://{bucket}/models/whisker/1"
-    real = BucketStore._claim
+    real = Bucket.claim
 
-    def claimed_and_then_overtaken(self: BucketStore, number: int) -> bool:
+    def claimed_and_then_overtaken(self: Bucket, number: int) -> bool:
         write(f"{address}/saved_model.pb", b"a stranger's", 0)
         return real(self, number)
 
-    monkeypatch.setattr(BucketStore, "_claim", claimed_and_then_overtaken)
+    monkeypatch.setattr(Bucket, "claim", claimed_and_then_overtaken)
     with pytest.raises(
         ConflictError, match=rf"^{address}/saved_model\.pb is there already: another tool took"
     ):
@@ -176,7 +176,7 @@ def test_what_a_slow_publisher_is_writing_is_left_alone_for_an_hour(
 def test_a_publisher_that_was_taken_for_killed_makes_nothing_visible(
     bucket: str, saved_model: Path, stop_at_the_last_step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_store, "_KILLED_AFTER", timedelta(0))
+    monkeypatch.setattr(gcs, "_KILLED_AFTER", timedelta(0))
     store = open_store(f"gs://{bucket}/models", "whisker")
     with pytest.raises(
         ConflictError,
@@ -223,7 +223,7 @@ def test_remains_of_others_that_may_not_be_deleted_do_not_keep_a_version_from_be
 def test_a_prune_that_was_killed_is_finished_by_a_later_publish(
     bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket_store, "_KILLED_AFTER", timedelta(0))
+    monkeypatch.setattr(gcs, "_KILLED_AFTER", timedelta(0))
     store = open_store(f"gs://{bucket}/models", "whisker")
     store.publish(saved_model)
     storage.delete(["saved_model.pb"], f"{store.base_path}/1")

@@ -1,33 +1,150 @@
 """The model store: the versions of a model, and which of them is live, as
 `<model_dir>/models.config` says.
+
+Versions lie in `<model_dir>/<model_name>/<version>/`. Publishing:
+
+1. claim a number that nobody else can claim (`.claims/<number>`);
+2. stage the version (`.staging/<number>`), its manifest with it, so that `saved_model.pb` is the
+   last file to appear in its place: before that, nothing loads it;
+3. on any failure, remove what was written. The number stays claimed, so that it never means two
+   things. What a killed publisher left, a later one removes; it never touches what a living one is
+   writing.
 """
 
+import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from serving.config import models_config
 from serving.config.models_config import ModelServerConfig
-from serving.store import history
-from serving.store.errors import VersionMissingError
+from serving.store import history, manifest
+from serving.store.backend import CLAIMS, Backend, is_version
+from serving.store.errors import NotASavedModelError, VersionMissingError
 from serving.store.manifest import MANIFEST_FILE
-from serving.store.versions import Versions
-from whisker_ml.contract import MODELS_CONFIG, STABLE_LABEL
-from whisker_ml.errors import ConflictError, StorageError
-from whisker_ml.files import is_address
+from whisker_ml.contract import SAVED_MODEL_FILE, STABLE_LABEL
+from whisker_ml.errors import ConflictError, StorageError, disk_errors
 
 # Each attempt loses only to another writer of models.config that has succeeded.
 _EDIT_ATTEMPTS = 20
 
 
-class ModelStore(Versions):
-    """The versions of one model, and which of them is live; the arguments are those of
-    `Versions`.
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A version that a server can load.
+
+    Attributes:
+        number: above 0.
+        path: its folder, or its gs:// address.
     """
 
-    def __init__(self, model_dir: str, model_name: str) -> None:
-        super().__init__(model_dir, model_name)
-        self.config_path = f"{model_dir.rstrip('/')}/{MODELS_CONFIG}"
+    number: int
+    path: str
+
+
+class ModelStore:
+    """The versions of one model, and which of them is live.
+
+    Args:
+        backend: where they lie.
+        model_name: as the server knows the model.
+    """
+
+    def __init__(self, backend: Backend, model_name: str) -> None:
+        self._backend = backend
+        self.model_name = model_name
+        self.base_path = backend.base_path
+        self.config_path = backend.config_path
         self._history_path = f"{self.base_path}/{history.HISTORY_FILE}"
+
+    def publish(
+        self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> PublishedVersion:
+        """Adds a SavedModel as the next version, and removes what killed publishers left. It is not
+        live yet.
+
+        The version's whisker.json is that of the folder, if it has one, with number, time and the
+        digest of every file.
+
+        Args:
+            folder: the SavedModel; stays as it is.
+            clock: the time in UTC, for whisker.json; nothing depends on it.
+
+        Raises:
+            NotASavedModelError: `folder` has no saved_model.pb.
+            ManifestError: the whisker.json in `folder` cannot be read.
+            StorageError: the store cannot be written; nothing that a server would load is left
+                there.
+        """
+        files = manifest.files_in(folder)
+        if SAVED_MODEL_FILE not in files:
+            raise NotASavedModelError(
+                f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}; export one there first"
+            )
+        with disk_errors(folder):
+            content = files[MANIFEST_FILE].read_bytes() if MANIFEST_FILE in files else b""
+        given = manifest.parse(content, f"{folder}/{MANIFEST_FILE}")
+        described = manifest.describe(files)
+        number = max(self._taken(), default=0) + 1
+        while not self._backend.claim(number):
+            number += 1
+        with (
+            disk_errors(tempfile.gettempdir()),
+            tempfile.NamedTemporaryFile(prefix="whisker-manifest-") as file,
+        ):
+            file.write(manifest.complete(given, self.model_name, number, clock(), described))
+            file.flush()
+            self._backend.write(number, {**files, MANIFEST_FILE: Path(file.name)})
+        return PublishedVersion(number, f"{self.base_path}/{number}")
+
+    def versions(self) -> list[int]:
+        """Lists the versions that a server can load, ascending; folders without saved_model.pb are
+        none.
+        """
+        return sorted(
+            int(segments[0])
+            for segments in map(_segments, self._backend.names())
+            if is_version(segments[0]) and segments[1:] == [SAVED_MODEL_FILE]
+        )
+
+    def manifest(self, version: int) -> dict[str, Any]:
+        """Gives the whisker.json of a version; empty where it has none, as it is another tool's.
+
+        Raises:
+            ManifestError: it cannot be read.
+        """
+        return manifest.parse(
+            self.read_file(version, MANIFEST_FILE), f"{self.base_path}/{version}/{MANIFEST_FILE}"
+        )
+
+    def read_file(self, version: int, name: str) -> bytes:
+        """Reads a file of a version; empty where it is missing.
+
+        Args:
+            version: its number.
+            name: relative to the version's folder, with forward slashes.
+        """
+        return self._backend.read(f"{self.base_path}/{version}/{name}")[0]
+
+    def verify(self, version: int) -> None:
+        """Finds out whether a version is what was published under its number.
+
+        Raises:
+            VersionMissingError: the store does not have it.
+            DigestError, LabelsError, NumberError: as `serving.store.manifest.verify` says.
+        """
+        self.require(version)
+        with self._backend.local(version) as folder:
+            manifest.verify(folder, version, f"{self.base_path}/{version}")
+
+    def require(self, version: int) -> None:
+        """Raises a VersionMissingError where the store does not have a version."""
+        if version not in self.versions():
+            raise VersionMissingError(
+                f"{self.base_path} has no version {version}: its versions are {self._listed()}"
+            )
 
     def check(self) -> None:
         """Finds out, before there is anything to lose, what would keep a version from being
@@ -38,6 +155,7 @@ class ModelStore(Versions):
             StorageError: the store cannot be reached, or not written as far as that shows without
                 writing.
         """
+        self._backend.check()
         self.live_version()
 
     def live_version(self) -> int | None:
@@ -54,7 +172,7 @@ class ModelStore(Versions):
         Raises:
             ConfigError: it cannot be read.
         """
-        return models_config.parse(self._read(self.config_path)[0], self.config_path)
+        return models_config.parse(self._backend.read(self.config_path)[0], self.config_path)
 
     def labels(self) -> dict[str, int]:
         """Gives the labels in models.config, and the version that each is on."""
@@ -62,7 +180,7 @@ class ModelStore(Versions):
 
     def previous(self) -> int | None:
         """Gives the version that was live before the present one and still exists, or None."""
-        entries = history.parse(self._read(self._history_path)[0], self._history_path)
+        entries = history.parse(self._backend.read(self._history_path)[0], self._history_path)
         return history.previous(entries, self.live_version(), self.versions())
 
     def require_previous(self) -> int:
@@ -134,16 +252,16 @@ class ModelStore(Versions):
             ConfigError: the models.config that is there cannot be read; it stays as it is.
             StorageError: the store cannot be written; models.config stays as it is.
         """
-        with self._exclusive():
+        with self._backend.exclusive():
             for _ in range(_EDIT_ATTEMPTS):
-                text, generation = self._read(self.config_path)
+                text, generation = self._backend.read(self.config_path)
                 config = models_config.parse(text, self.config_path)
                 changed = change(config)
                 models_config.check(changed, self.config_path)
                 # First the history: an entry too many is known as such, a missing one is not.
                 if self._remember(
                     *(self._live(one) for one in (config, changed)), back=back
-                ) and self._replace(
+                ) and self._backend.replace(
                     self.config_path, models_config.render(changed).encode(), generation
                 ):
                     return changed
@@ -170,11 +288,11 @@ class ModelStore(Versions):
         if keep < 1:
             raise StorageError(f"cannot keep {keep} versions: expected 1 or more")
         deleted = []
-        with self._exclusive():
+        with self._backend.exclusive():
             for version in self.versions()[:-keep]:
                 # Looked at each time, as a bucket cannot keep others from promoting meanwhile.
                 if version not in self._in_use() and self.read_file(version, MANIFEST_FILE):
-                    self._delete(version)
+                    self._backend.delete(version)
                     deleted.append(version)
         return deleted
 
@@ -192,35 +310,26 @@ class ModelStore(Versions):
         """Notes that another version becomes live; false where somebody else wrote meanwhile."""
         if new is None or new == old:
             return True
-        content, generation = self._read(self._history_path)
+        content, generation = self._backend.read(self._history_path)
         entries = history.until(history.parse(content, self._history_path), old)
         entries = history.until(entries, new) if back else [*entries, new]
-        return self._replace(self._history_path, history.render(entries), generation)
+        return self._backend.replace(self._history_path, history.render(entries), generation)
 
     def _live(self, config: ModelServerConfig) -> int | None:
         return models_config.live_version(config, self.model_name)
 
-    def _exclusive(self) -> AbstractContextManager[None]:
-        """Keeps others from writing models.config meanwhile, where preconditions cannot."""
-        return nullcontext()
+    def _listed(self) -> str:
+        return ", ".join(map(str, self.versions())) or "none"
+
+    def _taken(self) -> set[int]:
+        """Numbers that are claimed, or whose name exists below the base path, whoever made it."""
+        numbers = set()
+        for segments in map(_segments, self._backend.names()):
+            name = segments[1] if segments[0] == CLAIMS and len(segments) == 2 else segments[0]
+            if is_version(name):
+                numbers.add(int(name))
+        return numbers
 
 
-def open_store(model_dir: str, model_name: str) -> ModelStore:
-    """Opens a store; one that does not exist yet comes to be when something is published.
-
-    Args:
-        model_dir: root of the store: a folder, or ``gs://bucket/prefix``.
-        model_name: as the server knows the model.
-
-    Raises:
-        StorageError: the address or the name cannot be one, or there are no credentials for the
-            bucket.
-    """
-    # Imported here, as either module needs this one, and only a bucket needs google-cloud-storage.
-    if is_address(model_dir):
-        from serving.store.bucket_store import BucketStore
-
-        return BucketStore(model_dir, model_name)
-    from serving.store.folder import LocalStore
-
-    return LocalStore(model_dir, model_name)
+def _segments(name: str) -> list[str]:
+    return name.split("/")

@@ -1,23 +1,22 @@
-"""The model store in a local folder, or on any file system that is mounted like one."""
+"""A model store in a local folder, or on any file system that is mounted like one."""
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from serving.store.model_store import ModelStore
-from serving.store.versions import CLAIMS, STAGING, is_version
+from serving.store import history
+from serving.store.backend import CLAIMS, STAGING, Backend, is_version
+from whisker_ml import files
 from whisker_ml.contract import SAVED_MODEL_FILE
 from whisker_ml.errors import disk_errors
-from whisker_ml.files import replace, synchronise
 
 _CONFIG_LOCK = ".models.config.lock"
 
 
-class LocalStore(ModelStore):
+class Folder(Backend):
     """A store in a folder: a version is staged beside the others and appears whole, by one rename.
 
     A publisher holds a lock on its claim, which the kernel drops with the process: what is staged
@@ -33,21 +32,20 @@ class LocalStore(ModelStore):
         self._config = Path(self.config_path)
 
     def check(self) -> None:
-        """As every store's, and makes the model's folder: one that cannot be made or written shows
-        at once.
-        """
+        """Makes the model's folder: one that cannot be made or written shows at once."""
         with disk_errors(self._base):
             self._base.mkdir(parents=True, exist_ok=True)
             if not os.access(self._base, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        super().check()
 
-    def _names(self) -> Iterable[str]:
+    def names(self) -> Iterable[str]:
+        """Names below the base path."""
         for pattern in ("*", f"{CLAIMS}/*", f"*/{SAVED_MODEL_FILE}"):
             for path in self._base.glob(pattern):
                 yield path.relative_to(self._base).as_posix()
 
-    def _claim(self, number: int) -> bool:
+    def claim(self, number: int) -> bool:
+        """Claims a number."""
         claim = self._claim_file(number)
         with disk_errors(claim.parent):
             claim.parent.mkdir(parents=True, exist_ok=True)
@@ -57,37 +55,37 @@ class LocalStore(ModelStore):
                 return False
         return True
 
-    def _write(self, number: int, files: Mapping[str, Path]) -> None:
+    def write(self, number: int, sources: Mapping[str, Path]) -> None:
+        """Writes a version."""
         staged = self._base / STAGING / str(number)
-        with disk_errors(staged), self._claim_file(number).open() as claim:
-            fcntl.flock(claim, fcntl.LOCK_EX)
+        with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
             self._remove_abandoned()
             try:
-                for name, source in files.items():
+                for name, source in sources.items():
                     target = staged / name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, target)
                 for path in (*staged.rglob("*"), staged):
-                    synchronise(path)
+                    files.synchronise(path)
                 staged.rename(self._base / str(number))
-                synchronise(self._base)
+                files.synchronise(self._base)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
 
     def _remove_abandoned(self) -> None:
         for staged in (self._base / STAGING).glob("*"):
             if is_version(staged.name) and self._claim_file(int(staged.name)).exists():
-                with self._claim_file(int(staged.name)).open() as claim:
-                    try:
-                        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
+                # Where the claim is held, its publisher is alive.
+                with (
+                    suppress(BlockingIOError),
+                    files.locked(self._claim_file(int(staged.name))),
+                ):
                     shutil.rmtree(staged, ignore_errors=True)
 
-    def _delete(self, number: int) -> None:
+    def delete(self, number: int) -> None:
+        """Deletes a version."""
         staged = self._base / STAGING / str(number)
-        with disk_errors(staged), self._claim_file(number).open("a") as claim:
-            fcntl.flock(claim, fcntl.LOCK_EX)
+        with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
             staged.parent.mkdir(exist_ok=True)
             # It vanishes in one step; where a kill keeps it from being removed then, the next
             # publisher does that.
@@ -95,27 +93,31 @@ class LocalStore(ModelStore):
             shutil.rmtree(staged)
 
     @contextmanager
-    def _local(self, version: int) -> Iterator[Path]:
+    def local(self, version: int) -> Iterator[Path]:
+        """Gives a local folder with a version."""
         yield self._base / str(version)
 
     def _claim_file(self, number: int) -> Path:
         return self._base / CLAIMS / str(number)
 
-    def _read(self, path: str) -> tuple[bytes, int]:
+    def read(self, path: str) -> tuple[bytes, int]:
+        """Reads a file."""
         with disk_errors(path):
-            # The lock of _exclusive stands in for a generation.
+            # The lock of `exclusive` stands in for a generation.
             return (Path(path).read_bytes() if Path(path).is_file() else b""), 0
 
-    def _replace(self, path: str, content: bytes, generation: int) -> bool:  # noqa: ARG002
-        replace(Path(path), content)
+    def replace(self, path: str, content: bytes, generation: int) -> bool:  # noqa: ARG002
+        """Replaces a file."""
+        files.replace(Path(path), content)
         return True
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        with disk_errors(self._config), self._config.with_name(_CONFIG_LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    def exclusive(self) -> Iterator[None]:
+        """Keeps others out."""
+        lock = self._config.with_name(_CONFIG_LOCK)
+        with disk_errors(self._config), files.locked(lock, wait=True):
             # All writers hold the lock: fresh copies that are there now are those of killed ones.
-            for path in (self._config, Path(self._history_path)):
+            for path in (self._config, self._base / history.HISTORY_FILE):
                 for fresh in path.parent.glob(f".{path.name}.[0-9]*"):
                     fresh.unlink(missing_ok=True)
             yield

@@ -1,4 +1,4 @@
-"""The model store in a bucket of Cloud Storage.
+"""A model store in a bucket of Cloud Storage.
 
 A version comes to be in one step: its saved_model.pb is sent to `.staging/<number>` and, when all
 the rest is there, copied to its place by the service. Whoever removes what a killed publisher left
@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from serving.store.model_store import ModelStore
-from serving.store.versions import CLAIMS, STAGING
+from serving.store.backend import CLAIMS, STAGING, Backend
 from whisker_ml import storage
 from whisker_ml.contract import SAVED_MODEL_FILE
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
@@ -30,7 +29,7 @@ from whisker_ml.storage import same
 _KILLED_AFTER = timedelta(hours=1)
 
 
-class BucketStore(ModelStore):
+class Bucket(Backend):
     """A store in a bucket: a version comes to be when its saved_model.pb, the last object, is
     there.
     """
@@ -39,21 +38,27 @@ class BucketStore(ModelStore):
         parse_address(model_dir)
         super().__init__(model_dir, model_name)
 
-    def _names(self) -> Iterable[str]:
+    def check(self) -> None:
+        """A bucket shows only by writing what it refuses; that it answers shows with any read."""
+
+    def names(self) -> Iterable[str]:
+        """Names below the base path."""
         return storage.list_names(self.base_path)
 
-    def _claim(self, number: int) -> bool:
+    def claim(self, number: int) -> bool:
+        """Claims a number."""
         # Where the answer to a claim is lost, its repetition says no: that costs a number, and
         # nothing else.
         return storage.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0)
 
-    def _write(self, number: int, files: Mapping[str, Path]) -> None:
+    def write(self, number: int, sources: Mapping[str, Path]) -> None:
+        """Writes a version."""
         address = f"{self.base_path}/{number}"
-        rest = {name: path for name, path in files.items() if name != SAVED_MODEL_FILE}
+        rest = {name: path for name, path in sources.items() if name != SAVED_MODEL_FILE}
         try:
             self._refuse_strangers(number)
             storage.upload_new(
-                {str(number): files[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}"
+                {str(number): sources[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}"
             )
             there = self._take_over(number, rest)
             storage.upload_new(
@@ -68,7 +73,7 @@ class BucketStore(ModelStore):
                 )
         except BaseException:
             try:
-                self._withdraw(number, files)
+                self._withdraw(number, sources)
             except StorageError as error:
                 logging.warning("%s is incomplete and could not be removed: %s", address, error)
             raise
@@ -141,13 +146,15 @@ class BucketStore(ModelStore):
             if SAVED_MODEL_FILE not in there:
                 storage.delete(there, f"{self.base_path}/{number}")
 
-    def _delete(self, number: int) -> None:
+    def delete(self, number: int) -> None:
+        """Deletes a version."""
         address = f"{self.base_path}/{number}"
         storage.delete([SAVED_MODEL_FILE], address)
         storage.delete(storage.list_names(address), address)
 
     @contextmanager
-    def _local(self, version: int) -> Iterator[Path]:
+    def local(self, version: int) -> Iterator[Path]:
+        """Gives a local folder with a version."""
         with (
             disk_errors(tempfile.gettempdir()),
             tempfile.TemporaryDirectory(prefix="whisker-verify-") as folder,
@@ -155,8 +162,10 @@ class BucketStore(ModelStore):
             storage.download_folder(f"{self.base_path}/{version}", Path(folder))
             yield Path(folder)
 
-    def _read(self, path: str) -> tuple[bytes, int]:
+    def read(self, path: str) -> tuple[bytes, int]:
+        """Reads a file."""
         return storage.read(path)
 
-    def _replace(self, path: str, content: bytes, generation: int) -> bool:
+    def replace(self, path: str, content: bytes, generation: int) -> bool:
+        """Replaces a file."""
         return storage.write(path, content, generation)
