@@ -17,10 +17,9 @@ from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
 from serving.client.tensors import encode
 from serving.protos import message
+from serving.rollout import RolloutError, RunningServer, promote, rollback
 from serving.store import ModelStore, open_store
-from serving.store.checkup import check
-from serving.store.rollout import RolloutError, promote, rollback
-from serving.store.running_server import RunningServer
+from serving.store_check import check
 from tests.trained_model import Trained, draw
 from whisker_ml import contract
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from serving.client import errors
 from serving.client.channel import Tls, open_channel
 from serving.client.predict_client import PredictClient
-from serving.store.running_server import AVAILABLE, RunningServer
+from serving.rollout import AVAILABLE, RunningServer
 
 
 def issue(folder, name, issuer=None):

@@ -4,7 +4,7 @@ import pytest
 
 from serving.config.text_file import ConfigError
 from serving.store import ModelStore, open_store
-from serving.store.checkup import check
+from serving.store_check import check
 from whisker_ml.files import is_address
 from whisker_ml.storage import upload_folder
 

@@ -9,9 +9,9 @@ from serving.client.local_server import LocalServerFailed, local_server
 from serving.config import models_config
 from serving.config.models_config import PLATFORM
 from serving.config.text_file import ConfigError
+from serving.rollout import AVAILABLE, END, RunningServer
 from serving.store import ModelStore, open_store
 from serving.store.manifest import MANIFEST_FILE
-from serving.store.running_server import AVAILABLE, END, RunningServer
 from whisker_ml.contract import SAVED_MODEL_FILE, WARMUP_FILE
 from whisker_ml.errors import StorageError
 from whisker_ml.files import is_address

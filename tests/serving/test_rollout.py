@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from serving.config import models_config
+from serving.rollout import RolloutError, RunningServer, promote, rollback
 from serving.server import grpc_service
 from serving.server.discovery import read_config, single_model
 from serving.server.handlers import Handlers
@@ -19,8 +20,6 @@ from serving.server.manager import Manager, Options
 from serving.server.status import StatusError
 from serving.store import ModelStore, open_store
 from serving.store.errors import VersionMissingError
-from serving.store.rollout import RolloutError, promote, rollback
-from serving.store.running_server import RunningServer
 
 OPTIONS = Options(poll_wait_s=0.1, load_retry_interval_s=60, labels_for_unavailable=True)
 TIMEOUT_S = 20.0
@@ -117,8 +116,8 @@ def store(tmp_path: Path, saved_model: Path) -> ModelStore:
 def harness(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     # Nothing here takes time by itself.
     monkeypatch.setattr("serving.server.manager._TICK_S", 0.01)
-    monkeypatch.setattr("serving.store.rollout._POLL_S", 0.01)
-    monkeypatch.setattr("serving.store.rollout._SETTLED_S", 0.3)
+    monkeypatch.setattr("serving.rollout._POLL_S", 0.01)
+    monkeypatch.setattr("serving.rollout._SETTLED_S", 0.3)
     harness = Harness(store)
     yield harness
     harness.stop()
@@ -206,7 +205,7 @@ def test_interrupt_leaves_everything_as_it_was(
     harness.held = {2}
     # Of this module alone: threads of libraries sleep, too.
     monkeypatch.setattr(
-        "serving.store.rollout.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted)
+        "serving.rollout.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted)
     )
     with pytest.raises(KeyboardInterrupt):
         promote(harness.store, 2, "stable", server, TIMEOUT_S)
@@ -327,7 +326,7 @@ def test_killed_rollout_leaves_a_file_to_start_on_and_the_next_one_mends_the_res
 
     with monkeypatch.context() as patched:
         patched.setattr(server, "reload", killed)
-        patched.setattr("serving.store.rollout._Rollout._undo", lambda *_: "")
+        patched.setattr("serving.rollout._Rollout._undo", lambda *_: "")
         with pytest.raises(Killed):
             if way == "promote":
                 promote(harness.store, 3, "stable", server, TIMEOUT_S)
