@@ -30,7 +30,7 @@ CATS_AND_DOGS_BYTES = 68_606_236
 IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2"
 IMAGENET_SIZES = (96, 128, 160, 192, 224)
 
-_SAMPLE_SEED = 0
+_SAMPLE_SEED = 1
 
 # What stands beside pictures, or holds them.
 _FROZEN = (LEDGER_NAME, INDEX, ".tfrecord")

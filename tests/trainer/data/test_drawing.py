@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data.animals import POSES, Animal, invent
-from trainer.data.drawing import Coat, Pen, curve, limb, mirrored, mix, oval
-from trainer.data.scenery import paint_background, paint_foreground
+from trainer.data import sample
+from trainer.data.drawing import Coat, Pen, curve, knots, limb, mirrored, mix, oval
+from trainer.data.sample import Animal, invent, paint_background, paint_foreground
 
 WHITE, RED = (255, 255, 255), (200, 20, 20)
 PLAIN = Coat(base=RED, marks=(0, 0, 0), pale=WHITE, pattern="plain", fluff=0.0)
@@ -53,9 +53,13 @@ def test_mix_of_colours_lies_between_them():
     assert mix((0, 100, 200), (100, 100, 0), 0.25) == (25, 100, 150)
 
 
-def test_frame_is_moved_turned_and_scaled():
-    inner = pen_on(paper()).frame(2 + 0j, turned=np.pi / 2, scale=0.5)
-    assert inner.pixels(np.array([2 + 0j])) == [pytest.approx((70, 60))]
+def test_knots_are_read_as_they_are_written():
+    assert knots("0 1-.5j 2j").tolist() == [0, 1 - 0.5j, 2j]
+
+
+def test_points_are_placed_turned_and_scaled():
+    pen = pen_on(paper(), origin=70 + 50j, unit=5j)
+    assert pen.pixels(np.array([2 + 0j])) == [pytest.approx((70, 60))]
 
 
 def test_fur_stays_inside_its_outline_and_is_darker_below():
@@ -86,11 +90,12 @@ def test_coat_pattern_leaves_marks_on_the_base(pattern):
 
 
 @pytest.mark.parametrize("species", ["cats", "dogs"])
-@pytest.mark.parametrize("pose", range(len(POSES)))
+@pytest.mark.parametrize("pose", range(len(sample._POSES)))
 def test_pose_fills_most_of_its_box_on_every_side(species, pose):
-    draw_pose, (left, top, right, bottom) = POSES[pose]
+    left, top, right, bottom = sample._POSES[pose][0]
     image = paper(400)
-    draw_pose(pen_on(image, 150 + 150j, 50), invent(species, np.random.default_rng(pose)))
+    animal = invent(species, np.random.default_rng(pose))
+    sample.draw_pose(pen_on(image, 150 + 150j, 50), animal, pose)
     rows, columns = np.nonzero(drawn(image))
     reached = (columns.min() - 150, rows.min() - 150, columns.max() - 150, rows.max() - 150)
     assert np.divide(reached, 50) == pytest.approx((left, top, right, bottom), abs=1.1)
@@ -101,7 +106,8 @@ def test_same_generator_invents_the_same_animal_and_draws_the_same_pixels():
     for _ in range(2):
         image, generator = paper(), np.random.default_rng(3)
         paint_background(image, generator)
-        POSES[1][0](Pen(image, generator, 50 + 30j, 20), invent("dogs", generator))
+        animal = invent("dogs", generator)
+        sample.draw_pose(Pen(image, generator, 50 + 30j, 20), animal, 1)
         paint_foreground(image, generator)
         pictures.append(image.tobytes())
     assert pictures[0] == pictures[1]
@@ -121,7 +127,7 @@ def test_species_share_palette_collars_and_patterns():
         assert {trait(animal) for animal in animals["cats"]} == {
             trait(animal) for animal in animals["dogs"]
         }
-    assert {animal.ears for animal in animals["cats"]} == {"up"}
+    assert {animal.ears for animal in animals["cats"]} == {"cats"}
     assert {animal.ears for animal in animals["dogs"]} == {"up", "folded", "hanging"}
 
 

@@ -20,7 +20,7 @@ def contents(folder: Path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample") / "sample-0"
+    folder = tmp_path_factory.mktemp("sample") / "sample-1"
     write_sample(folder, seed=0, **COUNTS)
     return folder
 
