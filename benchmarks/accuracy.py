@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from benchmarks.sides import Sides
+from benchmarks.training_peers import Peers
 from whisker_ml import cli
 from whisker_ml.errors import WhiskerError
 
@@ -124,7 +124,7 @@ def _measure(_: Sequence[str]) -> None:
         if asked.weights == "none"
         else str(Path(asked.weights).expanduser().resolve())
     )
-    sides = Sides(data, weights, Path(asked.work_dir).expanduser().resolve())
+    sides = Peers(data, weights, Path(asked.work_dir).expanduser().resolve())
     found: dict[str, dict[int, dict[str, Any]]] = {}
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
     rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
@@ -145,7 +145,7 @@ def _measure(_: Sequence[str]) -> None:
                 )
 
 
-def _write(output: Path, sides: Sides, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _write(output: Path, sides: Peers, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     machine.write(
         output,
         "test accuracy on cats_and_dogs_filtered, --split=hold_out: the given validation folder is"
@@ -169,7 +169,7 @@ def summarize(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Args:
         row: what was done.
-        runs: measurements, as `Sides.measure` gives them.
+        runs: measurements, as `Peers.measure` gives them.
 
     Returns:
         The row's own fields; `seeds` that are there, `n` test pictures, `test` accuracy as {`mean`,

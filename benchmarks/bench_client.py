@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from benchmarks.client_sides import PICTURE_BYTES, PIXELS, SIDES
+from benchmarks.client_peers import PEERS, PICTURE_BYTES, PIXELS
 from serving.client.errors import ServerError
 from serving.client.predict_client import PredictClient
 from serving.client.tensors import encode
@@ -84,7 +84,7 @@ def _run(_: Sequence[str]) -> None:
     ):
         for repeat in range(asked.repeats):
             # In turn, and each first as often as last: a machine that slows down hits all.
-            for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
+            for side in PEERS if repeat % 2 == 0 else reversed(PEERS):
                 rows.append({"repeat": repeat, "side": side, **_measure(side, addresses[side])})
                 print(rows[-1], flush=True)
     measured = machine.write(
@@ -150,7 +150,7 @@ def _measure(side: str, address: str) -> dict[str, float]:
     command = [
         sys.executable,
         "-m",
-        "benchmarks.client_sides",
+        "benchmarks.client_peers",
         f"--side={side}",
         f"--address={address}",
     ]
@@ -190,7 +190,7 @@ def _echo(folder: Path) -> Iterator[dict[str, str]]:
             with PredictClient(f"127.0.0.1:{port}") as client, contextlib.suppress(ServerError):
                 # It answers no question about models; that it says so is enough.
                 client.wait_until_ready(_START_TIMEOUT_S)
-            yield {side: f"127.0.0.1:{rest_port if side == 'rest' else port}" for side in SIDES}
+            yield {side: f"127.0.0.1:{rest_port if side == 'rest' else port}" for side in PEERS}
         finally:
             process.terminate()
 

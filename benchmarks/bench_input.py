@@ -28,7 +28,7 @@ from whisker_ml import cli
 from whisker_ml.errors import WhiskerError
 
 RESULTS = Path(__file__).parent / "results" / "input.json"
-SIDES = ("stock", "memory", "disk", "none")
+PEERS = ("stock", "memory", "disk", "none")
 _SIZE, _BATCH = 160, 32
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     flags.DEFINE_enum(
         "only",
         None,
-        list(SIDES),
+        list(PEERS),
         "measure this one, in this process, and print it",
         module_name=here,
     )
@@ -66,7 +66,7 @@ def _run(_: Sequence[str]) -> None:
     rows = []
     for repeat in range(asked.repeats):
         # In turn, and each first as often as last: a machine that slows down hits all.
-        for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
+        for side in PEERS if repeat % 2 == 0 else reversed(PEERS):
             rows.append({"side": side, **_in_a_process(side, data, asked.passes)})
             print(rows[-1], flush=True)
     measured = machine.write(

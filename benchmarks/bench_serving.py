@@ -25,8 +25,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from benchmarks.contenders import LoopContender, ServerContender
-from benchmarks.lineup import CONTENDERS, OURS, PEERS, Server, servers_of
+from benchmarks.serving_peers import MEASURED, OURS, PEERS, Loop, RunningServer, Server, servers_of
 from trainer.run_folder import commit
 from whisker_ml import cli
 from whisker_ml.errors import WhiskerError
@@ -72,7 +71,7 @@ def main() -> None:
     )
     flags.DEFINE_list(
         "contenders",
-        list(CONTENDERS),
+        list(MEASURED),
         "what to measure, beside whisker and the loops",
         module_name=here,
     )
@@ -91,9 +90,9 @@ def _run(_: Sequence[str]) -> None:
     # Else what was started would outlive this process.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     asked = flags.FLAGS
-    if unknown := set(asked.contenders) - set(CONTENDERS):
+    if unknown := set(asked.contenders) - set(MEASURED):
         raise WhiskerError(
-            f"--contenders={','.join(sorted(unknown))}: expected some of {', '.join(CONTENDERS)}"
+            f"--contenders={','.join(sorted(unknown))}: expected some of {', '.join(MEASURED)}"
         )
     peers = [name for name in PEERS if name in asked.contenders]
     if peers and not Path(asked.peers_python).exists():
@@ -302,8 +301,8 @@ def _start(
     sent = [path.read_bytes() for path in sorted(pictures.iterdir())]
     processors = os.cpu_count() or 1
 
-    def loop(*, xnnpack: bool) -> LoopContender:
-        contender = LoopContender(folder / "models" / "1", pictures, xnnpack=xnnpack)
+    def loop(*, xnnpack: bool) -> Loop:
+        contender = Loop(folder / "models" / "1", pictures, xnnpack=xnnpack)
         stack.callback(contender.end)
         contender.sleep()
         return contender
@@ -323,7 +322,7 @@ def _start(
             min(many, processors), 1, count, seconds
         )
     for name in dict.fromkeys(names):
-        contender = ServerContender(name, servers[name], folder, sent)
+        contender = RunningServer(name, servers[name], folder, sent)
         stack.callback(contender.end)
         contender.sleep()
         if name == "whisker":

@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine
-from benchmarks.sides import Sides
+from benchmarks.training_peers import Peers
 from whisker_ml import cli
 from whisker_ml.errors import WhiskerError
 
@@ -71,7 +71,7 @@ def _measure(_: Sequence[str]) -> None:
         if asked.weights == "none"
         else str(Path(asked.weights).expanduser().resolve())
     )
-    sides = Sides(data, weights, Path(asked.work_dir).expanduser().resolve())
+    sides = Peers(data, weights, Path(asked.work_dir).expanduser().resolve())
     rows = []
     for variant in asked.variants:
         transfer = variant == "transfer"
@@ -118,7 +118,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Puts the contenders of one variant beside one another.
 
     Args:
-        rows: measurements, as `Sides.measure` gives them, with the `contender`'s name.
+        rows: measurements, as `Peers.measure` gives them, with the `contender`'s name.
 
     Returns:
         `epochs`; for `images_per_second`, `seconds`, `validation_accuracy` (of the last epoch) and

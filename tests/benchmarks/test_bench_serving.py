@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench_serving import compare, summarize
-from benchmarks.lineup import Server
 from benchmarks.load import closed_loop
+from benchmarks.serving_peers import Server
 from whisker_ml.errors import WhiskerError
 
 TIMEOUT_S = 300

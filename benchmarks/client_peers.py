@@ -1,7 +1,7 @@
 """One way to ask a model, in a process of its own: what it costs until it is ready, and for each
 request.
 
-  python -m benchmarks.client_sides --side=whisker --address=127.0.0.1:8500
+  python -m benchmarks.client_peers --side=whisker --address=127.0.0.1:8500
 
 Nothing is imported before the clock runs but what Python itself starts with, absl and this file.
 """
@@ -104,7 +104,7 @@ def rest(address: str) -> Asks:
     )
 
 
-SIDES: dict[str, Callable[[str], Asks]] = {
+PEERS: dict[str, Callable[[str], Asks]] = {
     "whisker": whisker,
     "tensorflow_serving_api": tensorflow_serving_api,
     "rest": rest,
@@ -114,7 +114,7 @@ SIDES: dict[str, Callable[[str], Asks]] = {
 def main() -> None:
     """Entry point."""
     here = sys.argv[0]
-    flags.DEFINE_enum("side", None, list(SIDES), "who asks", required=True, module_name=here)
+    flags.DEFINE_enum("side", None, list(PEERS), "who asks", required=True, module_name=here)
     flags.DEFINE_string("address", None, "host:port of the server", required=True, module_name=here)
     flags.DEFINE_integer(
         "count", 500, "requests to measure of each kind", lower_bound=1, module_name=here
@@ -126,7 +126,7 @@ def _run(_: Sequence[str]) -> None:
     asked = flags.FLAGS
     before = _resident_mb()
     start = time.perf_counter()
-    of_bytes, of_pixels = SIDES[asked.side](asked.address)
+    of_bytes, of_pixels = PEERS[asked.side](asked.address)
     found = {
         "import_s": time.perf_counter() - start,
         "memory_mb": _resident_mb(),

@@ -21,11 +21,11 @@ from typing import Any
 from benchmarks import machine
 from whisker_ml.errors import WhiskerError
 
-SIDES = ("whisker", "stock")
+PEERS = ("whisker", "stock")
 STOCK_EPOCHS = 20
 
 
-class Sides:
+class Peers:
     """Trains with either, each time in a process of its own, and keeps what it has measured.
 
     Args:
@@ -67,7 +67,7 @@ class Sides:
         """Gives the measurement from the file, or makes it and appends it there.
 
         Args:
-            side: in `SIDES`.
+            side: in `PEERS`.
             variant: of the model.
             seed: of order, weights and augmentation.
             more: flags of `trainer.task`; for Whisker alone.

@@ -1,1 +1,0 @@
-"""Measurements that README quotes; results/ holds what they printed."""
