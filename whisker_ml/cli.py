@@ -199,17 +199,20 @@ def show_log() -> None:
 
     For entry points, and for calls that a person makes in a notebook.
     """
-    if logging.root.handlers and not any(
-        handler is absl_logging.get_absl_handler() for handler in logging.root.handlers
-    ):
+    absl_handler = absl_logging.get_absl_handler()
+    if any(handler is not absl_handler for handler in logging.root.handlers):
         return
     # absl's handler would print every line a second time, with time and file.
-    logging.root.removeHandler(absl_logging.get_absl_handler())
+    logging.root.removeHandler(absl_handler)
+    others = logging.StreamHandler()
+    others.setLevel(logging.WARNING)
+    others.addFilter(lambda record: record.name.partition(".")[0] not in _LOGGERS)
+    # Without a handler of the root, logging.warning() of any library would add one, for all lines.
+    logging.root.addHandler(others)
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        if not logger.handlers:
-            logger.addHandler(_PlainLines())
-            logger.setLevel(logging.INFO)
+        logger.addHandler(_PlainLines())
+        logger.setLevel(logging.INFO)
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
