@@ -163,6 +163,7 @@ def _look(folder: Path) -> tuple["list[Found]", "list[Facts]", "list[LeftOut]"]:
     from trainer.data import checks, ledger, splits
 
     found = ledger.find(folder)
+    cli.import_tensorflow()
     known = splits.read_frozen(folder)
     facts, unreadable = checks.look(found, lambda path: (folder / path).read_bytes())
     if known is not None:

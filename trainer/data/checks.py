@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -114,7 +115,7 @@ class Facts:
         bytes: size of the file.
         width: in pixels, as it is stored.
         height: in pixels.
-        kind: what its first bytes say; one of `KINDS`.
+        kind: what its first bytes say; one of `FORMATS`.
         mode: of its pixels, in Pillow's words: RGB, L, …
         orientation: its orientation tag: 1 where it is upright or has none.
         hash: 64-bit difference hash, in hexadecimal.
@@ -141,7 +142,7 @@ class Facts:
 
 
 def look(found: Sequence[Found], read: Callable[[str], bytes]) -> tuple[list[Facts], list[LeftOut]]:
-    """Reads and decodes every file once.
+    """Reads and decodes every file once, with the decoder of training.
 
     Args:
         found: the files.
@@ -151,6 +152,12 @@ def look(found: Sequence[Found], read: Callable[[str], bytes]) -> tuple[list[Fac
         The facts of the pictures that decode, in the order given; and the files that do not, with
         the reason.
     """
+    # Here, so that commands refuse wrong use before TensorFlow is loaded.
+    import tensorflow as tf
+
+    from trainer.variants.preprocessing import decode
+
+    traced = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)])
 
     def examine(file: Found) -> Facts | LeftOut:
         try:
@@ -158,11 +165,11 @@ def look(found: Sequence[Found], read: Callable[[str], bytes]) -> tuple[list[Fac
         except OSError as error:
             return LeftOut(file.path, f"cannot be read: {error.strerror or error}")
         try:
-            return _facts(file, encoded)
-        except (
-            Exception
-        ):  # Pillow's decoders raise what they like: OSError, SyntaxError, struct.error, …
-            return LeftOut(file.path, why_undecodable(encoded, "Pillow"))
+            with tf.device("CPU:0"):
+                pixels = traced(tf.constant(encoded)).numpy()
+        except tf.errors.OpError:
+            return LeftOut(file.path, why_undecodable(encoded))
+        return _facts(file, encoded, pixels)
 
     # Decoding happens outside the interpreter lock, so that threads are enough. What Pillow warns
     # of (many pixels, odd tags) is told in the findings.
@@ -179,29 +186,32 @@ def look(found: Sequence[Found], read: Callable[[str], bytes]) -> tuple[list[Fac
                 unit=" pictures",
             )
         )
-    return [each for each in results if isinstance(each, Facts)], [
-        each for each in results if isinstance(each, LeftOut)
-    ]
+    facts = [result for result in results if isinstance(result, Facts)]
+    return facts, [result for result in results if isinstance(result, LeftOut)]
 
 
-def _facts(file: Found, encoded: bytes) -> Facts:
-    kind = format_by_content(encoded)
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-        own, mirrored = difference_hashes(picture)
-        return Facts(
-            path=file.path,
-            label=file.label,
-            split=file.given_split,
-            sha256=hashlib.sha256(encoded).hexdigest(),
-            bytes=len(encoded),
-            width=picture.width,
-            height=picture.height,
-            kind=kind or str(picture.format),
-            mode=picture.mode,
-            orientation=picture.getexif().get(ExifTags.Base.Orientation, 1),
-            hash=f"{own:016x}",
-            mirrored_hash=f"{mirrored:016x}",
-        )
+def _facts(file: Found, encoded: bytes, pixels: np.ndarray) -> Facts:
+    decoded = Image.fromarray(pixels)
+    own_hash, mirrored_hash = difference_hashes(decoded)
+    mode, orientation = decoded.mode, 1
+    # What only the file's head tells. Pillow raises what it likes: OSError, SyntaxError, …
+    with suppress(Exception), Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+        mode = picture.mode
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return Facts(
+        path=file.path,
+        label=file.label,
+        split=file.given_split,
+        sha256=hashlib.sha256(encoded).hexdigest(),
+        bytes=len(encoded),
+        width=decoded.width,
+        height=decoded.height,
+        kind=format_by_content(encoded) or "unknown",
+        mode=mode,
+        orientation=orientation,
+        hash=f"{own_hash:016x}",
+        mirrored_hash=f"{mirrored_hash:016x}",
+    )
 
 
 # What a look at all pictures adds up to: what to mend before anything is trained on them.

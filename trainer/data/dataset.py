@@ -245,7 +245,7 @@ def scan(
 
 def _problem(pictures: Pictures, path: str) -> LeftOut:
     try:
-        return LeftOut(path, why_undecodable(pictures.read(path), "TensorFlow"))
+        return LeftOut(path, why_undecodable(pictures.read(path)))
     except OSError as error:
         return LeftOut(path, f"cannot be read: {error.strerror or error}")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.errors import DataError
 
-# The kinds of picture files that are used: how their names end, and how their bytes begin.
+# The formats of picture files that are used: how their names end, and how their bytes begin.
 
 # First bytes, and where they stand; of WebP, the name of its container (RIFF) comes first.
 _SIGNATURES = {
@@ -37,14 +37,14 @@ PICTURE_SUFFIXES = tuple(_BY_SUFFIX)
 
 
 def format_by_name(path: str) -> str:
-    """Tells what a picture's name says: one of `KINDS`; the name ends in one of
+    """Tells what a picture's name says: one of `FORMATS`; the name ends in one of
     `PICTURE_SUFFIXES`.
     """
     return _BY_SUFFIX[path[path.rindex(".") :].lower()]
 
 
 def format_by_content(encoded: bytes) -> str | None:
-    """Tells what a file's first bytes say: one of `KINDS`, or None."""
+    """Tells what a file's first bytes say: one of `FORMATS`, or None."""
     return next(
         (
             kind
@@ -55,18 +55,13 @@ def format_by_content(encoded: bytes) -> str | None:
     )
 
 
-def why_undecodable(encoded: bytes, decoder: str) -> str:
-    """Says, for a person, why bytes that do not decode are no good.
-
-    Args:
-        encoded: the file.
-        decoder: what has tried.
-    """
+def why_undecodable(encoded: bytes) -> str:
+    """Says, for a person, why bytes that do not decode are no picture."""
     if not encoded:
         return "empty file"
     if format_by_content(encoded) is None:
         return "no JPEG, PNG, GIF, BMP or WebP picture"
-    return f"truncated or damaged picture, or one of a kind that {decoder} does not decode"
+    return "truncated or damaged picture, or one of a format that TensorFlow does not decode"
 
 
 SPLITS = ("train", "validation", "test")

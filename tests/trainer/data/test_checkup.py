@@ -61,7 +61,7 @@ def test_file_that_does_not_decode_is_told_with_the_reason():
     assert facts == []
     assert {file.path: file.reason for file in problems} == {
         "cats/cut.jpg": (
-            "truncated or damaged picture, or one of a kind that Pillow does not decode"
+            "truncated or damaged picture, or one of a format that TensorFlow does not decode"
         ),
         "cats/text.png": "no JPEG, PNG, GIF, BMP or WebP picture",
         "cats/empty.gif": "empty file",

@@ -119,7 +119,7 @@ def test_files_that_are_no_pictures_are_named_and_left_out(damaged):
         "cats/link.jpg": "cannot be read: No such file or directory",
         "cats/text.jpg": "no JPEG, PNG, GIF, BMP or WebP picture",
         "dogs/cut.jpg": (
-            "truncated or damaged picture, or one of a kind that TensorFlow does not decode"
+            "truncated or damaged picture, or one of a format that TensorFlow does not decode"
         ),
     }
     assert len(scanned.sha256) == 50
