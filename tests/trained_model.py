@@ -91,9 +91,7 @@ def load_examples(
     pictures = open_pictures(folder)
     cache = PixelCache((len(pictures.found), size, size, 3), None) if cached else None
     scanned = scan(pictures, size, on_bad_image="skip", cache=cache)
-    ledger = assign(
-        pictures, scanned.sha256, scanned.left_out, protocol="given", say=lambda _: None
-    )
+    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
     return Examples(pictures, ledger, scanned.pixels, size, **options), ledger
 
 

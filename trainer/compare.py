@@ -71,9 +71,7 @@ def _compare(arguments: Sequence[str]) -> int | None:
                 run_dir=str(Path(folder).expanduser() / f"{variant}-seed{seed}"),
             )
             runs.append(comparison.Run(config, passed_on))
-    problems = comparison.compare(
-        runs, Path(folder).expanduser(), say=lambda line: print(line, flush=True)
-    )
+    problems = comparison.compare(runs, Path(folder).expanduser())
     for problem in problems:
         print(problem, file=sys.stderr)
     return EXIT_USAGE if problems else None

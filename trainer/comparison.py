@@ -4,11 +4,12 @@ and report.
 
 import fcntl
 import json
+import logging
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -21,6 +22,9 @@ from trainer.errors import RunError
 from trainer.evaluation.intervals import over_seeds, paired_test
 from trainer.evaluation.summary import read_comparison
 from trainer.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
 
 # What a run keeps in compare.json of its result.json.
 _KEPT = (
@@ -71,13 +75,12 @@ class Run:
         return [sys.executable, "-m", "trainer.task", *self.arguments, *own]
 
 
-def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) -> list[str]:
+def compare(runs: Sequence[Run], folder: Path) -> list[str]:
     """Does the runs that are not done, one after the other, and writes ``compare.json`` after each.
 
     Args:
         runs: what to do.
         folder: gets ``compare.json``, and in the end ``report.html`` and its pictures.
-        say: prints one line.
 
     Returns:
         What makes the comparison incomplete or unsound, a line each: runs that failed, and more
@@ -93,7 +96,9 @@ def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) ->
         done = {run.name: _is_done(run) for run in runs}
         failures: dict[str, str] = {}
         for number, run in enumerate(runs, start=1):
-            say(f"run {number} of {len(runs)}: {run.name}{', done already' * done[run.name]}")
+            logger.info(
+                f"run {number} of {len(runs)}: {run.name}{', done already' * done[run.name]}"
+            )
             if not done[run.name]:
                 _make_room(run)
                 exit_code = _execute(run.command, lock)
@@ -106,9 +111,9 @@ def compare(runs: Sequence[Run], folder: Path, *, say: Callable[[str], None]) ->
             RunFolder(folder, str(folder), {}).write_json("compare.json", compared)
         if compared["variants"]:
             _report(compared, folder)
-            say(f"report {folder / 'report.html'}")
+            logger.info(f"report {folder / 'report.html'}")
     for line in table(compared["variants"]):
-        say(line)
+        logger.info(line)
     failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
     return failed + _split_problem(rows)
 

@@ -56,23 +56,19 @@ def _jobs(arguments: Sequence[str]) -> int | None:
     jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
     if verb == "list":
         for job in jobs.list():
-            _say(send.describe(job))
+            print(send.describe(job), flush=True)
         return None
     name = jobs.name(which[0])
     if verb == "watch":
         ask = input if sys.stdin.isatty() else None
-        return send.watch(jobs, name, price_per_hour=asked.price_per_hour, say=_say, ask=ask)
+        return send.watch(jobs, name, price_per_hour=asked.price_per_hour, ask=ask)
     if verb == "logs":
         for line in jobs_client.read_log(name, asked.api_endpoint):
-            _say(line)
+            print(line, flush=True)
         return None
     jobs.cancel(name)
-    _say(f"asked the service to cancel {name}; see it end with {jobs.command('watch', name)}")
+    print(f"asked the service to cancel {name}; see it end with {jobs.command('watch', name)}")
     return None
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

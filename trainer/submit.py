@@ -40,14 +40,10 @@ def _submit(arguments: Sequence[str]) -> int | None:
     if asked.dry_run:
         print(send.preview(asked, config, cli.given_flags(Config)), end="")
         return None
-    jobs, job = send.send(asked, config, cli.given_flags(Config), _say)
+    jobs, job = send.send(asked, config, cli.given_flags(Config))
     if asked.detach or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return None
-    return send.watch(jobs, job.name, price_per_hour=asked.price_per_hour, say=_say, ask=input)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    return send.watch(jobs, job.name, price_per_hour=asked.price_per_hour, ask=input)
 
 
 if __name__ == "__main__":

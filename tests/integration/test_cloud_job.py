@@ -13,7 +13,7 @@ import pytest
 
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
-from tests.trained_model import draw, write_pictures
+from tests.trained_model import draw, logged, write_pictures
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
 from trainer.cloud import jobs_client, send, vertex
 from trainer.cloud.jobs_client import CustomJob, Jobs
@@ -142,7 +142,8 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
         )
         lines = []
         try:
-            send.watch(jobs, job.name, price_per_hour=0.0, say=lines.append, ask=None)
+            with logged(lines):
+                send.watch(jobs, job.name, price_per_hour=0.0, ask=None)
         except CloudError:
             pytest.fail("\n".join(jobs_client.read_log(jobs.name("1000"), service.url)))
         log = list(jobs_client.read_log(jobs.name("1000"), service.url))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trained_model import write_pictures
+from tests.trained_model import logged, write_pictures
 from trainer.comparison import Run, compare, table
 from trainer.config import Config
 from trainer.errors import RunError
@@ -185,14 +185,14 @@ def test_failed_run_begins_with_an_empty_folder_and_a_stopped_one_goes_on(
     compared, copied, state, kept
 ):
     (copied / "plain-seed3" / "state.json").write_text(json.dumps({"state": state}))
-    problems = compare([failing(Run(settings(compared, copied), []))], copied, say=lambda _: None)
+    problems = compare([failing(Run(settings(compared, copied), []))], copied)
     assert problems == ["plain-seed3 failed: exit code 7"]
     assert (copied / "plain-seed3").exists() == kept
 
 
 def test_folder_that_holds_no_run_is_not_removed(compared, copied):
     (copied / "plain-seed3" / "state.json").unlink()
-    compare([failing(Run(settings(compared, copied), []))], copied, say=lambda _: None)
+    compare([failing(Run(settings(compared, copied), []))], copied)
     assert (copied / "plain-seed3" / "result.json").exists()
 
 
@@ -204,7 +204,7 @@ def test_runs_on_different_pictures_are_told_and_seeds_are_summed_up(compared, c
     config = settings(compared, copied, seed=4, run_dir=str(other))
     (other / "config.json").write_text(json.dumps(asdict(config)))
     runs = [Run(settings(compared, copied), []), Run(config, [])]
-    (problem,) = compare(runs, copied, say=lambda _: None)
+    (problem,) = compare(runs, copied)
     digest = result["data"]["digest"][:8]
     assert problem.startswith(
         "the runs do not share one split, as the pictures changed between them "
@@ -225,10 +225,8 @@ def test_report_says_how_a_variant_does_against_the_one_before(compared, copied)
     (other / "predictions.jsonl").write_text(right)
     config = settings(compared, copied, variant="augmented", run_dir=str(other))
     (other / "config.json").write_text(json.dumps(asdict(config)))
-    said = []
-    assert not compare(
-        [Run(settings(compared, copied), []), Run(config, [])], copied, say=said.append
-    )
+    with logged() as said:
+        assert not compare([Run(settings(compared, copied), []), Run(config, [])], copied)
     assert f"report {copied / 'report.html'}" in said
     written = json.loads((copied / "compare.json").read_text())
     (pair,) = written["paired"]
@@ -249,13 +247,13 @@ def test_run_of_an_earlier_version_is_named_in_one_line(compared, copied):
         RunError,
         match=r"written by an earlier version of Whisker \(export is missing in result\.json\)",
     ):
-        compare([Run(settings(compared, copied), [])], copied, say=lambda _: None)
+        compare([Run(settings(compared, copied), [])], copied)
 
 
 def test_result_that_cannot_be_read_is_named_in_one_line(compared, copied):
     (copied / "plain-seed3" / "result.json").write_text("{")
     with pytest.raises(RunError, match=r"result\.json: cannot be read .* remove the folder"):
-        compare([Run(settings(compared, copied), [])], copied, say=lambda _: None)
+        compare([Run(settings(compared, copied), [])], copied)
 
 
 def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tmp_path):

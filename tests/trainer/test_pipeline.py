@@ -29,8 +29,8 @@ def test_first_lines_say_devices_replicas_and_batches(trained):
     )
     assert "1 files left out:" in trained.lines
     assert (
-        "  cats/broken.jpg: truncated or damaged picture, or one of a format that TensorFlow does not"
-        " decode" in trained.lines
+        "  cats/broken.jpg: truncated or damaged picture, or one of a format that TensorFlow does"
+        " not decode" in trained.lines
     )
 
 

@@ -5,14 +5,17 @@ submit, artifacts docker images describe), read on 2026-11-22.
 """
 
 import json
+import logging
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from trainer.errors import CloudError, ConfigError
+
+logger = logging.getLogger(__name__)
+
 
 KINDS = ("", "cloudbuild", "docker")
 DOCKERFILE = "infra/docker/trainer.Dockerfile"
@@ -101,7 +104,6 @@ def build(
     image_uri: str,
     project: str,
     *,
-    say: Callable[[str], None],
     checkout: Path = _CHECKOUT,
 ) -> str:
     """Builds and pushes the image.
@@ -110,7 +112,6 @@ def build(
         kind: ``cloudbuild`` or ``docker``.
         image_uri: name and tag to push to.
         project: that Cloud Build runs in.
-        say: prints one line.
         checkout: what is built.
 
     Returns:
@@ -121,7 +122,7 @@ def build(
             was submitted.
     """
     for line in describe(kind, image_uri, project, checkout):
-        say(line)
+        logger.info(line)
     _run([sys.executable, _PIN_CHECK, "--check", DOCKERFILE], checkout)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
         # The one step that is needed; cloudbuild.yaml also checks and tests.

@@ -1,6 +1,7 @@
 """A run becomes a job: printed, or sent once; and watched to its end."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,9 @@ from whisker_ml import storage
 from whisker_ml.errors import EXIT_DONE, EXIT_INTERRUPTED, PermissionMissingError, StorageError
 from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address
 from whisker_ml.storage import mapped_errors
+
+logger = logging.getLogger(__name__)
+
 
 # Makes a job of a run and what is asked of the cloud: printed, or sent once.
 
@@ -86,9 +90,7 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
     )
 
 
-def send(
-    asked: Submission, config: Config, arguments: Sequence[str], say: Callable[[str], None]
-) -> tuple[Jobs, CustomJob]:
+def send(asked: Submission, config: Config, arguments: Sequence[str]) -> tuple[Jobs, CustomJob]:
     """Checks what can be checked from here, builds the image if asked to, and makes sure that the
     job is there once.
 
@@ -96,7 +98,6 @@ def send(
         asked: of the cloud.
         config: the run.
         arguments: its flags that were given, each as ``--name=value``.
-        say: prints one line.
 
     Returns:
         The service's client, and the job.
@@ -110,9 +111,9 @@ def send(
     addresses = [
         value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)
     ]
-    require_near(addresses, asked.region, say)
+    require_near(addresses, asked.region)
     if asked.build:
-        pinned = image.build(asked.build, asked.image_uri, asked.project, say=say)
+        pinned = image.build(asked.build, asked.image_uri, asked.project)
         asked = replace(asked, image_uri=pinned, build="")
     spec = vertex.specification(asked, arguments)
     job = CustomJob(
@@ -128,15 +129,15 @@ def send(
             f"--project={asked.project} --region={asked.region}"
         ) from interrupt
     if new:
-        say(f"sent {job.name}, {asked.image_uri}")
+        logger.info(f"sent {job.name}, {asked.image_uri}")
     else:
         state = job.state.name.removeprefix("JOB_STATE_").lower()
-        say(
+        logger.info(
             f"not sent again: the same run is {job.name} ({state}, of"
             f" {job.create_time:%Y-%m-%d %H:%M} UTC); another --display_name runs it once more"
         )
-    say(f"ended by the service after {asked.budget.reason}")
-    say(f"watch it with {jobs.command('watch', job.name)}")
+    logger.info(f"ended by the service after {asked.budget.reason}")
+    logger.info(f"watch it with {jobs.command('watch', job.name)}")
     return jobs, job
 
 
@@ -156,7 +157,6 @@ def watch(
     name: str,
     *,
     price_per_hour: float,
-    say: Callable[[str], None],
     ask: Callable[[str], str] | None,
     pause: Callable[[float], None] = time.sleep,
 ) -> int:
@@ -166,7 +166,6 @@ def watch(
         jobs: the service's client.
         name: the job's full name.
         price_per_hour: of one worker; 0: unknown.
-        say: prints one line.
         ask: puts a question to somebody at a terminal; None: there is nobody. Asked on Ctrl-C
             whether to cancel.
         pause: waits so many seconds.
@@ -180,15 +179,15 @@ def watch(
     try:
         while True:
             try:
-                job = _until_ended(jobs, name, price_per_hour, say, pause)
+                job = _until_ended(jobs, name, price_per_hour, pause)
                 break
             except KeyboardInterrupt:
                 if not _wants_to_cancel(ask):
-                    say(f"the job goes on; come back with {jobs.command('watch', name)}")
-                    say(f"end it with {jobs.command('cancel', name)}")
+                    logger.info(f"the job goes on; come back with {jobs.command('watch', name)}")
+                    logger.info(f"end it with {jobs.command('cancel', name)}")
                     return EXIT_INTERRUPTED
                 jobs.cancel(name)
-                say("asked the service to cancel the job; waiting until it has ended")
+                logger.info("asked the service to cancel the job; waiting until it has ended")
     except CloudError as error:
         raise type(error)(
             f"{error}; no longer watching: the job may go on, come back with"
@@ -212,7 +211,6 @@ def _until_ended(
     jobs: Jobs,
     name: str,
     price_per_hour: float,
-    say: Callable[[str], None],
     pause: Callable[[float], None],
 ) -> CustomJob:
     said, length_s = "", _FIRST_PAUSE_S
@@ -220,7 +218,7 @@ def _until_ended(
         job = _look(jobs, name)
         news = f"{_name(job.state)}{_progress(job)}"
         if news != said:
-            say(news + _cost(job, price_per_hour))
+            logger.info(news + _cost(job, price_per_hour))
             said, length_s = news, _FIRST_PAUSE_S
         if job.state in ENDED:
             return job
@@ -294,13 +292,12 @@ def _cost(job: CustomJob, price_per_hour: float) -> str:
 _AREAS = {"US": "us-", "EU": "europe-", "ASIA": "asia-"}
 
 
-def require_near(addresses: Iterable[str], region: str, say: Callable[[str], None]) -> None:
+def require_near(addresses: Iterable[str], region: str) -> None:
     """Refuses buckets that are not there, or in another region.
 
     Args:
         addresses: ``gs://…``.
         region: where the job runs.
-        say: prints one line; told of what could not be checked.
 
     Raises:
         ConfigError: a bucket lies elsewhere.
@@ -311,11 +308,11 @@ def require_near(addresses: Iterable[str], region: str, say: Callable[[str], Non
             with mapped_errors(f"gs://{name}"), storage.client() as client:
                 location = client.get_bucket(name, **storage.CALL).location
         except PermissionMissingError as error:
-            say(f"not checked whether it is in {region}: {error}")
+            logger.info(f"not checked whether it is in {region}: {error}")
             continue
         near = is_near(location, region)
         if near is None:
-            say(
+            logger.info(
                 f"not checked whether it is in {region}: gs://{name} is in {location}, a pair of"
                 " regions"
             )

@@ -146,7 +146,6 @@ def _convert(folder: Path) -> None:
         ShardWriter(out),
         shard_bytes=flags.FLAGS.shard_mb * 10**6,
         shrink=flags.FLAGS.shrink,
-        say=lambda line: print(line, flush=True),
     )
     print(
         f"{len(ledger.pictures):,} pictures in {out}, digest {ledger.digest[:12]}: --data={out}"

@@ -4,9 +4,10 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,9 @@ from trainer.data.pictures import INDEX
 from trainer.errors import DataError
 from whisker_ml import storage
 from whisker_ml.files import is_address
+
+logger = logging.getLogger(__name__)
+
 
 # Where shards go, a folder or a bucket: a file appears under its name only when it is whole.
 
@@ -149,9 +153,7 @@ class _Shard:
     pictures: tuple[Picture, ...]
 
 
-def convert(
-    folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int, say: Callable[[str], None]
-) -> Ledger:
+def convert(folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int) -> Ledger:
     """Writes the pictures of a frozen split as shards; goes on where it was stopped.
 
     Args:
@@ -160,7 +162,6 @@ def convert(
         shard_bytes: about how large a shard becomes.
         shrink: length in pixels of the shorter side of larger pictures, which are encoded again; 0:
             all stay as they are. Shrunk pictures are another data set, with a digest of its own.
-        say: prints one line.
 
     Returns:
         The ledger of what was written.
@@ -185,10 +186,10 @@ def convert(
             " there"
         )
     if INDEX in written:
-        say(f"{place.address}: holds all {len(shards)} shards already")
+        logger.info(f"{place.address}: holds all {len(shards)} shards already")
         return Ledger.from_json(json.loads(place.read(splits.LEDGER_NAME)))
     missing = [shard for shard in shards if shard.name not in written]
-    say(f"{len(shards)} shards, {len(shards) - len(missing)} of them written already")
+    logger.info(f"{len(shards)} shards, {len(shards) - len(missing)} of them written already")
     with place.staging() as staging:
 
         def write(shard: _Shard) -> tuple[str, dict[str, Any]]:

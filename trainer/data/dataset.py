@@ -297,9 +297,7 @@ def load(config: Config, session: Session) -> Dataset:
         free_bytes=free_memory_bytes(),
     )
     scanned = scan(read, config.image_size, on_bad_image=config.on_bad_image, cache=cache)
-    ledger = assign(
-        pictures, scanned.sha256, scanned.left_out, protocol=config.split, say=logger.info
-    )
+    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
     workers.require_same("the pictures or their split", ledger.digest)
     workers.require_same("what they compute in (--mixed_precision)", session.devices.precision)
     session.folder.freeze_ledger(ledger.digest, ledger.write)

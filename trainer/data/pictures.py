@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,9 @@ from trainer.data import ledger, splits
 from trainer.data.ledger import Found, Ledger, LeftOut
 from trainer.data.splits import freeze
 from trainer.errors import DataError
+
+logger = logging.getLogger(__name__)
+
 
 # Reads pictures out of shards, wherever they stand.
 
@@ -113,7 +117,6 @@ def assign(
     left_out: Sequence[LeftOut],
     *,
     protocol: str,
-    say: Callable[[str], None],
 ) -> Ledger:
     """Says which pictures train and which test: as was frozen, or anew where nothing was.
 
@@ -122,8 +125,6 @@ def assign(
         sha256: hash in hexadecimal by path, of pictures that decode.
         left_out: those that do not, with the reason.
         protocol: ``given`` or ``hold_out``.
-        say: prints one line; told of pictures that were added since the split was frozen, which are
-            not used.
 
     Returns:
         The ledger; a frozen one without pictures that are unchanged and yet do not decode.
@@ -157,9 +158,9 @@ def assign(
             f"{file}: since the split was frozen, pictures have changed:"
             f" {replace(changed, added=())}; put them back, {cure}"
         )
-    say(f"split frozen in {file} ({before.protocol})")
+    logger.info(f"split frozen in {file} ({before.protocol})")
     if changed.added:
-        say(
+        logger.info(
             f"{changed} since then: not used; python -m trainer.data extend {pictures.folder}"
             " assigns what was added"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trained_model import logged
 from trainer.cloud import image
 from trainer.errors import CloudError, ConfigError
 
@@ -62,8 +63,8 @@ def tools(tmp_path, monkeypatch):
 
 
 def build(kind, checkout):
-    lines = []
-    return image.build(kind, NAME, "p", say=lines.append, checkout=checkout), lines
+    with logged() as lines:
+        return image.build(kind, NAME, "p", checkout=checkout), lines
 
 
 def test_docker_builds_pushes_and_names_the_image_by_the_digest_of_its_repository(checkout, tools):

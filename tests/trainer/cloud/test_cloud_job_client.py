@@ -6,6 +6,7 @@ from contextlib import closing
 import grpc
 import pytest
 
+from tests.trained_model import logged
 from tests.trainer.cloud import job_service
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
 from trainer.cloud import jobs_client, send, vertex
@@ -37,8 +38,8 @@ def job(spec=SPEC, name="whisker"):
 
 
 def watch(jobs, name, *, ask=None, pause=lambda _: None, price=0.0):
-    lines = []
-    code = send.watch(jobs, name, price_per_hour=price, say=lines.append, ask=ask, pause=pause)
+    with logged() as lines:
+        code = send.watch(jobs, name, price_per_hour=price, ask=ask, pause=pause)
     return code, lines
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from tests.trained_model import logged
 from tests.trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud import send
 from trainer.cloud.jobs_client import Jobs
@@ -38,8 +39,12 @@ def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeyp
         accelerator="",
         api_endpoint=service.url,
     )
-    with pytest.raises(
-        CloudError,
-        match="the job may be there; see python -m trainer.jobs list --project=my-project",
+    with (
+        logged() as lines,
+        pytest.raises(
+            CloudError,
+            match="the job may be there; see python -m trainer.jobs list --project=my-project",
+        ),
     ):
-        send.send(asked, Config(), [], pytest.fail)
+        send.send(asked, Config(), [])
+    assert lines == [], "nothing was sent"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trained_model import draw, load_examples, write_pictures
+from tests.trained_model import draw, load_examples, logged, write_pictures
 from tests.trainer.data.splitting import FLAT, GIVEN, found_and_hashes, split_of
 from trainer.data.ledger import SPLITS
 from trainer.data.pictures import assign, open_pictures
@@ -123,14 +123,15 @@ def assigned(folder, *, protocol="given", undecodable=()):
 
     from trainer.data.ledger import LeftOut
 
-    pictures, lines = open_pictures(folder), []
+    pictures = open_pictures(folder)
     sha256 = {
         file.path: hashlib.sha256(pictures.read(file.path)).hexdigest()
         for file in pictures.found
         if file.path not in ("dogs/cut.jpg", *undecodable)
     }
     left_out = [LeftOut(path, "damaged") for path in ("dogs/cut.jpg", *undecodable)]
-    return assign(pictures, sha256, left_out, protocol=protocol, say=lines.append), lines
+    with logged() as lines:
+        return assign(pictures, sha256, left_out, protocol=protocol), lines
 
 
 def test_training_goes_by_the_frozen_ledger(folder):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.trained_model import encode, load_examples, write_pictures
+from tests.trained_model import encode, load_examples, logged, write_pictures
 from trainer.data import convert as conversion
 from trainer.data.batches import Examples, own_pictures
 from trainer.data.convert import ShardWriter, convert
@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def shards_of(folder, out, shrink=0, say=lambda _: None):
-    convert(folder, ShardWriter(str(out)), shard_bytes=SHARD_BYTES, shrink=shrink, say=say)
+def shards_of(folder, out, shrink=0):
+    convert(folder, ShardWriter(str(out)), shard_bytes=SHARD_BYTES, shrink=shrink)
     return out
 
 
@@ -98,9 +98,7 @@ def worker(shards, first, replicas=4):
         SIZE,
         on_bad_image="fail",
     )
-    ledger = assign(
-        pictures, scanned.sha256, scanned.left_out, protocol="given", say=lambda _: None
-    )
+    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
     return Examples(own, ledger, scanned.pixels, SIZE), part, opened
 
 
@@ -158,11 +156,13 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
     with pytest.raises(DataError, match="no pictures found"):
         open_pictures(tmp_path / "out")
     lines = []
-    shards_of(folder, tmp_path / "out", say=lines.append)
+    with logged(lines):
+        shards_of(folder, tmp_path / "out")
     count = len(json.loads((shards / "shards.json").read_text())["shards"])
     assert lines == [f"{count} shards, 3 of them written already"]
     assert content(tmp_path / "out") == content(shards)
-    shards_of(folder, tmp_path / "out", say=lines.append)
+    with logged(lines):
+        shards_of(folder, tmp_path / "out")
     assert lines[1] == f"{tmp_path}/out: holds all {count} shards already"
 
 
@@ -239,7 +239,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, {2**63 - 1}))
 try:
     writer = ShardWriter({str(tmp_path / "out")!r})
-    convert(Path({str(folder)!r}), writer, shard_bytes={SHARD_BYTES}, shrink=0, say=print)
+    convert(Path({str(folder)!r}), writer, shard_bytes={SHARD_BYTES}, shrink=0)
 except DataError as error:
     print(error)
 """
