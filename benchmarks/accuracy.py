@@ -1,15 +1,14 @@
 """How accurate the recipes are on the real cats and dogs: beside the stock Keras recipe, and part
 by part.
 
-  python -m benchmarks.accuracy --data=cats_and_dogs_filtered
-  --weights=mobilenet_v2_..._160_no_top.h5
+  python -m benchmarks.accuracy --data=cats_and_dogs_filtered \\
+    --weights=mobilenet_v2_..._160_no_top.h5
 
 Seed by seed, so that what is there after a part of the time is a table already; the same command
 goes on where it was stopped, in the middle of a run. No time is measured here: other work on the
 machine does no harm.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,21 +95,12 @@ ABLATION = (
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_string(
-        "data", None, "folder of the real pictures", required=True, module_name=here
-    )
-    flags.DEFINE_string(
-        "weights", None, "file of MobileNetV2 weights, or none", required=True, module_name=here
-    )
-    flags.DEFINE_list("rows", [], "names of the rows to measure; empty: all", module_name=here)
-    flags.DEFINE_integer("seeds", 5, "of each row at most", lower_bound=1, module_name=here)
-    flags.DEFINE_string(
-        "work_dir", "runs/accuracy", "keeps what is measured already", module_name=here
-    )
-    flags.DEFINE_string(
-        "output", str(RESULTS), "JSON file to write, after each run", module_name=here
-    )
+    cli.define("data", None, "folder of the real pictures", required=True)
+    cli.define("weights", None, "file of MobileNetV2 weights, or none", required=True)
+    cli.define("rows", [], "names of the rows to measure; empty: all")
+    cli.define("seeds", 5, "of each row at most", minimum=1)
+    cli.define("work_dir", "runs/accuracy", "keeps what is measured already")
+    cli.define("output", str(RESULTS), "JSON file to write, after each run")
     cli.run(_measure)
 
 

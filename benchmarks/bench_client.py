@@ -66,12 +66,9 @@ Row = Mapping[str, Any]
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_integer("repeats", 5, "processes of each side", lower_bound=1, module_name=here)
-    flags.DEFINE_integer(
-        "count", 500, "requests of each kind in a process", lower_bound=1, module_name=here
-    )
-    flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
+    cli.define("repeats", 5, "processes of each side", minimum=1)
+    cli.define("count", 500, "requests of each kind in a process", minimum=1)
+    cli.define("output", str(RESULTS), "JSON file to write")
     cli.run(_run)
 
 

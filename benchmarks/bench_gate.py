@@ -29,7 +29,7 @@ _MODELS = (("transfer", 0.967, 0.0207), ("preprocessed", 0.744, 0.1873))
 
 def main() -> None:
     """Entry point of `python -m benchmarks.bench_gate`."""
-    flags.DEFINE_string("out", str(RESULTS), "file to write")
+    cli.define("out", str(RESULTS), "file to write")
     cli.run(_measure)
 
 

@@ -34,18 +34,11 @@ _SIZE, _BATCH = 160, 32
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_string("data", None, "folder of class folders", required=True, module_name=here)
-    flags.DEFINE_integer("repeats", 3, "measurements of each side", lower_bound=1, module_name=here)
-    flags.DEFINE_integer("passes", 4, "over all pictures", lower_bound=2, module_name=here)
-    flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
-    flags.DEFINE_enum(
-        "only",
-        None,
-        list(PEERS),
-        "measure this one, in this process, and print it",
-        module_name=here,
-    )
+    cli.define("data", None, "folder of class folders", required=True)
+    cli.define("repeats", 3, "measurements of each side", minimum=1)
+    cli.define("passes", 4, "over all pictures", minimum=2)
+    cli.define("output", str(RESULTS), "JSON file to write")
+    cli.define("only", None, "measure this one, in this process, and print it", choices=list(PEERS))
     cli.run(_run)
 
 

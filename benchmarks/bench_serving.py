@@ -59,30 +59,15 @@ Row = Mapping[str, Any]
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_string(
-        "data", None, "folder of pictures; without it, the sample's are drawn", module_name=here
-    )
-    flags.DEFINE_string(
-        "model",
-        None,
-        "folder of a SavedModel; without it, transfer with random weights",
-        module_name=here,
-    )
-    flags.DEFINE_list(
-        "contenders",
-        list(MEASURED),
-        "what to measure, beside whisker and the loops",
-        module_name=here,
-    )
-    flags.DEFINE_list("concurrency", ["1", "8", "32"], "clients at a time", module_name=here)
-    flags.DEFINE_integer("repeats", 5, "measurements of each", lower_bound=1, module_name=here)
-    flags.DEFINE_integer("count", 600, "requests of a measurement", lower_bound=2, module_name=here)
-    flags.DEFINE_float("seconds", 10, "of a measurement, at most", lower_bound=0, module_name=here)
-    flags.DEFINE_string(
-        "peers_python", str(PEERS_PYTHON), "Python that has the other servers", module_name=here
-    )
-    flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
+    cli.define("data", None, "folder of pictures; without it, the sample's are drawn")
+    cli.define("model", None, "folder of a SavedModel; without it, transfer with random weights")
+    cli.define("contenders", list(MEASURED), "what to measure, beside whisker and the loops")
+    cli.define("concurrency", ["1", "8", "32"], "clients at a time")
+    cli.define("repeats", 5, "measurements of each", minimum=1)
+    cli.define("count", 600, "requests of a measurement", minimum=2)
+    cli.define("seconds", 10.0, "of a measurement, at most", minimum=0)
+    cli.define("peers_python", str(PEERS_PYTHON), "Python that has the other servers")
+    cli.define("output", str(RESULTS), "JSON file to write")
     cli.run(_run)
 
 

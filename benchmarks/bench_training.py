@@ -1,8 +1,8 @@
 """Training with the stock Keras recipe and with Whisker in turn, on the same pictures: speed, whole
 time, accuracy.
 
-  python -m benchmarks.bench_training --data=cats_and_dogs_filtered
-  --weights=mobilenet_v2_..._160_no_top.h5
+  python -m benchmarks.bench_training --data=cats_and_dogs_filtered \\
+    --weights=mobilenet_v2_..._160_no_top.h5
 
 Each measurement is a process of its own, `benchmarks.stock_recipe` or `trainer.task`, with an empty
 home folder, so that no cache of an earlier one helps. One that is in --work_dir already is not done
@@ -11,7 +11,6 @@ again.
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -32,29 +31,16 @@ _UNTOLD = ("environment", "data", "weights", "chosen")
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_string(
-        "data", None, "folder of the real pictures", required=True, module_name=here
-    )
-    flags.DEFINE_string("weights", "none", "file of MobileNetV2 weights, or none", module_name=here)
-    flags.DEFINE_list(
-        "variants", "plain,augmented,preprocessed,transfer", "what to measure", module_name=here
-    )
-    flags.DEFINE_integer("repeats", 3, "measurements of each side", lower_bound=1, module_name=here)
+    cli.define("data", None, "folder of the real pictures", required=True)
+    cli.define("weights", "none", "file of MobileNetV2 weights, or none")
+    cli.define("variants", ["plain", "augmented", "preprocessed", "transfer"], "what to measure")
+    cli.define("repeats", 3, "measurements of each side", minimum=1)
     # Speed is that of the epochs after the first, which needs no 20 of them.
-    flags.DEFINE_integer(
-        "epochs_scratch", 3, "epochs of all but transfer", lower_bound=2, module_name=here
-    )
-    flags.DEFINE_integer(
-        "epochs_transfer", 20, "epochs of transfer", lower_bound=2, module_name=here
-    )
-    flags.DEFINE_string(
-        "whisker_transfer_flags", "", "more flags of trainer.task for transfer", module_name=here
-    )
-    flags.DEFINE_string(
-        "work_dir", "runs/bench_training", "keeps what is measured already", module_name=here
-    )
-    flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
+    cli.define("epochs_scratch", 3, "epochs of all but transfer", minimum=2)
+    cli.define("epochs_transfer", 20, "epochs of transfer", minimum=2)
+    cli.define("whisker_transfer_flags", "", "more flags of trainer.task for transfer")
+    cli.define("work_dir", "runs/bench_training", "keeps what is measured already")
+    cli.define("output", str(RESULTS), "JSON file to write")
     cli.run(_measure)
 
 

@@ -25,12 +25,10 @@ _TIMEOUT_S = 60.0
 
 def main() -> None:
     """Entry point of `python -m benchmarks.bench_warmup`."""
-    flags.DEFINE_string(
-        "export", None, "SavedModel with warm-up records: export/ of a run", required=True
-    )
-    flags.DEFINE_string("picture", None, "encoded picture to ask about", required=True)
-    flags.DEFINE_integer("repeats", 5, "servers to start, with and without")
-    flags.DEFINE_string("out", str(RESULTS), "file to write")
+    cli.define("export", None, "SavedModel with warm-up records: export/ of a run", required=True)
+    cli.define("picture", None, "encoded picture to ask about", required=True)
+    cli.define("repeats", 5, "servers to start, with and without")
+    cli.define("out", str(RESULTS), "file to write")
     cli.run(_measure)
 
 

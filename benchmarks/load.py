@@ -1,7 +1,7 @@
 """Loads a server from a process of its own: each of N clients asks again as soon as it is answered.
 
-  python -m benchmarks.load --protocol=grpc --address=127.0.0.1:8500 --requests=folder
-  --concurrency=8
+  python -m benchmarks.load --protocol=grpc --address=127.0.0.1:8500 --requests=folder \\
+    --concurrency=8
 
 Requests are sent as they lie in the files of the folder: nothing is built or parsed while time is
 taken.

@@ -7,7 +7,6 @@ Random pictures: what is in them makes no difference to how long they take.
 """
 
 import json
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -28,9 +27,8 @@ _MATRIX = 2048
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_list("variants", "plain,preprocessed", "what to profile", module_name=here)
-    flags.DEFINE_string("output", str(RESULTS), "JSON file to write", module_name=here)
+    cli.define("variants", ["plain", "preprocessed"], "what to profile")
+    cli.define("output", str(RESULTS), "JSON file to write")
     cli.run(_profile)
 
 

@@ -1,8 +1,8 @@
 """The training recipe that people copy from Keras' tutorials, as it is: the peer of
 `benchmarks.bench_training`.
 
-  python -m benchmarks.stock_recipe --pictures=folder --variant=transfer --weights=file --epochs=20
-  --saved_model=folder
+  python -m benchmarks.stock_recipe --pictures=folder --variant=transfer --weights=file \\
+    --epochs=20 --saved_model=folder
 
 Nothing of Whisker is in it, and its faults are left in it: a sigmoid before a loss that expects
 logits, pictures that are read and decoded anew in every epoch. It prints one JSON line at the end.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from whisker_ml import cli
 from whisker_ml.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -18,22 +19,17 @@ if TYPE_CHECKING:
 _DEFAULT = "default"  # of --tls_ca
 
 
-def define(module_name: str) -> None:
+def define() -> None:
     """Defines the flags, as flags of the running command."""
-    text = flags.ArgumentParser()
-    for name, meaning in (
-        (
-            "tls_ca",
-            (
-                "encrypt, and trust what is signed by a certificate in this PEM file, or, given the"
-                " word default, by one that gRPC comes with"
-            ),
-        ),
-        ("tls_certificate", "PEM file of this client's own, if it needs one"),
-        ("tls_key", "PEM file of the private key that belongs to it"),
-        ("token_file", "file with a bearer token, read anew for each request"),
-    ):
-        flags.DEFINE(text, name, None, meaning, module_name=module_name)
+    cli.define(
+        "tls_ca",
+        None,
+        "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word"
+        " default, by one that gRPC comes with",
+    )
+    cli.define("tls_certificate", None, "PEM file of this client's own, if it needs one")
+    cli.define("tls_key", None, "PEM file of the private key that belongs to it")
+    cli.define("token_file", None, "file with a bearer token, read anew for each request")
 
 
 def security() -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Predictions for pictures: which class each shows, and how probable that is.
 
-  python -m serving.predict PATH…           files, folders with all below them, and patterns such as
-  'photos/**/*.jpg' find photos -newer last | python -m serving.predict      paths from standard
-  input, one a line cat a.jpg | python -m serving.predict -                  one picture from
-  standard input
+  python -m serving.predict PATH…
+  find photos -newer last | python -m serving.predict
+  cat a.jpg | python -m serving.predict -
 
-Asks the server at --server, or, with --model_dir, a local one that serves that model store for the
-while. Answers go to standard output, one line a picture, or to --out=results.csv: the same command,
-given again, then goes on with what has no answer yet. --out=sheet.png draws the pictures with their
-answers. Pictures that failed are listed last on standard error, and the exit code is 4.
+A path is a file, a folder with all below it, or a pattern such as 'photos/**/*.jpg'. Without one,
+paths are read from standard input, one a line; ``-`` is one picture on standard input.
+
+The server at --server answers, or, with --model_dir, a local one that serves that model store
+meanwhile. Answers go to standard output, one line a picture, or to --out=results.csv: the same
+command then resumes with the pictures that have no answer yet. --out=sheet.png draws the pictures
+with their answers. Pictures that failed are listed last on standard error, and the exit code is 4.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from absl import flags
 
@@ -62,85 +64,43 @@ class Stopped(WhiskerError):
 
 def main() -> None:
     """Defines the flags, runs the command, and exits."""
-    # Flags of the running command, whichever way it was started: --help lists no others.
-    here = sys.argv[0]
-    text, whole = flags.ArgumentParser(), flags.IntegerParser(lower_bound=1)
-    formats = flags.EnumParser(["table", "json", "csv"])
-    flags.DEFINE(
-        text,
-        "server",
-        contract.DEFAULT_SERVER,
-        "host:port of the server's gRPC port",
-        module_name=here,
+    cli.define("server", contract.DEFAULT_SERVER, "host:port of the server's gRPC port")
+    cli.define(
+        "model_dir", None, "model store, local or gs://, to serve here meanwhile; no --server"
     )
-    flags.DEFINE(
-        text,
-        "model_dir",
-        None,
-        "model store, local or gs://, to serve here meanwhile; no --server",
-        module_name=here,
+    cli.define("model_name", contract.DEFAULT_MODEL_NAME, "name that the server has for it")
+    cli.define(
+        "version", None, "ask this version; default: the newest that is loaded", minimum=1, kind=int
     )
-    flags.DEFINE(
-        text,
-        "model_name",
-        contract.DEFAULT_MODEL_NAME,
-        "name that the server has for it",
-        module_name=here,
+    cli.define("label", None, "ask the version with this label instead")
+    cli.define("signature", contract.SIGNATURE_BYTES, "one that takes pictures as bytes")
+    cli.define(
+        "format", "table", "what to write; json: JSON lines", choices=["table", "json", "csv"]
     )
-    flags.DEFINE(
-        whole,
-        "version",
-        None,
-        "ask this version; default: the newest that is loaded",
-        module_name=here,
-    )
-    flags.DEFINE(text, "label", None, "ask the version with this label instead", module_name=here)
-    flags.DEFINE(
-        text,
-        "signature",
-        contract.SIGNATURE_BYTES,
-        "one that takes pictures as bytes",
-        module_name=here,
-    )
-    flags.DEFINE(
-        formats,
-        "format",
-        "table",
-        "<table|json|csv>: what to write; json: JSON lines",
-        module_name=here,
-    )
-    flags.DEFINE(
-        whole, "top", None, "how many classes to show; default: 1, json: all", module_name=here
-    )
-    flags.DEFINE(
-        text,
+    cli.define("top", None, "how many classes to show; default: 1, json: all", minimum=1, kind=int)
+    cli.define(
         "out",
         None,
         "file to write: .csv, .json or .jsonl: answers, instead of standard output, a picture that"
         " was answered there is not asked about again; .png: pictures and answers, the wrong and"
         " the least certain first (needs Pillow)",
-        module_name=here,
     )
-    flags.DEFINE(
-        flags.FloatParser(), "timeout_s", 10.0, "seconds that an answer may take", module_name=here
-    )
-    connection_flags.define(here)
+    cli.define("timeout_s", 10.0, "seconds that an answer may take")
+    connection_flags.define()
     cli.run(_predict)
 
 
 def _predict(arguments: Sequence[str]) -> int:
-    asked = flags.FLAGS
-    if asked.model_dir and asked["server"].present:
+    values = flags.FLAGS
+    if values.model_dir and values["server"].present:
         raise WrongUse(
             "--server and --model_dir: expected one of them, a running server or a store to serve"
             " here"
         )
-    out = Path(asked.out) if asked.out else None
+    out = Path(values.out) if values.out else None
     sheet = _sheet(out) if out else None
 
     # Not for --help or a mistyped flag, and a missing extra gets its one line.
-    from serving.client import errors
-    from serving.client.predict_client import PredictClient
     from serving.predict_output import open_results
 
     # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left
@@ -148,61 +108,20 @@ def _predict(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
     paths = _paths(arguments[1:])
     with ExitStack() as stack:
-        server = stack.enter_context(_serving(asked.model_dir)) if asked.model_dir else asked.server
-        client = PredictClient(
-            server,
-            asked.model_name,
-            version=asked.version,
-            label=asked.label,
-            signature=asked.signature,
-            timeout_s=asked.timeout_s,
-            **connection_flags.security(),
-        )
-        stack.enter_context(client)
+        client = stack.enter_context(_connected())
         # Without the server or the model: fail once, not for every picture.
         client.model_versions()
-        results = stack.enter_context(open_results(out, asked.top)) if out and not sheet else None
-        write = results.write if results else _lines(asked.format, asked.top)
+        results = stack.enter_context(open_results(out, values.top)) if out and not sheet else None
+        write = results.write if results else _lines(values.format, values.top)
         pictures = (
             named for named in _pictures(paths) if results is None or named[0] not in results
         )
-        answers = _ask(client, pictures)
+        answers = _with_progress(_ask(client, pictures), quiet=out is not None and not sheet)
         # A file, because memory stays constant even where every one of many pictures fails.
         failures = stack.enter_context(
             TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")
         )
-        # As long as nothing was answered, these say that nothing will be: one line is enough.
-        of_every_picture = (
-            errors.InvalidRequest,
-            errors.NotAllowed,
-            errors.UnexpectedReply,
-            errors.ModelNotFound,
-        )
-        total = failed = 0
-        stopped = None
-        try:
-            for path, picture, outcome in _with_progress(
-                answers, quiet=out is not None and not sheet
-            ):
-                if total == failed and isinstance(outcome, of_every_picture):
-                    raise outcome
-                write(path, outcome)
-                if sheet:
-                    sheet.add(path, picture, outcome)
-                total += 1
-                if isinstance(outcome, WhiskerError):
-                    failed += 1
-                    print(f"{path}: {outcome}", file=failures)
-        except (KeyboardInterrupt, SystemExit) as stop:
-            code = EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_STOPPED
-            way_on = (
-                "the same command goes on"
-                if results
-                else "with --out=results.csv the same command would go on"
-            )
-            stopped = Stopped(
-                f"stopped after {total:,} pictures, whose answers are kept; {way_on}", code
-            )
+        total, failed, stopped = _write_answers(answers, write, sheet, failures)
         sys.stdout.flush()
         if results:
             print(
@@ -216,9 +135,76 @@ def _predict(arguments: Sequence[str]) -> int:
             print(f"{failed} of {total} failed:", file=sys.stderr)
             failures.seek(0)
             shutil.copyfileobj(failures, sys.stderr)
-        if stopped:
-            raise stopped
+        if stopped is not None:
+            again = (
+                "the same command resumes"
+                if results
+                else "with --out=results.csv the same command would resume"
+            )
+            raise Stopped(
+                f"stopped after {total:,} pictures, whose answers are kept; {again}", stopped
+            )
         return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
+
+
+@contextmanager
+def _connected() -> Iterator[PredictClient]:
+    """A client of the server that the flags name, or of one that is started here."""
+    from serving.client.predict_client import PredictClient
+
+    values = flags.FLAGS
+    with ExitStack() as stack:
+        server = (
+            stack.enter_context(_serving(values.model_dir)) if values.model_dir else values.server
+        )
+        yield stack.enter_context(
+            PredictClient(
+                server,
+                values.model_name,
+                version=values.version,
+                label=values.label,
+                signature=values.signature,
+                timeout_s=values.timeout_s,
+                **connection_flags.security(),
+            )
+        )
+
+
+def _write_answers(
+    answers: Iterable[Answered], write: Write, sheet: Sheet | None, failures: IO[str]
+) -> tuple[int, int, int | None]:
+    """Writes answers as they come.
+
+    Returns:
+        How many there were, how many of them failed, and, where the command was asked to stop, the
+        exit code.
+    """
+    from serving.client import errors
+
+    # As long as nothing was answered, these say that nothing will be: one line is enough.
+    of_every_picture = (
+        errors.InvalidRequest,
+        errors.NotAllowed,
+        errors.UnexpectedReply,
+        errors.ModelNotFound,
+    )
+    total = failed = 0
+    try:
+        for path, picture, outcome in answers:
+            if total == failed and isinstance(outcome, of_every_picture):
+                raise outcome
+            write(path, outcome)
+            if sheet:
+                sheet.add(path, picture, outcome)
+            total += 1
+            if isinstance(outcome, WhiskerError):
+                failed += 1
+                print(f"{path}: {outcome}", file=failures)
+    except KeyboardInterrupt:
+        return total, failed, EXIT_INTERRUPTED
+    except SystemExit:
+        return total, failed, EXIT_STOPPED
+    return total, failed, None
 
 
 def _sheet(out: Path) -> Sheet | None:

@@ -31,46 +31,19 @@ from whisker_ml.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, WrongUse
 
 def main() -> None:
     """Entry point of `python -m serving.store` and `whisker-store`."""
-    here = sys.argv[0]
-    text, formats = flags.ArgumentParser(), flags.EnumParser(["table", "json"])
-    seconds = flags.FloatParser(lower_bound=0.001)
-    flags.DEFINE(
-        text,
-        "model_dir",
-        "models",
-        "root of the store: a folder or gs://bucket/prefix",
-        module_name=here,
-    )
-    flags.DEFINE(
-        text, "model_name", contract.DEFAULT_MODEL_NAME, "name of the model", module_name=here
-    )
-    flags.DEFINE(
-        text,
+    cli.define("model_dir", "models", "root of the store: a folder or gs://bucket/prefix")
+    cli.define("model_name", contract.DEFAULT_MODEL_NAME, "name of the model")
+    cli.define(
         "server",
         "",
         "promote, rollback: host:port of a running server's gRPC port; empty: models.config alone"
         " is changed",
-        module_name=here,
     )
-    flags.DEFINE(formats, "format", "table", "<table|json>: what to write", module_name=here)
-    flags.DEFINE(
-        text, "label", contract.STABLE_LABEL, "promote: stable is what is live", module_name=here
-    )
-    flags.DEFINE(
-        flags.IntegerParser(lower_bound=1),
-        "keep",
-        5,
-        "prune: how many versions stay",
-        module_name=here,
-    )
-    flags.DEFINE(
-        seconds,
-        "timeout_s",
-        120.0,
-        "seconds that a server may take to load a version",
-        module_name=here,
-    )
-    connection_flags.define(here)
+    cli.define("format", "table", "what to write", choices=["table", "json"])
+    cli.define("label", contract.STABLE_LABEL, "promote: stable is what is live")
+    cli.define("keep", 5, "prune: how many versions stay", minimum=1)
+    cli.define("timeout_s", 120.0, "seconds that a server may take to load a version")
+    connection_flags.define()
     cli.run(_run)
 
 

@@ -1,10 +1,10 @@
 """Trains variants with several seeds on one split, each in a process of its own, and lists them in
 one table.
 
-python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2
---run_dir=runs/compare
+python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2 \\
+    --run_dir=runs/compare
 
-The same command goes on where it was stopped: what is done is not done again.
+The same command resumes where it was stopped: what is done is not done again.
 """
 
 import sys

@@ -18,8 +18,6 @@ _VERBS = ("list", "watch", "logs", "cancel")
 
 def main() -> None:
     """Entry point of `python -m trainer.jobs` and `whisker-jobs`."""
-    here = sys.argv[0]
-    text = flags.ArgumentParser()
     for name, meaning in (
         ("project", "Google Cloud project of the jobs"),
         ("region", "where they run, such as us-central1"),
@@ -28,13 +26,12 @@ def main() -> None:
             "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS",
         ),
     ):
-        flags.DEFINE(text, name, "", meaning, module_name=here)
-    flags.DEFINE(
-        flags.FloatParser(lower_bound=0.0),
+        cli.define(name, "", meaning)
+    cli.define(
         "price_per_hour",
         0.0,
         "watch: what one worker costs, in your currency; 0: unknown",
-        module_name=here,
+        minimum=0.0,
     )
     cli.run(_jobs, extra="cloud")
 

@@ -1,7 +1,7 @@
 """The run of `trainer.task` as a job on a cloud GPU.
 
-python -m trainer.submit --project=… --region=… --image_uri=…@sha256:… --data=gs://…
---run_dir=gs://… --model_dir=gs://…
+python -m trainer.submit --project=… --region=… --image_uri=…@sha256:… --data=gs://… \\
+    --run_dir=gs://… --model_dir=gs://…
 
 sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai custom-jobs create
 --config` accepts, without credentials or network. Every flag of `trainer.task` is forwarded.

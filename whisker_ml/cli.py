@@ -27,12 +27,11 @@ from whisker_ml.errors import (
 
 _SILENT = "3"
 
-_PARSERS: dict[type, Callable[[int | None], flags.ArgumentParser]] = {
+_PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
     bool: lambda _: flags.BooleanParser(),
     float: lambda minimum: flags.FloatParser(lower_bound=minimum),
     int: lambda minimum: flags.IntegerParser(lower_bound=minimum),
     str: lambda _: flags.ArgumentParser(),
-    type(None): lambda _: flags.ArgumentParser(),
 }
 
 # Whose messages are printed.
@@ -79,28 +78,34 @@ def define(
     default: Any,
     text: str,
     *,
+    kind: type = str,
     choices: Sequence[str] = (),
-    minimum: int | None = None,
+    minimum: float | None = None,
+    required: bool = False,
 ) -> None:
     """Defines one flag of the running command, so that its --help shows it.
 
     Args:
         name: of the flag.
-        default: bool, float, int or str: its value where it is not given, and its type; None: a
-            string that may be missing.
+        default: bool, float, int, str, or a list of str: its value where it is not given, and its
+            type; None: it may be missing.
         text: what it means.
+        kind: its type where the default is None.
         choices: what a string may be; empty: anything.
         minimum: smallest number that is accepted.
+        required: the command ends with one line where it is not given.
     """
-    where = {"module_name": sys.argv[0]}
-    if isinstance(default, bool):
-        flags.DEFINE_boolean(name, default, text, **where)
+    options = {"module_name": sys.argv[0], "required": required}
+    kind = kind if default is None else type(default)
+    if kind is bool:
+        flags.DEFINE_boolean(name, default, text, **options)
+    elif kind is list:
+        flags.DEFINE_list(name, default, text, **options)
     elif choices:
-        flags.DEFINE(
-            flags.EnumParser(choices), name, default, f"<{'|'.join(choices)}>: {text}", **where
-        )
+        parser = flags.EnumParser(choices)
+        flags.DEFINE(parser, name, default, f"<{'|'.join(choices)}>: {text}", **options)
     else:
-        flags.DEFINE(_PARSERS[type(default)](minimum), name, default, text, **where)
+        flags.DEFINE(_PARSERS[kind](minimum), name, default, text, **options)
 
 
 def setting(

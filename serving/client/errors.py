@@ -3,9 +3,9 @@ way out.
 
     WhiskerError
       ClientError
-        ServerUnavailable   DeadlineExceeded   ModelNotFound   ModelNotReady   InvalidRequest
-        MessageTooLarge WrongProtocol       NotAllowed         ServerError     UnexpectedReply
-        UnreadablePicture NotAPicture
+        ServerUnavailable  DeadlineExceeded  ModelNotFound    ModelNotReady      InvalidRequest
+        MessageTooLarge    WrongProtocol     NotAllowed       ServerError        UnexpectedReply
+        UnreadablePicture  NotAPicture
 
 No text names the picture: whoever sent it knows which it was.
 """

@@ -215,7 +215,7 @@ def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(
     assert (
         said[-1]
         == "predict.py: error: stopped after 2 pictures, whose answers are kept; the same command"
-        " goes on"
+        " resumes"
     )
     assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == [
         f"{pictures}/a.jpg",

@@ -8,7 +8,6 @@ python -m trainer.data convert my_pictures --out=gs://my-bucket/shards
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,38 +27,20 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `python -m trainer.data` and `whisker-data`."""
-    here = sys.argv[0]
-    text = flags.ArgumentParser()
-    flags.DEFINE(
-        text,
-        "out",
-        "",
-        "scan: JSON file to write; convert: folder for shards, local or gs://",
-        module_name=here,
-    )
-    whole = flags.IntegerParser(lower_bound=0)
-    flags.DEFINE(
-        whole,
+    cli.define("out", "", "scan: JSON file to write; convert: folder for shards, local or gs://")
+    cli.define(
         "shrink",
         0,
         "convert: length in pixels of the shorter side of larger pictures, which are encoded again;"
         " 0: as they are",
-        module_name=here,
+        minimum=0,
     )
-    flags.DEFINE(
-        flags.IntegerParser(lower_bound=1),
-        "shard_mb",
-        150,
-        "convert: size of a shard",
-        module_name=here,
-    )
-    flags.DEFINE(
-        text,
+    cli.define("shard_mb", 150, "convert: size of a shard", minimum=1)
+    cli.define(
         "split",
         "given",
         "split: given, hold_out (as in trainer.task), or percentages of train, validation and test:"
         " 70,15,15",
-        module_name=here,
     )
     cli.run(_run)
 
