@@ -107,8 +107,8 @@ class Config:
     )
     augmentation: str = setting(
         "",
-        "how training pictures are changed at random: light: mirrored and turned, as in the"
-        " notebook; strong: also zoomed, moved, and with other contrast; empty: the recipe's",
+        "random changes in training: light: mirrored, turned; strong: also zoomed, moved, other"
+        " contrast; empty: the recipe's",
         choices=("", "light", "strong"),
     )
     seed: int = setting(0, "seed of weights, order and augmentation", minimum=0)
