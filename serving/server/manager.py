@@ -20,9 +20,8 @@ import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving.server.discovery import aspired, check, scan
-from serving.server.servable import Servable
+from serving.server.servable import Servable, State, Version, aspire, next_action
 from serving.server.status import StatusError
-from serving.server.version import State, Version, aspire, next_action
 
 # AspiredVersionsManager's manage_state_interval_micros.
 _TICK_S = 0.1

@@ -8,8 +8,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.server.manager import Manager, Options
+from serving.server.servable import State
 from serving.server.status import StatusError
-from serving.server.version import State
 
 
 class Loaded:

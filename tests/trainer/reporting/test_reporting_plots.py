@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from trainer.errors import RunError
-from trainer.reporting import photos, style
+from trainer.reporting import run_report, style
 
 HARD = [
     "a_{b$",
@@ -43,13 +43,13 @@ def said(true, predicted):
 
 
 def test_class_rows_with_hard_names_and_an_empty_class_are_drawn(noise, tmp_path):
-    photos.class_rows({**dict.fromkeys(HARD, noise[:3]), "empty": []}, tmp_path / "rows.png")
+    run_report.class_rows({**dict.fromkeys(HARD, noise[:3]), "empty": []}, tmp_path / "rows.png")
     pixels = read(tmp_path / "rows.png")
     assert pixels.shape[0] > 2 * pixels.shape[1]
 
 
 def test_grid_ground_is_transparent_so_that_any_paper_shows(noise, tmp_path):
-    photos.augmentation_grid(
+    run_report.augmentation_grid(
         noise[0], {"flipped": noise[1:10], "rotated": noise[2:11]}, tmp_path / "augmentation.png"
     )
     pixels = read(tmp_path / "augmentation.png")
@@ -58,10 +58,12 @@ def test_grid_ground_is_transparent_so_that_any_paper_shows(noise, tmp_path):
 
 
 def test_class_rows_of_two_hundred_classes_stop_at_ten(noise, tmp_path):
-    photos.class_rows(
+    run_report.class_rows(
         {f"class {number}": noise[:3] for number in range(200)}, tmp_path / "many.png"
     )
-    photos.class_rows({f"class {number}": noise[:3] for number in range(10)}, tmp_path / "ten.png")
+    run_report.class_rows(
+        {f"class {number}": noise[:3] for number in range(10)}, tmp_path / "ten.png"
+    )
     many, ten = read(tmp_path / "many.png"), read(tmp_path / "ten.png")
     assert many.shape[0] / many.shape[1] == pytest.approx(ten.shape[0] / ten.shape[1], rel=0.05)
 
@@ -74,15 +76,15 @@ def test_label_counts_are_drawn_whatever_the_classes(names, tmp_path):
         split: {name: number for number, name in enumerate(names)}
         for split in ("train", "validation", "test")
     }
-    photos.label_counts(counts, 0.5, tmp_path / "counts.png")
+    run_report.label_counts(counts, 0.5, tmp_path / "counts.png")
     pixels = read(tmp_path / "counts.png")
     assert (pixels[..., 3] == 255).all()
 
 
 def test_prediction_grid_tells_right_from_wrong_by_colour(noise, tmp_path):
     true = [HARD[number % 6] for number in range(6)]
-    photos.prediction_grid(noise[:6], said(true, true), tmp_path / "right.png")
-    photos.prediction_grid(noise[:6], said(true, true[::-1]), tmp_path / "wrong.png")
+    run_report.prediction_grid(noise[:6], said(true, true), tmp_path / "right.png")
+    run_report.prediction_grid(noise[:6], said(true, true[::-1]), tmp_path / "wrong.png")
     blue = [reads_as(read(tmp_path / name), style.BLUE) for name in ("right.png", "wrong.png")]
     assert blue[0] > 10 * max(blue[1], 1)
 
@@ -94,13 +96,13 @@ def reads_as(pixels, color):
 
 
 def test_prediction_grid_of_one_picture_is_drawn(noise, tmp_path):
-    photos.prediction_grid(noise[:1], said(["cats"], ["cats"]), tmp_path / "one.png")
+    run_report.prediction_grid(noise[:1], said(["cats"], ["cats"]), tmp_path / "one.png")
     read(tmp_path / "one.png")
 
 
 def test_photographs_that_do_not_compress_are_drawn_coarser(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (12, 160, 160, 3), np.uint8)
-    photos.prediction_grid(noise, said(["cats"] * 12, ["dogs"] * 12), tmp_path / "grid.png")
+    run_report.prediction_grid(noise, said(["cats"] * 12, ["dogs"] * 12), tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size <= style.MOST_BYTES
 
 
@@ -116,5 +118,5 @@ def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(tmp_path):
         RunError,
         match=r"^cannot write .*curves\.png: .*; free the place or give another run folder$",
     ):
-        photos.class_rows({"cats": []}, tmp_path / "pictures" / "curves.png")
+        run_report.class_rows({"cats": []}, tmp_path / "pictures" / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
