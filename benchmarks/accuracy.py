@@ -105,16 +105,16 @@ def main() -> None:
 
 
 def _measure(_: Sequence[str]) -> None:
-    asked = flags.FLAGS
-    data = Path(asked.data).expanduser().resolve()
+    options = flags.FLAGS
+    data = Path(options.data).expanduser().resolve()
     if not data.is_dir():
-        raise WhiskerError(f"--data={asked.data}: expected a folder of pictures")
+        raise WhiskerError(f"--data={options.data}: expected a folder of pictures")
     weights = (
-        asked.weights
-        if asked.weights == "none"
-        else str(Path(asked.weights).expanduser().resolve())
+        options.weights
+        if options.weights == "none"
+        else str(Path(options.weights).expanduser().resolve())
     )
-    sides = Peers(data, weights, Path(asked.work_dir).expanduser().resolve())
+    sides = Peers(data, weights, Path(options.work_dir).expanduser().resolve())
     found: dict[str, dict[int, dict[str, Any]]] = {}
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
     rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
@@ -124,12 +124,12 @@ def _measure(_: Sequence[str]) -> None:
             seed: sides.known(row.side, row.variant, seed, row.flags) for seed in range(row.seeds)
         }
         found[row.name] = {seed: run for seed, run in known.items() if run is not None}
-    for seed in range(asked.seeds):
+    for seed in range(options.seeds):
         for row in rows:
-            if seed < row.seeds and (not asked.rows or row.name in asked.rows):
+            if seed < row.seeds and (not options.rows or row.name in options.rows):
                 found[row.name][seed] = sides.measure(row.side, row.variant, seed, row.flags)
                 _write(
-                    Path(asked.output),
+                    Path(options.output),
                     sides,
                     {name: [runs[each] for each in sorted(runs)] for name, runs in found.items()},
                 )

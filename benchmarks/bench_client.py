@@ -73,24 +73,24 @@ def main() -> None:
 
 
 def _run(_: Sequence[str]) -> None:
-    asked = flags.FLAGS
+    options = flags.FLAGS
     rows = []
     with (
         tempfile.TemporaryDirectory(prefix="whisker-bench-") as folder,
         _echo(Path(folder)) as addresses,
     ):
-        for repeat in range(asked.repeats):
+        for repeat in range(options.repeats):
             # In turn, and each first as often as last: a machine that slows down hits all.
             for side in PEERS if repeat % 2 == 0 else reversed(PEERS):
                 rows.append({"repeat": repeat, "side": side, **_measure(side, addresses[side])})
                 print(rows[-1], flush=True)
     measured = machine.write(
-        Path(asked.output),
+        Path(options.output),
         "one that asks, in a fresh process: seconds of importing and opening a client, resident"
         " memory after that, and milliseconds of its processor time per request, one after the"
         " other, about a picture's bytes and about float32 pixels, to a server that does nothing;"
         f" targets: the peer's over {_OURS}'s, repeat by repeat",
-        f"python -m benchmarks.bench_client --repeats={asked.repeats} --count={asked.count}",
+        f"python -m benchmarks.bench_client --repeats={options.repeats} --count={options.count}",
         commit=commit(),
         picture={"bytes": PICTURE_BYTES, "pixels": PIXELS},
         versions={
@@ -129,7 +129,9 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for peer, targets in _TARGETS.items():
         for name, target in targets.items():
-            times_less = _spread([at[peer, one][name] / at[_OURS, one][name] for one in repeats])
+            times_less = _spread(
+                [at[peer, repeat][name] / at[_OURS, repeat][name] for repeat in repeats]
+            )
             met = times_less["median"] >= target
             found.setdefault(peer, {})[name] = {
                 "times_less": times_less,

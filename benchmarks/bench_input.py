@@ -43,33 +43,33 @@ def main() -> None:
 
 
 def _run(_: Sequence[str]) -> None:
-    asked = flags.FLAGS
-    data = Path(asked.data).expanduser().resolve()
-    if asked.only:
+    options = flags.FLAGS
+    data = Path(options.data).expanduser().resolve()
+    if options.only:
         cli.import_tensorflow()
-        print(json.dumps(_measure(asked.only, data, asked.passes)))
+        print(json.dumps(_measure(options.only, data, options.passes)))
         return
     if not data.is_dir():
         raise WhiskerError(
-            f"--data={asked.data}: there is no such folder; expected a folder of class folders"
+            f"--data={options.data}: there is no such folder; expected a folder of class folders"
         )
     # The first process would pay for reading the pictures from the disk.
     for path in data.rglob("*.*"):
         path.read_bytes()
     rows = []
-    for repeat in range(asked.repeats):
+    for repeat in range(options.repeats):
         # In turn, and each first as often as last: a machine that slows down hits all.
         for side in PEERS if repeat % 2 == 0 else reversed(PEERS):
-            rows.append({"side": side, **_in_a_process(side, data, asked.passes)})
+            rows.append({"side": side, **_in_a_process(side, data, options.passes)})
             print(rows[-1], flush=True)
     measured = machine.write(
-        Path(asked.output),
+        Path(options.output),
         f"all pictures of a folder as batches of {_BATCH} of {_SIZE} pixels, by"
         " keras.utils.image_dataset_from_directory (stock) and by Whisker with --cache=memory,"
         " disk and none: pictures per second of the first pass (Whisker's holds hashing and"
         " keeping them) and of the later ones, each in a process of its own; peak_mb: most memory"
         " of the process, less what it had before the first picture",
-        f"python -m benchmarks.bench_input --repeats={asked.repeats} --passes={asked.passes}",
+        f"python -m benchmarks.bench_input --repeats={options.repeats} --passes={options.passes}",
         commit=commit(),
         pictures=rows[0]["pictures"],
         sides=summarize(rows),

@@ -74,15 +74,15 @@ def main() -> None:
 def _run(_: Sequence[str]) -> None:
     # Else what was started would outlive this process.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    asked = flags.FLAGS
-    if unknown := set(asked.contenders) - set(MEASURED):
+    options = flags.FLAGS
+    if unknown := set(options.contenders) - set(MEASURED):
         raise WhiskerError(
             f"--contenders={','.join(sorted(unknown))}: expected some of {', '.join(MEASURED)}"
         )
-    peers = [name for name in PEERS if name in asked.contenders]
-    if peers and not Path(asked.peers_python).exists():
+    peers = [name for name in PEERS if name in options.contenders]
+    if peers and not Path(options.peers_python).exists():
         raise WhiskerError(
-            f"--peers_python={asked.peers_python}: there is no such file; run `make"
+            f"--peers_python={options.peers_python}: there is no such file; run `make"
             " .venv-bench/installed` first, or leave the peers out:"
             f" --contenders={','.join((*OURS, 'echo'))}"
         )
@@ -93,27 +93,27 @@ def _run(_: Sequence[str]) -> None:
         folder = Path(name)
         pictures = folder / "pictures"
         pictures.mkdir()
-        for number, picture in enumerate(_pictures(asked.data)):
+        for number, picture in enumerate(_pictures(options.data)):
             (pictures / f"{number:03d}").write_bytes(picture)
         versions = folder / "models"
         versions.mkdir()
-        if asked.model:
-            (versions / "1").symlink_to(Path(asked.model).expanduser().resolve())
+        if options.model:
+            (versions / "1").symlink_to(Path(options.model).expanduser().resolve())
         else:
             _export(versions / "1")
-        servers = servers_of(folder, versions, asked.peers_python)
+        servers = servers_of(folder, versions, options.peers_python)
         measurements = _start(
             stack,
-            [*OURS[:1], *(one for one in servers if one in asked.contenders)],
+            [*OURS[:1], *(server for server in servers if server in options.contenders)],
             servers,
             folder,
         )
         rows = []
-        for repeat in range(asked.repeats):
-            for concurrency in map(int, asked.concurrency):
+        for repeat in range(options.repeats):
+            for concurrency in map(int, options.concurrency):
                 # In turn, and each first as often as last: a machine that slows down hits all.
                 for contender in measurements if repeat % 2 == 0 else reversed(measurements):
-                    found = measurements[contender](concurrency, asked.count, asked.seconds)
+                    found = measurements[contender](concurrency, options.count, options.seconds)
                     rows.append(
                         {
                             "repeat": repeat,
@@ -125,19 +125,21 @@ def _run(_: Sequence[str]) -> None:
                     print(rows[-1], flush=True)
         sizes = sorted(path.stat().st_size for path in pictures.iterdir())
     measured = machine.write(
-        Path(asked.output),
+        Path(options.output),
         "one picture a request, by clients that ask again as soon as they are answered, in a"
         " process of their own on the same machine: requests per second, milliseconds of the median"
         " and of the 99th in a hundred, and milliseconds of processor time per request in server"
         " and client. targets: see compare in bench_serving.py",
-        f"python -m benchmarks.bench_serving --repeats={asked.repeats} --count={asked.count}",
+        f"python -m benchmarks.bench_serving --repeats={options.repeats} --count={options.count}",
         commit=commit(),
         pictures={
             "count": len(sizes),
             "median_bytes": median(sizes),
-            "source": "--data" if asked.data else "sample",
+            "source": "--data" if options.data else "sample",
         },
-        model="--model" if asked.model else f"transfer, {_SIZE} pixels, 2 classes, random weights",
+        model="--model"
+        if options.model
+        else f"transfer, {_SIZE} pixels, 2 classes, random weights",
         versions={
             "tensorflow": version("tensorflow"),
             "grpcio": version("grpcio"),

@@ -45,31 +45,31 @@ def main() -> None:
 
 
 def _measure(_: Sequence[str]) -> None:
-    asked = flags.FLAGS
-    data = Path(asked.data).expanduser().resolve()
+    options = flags.FLAGS
+    data = Path(options.data).expanduser().resolve()
     if not data.is_dir():
         raise WhiskerError(
-            f"--data={asked.data}: expected a folder: a name would be downloaded anew by each"
+            f"--data={options.data}: expected a folder: a name would be downloaded anew by each"
             " process"
         )
     weights = (
-        asked.weights
-        if asked.weights == "none"
-        else str(Path(asked.weights).expanduser().resolve())
+        options.weights
+        if options.weights == "none"
+        else str(Path(options.weights).expanduser().resolve())
     )
-    sides = Peers(data, weights, Path(asked.work_dir).expanduser().resolve())
+    sides = Peers(data, weights, Path(options.work_dir).expanduser().resolve())
     rows = []
-    for variant in asked.variants:
+    for variant in options.variants:
         transfer = variant == "transfer"
-        epochs = asked.epochs_transfer if transfer else asked.epochs_scratch
+        epochs = options.epochs_transfer if transfer else options.epochs_scratch
         # Whisker begins, as its ledger says which pictures the other trains on.
         contenders = {
-            "whisker": shlex.split(asked.whisker_transfer_flags) if transfer else [],
+            "whisker": shlex.split(options.whisker_transfer_flags) if transfer else [],
             "stock": [],
         }
         if not transfer:
             contenders["whisker_float32"] = ["--mixed_precision=none"]
-        for repeat in range(asked.repeats):
+        for repeat in range(options.repeats):
             # In turn, and each first as often as last: a machine that slows down hits all.
             for name in contenders if repeat % 2 == 0 else reversed(contenders):
                 side = name.partition("_")[0]
@@ -78,20 +78,23 @@ def _measure(_: Sequence[str]) -> None:
                 )
                 rows.append({"contender": name, **row})
     measured = machine.write(
-        Path(asked.output),
+        Path(options.output),
         "the stock Keras recipe, Whisker, and Whisker in float32, in turn, --split=hold_out,"
         " batches of 32 pictures of 160 pixels; images_per_second: training passes after the first"
         " epoch; seconds: process start to SavedModel on disk (Whisker's holds its look at the test"
         " set, the stock recipe's does not); ratio: how many times faster than the stock recipe, by"
         " the medians",
         " ".join(
-            ["python -m benchmarks.bench_training", *(shlex.quote(flag) for flag in _shown(asked))]
+            [
+                "python -m benchmarks.bench_training",
+                *(shlex.quote(flag) for flag in _shown(options)),
+            ]
         ),
         environments=_distinct(row["environment"] for row in rows if row["side"] == "whisker"),
         pictures=sides.counts(),
         variants={
             variant: summarize([row for row in rows if row["variant"] == variant])
-            for variant in asked.variants
+            for variant in options.variants
         },
         runs=[{name: value for name, value in row.items() if name not in _UNTOLD} for row in rows],
     )
@@ -145,10 +148,10 @@ def _distinct(values: Any) -> list[Any]:
     ]
 
 
-def _shown(asked: Any) -> list[str]:
+def _shown(options: Any) -> list[str]:
     """The flags that decide what is measured, without the paths of this machine."""
     names = ("variants", "repeats", "epochs_scratch", "epochs_transfer", "whisker_transfer_flags")
-    values = {name: asked[name].value for name in names}
+    values = {name: options[name].value for name in names}
     return [
         f"--{name}={','.join(value) if isinstance(value, list) else value}"
         for name, value in values.items()

@@ -51,12 +51,12 @@ def main() -> None:
 
 
 def _run(_: Sequence[str]) -> None:
-    asked = flags.FLAGS
-    messages = [path.read_bytes() for path in sorted(Path(asked.requests).iterdir())]
+    values = flags.FLAGS
+    messages = [path.read_bytes() for path in sorted(Path(values.requests).iterdir())]
     clients = connect(
-        asked.protocol, asked.address, asked.path, asked.content_type, asked.concurrency
+        values.protocol, values.address, values.path, values.content_type, values.concurrency
     )
-    print(json.dumps(closed_loop(clients, messages, asked.count, asked.seconds)))
+    print(json.dumps(closed_loop(clients, messages, values.count, values.seconds)))
 
 
 def connect(protocol: str, address: str, path: str, content_type: str, count: int) -> list[Client]:

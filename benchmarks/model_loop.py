@@ -34,9 +34,9 @@ def main() -> None:
 def _run(_: Sequence[str]) -> None:
     cli.import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # The loader's deprecation notices.
-    asked = flags.FLAGS
-    pictures = [path.read_bytes() for path in sorted(Path(asked.requests).iterdir())]
-    call = (_xnnpack if asked.xnnpack else _signature)(asked.model)
+    values = flags.FLAGS
+    pictures = [path.read_bytes() for path in sorted(Path(values.requests).iterdir())]
+    call = (_xnnpack if values.xnnpack else _signature)(values.model)
     label, probability = call(pictures[:1])
     print(json.dumps([label[0].decode(), float(probability[0])]), flush=True)
     for line in sys.stdin:

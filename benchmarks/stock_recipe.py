@@ -45,20 +45,20 @@ def main() -> None:
 def _train(_: Sequence[str]) -> None:
     import keras
 
-    asked = flags.FLAGS
-    pictures = Path(asked.pictures)
-    keras.utils.set_random_seed(asked.seed)
+    values = flags.FLAGS
+    pictures = Path(values.pictures)
+    keras.utils.set_random_seed(values.seed)
     train = _pictures(pictures / "train")
     validation = _pictures(pictures / "validation")
-    model = build(asked.variant, None if asked.weights == "none" else asked.weights)
+    model = build(values.variant, None if values.weights == "none" else values.weights)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-3),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     clock = _training_clock()
-    history = model.fit(train, validation_data=validation, epochs=asked.epochs, callbacks=[clock])
-    model.export(asked.saved_model)
+    history = model.fit(train, validation_data=validation, epochs=values.epochs, callbacks=[clock])
+    model.export(values.saved_model)
     # Judged when the SavedModel is on disk: the clock of the benchmark has stopped by then.
     _, accuracy = model.evaluate(_pictures(pictures / "test"))
     measured = {

@@ -39,10 +39,10 @@ def security() -> dict[str, Any]:
     Raises:
         WrongUse: the file of the token cannot be read.
     """
-    asked = flags.FLAGS
+    values = flags.FLAGS
     return {
-        "tls": _tls(asked.tls_ca, asked.tls_certificate, asked.tls_key),
-        "token": _token(Path(asked.token_file)) if asked.token_file else None,
+        "tls": _tls(values.tls_ca, values.tls_certificate, values.tls_key),
+        "token": _token(Path(values.token_file)) if values.token_file else None,
     }
 
 

@@ -54,7 +54,7 @@ _COMMANDS = "list|show N|publish DIR|promote N|rollback|prune|check [models.conf
 
 
 def _run(arguments: Sequence[str]) -> int:
-    asked = flags.FLAGS
+    options = flags.FLAGS
     # By default SIGTERM ends this process on the spot: a server half way, or one started here,
     # would stay so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
@@ -72,7 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
     if not given or given[0] not in commands or len(given) - 1 != commands[given[0]][0]:
         raise WrongUse(f"{' '.join(given) or 'nothing to do'}: expected one of {_COMMANDS}")
     command = commands[given[0]][1]
-    outcome, lines = command(open_store(asked.model_dir, asked.model_name), *given[1:])
+    outcome, lines = command(open_store(options.model_dir, options.model_name), *given[1:])
     _write(outcome, lines)
     return EXIT_DONE
 
@@ -106,28 +106,28 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
 
 
 def _promote(store: ModelStore, number: str) -> _Outcome:
-    asked = flags.FLAGS
+    options = flags.FLAGS
     version = _version(number)
     start = time.monotonic()
-    if asked.server:
+    if options.server:
         from serving import rollout
 
-        with rollout.RunningServer(asked.server, **connection_flags.security()) as server:
-            seconds = rollout.promote(store, version, asked.label, server, asked.timeout_s)
+        with rollout.RunningServer(options.server, **connection_flags.security()) as server:
+            seconds = rollout.promote(store, version, options.label, server, options.timeout_s)
     else:
-        store.promote(version, asked.label)
+        store.promote(version, options.label)
         seconds = time.monotonic() - start
-    return _moved(store, version, asked.label, seconds)
+    return _moved(store, version, options.label, seconds)
 
 
 def _rollback(store: ModelStore) -> _Outcome:
-    asked = flags.FLAGS
+    options = flags.FLAGS
     start = time.monotonic()
-    if asked.server:
+    if options.server:
         from serving import rollout
 
-        with rollout.RunningServer(asked.server, **connection_flags.security()) as server:
-            version, seconds = rollout.rollback(store, server, asked.timeout_s)
+        with rollout.RunningServer(options.server, **connection_flags.security()) as server:
+            version, seconds = rollout.rollback(store, server, options.timeout_s)
     else:
         version = store.rollback()
         seconds = time.monotonic() - start
@@ -177,10 +177,9 @@ def _version(text: str) -> int:
 
 
 def _same_store() -> str:
-    asked = flags.FLAGS
-    return (
-        f"--model_dir={shlex.quote(asked.model_dir)} --model_name={shlex.quote(asked.model_name)}"
-    )
+    options = flags.FLAGS
+    model_dir, model_name = shlex.quote(options.model_dir), shlex.quote(options.model_name)
+    return f"--model_dir={model_dir} --model_name={model_name}"
 
 
 def _write(outcome: Any, lines: Sequence[str]) -> None:

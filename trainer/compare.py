@@ -44,11 +44,11 @@ def main() -> None:
 def _compare(arguments: Sequence[str]) -> int | None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
-    asked = flags.FLAGS
+    values = flags.FLAGS
     for name, instead in _NOT_OURS.items():
-        if asked[name].present:
-            raise ConfigError(f"--{name}={asked[name].value}: {instead}")
-    folder = asked.run_dir or _DEFAULT_RUN_DIR
+        if values[name].present:
+            raise ConfigError(f"--{name}={values[name].value}: {instead}")
+    folder = values.run_dir or _DEFAULT_RUN_DIR
     if is_address(folder):
         raise ConfigError(
             f"--run_dir={folder}: a comparison keeps its runs on this machine; give a local folder"
@@ -62,8 +62,8 @@ def _compare(arguments: Sequence[str]) -> int | None:
 
     # Seed by seed, so that a comparison that is stopped early has seen every variant.
     runs = []
-    for seed in dict.fromkeys(_numbers(asked.seeds)):
-        for variant in dict.fromkeys(asked.variants.split(",")):
+    for seed in dict.fromkeys(_numbers(values.seeds)):
+        for variant in dict.fromkeys(values.variants.split(",")):
             config = cli.settings(
                 Config,
                 variant=variant,

@@ -43,14 +43,14 @@ def _jobs(arguments: Sequence[str]) -> int | None:
             f"{' '.join(arguments[1:])}: expected list, or one of watch, logs and cancel with a"
             " job's number"
         )
-    asked = flags.FLAGS
-    submission.require_place(asked.project, asked.region)
+    values = flags.FLAGS
+    submission.require_place(values.project, values.region)
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
     from trainer.cloud import jobs_client, send
     from trainer.cloud.jobs_client import Jobs
 
-    jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
+    jobs = Jobs(values.project, values.region, values.api_endpoint)
     if verb == "list":
         for job in jobs.list():
             print(send.describe(job), flush=True)
@@ -58,9 +58,9 @@ def _jobs(arguments: Sequence[str]) -> int | None:
     name = jobs.name(which[0])
     if verb == "watch":
         ask = input if sys.stdin.isatty() else None
-        return send.watch(jobs, name, price_per_hour=asked.price_per_hour, ask=ask)
+        return send.watch(jobs, name, price_per_hour=values.price_per_hour, ask=ask)
     if verb == "logs":
-        for line in jobs_client.read_log(name, asked.api_endpoint):
+        for line in jobs_client.read_log(name, values.api_endpoint):
             print(line, flush=True)
         return None
     jobs.cancel(name)

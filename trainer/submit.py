@@ -10,8 +10,7 @@ sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai
 import sys
 from collections.abc import Sequence
 
-from trainer.cloud import submission
-from trainer.cloud.submission import Submission
+from trainer.cloud.submission import Submission, require_remote
 from trainer.config import Config
 from trainer.errors import ConfigError
 from whisker_ml import cli
@@ -30,20 +29,20 @@ def _submit(arguments: Sequence[str]) -> int | None:
             f"{arguments[1]} is no flag: expected --name=value only; --help lists the flags"
         )
     config = cli.settings(Config)
-    asked = cli.settings(Submission)
-    submission.require_remote(config)
-    asked.require_run(config)
+    submission = cli.settings(Submission)
+    require_remote(config)
+    submission.require_run(config)
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
     from trainer.cloud import send
 
-    if asked.dry_run:
-        print(send.preview(asked, config, cli.given_flags(Config)), end="")
+    if submission.dry_run:
+        print(send.preview(submission, config, cli.given_flags(Config)), end="")
         return None
-    jobs, job = send.send(asked, config, cli.given_flags(Config))
-    if asked.detach or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    jobs, job = send.send(submission, config, cli.given_flags(Config))
+    if submission.detach or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return None
-    return send.watch(jobs, job.name, price_per_hour=asked.price_per_hour, ask=input)
+    return send.watch(jobs, job.name, price_per_hour=submission.price_per_hour, ask=input)
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ def signature_parts(
     output_filter: Collection[str],
     signatures: Signatures,
     name: str,
-    asked: str,
+    question: str,
 ) -> list[Part]:
     """Serializes the inputs of a PredictRequest in the types that its signature wants.
 
@@ -338,7 +338,7 @@ def signature_parts(
         output_filter: outputs to be asked for.
         signatures: of the version that is asked.
         name: of the signature; empty: `serving_default`.
-        asked: who is asked for what, for the error.
+        question: who is asked for what, for the error.
 
     Raises:
         InvalidRequest: there is no such signature, or it wants other names, types or sizes of
@@ -346,15 +346,17 @@ def signature_parts(
     """
     name = name or contract.SIGNATURE_BYTES
     if name not in signatures:
-        raise InvalidRequest(f"{asked}: no signature {name!r}: the model has {_listed(signatures)}")
+        raise InvalidRequest(
+            f"{question}: no signature {name!r}: the model has {_listed(signatures)}"
+        )
     signature = signatures[name]
     wanted = signature.inputs
     if not signature.needed <= inputs.keys() <= wanted.keys():
-        raise InvalidRequest(f"{asked}: inputs {_listed(inputs)}: {_wants(name, signature)}")
+        raise InvalidRequest(f"{question}: inputs {_listed(inputs)}: {_wants(name, signature)}")
     if unknown := set(output_filter) - signature.outputs.keys():
         outputs = describe(signature.outputs)
         raise InvalidRequest(
-            f"{asked}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}"
+            f"{question}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}"
         )
     parts: list[Part] = []
     for key, values in inputs.items():
@@ -362,10 +364,10 @@ def signature_parts(
             parts += input_parts(key, values, wanted[key].dtype)
         except ValueError as error:
             raise InvalidRequest(
-                f"{asked}: input {key!r} is {error}: {_wants(name, signature)}"
+                f"{question}: input {key!r} is {error}: {_wants(name, signature)}"
             ) from error
         if name == contract.SIGNATURE_PIXELS and is_array(values):
-            _check_sizes(values.shape, wanted[key].tensor_shape, asked)
+            _check_sizes(values.shape, wanted[key].tensor_shape, question)
     return parts
 
 
@@ -373,14 +375,16 @@ def _wants(name: str, signature: Signature) -> str:
     return f"signature {name!r} takes {describe(signature.inputs)}"
 
 
-def _check_sizes(shape: tuple[int, ...], stated: Any, asked: str) -> None:
+def _check_sizes(shape: tuple[int, ...], stated: Any, question: str) -> None:
     """Refuses pictures of another size: a server passes any shape to the model, which fails in
     words of its own.
     """
     sizes = [dimension.size for dimension in stated.dim]
     fits = len(sizes) == len(shape) and all(a in (-1, b) for a, b in zip(sizes, shape, strict=True))
     if not stated.unknown_rank and not fits:
-        raise InvalidRequest(f"{asked}: pictures of shape {list(shape)}: expected {_shape(stated)}")
+        raise InvalidRequest(
+            f"{question}: pictures of shape {list(shape)}: expected {_shape(stated)}"
+        )
 
 
 def describe(tensors: Mapping[str, Any]) -> str:

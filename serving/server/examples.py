@@ -129,7 +129,8 @@ def _serialized(given: Input) -> np.ndarray:
         # Concatenated messages are merged ones: each example gets the features of the context.
         listed = given.example_list_with_context
         serialized = [
-            listed.context.SerializeToString() + one.SerializeToString() for one in listed.examples
+            listed.context.SerializeToString() + example.SerializeToString()
+            for example in listed.examples
         ]
     else:
         serialized = [one.SerializeToString() for one in given.example_list.examples]

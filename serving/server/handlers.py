@@ -216,7 +216,7 @@ class Handlers:
         return run
 
 
-def _name_version(answered: ModelSpec, asked: ModelSpec, servable: Servable) -> None:
-    answered.name = asked.name
-    answered.signature_name = asked.signature_name or DEFAULT_SIGNATURE
-    answered.version.value = servable.version
+def _name_version(answer: ModelSpec, requested: ModelSpec, servable: Servable) -> None:
+    answer.name = requested.name
+    answer.signature_name = requested.signature_name or DEFAULT_SIGNATURE
+    answer.version.value = servable.version

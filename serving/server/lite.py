@@ -260,10 +260,10 @@ class XnnpackModel(Servable):
         aliases = (contract.OUTPUT_PROBABILITIES, contract.OUTPUT_CLASSES)
         expected, classes = self._model.run(
             {signature.inputs[contract.INPUT_PIXELS].name: pixels},
-            [signature.outputs[one].name for one in aliases],
+            [signature.outputs[alias].name for alias in aliases],
             None,
         )
-        actual = np.stack([self._network(one, None) for one in pixels])
+        actual = np.stack([self._network(row, None) for row in pixels])
         difference = np.abs(actual - expected).max()
         if not difference <= TOLERANCE:
             raise NotConvertible(

@@ -369,7 +369,9 @@ class Manager:
             number = self._labels[model][label]
         versions = self._versions.get(model, {}).values()
         loaded = [
-            one for one in versions if one.state == State.AVAILABLE and number in (None, one.number)
+            version
+            for version in versions
+            if version.state == State.AVAILABLE and number in (None, version.number)
         ]
         if not loaded:
             wanted = f"Latest({model})" if number is None else f"Specific({model}, {number})"

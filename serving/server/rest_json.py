@@ -233,9 +233,9 @@ def dump_classes(result: ClassificationResult) -> bytes:
     if not result.classifications:
         raise invalid_argument("Cannot convert empty ClassificationResults to JSON")
     examples = []
-    for one in result.classifications:
-        scores = _decimals(np.array([each.score for each in one.classes], np.float32))
-        labels = [json.dumps(each.label, ensure_ascii=False) for each in one.classes]
+    for classification in result.classifications:
+        scores = _decimals(np.array([each.score for each in classification.classes], np.float32))
+        labels = [json.dumps(each.label, ensure_ascii=False) for each in classification.classes]
         examples.append(_list([_list(pair) for pair in zip(labels, scores, strict=True)]))
     return _object(["results"], [_list(examples)]).encode("utf-8")
 
@@ -248,7 +248,7 @@ def dump_numbers(result: RegressionResult) -> bytes:
     """
     if not result.regressions:
         raise invalid_argument("Cannot convert empty RegressionResults to JSON")
-    values = np.array([each.value for each in result.regressions], np.float32)
+    values = np.array([regression.value for regression in result.regressions], np.float32)
     return _object(["results"], [_list(_decimals(values))]).encode("utf-8")
 
 

@@ -25,12 +25,12 @@ _DISK = "10Gi"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 
 
-def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+def manifest(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     """Describes one run as a ``batch/v1`` Job.
 
     Args:
-        asked: of the cloud; accelerators by Vertex AI's names, the service account by Kubernetes'
-            own.
+        submission: what is asked of the cluster; accelerators by Vertex AI's names, the service
+            account by Kubernetes' own.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
 
     Returns:
@@ -39,23 +39,25 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: Kubernetes could not run this.
     """
-    require_image(asked.image_uri)
+    require_image(submission.image_uri)
     for flag, value in (
-        ("display_name", asked.display_name),
-        ("service_account", asked.service_account or "default"),
+        ("display_name", submission.display_name),
+        ("service_account", submission.service_account or "default"),
     ):
         if not _NAME.fullmatch(value):
             raise ConfigError(
                 f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters,"
                 " digits and dashes"
             )
-    if asked.accelerator and asked.accelerator_count < 1:
-        raise ConfigError(f"--accelerator_count={asked.accelerator_count}: expected at least 1")
+    if submission.accelerator and submission.accelerator_count < 1:
+        raise ConfigError(
+            f"--accelerator_count={submission.accelerator_count}: expected at least 1"
+        )
     container: dict[str, Any] = {
         "name": "trainer",
-        "image": asked.image_uri,
+        "image": submission.image_uri,
         "command": list(COMMAND),
-        "args": with_gpu_required(arguments, asked.accelerator),
+        "args": with_gpu_required(arguments, submission.accelerator),
         # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB by
         # default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
@@ -69,25 +71,25 @@ def manifest(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
         "containers": [container],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
-    if asked.accelerator:
-        container["resources"]["limits"] = {"nvidia.com/gpu": asked.accelerator_count}
+    if submission.accelerator:
+        container["resources"]["limits"] = {"nvidia.com/gpu": submission.accelerator_count}
         pod["nodeSelector"] = {
-            "cloud.google.com/gke-accelerator": asked.accelerator.lower().replace("_", "-")
+            "cloud.google.com/gke-accelerator": submission.accelerator.lower().replace("_", "-")
         }
-    if asked.spot:
+    if submission.spot:
         pod.setdefault("nodeSelector", {})["cloud.google.com/gke-spot"] = "true"
-    if asked.service_account:
-        pod["serviceAccountName"] = asked.service_account
+    if submission.service_account:
+        pod["serviceAccountName"] = submission.service_account
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": asked.display_name,
+            "name": submission.display_name,
             "labels": {"app.kubernetes.io/name": "whisker-trainer"},
         },
         "spec": {
             "backoffLimit": _RESTARTS,
-            "activeDeadlineSeconds": asked.budget.timeout_s,
+            "activeDeadlineSeconds": submission.budget.timeout_s,
             "podFailurePolicy": {
                 "rules": [
                     # Wrong settings, or no GPU where one is required: no restart mends them.

@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 # Makes a job of a run and what is asked of the cloud: printed, or sent once.
 
 
-def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
+def preview(submission: Submission, config: Config, arguments: Sequence[str]) -> str:
     """The job as a file, below comments: how to send it, what it needs, what nobody has checked.
 
     Args:
-        asked: of the cloud.
+        submission: where, on what and for how long.
         config: the run.
         arguments: its flags that were given, each as ``--name=value``.
 
@@ -37,23 +37,23 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
         ConfigError: it could not run.
     """
     lines = []
-    if asked.build:
+    if submission.build:
         lines += [
             f"Built first: {line}"
-            for line in image.describe(asked.build, asked.image_uri, asked.project)
+            for line in image.describe(submission.build, submission.image_uri, submission.project)
         ]
-    lines.append(f"Ended after {asked.budget.reason}.")
+    lines.append(f"Ended after {submission.budget.reason}.")
     unchecked = [
         "credentials, quota, price, and whether there are such machines just now",
-        f"that {asked.image_uri} exists and holds this checkout",
+        f"that {submission.image_uri} exists and holds this checkout",
         "that the job's account may read and write the buckets named below, and that they are near",
     ]
-    if not image.is_pinned(asked.image_uri):
+    if not image.is_pinned(submission.image_uri):
         lines.append(
             "Note: the image is named by a tag, which can move: "
             + (
                 "--build puts the digest in its place."
-                if asked.build
+                if submission.build
                 else "without --dry_run this is refused."
             )
         )
@@ -62,22 +62,24 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
             "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
             " machine."
         )
-    if asked.platform == "kubernetes":
-        if asked.accelerator:
+    if submission.platform == "kubernetes":
+        if submission.accelerator:
             unchecked.append(
-                f"that the cluster has nodes with {asked.accelerator}, and labels them so"
+                f"that the cluster has nodes with {submission.accelerator}, and labels them so"
             )
         sent = "kubectl create --filename=job.yaml"
         return vertex.to_yaml(
-            kubernetes.manifest(asked, arguments),
+            kubernetes.manifest(submission, arguments),
             [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)],
         )
-    spec = vertex.specification(asked, arguments)
-    sent = vertex.send_command(spec, asked.display_name, project=asked.project, region=asked.region)
-    unchecked.append(machines.unchecked(asked.machine, asked.accelerator))
-    if asked.spot:
+    spec = vertex.specification(submission, arguments)
+    sent = vertex.send_command(
+        spec, submission.display_name, project=submission.project, region=submission.region
+    )
+    unchecked.append(machines.unchecked(submission.machine, submission.accelerator))
+    if submission.spot:
         unchecked.append("whether the time limit counts anew when a machine is taken away")
-    needed = machines.needed(service_account=asked.service_account, build=asked.build)
+    needed = machines.needed(service_account=submission.service_account, build=submission.build)
     return vertex.to_yaml(
         spec,
         [
@@ -90,12 +92,14 @@ def preview(asked: Submission, config: Config, arguments: Sequence[str]) -> str:
     )
 
 
-def send(asked: Submission, config: Config, arguments: Sequence[str]) -> tuple[Jobs, CustomJob]:
+def send(
+    submission: Submission, config: Config, arguments: Sequence[str]
+) -> tuple[Jobs, CustomJob]:
     """Checks what can be checked from here, builds the image if asked to, and makes sure that the
     job is there once.
 
     Args:
-        asked: of the cloud.
+        submission: where, on what and for how long.
         config: the run.
         arguments: its flags that were given, each as ``--name=value``.
 
@@ -106,37 +110,37 @@ def send(asked: Submission, config: Config, arguments: Sequence[str]) -> tuple[J
         WhiskerError: it could not run, or the service refuses it; nothing was started.
     """
     # Everything that can be refused without a build comes before the build.
-    vertex.labels(vertex.specification(asked, arguments), asked.display_name)
-    jobs = Jobs(asked.project, asked.region, asked.api_endpoint)
+    vertex.labels(vertex.specification(submission, arguments), submission.display_name)
+    jobs = Jobs(submission.project, submission.region, submission.api_endpoint)
     addresses = [
         value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)
     ]
-    require_near(addresses, asked.region)
-    if asked.build:
-        pinned = image.build(asked.build, asked.image_uri, asked.project)
-        asked = replace(asked, image_uri=pinned, build="")
-    spec = vertex.specification(asked, arguments)
+    require_near(addresses, submission.region)
+    if submission.build:
+        pinned = image.build(submission.build, submission.image_uri, submission.project)
+        submission = replace(submission, image_uri=pinned, build="")
+    spec = vertex.specification(submission, arguments)
     job = CustomJob(
-        display_name=asked.display_name,
+        display_name=submission.display_name,
         job_spec=vertex.require_message(spec),
-        labels=vertex.labels(spec, asked.display_name),
+        labels=vertex.labels(spec, submission.display_name),
     )
     try:
         job, new = jobs.submit(job)
     except KeyboardInterrupt as interrupt:
         raise CloudError(
             "interrupted while sending: the job may be there; see python -m trainer.jobs list "
-            f"--project={asked.project} --region={asked.region}"
+            f"--project={submission.project} --region={submission.region}"
         ) from interrupt
     if new:
-        logger.info(f"sent {job.name}, {asked.image_uri}")
+        logger.info(f"sent {job.name}, {submission.image_uri}")
     else:
         state = job.state.name.removeprefix("JOB_STATE_").lower()
         logger.info(
             f"not sent again: the same run is {job.name} ({state}, of"
             f" {job.create_time:%Y-%m-%d %H:%M} UTC); another --display_name runs it once more"
         )
-    logger.info(f"ended by the service after {asked.budget.reason}")
+    logger.info(f"ended by the service after {submission.budget.reason}")
     logger.info(f"watch it with {jobs.command('watch', job.name)}")
     return jobs, job
 

@@ -25,11 +25,11 @@ _MAX_DISPLAY_NAME = 128  # characters, from the description of CustomJob.display
 _REQUIRE_GPU = "--require_gpu="
 
 
-def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+def specification(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
     """Describes one run, in the form of the service's CustomJobSpec message.
 
     Args:
-        asked: of the cloud.
+        submission: where, on what and for how long.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
 
     Returns:
@@ -38,12 +38,12 @@ def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]
     Raises:
         ConfigError: the service could not run this.
     """
-    require_image(asked.image_uri)
-    machine_spec: dict[str, Any] = {"machineType": asked.machine}
-    if asked.accelerator:
+    require_image(submission.image_uri)
+    machine_spec: dict[str, Any] = {"machineType": submission.machine}
+    if submission.accelerator:
         machine_spec |= {
-            "acceleratorType": asked.accelerator,
-            "acceleratorCount": asked.accelerator_count,
+            "acceleratorType": submission.accelerator,
+            "acceleratorCount": submission.accelerator_count,
         }
     # A list, as the message has it; some of the service's own pages show a map, which the message
     # refuses. The chief has a pool of its own: the service takes no other number there.
@@ -52,26 +52,26 @@ def specification(asked: Submission, arguments: Sequence[str]) -> dict[str, Any]
             "machineSpec": dict(machine_spec),
             "replicaCount": replicas,
             "containerSpec": {
-                "imageUri": asked.image_uri,
+                "imageUri": submission.image_uri,
                 "command": list(COMMAND),
-                "args": with_gpu_required(arguments, asked.accelerator),
+                "args": with_gpu_required(arguments, submission.accelerator),
             },
         }
-        for replicas in (1, asked.workers - 1)
+        for replicas in (1, submission.workers - 1)
         if replicas
     ]
     spec: dict[str, Any] = {
         "workerPoolSpecs": pools,
-        "scheduling": {"timeout": f"{asked.budget.timeout_s}s"},
+        "scheduling": {"timeout": f"{submission.budget.timeout_s}s"},
     }
-    if asked.spot:
+    if submission.spot:
         spec["scheduling"]["strategy"] = "SPOT"
-    if asked.workers > 1:
+    if submission.workers > 1:
         # A worker that comes back alone finds nobody to meet: all of them have to begin again, from
         # the checkpoint.
         spec["scheduling"]["restartJobOnWorkerRestart"] = True
-    if asked.service_account:
-        spec["serviceAccount"] = asked.service_account
+    if submission.service_account:
+        spec["serviceAccount"] = submission.service_account
     require_message(spec)
     require_acceptable(spec)
     return spec

@@ -237,7 +237,7 @@ _FILES = {
 
 def near_duplicates(facts: Sequence[Facts]) -> list[list[str]]:
     """Groups of paths of pictures that look the same, exact copies among them."""
-    hashes = {each.path: (int(each.hash, 16), int(each.mirrored_hash, 16)) for each in facts}
+    hashes = {fact.path: (int(fact.hash, 16), int(fact.mirrored_hash, 16)) for fact in facts}
     return groups(near_pairs(hashes))
 
 
@@ -252,7 +252,7 @@ def sum_up(facts: Sequence[Facts], unreadable: Sequence[LeftOut]) -> dict[str, A
         `turned`, `tiny`, `huge` and `stretched` [{path, reason}], `duplicates` [{paths, exact,
         splits, classes}], and `files`: the facts themselves.
     """
-    by_path = {each.path: each for each in facts}
+    by_path = {fact.path: fact for fact in facts}
     counts: dict[str, dict[str, int]] = {}
     for (split, label), count in sorted(
         Counter((each.split or "all", each.label) for each in facts).items()
@@ -361,7 +361,7 @@ def _and_more(count: int) -> Iterator[str]:
 
 def _those(facts: Sequence[Facts], reason: Callable[[Facts], str | None]) -> list[dict[str, str]]:
     return [
-        {"path": each.path, "reason": told} for each in facts if (told := reason(each)) is not None
+        {"path": fact.path, "reason": told} for fact in facts if (told := reason(fact)) is not None
     ]
 
 

@@ -118,7 +118,7 @@ def paired_test(first: Runs, second: Runs) -> dict[str, Any] | None:
         return None
     differences = [shares[1][picture] - shares[0][picture] for picture in shares[0]]
     only_first, only_second = (
-        sum(each < 0 for each in differences),
+        sum(difference < 0 for difference in differences),
         sum(each > 0 for each in differences),
     )
     return {

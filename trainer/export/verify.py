@@ -230,7 +230,7 @@ def _difference(
 ) -> dict[str, Any]:
     """Holds the answers about the first pictures to the bound."""
     n = len(labels)
-    if any(tuple(each) != tuple(expected.classes) for each in probabilities):
+    if any(tuple(probability) != tuple(expected.classes) for probability in probabilities):
         raise VerificationError(
             "the served model has other classes than the trained one,"
             f" {', '.join(probabilities[0])}; nothing was published"
