@@ -120,7 +120,7 @@ def _titles(count: int) -> list[str]:
     return titles
 
 
-# The file that answers are kept in as they come, and that a run which was stopped goes on with.
+# The file that keeps answers as they come, so that a run that was stopped can resume.
 
 FORMAT_BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 

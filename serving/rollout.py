@@ -10,7 +10,7 @@ is gone. So:
 
 models.config comes first each time, then the server. Each of its contents is one that a server can
 start on, or take over by itself where it polls the file; a kill in between leaves what the next
-promote or rollback mends.
+promote or rollback fixes.
 """
 
 import time
@@ -184,20 +184,6 @@ class RunningServer:
             response_deserializer=message(f"tensorflow.serving.{response}").FromString,
         )
 
-
-# Takes models.config, and a server that runs on it, from one version to another while requests
-# come in.
-#
-# TensorFlow Serving refuses a label on a version that is not loaded, and fails requests to one that
-# is gone. So:
-#
-# 1. the new version is listed beside the old one, labels as before; wait until it is AVAILABLE;
-# 2. the label moves: from here on requests by label reach the new version;
-# 3. the old version is listed no longer, unless another label names it.
-#
-# models.config comes first each time, then the server. Each of its contents is one that a server
-# can start on, or take over by itself where it polls the file; a kill in between leaves what the
-# next promote or rollback mends.
 
 # To take over a configuration without a new model, which a server answers at once.
 _RELOAD_S = 30.0

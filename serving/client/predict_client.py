@@ -258,7 +258,7 @@ class PredictClient(BaseClient):
 
         Raises:
             ModelNotReady: it did not become available; the text says what the server last answered.
-            ClientError: an answer that waiting does not mend.
+            ClientError: an answer that waiting does not fix.
         """
         self._run(self._protocol.wait_until_ready(timeout_s))
 

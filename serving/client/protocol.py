@@ -82,7 +82,7 @@ def read_picture(picture: Picture) -> bytes:
     return data
 
 
-# What is said between client and server, without saying it: the part that both clients share.
+# The client's half of the protocol, without sockets: the part that both clients share.
 #
 # A `Steps` generator yields what it needs (an answer, a pause, a file) and is sent the result, or
 # thrown the error. Who runs it decides whether threads or an event loop wait meanwhile.

@@ -45,7 +45,7 @@ def parse(text: str | bytes, source: str, kind: str, *, quote: bool = True) -> M
         if not quote:
             reason = reason.partition(": ")[0]
     raise ConfigError(
-        f"{source} is no {kind} ({reason}): expected protobuf's text format; mend it, or move it"
+        f"{source} is no {kind} ({reason}): expected protobuf's text format; fix it, or move it"
         " away; it has not been changed"
     )
 

@@ -151,7 +151,7 @@ def bind(
     return server, _listen(server, f"{host}:{port}", transport.tls, "choose another --port")
 
 
-def _listen(server: grpc.Server, address: str, tls: Message | None, cure: str) -> int:
+def _listen(server: grpc.Server, address: str, tls: Message | None, remedy: str) -> int:
     try:
         if tls is None:
             return int(server.add_insecure_port(address))
@@ -166,7 +166,7 @@ def _listen(server: grpc.Server, address: str, tls: Message | None, cure: str) -
         if tls is not None:
             reason += ", or key and certificate of --ssl_config_file do not belong together"
         raise StatusError(
-            grpc.StatusCode.UNAVAILABLE, f"cannot listen for gRPC on {address}: {reason}; {cure}"
+            grpc.StatusCode.UNAVAILABLE, f"cannot listen for gRPC on {address}: {reason}; {remedy}"
         ) from error
 
 

@@ -92,7 +92,7 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[CloudError], str], ...] = 
         "the job service does not answer; check the network and --region, and try again",
     ),
     ((api.NotFound,), CloudError, "check --project, --region and the job's number"),
-    ((api.ClientError,), CloudError, "mend what it names and try again"),
+    ((api.ClientError,), CloudError, "fix what it names and try again"),
 )
 
 
@@ -242,10 +242,10 @@ def mapped_errors(project: str) -> Iterator[None]:
             ) from error
         if _NO_TOKEN in said:
             raise SignInError(f"{project}: {SIGN_IN}") from error
-        for kinds, ours, cure in _TABLE:
+        for kinds, ours, remedy in _TABLE:
             if isinstance(error, kinds):
                 raise ours(
-                    f"{project}: {said}; {cure}" if ours is CloudError else f"{project}: {cure}"
+                    f"{project}: {said}; {remedy}" if ours is CloudError else f"{project}: {remedy}"
                 ) from error
         raise CloudError(f"{project}: {said}") from error
 

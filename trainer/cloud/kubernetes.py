@@ -1,5 +1,5 @@
 """A training run as a plain Kubernetes Job: one pod, ended for good by what a restart would not
-mend.
+fix.
 
 Kubeflow's trainer has no runtime for TensorFlow any more (kubeflow/trainer#2699, 2025-08-11).
 Labels of nodes and the 25 s are those of Google's Kubernetes Engine, as of 2026-11-22
@@ -92,7 +92,7 @@ def manifest(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]
             "activeDeadlineSeconds": submission.budget.timeout_s,
             "podFailurePolicy": {
                 "rules": [
-                    # Wrong settings, or no GPU where one is required: no restart mends them.
+                    # Wrong settings, or no GPU where one is required: no restart fixes them.
                     {
                         "action": "FailJob",
                         "onExitCodes": {

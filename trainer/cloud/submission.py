@@ -197,12 +197,13 @@ def require_remote(config: Config) -> None:
     _require("model_dir", config.model_dir, ("",), "name a store in a bucket")
 
 
-def _require(name: str, value: str, names: tuple[str, ...], cure: str) -> None:
+def _require(name: str, value: str, names: tuple[str, ...], remedy: str) -> None:
     if value in names or (value.startswith(BUCKET_SCHEME) and value != BUCKET_SCHEME):
         return
     alternatives = "".join(f", {known}" for known in names if known)
     raise ConfigError(
-        f"--{name}={value}: a job in the cloud cannot reach this machine's files; {cure} and give "
+        f"--{name}={value}: a job in the cloud cannot reach this machine's files; {remedy} and"
+        " give "
         f"--{name}={BUCKET_SCHEME}…{alternatives and ', or one of ' + alternatives[2:]}"
     )
 

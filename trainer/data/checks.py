@@ -214,7 +214,7 @@ def _facts(file: Found, encoded: bytes, pixels: np.ndarray) -> Facts:
     )
 
 
-# What a look at all pictures adds up to: what to mend before anything is trained on them.
+# What a look at all pictures adds up to: what to fix before anything is trained on them.
 
 # Below the trainer's smallest --image_size every picture is blown up.
 _TINY_SIDE = 32

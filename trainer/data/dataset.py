@@ -232,7 +232,7 @@ def scan(
     if left_out and on_bad_image == "fail":
         raise DataError(
             f"{pictures.folder / left_out[0].path}: {left_out[0].reason} ({len(left_out)} such"
-            " files); mend or remove it, or use --on_bad_image=skip"
+            " files); fix or remove it, or use --on_bad_image=skip"
         )
     sha256 = {file.path: digest for file, digest in zip(found, digests, strict=True) if digest}
     if not sha256:

@@ -212,7 +212,7 @@ def find(folder: Path) -> list[Found]:
             found = list(_class_folders(folder, folder, None))
     except OSError as error:
         raise DataError(
-            f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); mend it, or"
+            f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); fix it, or"
             " give this user permission"
         ) from error
     if not found:

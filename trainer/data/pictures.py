@@ -149,14 +149,14 @@ def assign(
     hashes = {**sha256, **{each.path: _hash(pictures, each.path) for each in unused}}
     changed = splits.changes_since(before, pictures.found, hashes)
     if changed.removed or changed.altered:
-        cure = (
+        remedy = (
             "convert anew"
             if pictures.stored
             else f"or run python -m trainer.data extend {pictures.folder}"
         )
         raise DataError(
             f"{file}: since the split was frozen, pictures have changed:"
-            f" {replace(changed, added=())}; put them back, {cure}"
+            f" {replace(changed, added=())}; put them back, {remedy}"
         )
     logger.info(f"split frozen in {file} ({before.protocol})")
     if changed.added:

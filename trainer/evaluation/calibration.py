@@ -1,4 +1,4 @@
-"""How sure answers are: calibration, mended by one number; coverage; thresholds."""
+"""How sure answers are: calibration, corrected by one number; coverage; thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainer.evaluation.intervals import wilson_interval
 from trainer.variants.objective import Objective
 
-# Does a probability of 0.9 mean right nine times out of ten? Measured, and mended by one
+# Does a probability of 0.9 mean right nine times out of ten? Measured, and corrected by one
 # number.
 
 # A model that is right on all validation pictures would be made surer without end, and one that

@@ -74,7 +74,7 @@ def test_with_live_on_a_relative_base_path_is_refused() -> None:
             "model_config_list {",
             (
                 r"^/m/models\.config is no ModelServerConfig \(1:19: Expected \"}\"\.\): expected"
-                r" .*; mend it, or move it"
+                r" .*; fix it, or move it"
             ),
         ),
         ("no_such_field: 1", r"^/m/models\.config is no ModelServerConfig \(.*no_such_field"),

@@ -137,7 +137,7 @@ def test_service_that_stays_away_is_given_up_with_nothing_started(service, jobs)
             "image x is not found",
             None,
             CloudError,
-            "image x is not found; mend what it names",
+            "image x is not found; fix what it names",
         ),
         (Code.NOT_FOUND, "no project", None, CloudError, "no project; check --project"),
     ],

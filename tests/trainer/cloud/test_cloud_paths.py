@@ -22,7 +22,7 @@ def test_run_without_run_and_model_folders_passes():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "cure"),
+    ("name", "value", "remedy"),
     [
         (
             "data",
@@ -40,8 +40,8 @@ def test_run_without_run_and_model_folders_passes():
         ("model_dir", "models", "name a store in a bucket and give --model_dir=gs://…"),
     ],
 )
-def test_path_of_this_machine_is_refused_with_its_cure(name, value, cure):
+def test_path_of_this_machine_is_refused_with_its_cure(name, value, remedy):
     with pytest.raises(ConfigError) as refusal:
         require_remote(Config(**{name: value}))
     assert str(refusal.value).startswith(f"--{name}={value}: a job in the cloud cannot reach")
-    assert cure in str(refusal.value)
+    assert remedy in str(refusal.value)

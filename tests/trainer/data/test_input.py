@@ -145,7 +145,7 @@ def test_files_that_are_no_pictures_stop_a_run_that_asks_for_it(damaged):
         scan(open_pictures(damaged), SIZE, on_bad_image="fail")
     assert (
         str(error.value)
-        == f"{damaged}/cats/empty.jpg: empty file (4 such files); mend or remove it, or use"
+        == f"{damaged}/cats/empty.jpg: empty file (4 such files); fix or remove it, or use"
         " --on_bad_image=skip"
     )
 

@@ -140,7 +140,7 @@ def test_folder_that_may_not_be_listed_is_named_rather_than_passed_over(tmp_path
     # The superuser, who may run the tests, may list everything.
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(
-        DataError, match=r"cats/more cannot be listed \(Permission denied\); mend it"
+        DataError, match=r"cats/more cannot be listed \(Permission denied\); fix it"
     ):
         find(tmp_path)
 
