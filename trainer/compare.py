@@ -15,12 +15,12 @@ from absl import flags
 
 from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.variants import VARIANTS
 from whisker_ml import cli
 from whisker_ml.errors import EXIT_USAGE
 from whisker_ml.files import is_address
 
 _DEFAULT_RUN_DIR = "runs/compare"
-_DEFAULT_VARIANTS = "plain,augmented,preprocessed,transfer"
 _DEFAULT_SEEDS = "0,1,2"
 
 # Flags of one run that a comparison cannot pass on, and what to do instead.
@@ -36,7 +36,7 @@ _NOT_OURS = {
 def main() -> None:
     """Entry point of `python -m trainer.compare` and `whisker-compare`."""
     cli.define_settings(Config)
-    cli.define("variants", _DEFAULT_VARIANTS, "variants to train, with commas between")
+    cli.define("variants", ",".join(VARIANTS), "variants to train, with commas between")
     cli.define("seeds", _DEFAULT_SEEDS, "seeds to train each with, with commas between")
     cli.run(_compare)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.evaluation.summary import duration, names, percent, value
 from trainer.reporting import style
+from trainer.variants import VARIANTS
 
 # Section -> (name, text) of each of its lines.
 Card = list[tuple[str, list[tuple[str, str]]]]
@@ -224,13 +225,14 @@ def _limits(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         (each["about"], each["text"]) for each in result["reading"] if each["verdict"] != "good"
     ]
     weights = result["config"]["base_weights"]
-    if result["variant"] == "transfer" and weights == "imagenet":
+    backbone = VARIANTS[result["variant"]].backbone
+    if backbone and weights == "imagenet":
         seen = (
             "ImageNet, which its weights come from, has many cats and dogs: not new to it; others"
             " may fare worse"
         )
         limits.append(("backbone", seen))
-    elif result["variant"] == "transfer" and weights != "none":
+    elif backbone and weights != "none":
         limits.append(
             (
                 "backbone",

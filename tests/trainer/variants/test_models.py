@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import WeightsError
+from trainer.variants import VARIANTS
 from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
 from trainer.variants.objective import Objective
 
@@ -13,10 +14,7 @@ from trainer.variants.objective import Objective
 @pytest.fixture(scope="module")
 def models():
     keras.utils.set_random_seed(0)
-    return {
-        variant: build(variant, 160, Objective(2), seed=0)
-        for variant in ("plain", "augmented", "preprocessed", "transfer")
-    }
+    return {variant: build(variant, 160, Objective(2), seed=0) for variant in VARIANTS}
 
 
 @pytest.mark.parametrize(
@@ -138,3 +136,14 @@ def test_strong_augmentation_stays_in_the_range_of_its_pixels(variant, low, high
     assert once.max() <= high
     scaled = pixels / 127.5 - 1 if variant == "preprocessed" else pixels
     np.testing.assert_allclose(augment(pixels, training=False), scaled, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layers_are_what_the_table_says(models, variant):
+    properties, names = VARIANTS[variant], {layer.name for layer in models[variant].layers}
+    assert ("rescaling" in names) == properties.scaled
+    assert ("random_flip" in names) == properties.augmented
+    assert any(isinstance(layer, keras.Model) for layer in models[variant].layers) == (
+        properties.backbone
+    )
+    assert "notebook" in properties.recipes
