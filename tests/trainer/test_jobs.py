@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.trainer.cloud.job_service import PROJECT, REGION
-from tests.trainer.cloud.test_cloud_job_client import job
+from tests.trainer.cloud.test_cloud_jobs_client import job
 from trainer.cloud.jobs_client import Jobs
 
 PLACE = [f"--project={PROJECT}", f"--region={REGION}"]

@@ -1,3 +1,5 @@
+"""A run is sent once, from buckets of its region."""
+
 import pytest
 
 from tests.trained_model import logged
@@ -5,9 +7,11 @@ from tests.trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud import send
 from trainer.cloud.jobs_client import Jobs
 from trainer.cloud.machines import needed
+from trainer.cloud.send import is_near, require_near
 from trainer.cloud.submission import Submission
 from trainer.config import Config
-from trainer.errors import CloudError
+from trainer.errors import CloudError, ConfigError
+from whisker_ml.errors import BucketMissingError
 
 
 def names(**asked):
@@ -48,3 +52,35 @@ def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeyp
     ):
         send.send(asked, Config(), [])
     assert lines == [], "nothing was sent"
+
+
+@pytest.mark.parametrize(
+    ("location", "region", "near"),
+    [
+        ("US-CENTRAL1", "us-central1", True),
+        ("US-CENTRAL1", "us-east1", False),
+        ("US", "us-west4", True),
+        ("EU", "europe-west4", True),
+        ("EU", "us-central1", False),
+        ("ASIA", "asia-east1", True),
+        ("NAM4", "us-central1", None),
+    ],
+)
+def test_location_holds_a_region_or_not_or_nobody_knows(location, region, near):
+    assert is_near(location, region) is near
+
+
+def test_bucket_of_the_region_passes_and_one_elsewhere_is_refused(bucket):
+    # The emulator's buckets are all in one place.
+    with logged() as lines:
+        require_near([f"gs://{bucket}/a", f"gs://{bucket}/b"], "us-central1")
+    assert lines == []
+    with pytest.raises(
+        ConfigError, match=f"gs://{bucket} is in US-CENTRAL1 and the job in us-east1: every byte"
+    ):
+        require_near([f"gs://{bucket}/pictures"], "us-east1")
+
+
+def test_bucket_that_is_not_there_is_refused(bucket):
+    with pytest.raises(BucketMissingError, match="there is no such bucket"):
+        require_near([f"gs://{bucket}-gone/pictures"], "us-central1")
