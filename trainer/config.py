@@ -56,14 +56,13 @@ class Config:
     )
     class_weights: str = setting(
         "none",
-        "balanced: in training every class weighs the same, whatever its number of pictures; none:"
-        " every picture does",
+        "what weighs the same in training: none: every picture; balanced: every class",
         choices=("none", "balanced"),
     )
     cache: str = setting(
         "auto",
-        "where decoded pictures are kept: memory, disk (gone when the run is), none (decoded at"
-        " every pass); auto: the first of them that they fit into",
+        "where decoded pictures are kept: memory; disk, until the run ends; none: they are decoded"
+        " in every epoch; auto: the first of these that has room",
         choices=("auto", "memory", "disk", "none"),
     )
     variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS))
@@ -74,35 +73,35 @@ class Config:
     )
     recipe: str = setting(
         "notebook",
-        "decides the settings that say so: notebook: 20 epochs, fresh augmentation at every epoch;"
-        " fast, for --variant=transfer: the head is trained on features of the pictures, computed"
-        " once and kept; best: what gave the best accuracy, for several times the work",
+        "sets the defaults of other flags: notebook: 20 epochs, pictures augmented anew in each;"
+        " fast (transfer only): train the head on features that are computed once; best: the best"
+        " accuracy that was measured, for several times the work",
         choices=RECIPES,
     )
     feature_views: int = setting(
         -1,
-        "for --variant=transfer: train the head on features, computed once and kept, of this many"
-        " views of each training picture: the untouched one, and augmented ones; 0: fresh"
-        " augmentation at every epoch; -1: the recipe's",
+        "transfer only: train the head on features of this many views of each training picture: the"
+        " untouched one, then augmented ones; 0: on pictures, augmented anew in each epoch; -1: the"
+        " recipe's",
         minimum=-1,
     )
     epochs: int = setting(-1, "passes over the training pictures; -1: the recipe's", minimum=-1)
     learning_rate: str = setting(
         "",
-        "step size of Adam; cosine:RATE warms up over a tenth of the steps and then falls to 0,"
-        " plateau:RATE halves it after 3 epochs without a lower validation loss; empty: the"
+        "step size of Adam, such as 0.001; cosine:RATE rises over a tenth of the steps, then falls"
+        " to 0; plateau:RATE is halved after 3 epochs without a lower validation loss; empty: the"
         " recipe's",
     )
     fine_tune_epochs: int = setting(
         -1,
-        "for --variant=transfer: passes after those, at a low rate, that change the top of the"
-        " backbone too; kept only where the validation loss falls; -1: the recipe's",
+        "transfer only: further epochs at a low rate that also train the top of the backbone; the"
+        " result is kept only if the validation loss falls; -1: the recipe's",
         minimum=-1,
     )
     early_stopping: int = setting(
         -1,
-        "epochs without a lower validation loss after which training ends and the best epoch is"
-        " kept; 0: train all epochs and keep the last; -1: the recipe's",
+        "stop after this many epochs without a lower validation loss, and keep the best epoch; 0:"
+        " train all epochs and keep the last; -1: the recipe's",
         minimum=-1,
     )
     augmentation: str = setting(
@@ -113,7 +112,7 @@ class Config:
     )
     seed: int = setting(0, "seed of weights, order and augmentation", minimum=0)
     deterministic: bool = setting(
-        False, "the same bits at every run on the same machine, at some cost in speed"
+        False, "every run on the same machine gives the same bits; slower"
     )
     strategy: str = setting(
         "auto",
@@ -126,13 +125,13 @@ class Config:
     require_gpu: bool = setting(False, "stop where TensorFlow sees no GPU")
     logical_replicas: int = setting(
         1,
-        "split one device into this many logical ones, to see several replicas work anywhere",
+        "split one device into this many logical ones, to try several replicas on any machine",
         minimum=1,
     )
     mixed_precision: str = setting(
         "auto",
-        "compute in bfloat16 what can be: auto: where a GPU (compute capability 8.0 on) or the CPU"
-        " (AMX; not for transfer) has units for it, but not for plain; none: float32; bfloat16:"
+        "auto: bfloat16 where the GPU (compute capability 8.0 or higher) or the CPU (AMX) computes"
+        " it faster; never for plain, and for transfer only on a GPU; none: float32; bfloat16:"
         " always",
         choices=("auto", "none", "bfloat16"),
     )
@@ -154,13 +153,13 @@ class Config:
     )
     gate: str = setting(
         "not_worse",
-        "not_worse: publish no model that is worse than the live one on the test pictures, or"
-        " broken; strict: nor one that they do not tell to be not worse; off: publish any",
+        "not_worse: refuse a model that is broken, or worse than the live one on the test pictures;"
+        " strict: also refuse when they cannot show that it is not worse; off: publish any model",
         choices=("not_worse", "strict", "off"),
     )
     gate_margin: float = setting(
         2.0,
-        "points of test accuracy below the live model's that still count as not worse",
+        "how many points of test accuracy a model may lose and still count as not worse",
         minimum=0,
     )
 

@@ -204,7 +204,12 @@ def _unfinished(config: Config) -> str | None:
         return None
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
         run = RunFolder(path, str(path), {})
-        if run.state() == "incomplete" and not run.differences(config):
+        try:
+            resumable = run.state() == "incomplete" and not run.differences(config)
+        except files.DamagedFileError as error:
+            logger.warning("passed over: %s", error)
+            continue
+        if resumable:
             try:
                 with files.locked(path / ".lock"):
                     return run.address

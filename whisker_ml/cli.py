@@ -28,7 +28,6 @@ from whisker_ml.errors import (
 _SILENT = "3"
 
 _PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
-    bool: lambda _: flags.BooleanParser(),
     float: lambda minimum: flags.FloatParser(lower_bound=minimum),
     int: lambda minimum: flags.IntegerParser(lower_bound=minimum),
     str: lambda _: flags.ArgumentParser(),
@@ -193,31 +192,32 @@ def import_tensorflow() -> None:
 
 
 class _PlainLines(logging.Handler):
-    """Prints each message as a line of standard output, at once, whether a terminal or a log."""
+    """Prints each message as a line, at once: on a terminal and in a log file alike.
+
+    What may go wrong goes to standard error: standard output of a command may be data.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(self.format(record), file=stream, flush=True)
 
 
 def show_log() -> None:
     """Prints what Whisker logs, unless it is printed already or the program has its own logging.
 
-    For entry points, and for calls that a person makes in a notebook.
+    For entry points, and for calls that a person makes in a notebook. Loggers of other packages,
+    and the root, stay as they are.
     """
-    absl_handler = absl_logging.get_absl_handler()
-    if any(handler is not absl_handler for handler in logging.root.handlers):
+    # absl adds its own handler to the root of every command.
+    if any(handler is not absl_logging.get_absl_handler() for handler in logging.root.handlers):
         return
-    # absl's handler would print every line a second time, with time and file.
-    logging.root.removeHandler(absl_handler)
-    others = logging.StreamHandler()
-    others.setLevel(logging.WARNING)
-    others.addFilter(lambda record: record.name.partition(".")[0] not in _LOGGERS)
-    # Without a handler of the root, logging.warning() of any library would add one, for all lines.
-    logging.root.addHandler(others)
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        logger.addHandler(_PlainLines())
-        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(_PlainLines())
+            logger.setLevel(logging.INFO)
+            # Handlers of the root would print every line a second time.
+            logger.propagate = False
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:

@@ -13,4 +13,4 @@ COPY tests /app/tests
 WORKDIR /app
 USER 10001
 ENTRYPOINT ["python", "-m", "pytest", "-m", "not long"]
-CMD ["tests/trainer", "tests/serving", "tests/integration"]
+CMD ["tests/whisker_ml", "tests/trainer", "tests/serving", "tests/integration"]

@@ -172,8 +172,6 @@ def _write_ports(path: Path, port: int | None, rest_api_port: int) -> None:
 
 # What the flags mean for the parts of the server: checked before anything starts.
 
-_settings_log = logging.getLogger(__name__)
-
 
 def loading_options(flags: Flags) -> LoadingOptions:
     """Says how a version is loaded.
@@ -227,9 +225,7 @@ def monitored_path(flags: Flags) -> str:
         return ""
     prometheus = monitoring.read(flags.monitoring_config_file).prometheus_config
     if prometheus.enable and not flags.rest_api_port and not flags.ports_file:
-        _settings_log.warning(
-            "metrics are for the REST port, and there is none: set --rest_api_port"
-        )
+        _log.warning("metrics are for the REST port, and there is none: set --rest_api_port")
     return prometheus.path or monitoring.DEFAULT_PATH if prometheus.enable else ""
 
 

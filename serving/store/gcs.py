@@ -24,6 +24,8 @@ from whisker_ml.errors import ConflictError, StorageError, disk_errors
 from whisker_ml.files import parse_address
 from whisker_ml.storage import same
 
+logger = logging.getLogger(__name__)
+
 # A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so
 # long counts as killed; both times are the service's own.
 _KILLED_AFTER = timedelta(hours=1)
@@ -75,13 +77,13 @@ class Bucket(Backend):
             try:
                 self._withdraw(number, sources)
             except StorageError as error:
-                logging.warning("%s is incomplete and could not be removed: %s", address, error)
+                logger.warning("%s is incomplete and could not be removed: %s", address, error)
             raise
         try:
             storage.delete([str(number)], f"{self.base_path}/{STAGING}")
             self._remove_abandoned(number)
         except StorageError as error:
-            logging.warning(
+            logger.warning(
                 "what other publishers left in %s could not be removed: %s", self.base_path, error
             )
 

@@ -12,6 +12,7 @@ from trainer.data.ledger import Ledger, Picture
 from trainer.errors import DataError, RunError
 from trainer.run_folder import open_run
 from whisker_ml import storage
+from whisker_ml.files import DamagedFileError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -167,3 +168,37 @@ def test_changed_pictures_are_refused(tmp_path):
         again as run,
     ):
         run.freeze_ledger(ledger("1").digest, ledger("1").write)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b""),
+        ("state.json", b'{"state": "incompl'),
+        ("state.json", b"[1]"),
+        ("state.json", b"\xff\xfe"),
+        ("config.json", None),
+        ("config.json", b"{"),
+        ("config.json", b"[" * 100_000),
+    ],
+)
+def test_damaged_folder_of_another_run_is_passed_over_in_one_line(
+    tmp_path, monkeypatch, name, content
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt), open_run(Config(), [], NOW) as run:
+        address = run.address
+        raise KeyboardInterrupt
+    Path(address, "state.json").write_text('{"state": "incomplete"}')
+    Path(address, name).unlink()
+    if content is not None:
+        Path(address, name).write_bytes(content)
+    with logged() as lines, open_run(Config(), [], NOW.replace(hour=7)) as run:
+        assert run.address != address
+        assert not run.resumed
+    (line,) = [line for line in lines if line.startswith("passed over: ")]
+    assert f"{address}/{name}" in line
+    assert line.endswith(f"remove the folder {address} to begin anew")
+    if name != "config.json":
+        with pytest.raises(DamagedFileError, match=f"{address}/{name}"):
+            open_run(Config(run_dir=address), [], NOW).__enter__()

@@ -60,7 +60,40 @@ cli.run(main)
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stdout) == (0, "epoch 1/2\n")
-    assert ended.stderr == "a library that logs to the root\n"
+    assert ended.stderr.endswith("a library that logs to the root\n")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_warnings_are_plain_lines_on_standard_error():
+    script = """
+import logging
+from whisker_ml import cli
+def main(_):
+    logging.getLogger("serving.store.gcs").warning("%s is incomplete", "gs://b/1")
+    print("{}")
+cli.run(main)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("{}\n", "gs://b/1 is incomplete\n")
+
+
+def test_a_notebook_that_sets_its_logging_up_afterwards_can_do_so():
+    script = """
+import logging, sys
+from whisker_ml import cli
+cli.show_log()
+cli.show_log()
+
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(name)s: %(message)s")
+logging.getLogger("mine").info("second")
+logging.getLogger("trainer").info("third")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "mine: second\nthird\n"
 
 
 def test_a_program_that_has_its_own_logging_keeps_it():

@@ -52,7 +52,7 @@ def test_client_takes_less_than_30_mb():
     # The distribution brings both halves, whatever the extra.
     own = sum(
         path.stat().st_size
-        for folder in ("serving", "trainer")
+        for folder in ("whisker_ml", "serving", "trainer")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     )

@@ -410,7 +410,10 @@ def test_first_fifty_files_left_out_are_named_and_the_rest_counted(result, pictu
 
 @pytest.mark.parametrize(
     ("looks", "said"),
-    [(1, "first look at the frozen test set"), (3, "This is look 3 at the frozen test set")],
+    [
+        (1, "first evaluation of the frozen test set"),
+        (3, "This is evaluation 3 of the frozen test set"),
+    ],
 )
 def test_looks_at_a_frozen_test_set_are_told(result, pictures, looks, said):
     assert "frozen" not in write(result, pictures).text
