@@ -2,7 +2,6 @@
 and report.
 """
 
-import fcntl
 import json
 import logging
 import shutil
@@ -21,7 +20,7 @@ from trainer.config import Config
 from trainer.errors import RunError
 from trainer.evaluation.intervals import over_seeds, paired_test
 from trainer.evaluation.summary import read_comparison
-from trainer.run_folder import RunFolder
+from whisker_ml import files
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
                     done[run.name] = True
             rows = [_row(run, done[run.name], failures.get(run.name)) for run in runs]
             compared = _compared(rows)
-            RunFolder(folder, str(folder), {}).write_json("compare.json", compared)
+            files.write_json(folder / "compare.json", compared)
         if compared["variants"]:
             _report(compared, folder)
             logger.info(f"report {folder / 'report.html'}")
@@ -155,8 +154,7 @@ def _alone_in(folder: Path) -> Iterator[int]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with files.locked(folder / ".lock") as lock:
             yield lock.fileno()
     except BlockingIOError as error:
         raise RunError(
@@ -188,7 +186,7 @@ def _is_done(run: Run) -> bool:
 
 
 def _make_room(run: Run) -> None:
-    # A run that failed begins anew; one that was stopped goes on by itself. A folder without a
+    # A run that failed begins anew; one that was stopped resumes by itself. A folder without a
     # state is no run: it is not ours to remove.
     if _state(run).get("state") == "failed":
         shutil.rmtree(run.folder)
@@ -212,7 +210,7 @@ def _execute(command: Sequence[str], lock: int) -> int:
         finally:
             signal.signal(signal.SIGTERM, previous)
     if stopped:
-        raise StoppedError("stopped; the same command goes on from here")
+        raise StoppedError("stopped; the same command resumes from here")
     return exit_code
 
 
@@ -227,13 +225,7 @@ def _state(run: Run) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path}: cannot be read ({error}); remove the folder {path.parent} to do this run"
-            " again"
-        ) from error
+    return files.read_json(path, f"remove the folder {path.parent} to do this run again", RunError)
 
 
 def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:

@@ -93,33 +93,48 @@ def write_json(path: Path, content: Any) -> None:
     replace(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(
+    path: Path, remedy: str, kind: type[WhiskerError] = DamagedFileError
+) -> dict[str, Any]:
     """Reads a JSON object that Whisker wrote.
 
     Args:
         path: of the file.
         remedy: what to do where the file is damaged, as the end of a sentence.
+        kind: of the error.
 
     Raises:
-        DamagedFileError: the file cannot be read, or holds no JSON object.
+        WhiskerError: of that kind: the file cannot be read, or holds no JSON object.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DamagedFileError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    return parse_json(content, str(path), remedy)
+        raise kind(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    return parse_json(content, str(path), remedy, kind)
 
 
-def parse_json(content: bytes | str, place: str, remedy: str) -> dict[str, Any]:
-    """Reads a JSON object that Whisker wrote, as `read_json` does."""
+def parse_json(
+    content: bytes, place: str, remedy: str, kind: type[WhiskerError] = DamagedFileError
+) -> dict[str, Any]:
+    """Reads a JSON object that Whisker wrote, as `read_json` does.
+
+    Args:
+        content: of the file.
+        place: where it comes from.
+        remedy: as for `read_json`.
+        kind: as for `read_json`.
+
+    Raises:
+        WhiskerError: of that kind: it is no JSON object.
+    """
     try:
         value = json.loads(content)
     except RecursionError as error:
-        raise DamagedFileError(f"{place}: is nested too deeply; {remedy}") from error
+        raise kind(f"{place}: cannot be read (nested too deeply); {remedy}") from error
     except ValueError as error:
-        raise DamagedFileError(f"{place}: is no JSON ({error}); {remedy}") from error
+        raise kind(f"{place}: cannot be read (no JSON: {error}); {remedy}") from error
     if not isinstance(value, dict):
-        raise DamagedFileError(f"{place}: expected a JSON object; {remedy}")
+        raise kind(f"{place}: cannot be read (no JSON object); {remedy}")
     return value
 
 

@@ -1,6 +1,5 @@
 """Starts the parts of the server in order, and stops them in order."""
 
-import json
 import logging
 import os
 import queue
@@ -26,6 +25,7 @@ from serving.server.manager import Manager, Options
 from serving.server.metrics import Metrics
 from serving.server.rest import RestApi, RestServer
 from serving.server.status import StatusError, invalid_argument
+from whisker_ml import files
 
 # How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is
 # configured.
@@ -157,12 +157,8 @@ def _bind_rest(flags: Flags, handlers: Handlers, host: str, metrics_path: str) -
 
 
 def _write_ports(path: Path, port: int | None, rest_api_port: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(
-            json.dumps({"port": port, "rest_api_port": rest_api_port}), encoding="utf-8"
-        )
-        temporary.replace(path)
+        files.write_json(path, {"port": port, "rest_api_port": rest_api_port})
     except OSError as error:
         raise StatusError(
             grpc.StatusCode.FAILED_PRECONDITION,

@@ -21,7 +21,7 @@ def parse(content: bytes, place: str) -> list[int]:
     """
     try:
         entries = json.loads(content or b"[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, list) or not all(type(entry) is int for entry in entries):
         raise StorageError(

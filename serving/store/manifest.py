@@ -16,6 +16,7 @@ from typing import Any
 from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError
 from whisker_ml.contract import EXTRA_FOLDER
 from whisker_ml.errors import disk_errors
+from whisker_ml.files import parse_json
 
 MANIFEST_FILE = f"{EXTRA_FOLDER}/whisker.json"
 LEDGER_FILE = f"{EXTRA_FOLDER}/ledger.jsonl"
@@ -34,15 +35,7 @@ def parse(content: bytes, place: str) -> dict[str, Any]:
     Raises:
         ManifestError: it is no JSON object.
     """
-    try:
-        manifest = json.loads(content or b"{}")
-    except ValueError as error:
-        raise ManifestError(
-            f"{place} is no JSON ({error}): expected one object; export the model again"
-        ) from error
-    if not isinstance(manifest, dict):
-        raise ManifestError(f"{place} is no JSON object: export the model again")
-    return manifest
+    return parse_json(content or b"{}", place, "export the model again", ManifestError)
 
 
 def describe(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:

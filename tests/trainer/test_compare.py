@@ -285,7 +285,7 @@ def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tm
     assert (second.returncode, second.stdout) == (2, "")
     assert "another comparison, or a run of one that was killed, is at work here" in second.stderr
     assert process.returncode == 128 + signal.SIGTERM
-    assert errors.endswith("compare.py: error: stopped; the same command goes on from here\n")
+    assert errors.endswith("compare.py: error: stopped; the same command resumes from here\n")
     assert json.loads((folder / "plain-seed3" / "state.json").read_text())["state"] == "incomplete"
 
 

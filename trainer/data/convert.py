@@ -1,6 +1,5 @@
 """Record shards, written: pictures of one split each, in the order of their hashes."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -23,7 +22,7 @@ from trainer.data import splits
 from trainer.data.ledger import SPLITS, Ledger, Picture
 from trainer.data.pictures import INDEX
 from trainer.errors import DataError
-from whisker_ml import storage
+from whisker_ml import files, storage
 from whisker_ml.files import is_address
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class ShardWriter:
         if self._remote:
             names = storage.list_names(self.address)
         else:
-            names = [each.name for each in self._folder.iterdir()] if self._folder.is_dir() else []
+            names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
         return {
             name.removesuffix(_NOTE): self.read(name)
             for name in names
@@ -84,8 +83,7 @@ class ShardWriter:
         staging = self._folder / _STAGING
         try:
             staging.mkdir(parents=True, exist_ok=True)
-            with (staging / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with files.locked(staging / ".lock"):
                 yield staging
         except BlockingIOError as error:
             raise DataError(
@@ -103,8 +101,8 @@ class ShardWriter:
         """
         noted = file.with_name(name + _NOTE)
         noted.write_text(json.dumps(note), encoding="utf-8")
-        for each in (file, noted):
-            self._publish(each)
+        self._publish(file)
+        self._publish(noted)
 
     def finish(self, staging: Path, contents: Mapping[str, Any]) -> None:
         """Writes JSON files in their order; then the notes are not needed any more."""
@@ -126,8 +124,7 @@ class ShardWriter:
             storage.upload_new({file.name: file}, self.address)
             file.unlink()
             return
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+        files.synchronise(file)
         file.replace(self._folder / file.name)
 
 

@@ -3,7 +3,6 @@ down.
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import DataError
+from whisker_ml import files
 
 # The formats of picture files that are used: how their names end, and how their bytes begin.
 
@@ -147,11 +147,7 @@ class Ledger:
         Raises:
             OSError: it cannot be written.
         """
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(
-            json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        part.replace(path)
+        files.write_json(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> "Ledger":
@@ -160,12 +156,13 @@ class Ledger:
         Raises:
             DataError: it cannot be read, or is no ledger.
         """
+        remedy = "put the file back, or freeze the split anew"
+        content = files.read_json(path, remedy, DataError)
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls.from_json(content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{path}: cannot be read as a ledger ({error}); put the file back, or freeze the"
-                " split anew"
+                f"{path}: cannot be read as a ledger ({type(error).__name__}: {error}); {remedy}"
             ) from error
 
     @classmethod

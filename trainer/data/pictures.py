@@ -1,7 +1,6 @@
 """Where encoded pictures come from: a folder of class folders, or record shards made from one."""
 
 import hashlib
-import json
 import logging
 import os
 import threading
@@ -14,6 +13,7 @@ from trainer.data import ledger, splits
 from trainer.data.ledger import Found, Ledger, LeftOut
 from trainer.data.splits import freeze
 from trainer.errors import DataError
+from whisker_ml import files
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +69,7 @@ class Shards:
 
 
 def _index(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); convert anew") from error
+    return files.read_json(file, "convert anew", DataError)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from trainer.data import checks
 from trainer.data.ledger import SPLITS, Found, Ledger, LeftOut, Picture
 from trainer.errors import DataError
+from whisker_ml import files
 
 PROTOCOLS = ("given", "hold_out")
 
@@ -278,7 +279,7 @@ def read_frozen(folder: Path) -> Ledger | None:
                 " test set that overlaps measures nothing: remove the file and freeze the split"
                 " anew"
             )
-    if json.loads(file.read_text(encoding="utf-8"))["digest"] != ledger.digest:
+    if files.read_json(file, "freeze the split anew", DataError).get("digest") != ledger.digest:
         raise DataError(
             f"{file}: was changed after it was frozen; put it back, or remove it and freeze the"
             " split anew"

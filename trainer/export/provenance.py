@@ -51,7 +51,7 @@ def read_ledger(content: bytes) -> dict[str, str] | None:
     try:
         rows = [json.loads(line) for line in content.splitlines()]
         return {row["sha256"]: row["split"] for row in rows} or None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

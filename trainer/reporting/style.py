@@ -16,6 +16,7 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from trainer.errors import RunError
+from whisker_ml import files
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart in every common form of colour
 # blindness. Vermilion and green are darker than theirs, so that white text on them has the contrast
@@ -237,15 +238,9 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         RunError: the file cannot be written; nothing is left behind.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        files.replace(path, content)
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror}; free the place or give another run folder"

@@ -43,7 +43,7 @@ def test_a_history_is_read_as_it_was_written_and_a_missing_one_is_empty() -> Non
     assert parse(b"", "h") == []
 
 
-@pytest.mark.parametrize("content", [b"[1, ", b"{}", b'["1"]', b"[true]", b"\xff"])
+@pytest.mark.parametrize("content", [b"[1, ", b"{}", b'["1"]', b"[true]", b"\xff", b"[" * 100_000])
 def test_a_history_that_is_no_list_of_numbers_is_one_clear_line(content: bytes) -> None:
     with pytest.raises(
         StorageError,

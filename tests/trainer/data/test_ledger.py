@@ -162,8 +162,17 @@ def test_ledger_reads_what_it_has_written_and_refuses_what_it_has_not(tmp_path):
     ledger.write(file)
     assert Ledger.read(file) == ledger
     assert [each.name for each in tmp_path.iterdir()] == ["ledger.json"]
-    file.write_text(file.read_text()[:100])
-    with pytest.raises(
-        DataError, match=r"ledger.json: cannot be read as a ledger \(.*\); put the file back"
-    ):
-        Ledger.read(file)
+    whole = json.loads(file.read_text())
+    damaged = {
+        file.read_text()[:100]: r"cannot be read \(no JSON: .*\)",
+        "[" * 100_000: r"cannot be read \(nested too deeply\)",
+        "[]": r"cannot be read \(no JSON object\)",
+        "{}": r"cannot be read as a ledger \(KeyError: .*\)",
+        json.dumps(whole | {"pictures": 3}): r"cannot be read as a ledger \(TypeError: .*\)",
+        json.dumps(whole | {"pictures": ["a"]}): r"cannot be read as a ledger \(TypeError: .*\)",
+    }
+    for content, reason in damaged.items():
+        file.write_text(content)
+        with pytest.raises(DataError, match=rf"ledger.json: {reason}; put the file back") as error:
+            Ledger.read(file)
+        assert "\n" not in str(error.value)
