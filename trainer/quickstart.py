@@ -29,12 +29,18 @@ def main() -> None:
     """Entry point of `make run`."""
     cli.define("model_dir", "models", "model store to publish to")
     cli.define("epochs", 20, "passes over the training pictures", minimum=1)
+    cli.define("image_size", 160, "side in pixels of the square that pictures become", minimum=32)
     cli.run(_quickstart)
 
 
 def _quickstart(_: Sequence[str]) -> None:
     start = time.perf_counter()
-    config = Config(data="sample", epochs=flags.FLAGS.epochs, model_dir=flags.FLAGS.model_dir)
+    config = Config(
+        data="sample",
+        image_size=flags.FLAGS.image_size,
+        epochs=flags.FLAGS.epochs,
+        model_dir=flags.FLAGS.model_dir,
+    )
     cli.import_tensorflow()
     from trainer.data.sample import unseen_pictures
     from trainer.pipeline import run

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_whole_way_from_nothing_ends_with_answers_of_the_server(tmp_path):
     ended = subprocess.run(
-        [sys.executable, "-m", "trainer.quickstart", "--epochs=8"],
+        [sys.executable, "-m", "trainer.quickstart", "--epochs=8", "--image_size=64"],
         cwd=tmp_path,
         env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
         capture_output=True,
