@@ -119,7 +119,7 @@ def paired_test(first: Runs, second: Runs) -> dict[str, Any] | None:
     differences = [shares[1][picture] - shares[0][picture] for picture in shares[0]]
     only_first, only_second = (
         sum(difference < 0 for difference in differences),
-        sum(each > 0 for each in differences),
+        sum(difference > 0 for difference in differences),
     )
     return {
         "runs": [len(first), len(second)],
@@ -131,11 +131,11 @@ def paired_test(first: Runs, second: Runs) -> dict[str, Any] | None:
     }
 
 
-def sign_test(one: int, other: int) -> float:
-    """Probability that a fair coin, thrown `one + other` times, falls at least so unevenly."""
-    throws = one + other
+def sign_test(first: int, second: int) -> float:
+    """Probability that a fair coin, thrown `first + second` times, falls at least so unevenly."""
+    throws = first + second
     term = tail = 1
-    for count in range(min(one, other)):
+    for count in range(min(first, second)):
         term = term * (throws - count) // (count + 1)
         tail += term
     return min(1.0, 2 * tail / 2**throws)
@@ -149,6 +149,6 @@ def _right(runs: Runs) -> dict[str, float]:
         {row["sha256"]: row["label"] == row["predicted"] for row in run if row["split"] == "test"}
         for run in runs
     ]
-    if any(each.keys() != by_run[0].keys() for each in by_run):
+    if any(run.keys() != by_run[0].keys() for run in by_run):
         return {}
-    return {picture: sum(each[picture] for each in by_run) / len(by_run) for picture in by_run[0]}
+    return {picture: sum(run[picture] for run in by_run) / len(by_run) for picture in by_run[0]}

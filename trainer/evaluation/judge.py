@@ -28,12 +28,12 @@ _DRAWS = 1000
 
 
 def evaluate(
-    head: Objective, classes: Sequence[str], labels: np.ndarray, logits: np.ndarray
+    objective: Objective, classes: Sequence[str], labels: np.ndarray, logits: np.ndarray
 ) -> dict[str, Any]:
     """Judges the predictions on one split.
 
     Args:
-        head: turns logits into predictions and losses.
+        objective: turns logits into predictions and losses.
         classes: names in the order of the labels.
         labels: int32 [n], 0…K-1; at least one.
         logits: float32 [n, units].
@@ -46,7 +46,7 @@ def evaluate(
         classes are equally hard; and `confused`, the cells of the confusion matrix beside its
         diagonal that are not 0, as `true`, `predicted`, `n`, the largest first.
     """
-    predictions = head.predictions(tf.constant(logits)).numpy()
+    predictions = objective.predictions(tf.constant(logits)).numpy()
     size = len(classes)
     matrix = np.bincount(labels * size + predictions, minlength=size**2).reshape(size, size)
     correct = matrix.diagonal()
@@ -77,7 +77,7 @@ def evaluate(
         "n": len(labels),
         "accuracy": accuracy,
         "interval_95": list(wilson_interval(int(correct.sum()), len(labels))),
-        "loss": float(tf.reduce_mean(head.loss(tf.constant(labels), tf.constant(logits)))),
+        "loss": float(tf.reduce_mean(objective.loss(tf.constant(labels), tf.constant(logits)))),
         "per_class": per_class,
         "recall_spread_by_chance": float(np.quantile(np.ptp(recalls, axis=1), 0.95)),
         "confused": sorted(confused, key=lambda cell: -cell["n"]),
@@ -143,7 +143,7 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
 
 
 def judge_rows(
-    head: Objective,
+    objective: Objective,
     classes: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     paths: Mapping[str, str],
@@ -154,7 +154,7 @@ def judge_rows(
     from the test.
 
     Args:
-        head: of the model as it was trained.
+        objective: of the model as it was trained.
         classes: names in the order of its outputs.
         rows: of `predictions.jsonl`: `sha256`, `split`, `label`, `logits`.
         paths: of the pictures, by hash.
@@ -174,15 +174,15 @@ def judge_rows(
         labels = np.array([numbers[row["label"]] for row in own], np.int32)
         split[name] = labels, np.array([row["logits"] for row in own], np.float32)
 
-    scaled = replace(head, temperature=fit_temperature(head, *split["validation"]))
+    scaled = replace(objective, temperature=fit_temperature(objective, *split["validation"]))
     labels, logits = split["test"]
-    predictions = head.predictions(tf.constant(logits)).numpy()
+    predictions = objective.predictions(tf.constant(logits)).numpy()
     right = predictions == labels
     calibration: dict[str, Any] = {
         "temperature": scaled.temperature,
         "fitted_on": len(split["validation"][0]),
     }
-    for moment, each in (("before", head), ("after", scaled)):
+    for moment, each in (("before", objective), ("after", scaled)):
         probabilities = each.probabilities(tf.constant(logits)).numpy()
         confidence = probabilities.max(axis=1)
         loss = float(tf.reduce_mean(each.loss(tf.constant(labels), tf.constant(logits))))
@@ -205,7 +205,7 @@ def judge_rows(
     at_random = np.sort(np.random.default_rng(seed).permutation(len(test))[:MOST_LISTED])
     order = np.argsort(-confidence, kind="stable")
     return {
-        **{name: evaluate(head, classes, *each) for name, each in split.items()},
+        **{name: evaluate(objective, classes, *each) for name, each in split.items()},
         "calibration": calibration,
         "curves": threshold_curves(classes, labels, probabilities),
         "coverage": coverage_curve(right, confidence),
