@@ -85,9 +85,7 @@ class Workers:
 
     @property
     def parts(self) -> int:
-        """How many elements of a data set make one step: one of several workers feeds its replicas
-        one by one.
-        """
+        """How many elements make one step: one of several workers feeds each replica by itself."""
         return self._replicas if self._cluster.count > 1 else 1
 
     @property
@@ -113,9 +111,7 @@ class Workers:
         return self._sum(tf.constant(table)).numpy()
 
     def chiefs(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Shows everybody the chief's numbers, as many as one's own: float64 [n]. All workers must
-        call it.
-        """
+        """Shows everybody the chief's numbers: float64 [n]. All workers must call it."""
         return self.gather(values)[0]
 
     def chiefs_text(self, text: str) -> str:
@@ -256,7 +252,6 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
     _check(config, cluster)
     gpus = _choose_gpus(config)
     kind = "GPU" if gpus else "CPU"
-    physical = gpus or tf.config.list_physical_devices("CPU")
     try:
         # Without it, the first process takes the whole memory of every GPU.
         for gpu in gpus if config.logical_replicas == 1 else ():
@@ -264,7 +259,8 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
         if gpus:
             tf.config.set_visible_devices(gpus, "GPU")
         if config.logical_replicas > 1:
-            _split(physical[0], config.logical_replicas)
+            physical, *_ = gpus or tf.config.list_physical_devices("CPU")
+            _split(physical, config.logical_replicas)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
             f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set"
@@ -377,9 +373,8 @@ def _split(device: tf.config.PhysicalDevice, count: int) -> None:
     if len(tf.config.get_logical_device_configuration(device) or ()) >= count:
         return
     memory_mb = _LOGICAL_GPU_MEMORY_MB if device.device_type == "GPU" else None
-    tf.config.set_logical_device_configuration(
-        device, [tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb) for _ in range(count)]
-    )
+    part = tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb)
+    tf.config.set_logical_device_configuration(device, [part] * count)
 
 
 def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
