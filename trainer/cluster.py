@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ _INTRODUCTION_S = 5.0
 # The settings of a run are about a kilobyte.
 _MOST_BYTES = 2**16
 _WELCOME = "welcome"
+_START = "start the same command on every machine that TF_CONFIG names"
 
 
 @dataclass(frozen=True)
@@ -75,26 +77,26 @@ def parse(tf_config: str | None) -> Cluster:
     try:
         content = json.loads(tf_config)
         # Parameter servers are no workers: Vertex AI lists a reduction server as one.
-        jobs = {job: content.get("cluster", {}).get(job, []) for job in ("chief", "worker")}
-        tasks = [
-            (job, number) for job, addresses in jobs.items() for number in range(len(addresses))
-        ]
-        workers = tuple(str(address) for addresses in jobs.values() for address in addresses)
+        workers = {
+            (job, number): address
+            for job in ("chief", "worker")
+            for number, address in enumerate(content.get("cluster", {}).get(job, []))
+        }
         if len(workers) < 2:
             return ALONE
         task = (content["task"]["type"], int(content["task"]["index"]))
-        for address in workers:
+        for address in workers.values():
             _host_and_port(address)
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"TF_CONFIG: cannot be read ({error}); {expected}") from error
     except KeyError as error:
         raise ConfigError(f"TF_CONFIG: {error.args[0]} is missing; {expected}") from error
-    if task not in tasks:
+    if task not in workers:
         raise ConfigError(
             f"TF_CONFIG: this process is {task[0]} {task[1]}, which is none of its {len(workers)}"
-            f" workers ({', '.join(f'{job} {number}' for job, number in tasks)})"
+            f" workers ({', '.join(f'{job} {number}' for job, number in workers)})"
         )
-    return Cluster(workers, tasks.index(task))
+    return Cluster(tuple(workers.values()), list(workers).index(task))
 
 
 def meet(cluster: Cluster, settings: Mapping[str, Any]) -> None:
@@ -141,10 +143,7 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
             for index in range(1, cluster.count)
             if index not in arrived
         ]
-        refusal = (
-            f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; start the same"
-            " command on every machine that TF_CONFIG names"
-        )
+        refusal = f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; {_START}"
         raise WorkersError(refusal) from error
     except OSError as error:
         raise WorkersError(
@@ -167,16 +166,12 @@ def _report(cluster: Cluster, settings: Mapping[str, Any]) -> None:
         if left <= 0:
             raise WorkersError(
                 f"the chief, worker 0 ({cluster.workers[0]}), did not answer within"
-                f" {cluster.start_s:g} s; start the same command on every machine that TF_CONFIG"
-                " names"
+                f" {cluster.start_s:g} s; {_START}"
             )
-        try:
-            with socket.create_connection(chief, timeout=left) as connection:
-                _send(connection, json.dumps({"worker": cluster.index, "settings": dict(settings)}))
-                # A little longer than the chief waits: it knows who is missing.
-                answer = _read(connection, deadline - time.monotonic() + _INTRODUCTION_S)
-        except OSError:
-            pass
+        with suppress(OSError), socket.create_connection(chief, timeout=left) as connection:
+            _send(connection, json.dumps({"worker": cluster.index, "settings": dict(settings)}))
+            # A little longer than the chief waits: it knows who is missing.
+            answer = _read(connection, deadline - time.monotonic() + _INTRODUCTION_S)
         if not answer:
             time.sleep(min(_RETRY_S, left))
     if answer != _WELCOME:
@@ -189,18 +184,15 @@ def _difference(index: int, ours: Mapping[str, Any], theirs: Mapping[str, Any]) 
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     ]
-    return (
-        f"worker {index} has other settings ({'; '.join(different)}); give every worker the same"
-        * bool(different)
-    )
+    if not different:
+        return ""
+    return f"worker {index} has other settings ({'; '.join(different)}); give every worker the same"
 
 
 def _send(connection: socket.socket, line: str) -> None:
-    try:
+    # One that is gone already is reported by whoever waits for it.
+    with suppress(OSError):
         connection.sendall(f"{line}\n".encode())
-    except OSError:
-        # It is gone already. Whoever waits for it reports that.
-        return
 
 
 def _read(connection: socket.socket, seconds: float) -> str:

@@ -1,19 +1,25 @@
-"""Which devices a run uses, and the strategy that spreads a batch over them."""
+"""Which devices a run uses, the strategy that spreads a batch over them, and what the workers of a
+run agree on between two calls.
+"""
 
 import logging
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError, WorkersError
 from trainer.variants import VARIANTS
-from trainer.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +36,164 @@ _BFLOAT16_CAPABILITY = (8, 0)
 
 # Where Linux lists what its processors can do.
 _PROCESSORS = Path("/proc/cpuinfo")
+
+# How TensorFlow says that a worker is gone: no more heartbeats, a broken connection, or a sum that
+# took too long.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
+class Part(NamedTuple):
+    """Which part of every batch one of several workers trains on: that of its replicas.
+
+    Attributes:
+        first: number of its first replica.
+        end: number after its last.
+        replicas: of all workers; the batch size is a multiple of it.
+    """
+
+    first: int
+    end: int
+    replicas: int
+
+
+class Workers:
+    """The processes that train together under one strategy.
+
+    Everything that they agree on rests on one sum over all of them: each writes its numbers into a
+    row that is its own. A process alone sums nothing.
+
+    Args:
+        strategy: of this process; MultiWorkerMirroredStrategy where there are several.
+        cluster: who they are.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster = ALONE) -> None:
+        self._strategy = strategy
+        self._cluster = cluster
+        self._replicas = strategy.num_replicas_in_sync // self._cluster.count
+        self._function = tf.function(self._add_up)
+
+    @property
+    def is_chief(self) -> bool:
+        """Tells whether this process judges and writes."""
+        return self._cluster.is_chief
+
+    @property
+    def parts(self) -> int:
+        """How many elements make one step: one of several workers feeds each replica by itself."""
+        return self._replicas if self._cluster.count > 1 else 1
+
+    @property
+    def part(self) -> Part | None:
+        """Which part of every batch is this worker's; None: all of it."""
+        if self._cluster.count == 1:
+            return None
+        first = self._cluster.index * self._replicas
+        return Part(first, first + self._replicas, self._strategy.num_replicas_in_sync)
+
+    def distribute(self, batches: tf.data.Dataset) -> "tf.distribute.DistributedDataset":
+        """Spreads batches over the replicas of this process."""
+        if self._cluster.count == 1:
+            return self._strategy.experimental_distribute_dataset(batches)
+        return self._strategy.distribute_datasets_from_function(lambda _: batches)
+
+    def gather(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Shows everybody everybody's numbers: float64 [workers, n]. All workers must call it."""
+        if self._cluster.count == 1:
+            return np.array([values], np.float64)
+        table = np.zeros((self._cluster.count, len(values)))
+        table[self._cluster.index] = values
+        return self._sum(tf.constant(table)).numpy()
+
+    def chiefs(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Shows everybody the chief's numbers: float64 [n]. All workers must call it."""
+        return self.gather(values)[0]
+
+    def chiefs_text(self, text: str) -> str:
+        """Gives everybody the chief's text. All workers must call it."""
+        encoded = np.frombuffer(text.encode(), np.uint8)
+        length = int(self.chiefs([len(encoded)])[0])
+        return self.chiefs(np.resize(encoded, length)).astype(np.uint8).tobytes().decode()
+
+    def require_same(self, what: str, digest: str) -> None:
+        """Makes sure that all workers have the same.
+
+        Args:
+            what: names it.
+            digest: of it, in hexadecimal.
+
+        Raises:
+            WorkersError: the chief's differs.
+        """
+        if digest != (chiefs := self.chiefs_text(digest)):
+            raise WorkersError(
+                f"worker {self._cluster.index} ({self._cluster.workers[self._cluster.index]}):"
+                f" {what} differ from the chief's ({digest[:12]}, there {chiefs[:12]}); give every"
+                " worker the same"
+            )
+
+    def take_from_chief(self, variables: Sequence[keras.Variable]) -> None:
+        """Gives variables the chief's values everywhere, bit by bit. All workers must call it."""
+        if self._cluster.count == 1:
+            return
+        for variable in variables:
+            value = variable.value
+            # Sums are made of few types; random streams have one that is not among them.
+            wide = value.dtype if value.dtype.is_floating else tf.int64
+            cast = tf.cast(value, wide)
+            value.assign(
+                tf.cast(self._sum(cast if self.is_chief else tf.zeros_like(cast)), value.dtype)
+            )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Inside, the loss of another worker is one clear error.
+
+        Raises:
+            WorkersError: another worker is gone, or keeps the others waiting.
+        """
+        try:
+            yield
+        except _LOST as error:
+            if self._cluster.count == 1:
+                raise
+            raise WorkersError(
+                f"{self._lost(error.message)}; its own log says why; give the same command again"
+                " everywhere to resume from the last checkpoint"
+            ) from error
+
+    def _lost(self, message: str) -> str:
+        if "timed out" in message:
+            return f"another worker has kept this one waiting for {self._cluster.stall_s:g} s"
+        lost = set(map(int, re.findall(r"task:(\d+)", message))) - {self._cluster.index}
+        names = [f"{index} ({self._cluster.workers[index]})" for index in sorted(lost)]
+        return (
+            f"worker {' or '.join(names) or 'beside this one'} has ended, or cannot be reached any"
+            " more"
+        )
+
+    def _sum(self, values: tf.Tensor) -> tf.Tensor:
+        # By shape, each traced once: a collective operation is tied to the shape that it began
+        # with.
+        return self._function.get_concrete_function(values)(values)
+
+    def _add_up(self, values: tf.Tensor) -> tf.Tensor:
+        """Sum over all workers, whatever their number of replicas."""
+
+        def add() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            # One replica speaks for its worker.
+            speaks = context.replica_id_in_sync_group % self._replicas == 0
+            return context.all_reduce(
+                tf.distribute.ReduceOp.SUM, tf.where(speaks, values, tf.zeros_like(values))
+            )
+
+        return self._strategy.experimental_local_results(self._strategy.run(add))[0]
 
 
 @dataclass(frozen=True)
@@ -88,44 +252,36 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
     _check(config, cluster)
     gpus = _choose_gpus(config)
     kind = "GPU" if gpus else "CPU"
-    physical = gpus or tf.config.list_physical_devices("CPU")
     try:
-        for gpu in gpus:
-            # Without it, the first process takes the whole memory of every GPU.
-            if config.logical_replicas == 1:
-                tf.config.experimental.set_memory_growth(gpu, True)
+        # Without it, the first process takes the whole memory of every GPU.
+        for gpu in gpus if config.logical_replicas == 1 else ():
+            tf.config.experimental.set_memory_growth(gpu, True)
         if gpus:
             tf.config.set_visible_devices(gpus, "GPU")
         if config.logical_replicas > 1:
-            _split(physical[0], config.logical_replicas)
+            physical, *_ = gpus or tf.config.list_physical_devices("CPU")
+            _split(physical, config.logical_replicas)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
             f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set"
             f" up otherwise in this process already ({error}); start a new one"
         ) from error
     if cluster.count > 1:
-        return _several_workers(config, cluster, gpus)
-    available = tf.config.list_logical_devices(kind)
-    wanted = config.logical_replicas if config.logical_replicas > 1 else len(gpus)
-    names = tuple(device.name.removeprefix("/device:") for device in available[: max(wanted, 1)])
-    if config.strategy == "none" or (config.strategy == "auto" and len(names) == 1):
-        names = names[:1]
-        strategy = tf.distribute.get_strategy()
+        strategy, names = _several_workers(config, cluster, len(gpus))
     else:
-        # NCCL is for GPUs. On CPUs the sum is taken on the first replica: collective operations
-        # would also tie every later strategy of the process to the shapes of the first.
-        reduction = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
-        strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
-    if config.batch_size < len(names):
+        strategy, names = _one_process(config, kind, len(gpus))
+    if config.jit and len(names) > 1:
         raise DeviceError(
-            f"--batch_size={config.batch_size}: expected at least one picture for each of"
-            f" {len(names)} replicas"
+            f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"
         )
-    _check_jit(config, names)
-    return Devices(strategy, kind, names, _precision(config, gpus), Workers(strategy))
+    return Devices(strategy, kind, names, _precision(config, gpus), Workers(strategy, cluster))
 
 
 def _check(config: Config, cluster: Cluster) -> None:
+    if config.jit and config.deterministic:
+        raise DeviceError(
+            "--jit with --deterministic: XLA has no deterministic max pooling; give one of them"
+        )
     if cluster.count == 1:
         if config.strategy == "multi_worker":
             raise DeviceError(
@@ -140,27 +296,38 @@ def _check(config: Config, cluster: Cluster) -> None:
         )
 
 
-def _check_jit(config: Config, names: Sequence[str]) -> None:
-    if config.jit and len(names) > 1:
+def _one_process(
+    config: Config, kind: str, gpus: int
+) -> tuple[tf.distribute.Strategy, tuple[str, ...]]:
+    count = config.logical_replicas if config.logical_replicas > 1 else max(gpus, 1)
+    available = tf.config.list_logical_devices(kind)[:count]
+    names = tuple(device.name.removeprefix("/device:") for device in available)
+    if config.strategy == "none" or (config.strategy == "auto" and len(names) == 1):
+        names = names[:1]
+        strategy = tf.distribute.get_strategy()
+    else:
+        # NCCL is for GPUs. On CPUs the sum is taken on the first replica: collective operations
+        # would also tie every later strategy of the process to the shapes of the first.
+        reduction = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
+        strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
+    if config.batch_size < len(names):
         raise DeviceError(
-            f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"
+            f"--batch_size={config.batch_size}: expected at least one picture for each of"
+            f" {len(names)} replicas"
         )
-    if config.jit and config.deterministic:
-        raise DeviceError(
-            "--jit with --deterministic: XLA has no deterministic max pooling; give one of them"
-        )
+    return strategy, names
 
 
 def _several_workers(
-    config: Config, cluster: Cluster, gpus: Sequence[tf.config.PhysicalDevice]
-) -> Devices:
+    config: Config, cluster: Cluster, gpus: int
+) -> tuple[tf.distribute.Strategy, tuple[str, ...]]:
     # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls
     # them.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": cluster.workers}),
         task_type="worker",
         task_id=cluster.index,
-        num_accelerators={"GPU": len(gpus)},
+        num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=cluster.stall_s)
@@ -173,7 +340,7 @@ def _several_workers(
             f"{cluster.workers[cluster.index]}: TensorFlow cannot begin as this worker"
             f" ({str(error).splitlines()[0]}); give a free port, and start a new process"
         ) from error
-    devices = [f"GPU:{number}" for number in range(len(gpus))] or ["CPU:0"]
+    devices = [f"GPU:{number}" for number in range(gpus)] or ["CPU:0"]
     names = tuple(
         f"worker {index} {device}" for index in range(cluster.count) for device in devices
     )
@@ -182,44 +349,32 @@ def _several_workers(
             f"--batch_size={config.batch_size}: expected a multiple of {len(names)}, the replicas"
             f" of {cluster.count} workers"
         )
-    _check_jit(config, names)
-    return Devices(
-        strategy,
-        "GPU" if gpus else "CPU",
-        names,
-        _precision(config, gpus),
-        Workers(strategy, cluster),
-    )
+    return strategy, names
 
 
 def _precision(config: Config, gpus: Sequence[tf.config.PhysicalDevice]) -> str:
-    if config.mixed_precision == "auto":
-        gains = VARIANTS[config.variant].bfloat16
-        if gpus:
-            details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-            fits = "gpu" in gains and all(
-                detail.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY
-                for detail in details
-            )
-        else:
-            fits = "cpu" in gains and _cpu_has_amx()
-    else:
+    gains = VARIANTS[config.variant].bfloat16
+    if config.mixed_precision != "auto":
         fits = config.mixed_precision == "bfloat16"
+    elif gpus:
+        details = map(tf.config.experimental.get_device_details, gpus)
+        fits = "gpu" in gains and all(
+            detail.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY for detail in details
+        )
+    else:
+        # Whether the processor multiplies bfloat16 matrices; only Linux tells.
+        fits = "cpu" in gains and (
+            _PROCESSORS.exists() and " amx_bf16" in _PROCESSORS.read_text(encoding="utf-8")
+        )
     return "mixed_bfloat16" if fits else "float32"
-
-
-def _cpu_has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 matrices (Linux tells; elsewhere: no)."""
-    return _PROCESSORS.exists() and " amx_bf16" in _PROCESSORS.read_text(encoding="utf-8")
 
 
 def _split(device: tf.config.PhysicalDevice, count: int) -> None:
     if len(tf.config.get_logical_device_configuration(device) or ()) >= count:
         return
     memory_mb = _LOGICAL_GPU_MEMORY_MB if device.device_type == "GPU" else None
-    tf.config.set_logical_device_configuration(
-        device, [tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb) for _ in range(count)]
-    )
+    part = tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb)
+    tf.config.set_logical_device_configuration(device, [part] * count)
 
 
 def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:

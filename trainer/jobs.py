@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from trainer.cloud import submission
+from trainer import cloud
 from trainer.errors import ConfigError
 from whisker_ml import cli
 
@@ -44,13 +44,12 @@ def _jobs(arguments: Sequence[str]) -> int | None:
             " job's number"
         )
     values = flags.FLAGS
-    submission.require_place(values.project, values.region)
+    cloud.require_place(values.project, values.region)
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
     from trainer.cloud import jobs_client, send
-    from trainer.cloud.jobs_client import Jobs
 
-    jobs = Jobs(values.project, values.region, values.api_endpoint)
+    jobs = jobs_client.Jobs(values.project, values.region, values.api_endpoint)
     if verb == "list":
         for job in jobs.list():
             print(send.describe(job), flush=True)

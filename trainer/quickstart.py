@@ -3,25 +3,20 @@
 python -m trainer.quickstart
 """
 
-import json
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from serving.client.local_server import local_server
+from serving.client.predict_client import PredictClient
 from trainer.config import Config
 from whisker_ml import cli, contract
-from whisker_ml.errors import WhiskerError
 
 _UNSEEN_PER_CLASS = 3
-_PREDICT_TIMEOUT_S = 120.0
 _PAGE_PORT = 8501
 
 
@@ -47,9 +42,13 @@ def _quickstart(_: Sequence[str]) -> None:
 
     result = run(config)
     print("starting the local server, and asking it about pictures that it has never seen ...")
-    answers = _ask(
-        Path(config.model_dir), unseen_pictures(result["model_version"], _UNSEEN_PER_CLASS)
-    )
+    served = Path(config.model_dir) / contract.MODELS_CONFIG
+    pictures = unseen_pictures(result["model_version"], _UNSEEN_PER_CLASS)
+    with (
+        local_server(model_config_file=served) as server,
+        PredictClient(f"localhost:{server.port}", label=contract.STABLE_LABEL) as client,
+    ):
+        answers = [(label, client.predict(encoded)) for label, encoded in pictures]
 
     test = result["test"]
     low, high = test["interval_95"]
@@ -63,14 +62,14 @@ def _quickstart(_: Sequence[str]) -> None:
     print(f"report    {result['run_dir']}/report.html")
     print("answers   of the server:")
     for true, answer in answers:
-        verdict = "right" if answer["label"] == true else "wrong"
+        verdict = "right" if answer.label == true else "wrong"
         print(
-            f"          drawn as {true:5s} answered {answer['label']:5s}"
-            f" {answer['probability']:.2f}  {verdict}"
+            f"          drawn as {true:5s} answered {answer.label:5s}"
+            f" {answer.probability:.2f}  {verdict}"
         )
     print(f"seconds   {time.perf_counter() - start:.0f} in all")
     print(f"try it    with pictures of your own at http://localhost:{_PAGE_PORT}/, after")
-    print(f"          {_serve_command(Path(config.model_dir) / contract.MODELS_CONFIG)}")
+    print(f"          {_serve_command(served)}")
 
 
 def _serve_command(config: Path) -> str:
@@ -83,45 +82,6 @@ def _serve_command(config: Path) -> str:
         f"--model_config_file={config}",
     ]
     return shlex.join([str(python), "-m", "serving.server", f"--rest_api_port={_PAGE_PORT}", *more])
-
-
-def _ask(
-    model_dir: Path, pictures: Sequence[tuple[str, bytes]]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Serves what is live in the store for a moment; gives each picture's true label and the
-    server's answer.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = [
-            Path(scratch) / f"{label}.{number}.jpg" for number, (label, _) in enumerate(pictures)
-        ]
-        for path, (_, encoded) in zip(paths, pictures, strict=True):
-            path.write_bytes(encoded)
-        with local_server(model_config_file=model_dir / contract.MODELS_CONFIG) as server:
-            predicted = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "serving.predict",
-                    f"--server=localhost:{server.port}",
-                    f"--label={contract.STABLE_LABEL}",
-                    "--format=json",
-                    *map(str, paths),
-                ],
-                check=False,
-                capture_output=True,
-                text=True,
-                timeout=_PREDICT_TIMEOUT_S,
-            )
-    if predicted.returncode:
-        raise WhiskerError(
-            f"serving.predict ended with exit code {predicted.returncode}:"
-            f" {predicted.stderr.strip()}"
-        )
-    return [
-        (label, json.loads(line))
-        for (label, _), line in zip(pictures, predicted.stdout.splitlines(), strict=True)
-    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from whisker_ml.files import is_address
 
 logger = logging.getLogger(__name__)
 
-_COMMIT_TIMEOUT_S = 10.0
+_GIT_TIMEOUT_S = 10.0
 
 # Where and whether to resume, what is only looked at, where pixels are kept, and what may be
 # published do not change what is computed: a run that the gate refused resumes, and ends, with
@@ -132,13 +132,10 @@ class RunFolder:
             if name not in _NOT_COMPUTED and before.get(name, value) != value
         ]
 
-    def mark(self, state: str, reason: str | None) -> None:
-        """Writes how the run ended into `state.json`."""
-        content = self._read("state.json") | {"state": state}
-        if reason is not None:
-            content["reason"] = reason
+    def mark(self, state: str, **more: str) -> None:
+        """Writes how the run ended, and why, into `state.json`."""
         try:
-            self.write_json("state.json", content)
+            self.write_json("state.json", self._read("state.json") | {"state": state} | more)
         except OSError as error:
             # The disk is what failed: the state stays incomplete, and the error that led here is
             # the one to report.
@@ -178,17 +175,17 @@ def open_run(
         try:
             yield run
         except OSError as error:
-            run.mark("failed", str(error))
+            run.mark("failed", reason=str(error))
             raise RunError(
                 f"{run.address}: {error.strerror} ({error.filename}); free space or give permission"
             ) from error
         except (RunStopped, WorkersError) as error:
-            run.mark("incomplete", str(error))
+            run.mark("incomplete", reason=str(error))
             raise
         except BaseException as error:
-            run.mark("failed", str(error) or type(error).__name__)
+            run.mark("failed", reason=str(error) or type(error).__name__)
             raise
-        run.mark("done", None)
+        run.mark("done")
 
 
 @contextmanager
@@ -245,19 +242,33 @@ def _local_folder(address: str) -> Iterator[Path]:
             finally:
                 storage.upload_folder(Path(folder), address)
         return
+    with locked_folder(address, "a run is at work here; wait for it, or give another folder"):
+        yield Path(address).expanduser()
+
+
+@contextmanager
+def locked_folder(address: str, busy: str) -> Iterator[int]:
+    """Makes a folder, and holds its lock.
+
+    Args:
+        address: of the folder, as `--run_dir` gave it.
+        busy: what to say where another process holds it.
+
+    Yields:
+        The lock's descriptor: a child process that inherits it holds the lock too.
+
+    Raises:
+        RunError: another process holds the lock, or the folder cannot be written.
+    """
     path = Path(address).expanduser()
-    lock = ExitStack()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.enter_context(files.locked(path / ".lock"))
+        with files.locked(path / ".lock") as lock:
+            yield lock.fileno()
     except BlockingIOError as error:
-        raise RunError(
-            f"--run_dir={address}: a run is at work here; wait for it, or give another folder"
-        ) from error
+        raise RunError(f"--run_dir={address}: {busy}") from error
     except OSError as error:
         raise RunError(_unwritable(address, error)) from error
-    with lock:
-        yield path
 
 
 def _unwritable(address: str, error: OSError) -> str:
@@ -278,22 +289,27 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
     }
 
 
+def git(folder: Path, *arguments: str) -> str | None:
+    """What a git command prints in a folder; None where there is no git, or no checkout."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def commit() -> str:
     """Commit of the checkout that this code runs from, with ``+`` where files differ from it; else
     ``unknown``.
     """
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_COMMIT_TIMEOUT_S,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
+    folder = Path(__file__).parent
+    changed = git(folder, "status", "--porcelain", "--untracked-files=no")
+    head = git(folder, "rev-parse", "HEAD")
+    if changed is None or head is None:
         return "unknown"
+    return head.strip() + ("+" if changed else "")

@@ -12,10 +12,9 @@ from types import FrameType
 
 from trainer.cluster import ALONE, Cluster, meet
 from trainer.config import Config
-from trainer.devices import Devices, prepare
+from trainer.devices import Devices, Workers, prepare
 from trainer.errors import RunStopped
 from trainer.run_folder import RunFolder, open_run, scratch_run
-from trainer.workers import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai
 import sys
 from collections.abc import Sequence
 
-from trainer.cloud.submission import Submission, require_remote
+from trainer.cloud import Submission, require_remote
 from trainer.config import Config
 from trainer.errors import ConfigError
 from whisker_ml import cli

@@ -4,14 +4,13 @@ python -m trainer.task --data=my_pictures --variant=transfer --model_dir=models
 
 The environment variable TF_CONFIG may name several workers, which are started with the same
 command. In a custom job of Vertex AI, AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR
-stand for flags that are not given (`trainer.cloud.submission` says how).
+stand for flags that are not given (`trainer.cloud` says how).
 """
 
 import os
 from collections.abc import Sequence
 
-from trainer import cluster
-from trainer.cloud import submission
+from trainer import cloud, cluster
 from trainer.config import Config
 from trainer.errors import ConfigError
 from whisker_ml import cli
@@ -26,7 +25,7 @@ def main() -> None:
 def _train(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
-    config = cli.settings(Config, submission.environment_settings(os.environ))
+    config = cli.settings(Config, cloud.environment_settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
     cli.import_tensorflow()
     from trainer.pipeline import run
@@ -35,7 +34,7 @@ def _train(arguments: Sequence[str]) -> None:
     stop = Stop()
     stop.install()
     result = run(
-        config, cluster=workers, stop=stop, tensorboard=os.environ.get(submission.TENSORBOARD, "")
+        config, cluster=workers, stop=stop, tensorboard=os.environ.get(cloud.TENSORBOARD, "")
     )
     if not result:  # the chief has it
         return

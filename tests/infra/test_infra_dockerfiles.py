@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cloud import vertex
+from trainer.cloud import specification
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "docker"
@@ -124,7 +124,7 @@ def test_images_that_are_pushed_hold_no_tests():
 
 def test_trainer_entrypoint_is_the_command_of_the_cloud_job_and_its_module_exists():
     command = json.loads(rests("trainer.Dockerfile", "ENTRYPOINT")[0])
-    assert tuple(command) == vertex.COMMAND
+    assert tuple(command) == specification.COMMAND
     assert importlib.util.find_spec(command[-1]) is not None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer.cloud import kubernetes, vertex
+from trainer.cloud import specification
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "infra" / "README.md"
@@ -92,7 +92,7 @@ def test_job_files_run_the_image_s_own_command_on_a_gpu_or_not_at_all():
         job["workerPoolSpecs"][0]["containerSpec"],
         pod["spec"]["template"]["spec"]["containers"][0],
     ):
-        assert tuple(container["command"]) == vertex.COMMAND == kubernetes.COMMAND
+        assert tuple(container["command"]) == specification.COMMAND
         assert "--require_gpu=true" in container["args"]
 
 

@@ -15,9 +15,8 @@ from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
 from tests.trained_model import draw, logged, write_pictures
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
-from trainer.cloud import jobs_client, send, vertex
+from trainer.cloud import Submission, jobs_client, send, specification
 from trainer.cloud.jobs_client import CustomJob, Jobs
-from trainer.cloud.submission import Submission
 from trainer.errors import CloudError
 from whisker_ml import storage
 
@@ -127,7 +126,7 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
         "--epochs=2",
         "--mixed_precision=none",
     ]
-    spec = vertex.specification(asked, arguments) | {
+    spec = specification.custom_job(asked, arguments) | {
         "baseOutputDirectory": {"outputUriPrefix": base}
     }
     environment = {"STORAGE_EMULATOR_HOST": gcs_emulator, "HOME": str(tmp_path)}
@@ -136,8 +135,8 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
         job, _ = jobs.submit(
             CustomJob(
                 display_name="two",
-                job_spec=vertex.require_message(spec),
-                labels=vertex.labels(spec, "two"),
+                job_spec=specification.require_message(spec),
+                labels=specification.labels(spec, "two"),
             )
         )
         lines = []

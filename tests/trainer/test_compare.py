@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.trained_model import logged, write_pictures
-from trainer.comparison import Run, compare, table
+from trainer.compare import Run, compare, table
 from trainer.config import Config
 from trainer.errors import RunError
 

@@ -1,1 +1,223 @@
-"""Runs on machines of a cloud: the only place that knows its products by name."""
+"""Runs on machines of a cloud: what is asked of it besides the run itself, checked when made. Only
+this package knows a cloud's products by name.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trainer.cloud import image, machines
+from trainer.config import Config
+from trainer.errors import ConfigError
+from whisker_ml.cli import setting
+from whisker_ml.files import BUCKET_SCHEME
+
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+_PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z0-9][a-z0-9-]*")
+
+
+def require_place(project: str, region: str) -> None:
+    """Refuses what is no project or region, by its form alone.
+
+    Raises:
+        ConfigError: the form is wrong.
+    """
+    if not _PROJECT.fullmatch(project):
+        raise ConfigError(
+            f"--project={project}: expected the id or number of a Google Cloud project, such as"
+            " my-project"
+        )
+    if not _REGION.fullmatch(region):
+        raise ConfigError(
+            f"--region={region}: expected a region, such as us-central1 (a zone such as"
+            " us-central1-a is none)"
+        )
+
+
+def require_remote(config: Config) -> None:
+    """Refuses a run that names files of this machine, which the cloud's machine cannot see.
+
+    Raises:
+        ConfigError: a setting names a local file or folder; the text says what to give in its
+            place.
+    """
+    for name, known, remedy in (
+        ("data", ("sample", "cats_and_dogs"), "copy the folder to a bucket"),
+        ("base_weights", ("imagenet", "none"), "copy the file to a bucket"),
+        ("run_dir", ("",), "name a folder in a bucket"),
+        ("model_dir", ("",), "name a store in a bucket"),
+    ):
+        value = getattr(config, name)
+        if value in known or (value.startswith(BUCKET_SCHEME) and value != BUCKET_SCHEME):
+            continue
+        alternatives = f", or one of {', '.join(known)}" if any(known) else ""
+        raise ConfigError(
+            f"--{name}={value}: a job in the cloud cannot reach this machine's files; {remedy} and"
+            f" give --{name}={BUCKET_SCHEME}…{alternatives}"
+        )
+
+
+# What the job service sets in a container, as settings of a run.
+#
+# Set where the job has a base output directory (the description of
+# CustomJobSpec.base_output_directory in google-cloud-aiplatform 2.7.0):
+#
+# AIP_MODEL_DIR, ``<base>/model/``, is ``--model_dir``: a model store with numbered versions, not a
+# single model. AIP_CHECKPOINT_DIR, ``<base>/checkpoints/``, makes ``<base>`` the run folder, which
+# has its checkpoints just there. AIP_TENSORBOARD_LOG_DIR, ``<base>/logs/``, gets a copy of the run
+# folder's ``tensorboard/``.
+
+TENSORBOARD = "AIP_TENSORBOARD_LOG_DIR"
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Takes `run_dir` and `model_dir` from the variables that are set; a flag that is given wins
+    over them.
+    """
+    checkpoints = environment.get("AIP_CHECKPOINT_DIR", "").rstrip("/")
+    found = {
+        "run_dir": checkpoints.removesuffix("/checkpoints"),
+        "model_dir": environment.get("AIP_MODEL_DIR", "").rstrip("/"),
+    }
+    return {name: folder for name, folder in found.items() if folder}
+
+
+class Budget(NamedTuple):
+    """A job's time limit.
+
+    Attributes:
+        timeout_s: seconds after which the job is ended, whoever watches.
+        reason: a sentence that says where the limit comes from.
+    """
+
+    timeout_s: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where, on what, for how long and for how much a run goes on: every flag of `trainer.submit`.
+
+    Raises:
+        ConfigError: a value cannot work; the text names the flag, the value and what is expected.
+    """
+
+    project: str = setting("", "Google Cloud project that pays")
+    region: str = setting("", "where the job runs, such as us-central1")
+    image_uri: str = setting(
+        "", "container image that holds the trainer, by digest; with --build by name and tag"
+    )
+    build: str = setting(
+        "",
+        "build the image from this checkout and push it first; empty: it is there",
+        choices=("", "cloudbuild", "docker"),
+    )
+    platform: str = setting(
+        "vertex",
+        "a custom job of Vertex AI, or (--dry_run only) a Job of Kubernetes",
+        choices=("vertex", "kubernetes"),
+    )
+    machine: str = setting(machines.DEFAULT_MACHINE, "machine type")
+    accelerator: str = setting(machines.DEFAULT_ACCELERATOR, "accelerator type; empty: none")
+    accelerator_count: int = setting(1, "accelerators in each machine")
+    workers: int = setting(1, "machines that train together, all alike")
+    spot: bool = setting(
+        False,
+        "machines that cost less and may be taken away; the job then goes on from its checkpoint",
+    )
+    service_account: str = setting("", "account that the job runs as; empty: the service's own")
+    max_hours: float = setting(24.0, "hours after which the service ends the job, whoever watches")
+    price_per_hour: float = setting(0.0, "what one worker costs, in your currency; 0: unknown")
+    max_cost: float = setting(
+        0.0,
+        "what the job may cost: it is ended after max_cost / price_per_hour / workers hours; 0: no"
+        " such limit",
+    )
+    display_name: str = setting(
+        "whisker", "the job's name in the console; another name makes another job"
+    )
+    api_endpoint: str = setting(
+        "", "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS"
+    )
+    detach: bool = setting(False, "do not watch the job; so too where there is no terminal")
+    dry_run: bool = setting(False, "print the job and send nothing")
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            choices, value = option.metadata["choices"], getattr(self, option.name)
+            if choices and value not in choices:
+                raise ConfigError(
+                    f"--{option.name}={value}: expected {', '.join(filter(None, choices))}"
+                )
+        _ = self.budget
+        if self.build:
+            image.require_buildable(self.build, self.image_uri)
+        if self.platform == "kubernetes":
+            self._require_kubernetes()
+        elif self.project or self.region or not self.dry_run:
+            require_place(self.project, self.region)
+        if self.image_uri and not (self.dry_run or self.build or image.is_pinned(self.image_uri)):
+            raise ConfigError(
+                f"--image_uri={self.image_uri}: a tag can come to mean another image; give it by"
+                f" digest, which gcloud artifacts docker images describe {self.image_uri}"
+                " --format='value(image_summary.digest)' prints, or --build"
+            )
+
+    @property
+    def budget(self) -> Budget:
+        """How long the job may run: the smaller of what `max_hours` and `max_cost` allow."""
+        for name in ("max_hours", "price_per_hour", "max_cost"):
+            number = getattr(self, name)
+            if not 0 <= number < math.inf:
+                raise ConfigError(f"--{name}={number:g}: expected a number of at least 0")
+        if self.workers < 1:
+            raise ConfigError(f"--workers={self.workers}: expected at least 1")
+        if self.max_cost and not self.price_per_hour:
+            raise ConfigError(
+                f"--max_cost={self.max_cost:g} without --price_per_hour: give what one worker costs"
+                " in an hour (cloud.google.com/vertex-ai/pricing); Whisker knows no prices"
+            )
+        hours, reason = self.max_hours, f"{self.max_hours:g} h, by --max_hours"
+        hourly = self.price_per_hour * self.workers
+        crew = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        if self.max_cost and self.max_cost / hourly < hours:
+            hours = self.max_cost / hourly
+            reason = (
+                f"{hours:.2f} h, by --max_cost: {self.max_cost:g} / ({crew} ×"
+                f" {self.price_per_hour:g} an hour)"
+            )
+        elif hourly:
+            reason += f", {hours * hourly:.2f} at most for {crew}"
+        timeout_s = math.floor(hours * 3600)
+        if timeout_s < 60:
+            raise ConfigError(
+                f"the job would be ended after {timeout_s} s ({reason}): allow at least a minute"
+            )
+        return Budget(timeout_s, reason)
+
+    def require_run(self, config: Config) -> None:
+        """Refuses a run that these machines would lose.
+
+        Raises:
+            ConfigError: a restarted job could not go on.
+        """
+        if self.spot and (not config.run_dir or config.resume == "never"):
+            raise ConfigError(
+                "--spot: a job whose machine was taken away goes on in its run folder; give"
+                " --run_dir=gs://… and leave out --resume=never"
+            )
+
+    def _require_kubernetes(self) -> None:
+        if not self.dry_run:
+            raise ConfigError(
+                "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the"
+                " output into kubectl create --filename=-"
+            )
+        if self.workers > 1:
+            raise ConfigError(
+                f"--workers={self.workers}: a Job of Kubernetes is one pod here; leave"
+                " --workers out"
+            )

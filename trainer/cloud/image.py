@@ -17,12 +17,10 @@ from trainer.errors import CloudError, ConfigError
 logger = logging.getLogger(__name__)
 
 
-KINDS = ("", "cloudbuild", "docker")
 DOCKERFILE = "infra/docker/trainer.Dockerfile"
 _PIN_CHECK = "infra/pin_images.py"
 
 _CHECKOUT = Path(__file__).parents[2]
-_GIT_TIMEOUT_S = 10.0
 # The CUDA libraries alone are gigabytes.
 _BUILD_TIMEOUT_S = 7200.0
 _SHOWN = 10
@@ -36,19 +34,20 @@ def is_pinned(image_uri: str) -> bool:
 def require_buildable(kind: str, image_uri: str, checkout: Path = _CHECKOUT) -> None:
     """Refuses what cannot be built.
 
+    Args:
+        kind: ``cloudbuild`` or ``docker``.
+        image_uri: name and tag to push to.
+        checkout: what is built.
+
     Raises:
-        ConfigError: the kind is unknown, the name is a digest, or this is no checkout.
+        ConfigError: the name is a digest, or this is no checkout.
     """
-    if kind not in KINDS:
-        raise ConfigError(
-            f"--build={kind}: expected cloudbuild, docker, or nothing for an image that is there"
-        )
-    if kind and (is_pinned(image_uri) or ":" not in image_uri.rpartition("/")[2]):
+    if is_pinned(image_uri) or ":" not in image_uri.rpartition("/")[2]:
         raise ConfigError(
             f"--image_uri={image_uri}: with --build={kind} expected a name and a tag to push to,"
             " such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer:mine"
         )
-    if kind and not (checkout / DOCKERFILE).is_file():
+    if not (checkout / DOCKERFILE).is_file():
         raise ConfigError(
             f"--build={kind}: {checkout} has no {DOCKERFILE}; run this from a checkout of Whisker"
         )
@@ -64,28 +63,23 @@ def commands(
             ["docker", "push", image_uri],
             ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image_uri],
         ]
-    at = f"--project={project or 'PROJECT'}"
+    project_flag = f"--project={project or 'PROJECT'}"
+    show = ["artifacts", "docker", "images", "describe", image_uri, project_flag]
     return [
-        ["gcloud", "builds", "submit", at, f"--config={config}", "."],
-        [
-            "gcloud",
-            "artifacts",
-            "docker",
-            "images",
-            "describe",
-            image_uri,
-            at,
-            "--format=json(image_summary.digest)",
-        ],
+        ["gcloud", "builds", "submit", project_flag, f"--config={config}", "."],
+        ["gcloud", *show, "--format=json(image_summary.digest)"],
     ]
 
 
 def describe(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT) -> list[str]:
     """Says in lines what goes into the image, and by which commands."""
-    edits = _uncommitted(checkout)
-    if edits is None:
+    # It needs the extra `cloud`: not for --help or a mistyped flag.
+    from trainer.run_folder import git
+
+    status = git(checkout, "status", "--porcelain")
+    if status is None:
         source = f"everything in {checkout}, which is no git checkout"
-    elif edits:
+    elif edits := [line[3:] for line in status.splitlines()]:
         more = f" and {len(edits) - _SHOWN} more" if len(edits) > _SHOWN else ""
         source = (
             f"this checkout with {len(edits)} files that are not committed:"
@@ -99,13 +93,7 @@ def describe(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT
     ]
 
 
-def build(
-    kind: str,
-    image_uri: str,
-    project: str,
-    *,
-    checkout: Path = _CHECKOUT,
-) -> str:
+def build(kind: str, image_uri: str, project: str, *, checkout: Path = _CHECKOUT) -> str:
     """Builds and pushes the image.
 
     Args:
@@ -136,25 +124,21 @@ def build(
             config,
         )
         config.flush()
-        *work, ask = commands(kind, image_uri, project, config.name)
+        *work, show = commands(kind, image_uri, project, config.name)
         for command in work:
             _run(command, checkout)
-        answer = _run(ask, checkout, capture=True)
+        answer = json.loads(_run(show, checkout, capture=True))
     repository = image_uri.rpartition(":")[0]
-    digest = _digest(json.loads(answer), repository)
-    if not digest:
-        raise CloudError(
-            f"{shlex.join(ask)}: names no digest of {repository}; push the image, and give it by"
-            " digest"
-        )
-    return f"{repository}@{digest}"
-
-
-def _digest(answer: object, repository: str) -> str:
-    if isinstance(answer, dict):
-        return str(answer.get("image_summary", {}).get("digest", ""))
-    names = [str(name) for name in answer] if isinstance(answer, list) else []
-    return next((name.partition("@")[2] for name in names if name.startswith(f"{repository}@")), "")
+    if kind == "cloudbuild":
+        answer = [f"{repository}@{answer['image_summary']['digest']}"] if answer else []
+    # Docker names one digest for each repository that has the image.
+    for name in answer or []:
+        if name.startswith(f"{repository}@"):
+            return name
+    raise CloudError(
+        f"{shlex.join(show)}: names no digest of {repository}; push the image, and give it by"
+        " digest"
+    )
 
 
 def _run(command: list[str], checkout: Path, *, capture: bool = False) -> str:
@@ -181,18 +165,3 @@ def _run(command: list[str], checkout: Path, *, capture: bool = False) -> str:
             " lines are above"
         ) from error
     return ended.stdout or ""
-
-
-def _uncommitted(checkout: Path) -> list[str] | None:
-    """Files that differ from the last commit; None where nobody can tell."""
-    try:
-        status = subprocess.run(
-            ["git", "-C", str(checkout), "status", "--porcelain"],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return [line[3:] for line in status.splitlines()]

@@ -7,7 +7,6 @@ looks for its label first.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,7 +24,7 @@ from google.cloud.logging_v2.services.logging_service_v2.transports import (
 from google.cloud.logging_v2.types import ListLogEntriesRequest, LogEntry
 from google.logging.type.log_severity_pb2 import LogSeverity
 
-from trainer.cloud.vertex import LABEL
+from trainer.cloud.specification import LABEL
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
 from whisker_ml.storage import SIGN_IN
 
@@ -43,22 +42,14 @@ ENDED = (
 _CAME_TO_NOTHING = ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED")
 
 
-@dataclass(frozen=True)
-class Call:
-    """How long one attempt may take, and for how long it is repeated; seconds, 0: never."""
-
-    timeout_s: float
-    retry_s: float
-
-
-# The one table of deadlines. Creating is not repeated blindly: an attempt whose answer is lost may
-# have made the job.
-CALLS = {
-    "create_custom_job": Call(60.0, 0.0),
-    "list_custom_jobs": Call(30.0, 120.0),
-    "get_custom_job": Call(30.0, 300.0),
-    "cancel_custom_job": Call(30.0, 120.0),
-    "list_log_entries": Call(60.0, 120.0),
+# How long one attempt may take, and for how long it is repeated, in seconds; 0: never. Creating is
+# not repeated blindly: an attempt whose answer is lost may have made the job.
+_DEADLINES_S = {
+    "create_custom_job": (60.0, 0.0),
+    "list_custom_jobs": (30.0, 120.0),
+    "get_custom_job": (30.0, 300.0),
+    "cancel_custom_job": (30.0, 120.0),
+    "list_log_entries": (60.0, 120.0),
 }
 _CREATE_ATTEMPTS = 3
 
@@ -118,12 +109,10 @@ class Jobs:
 
     def sign_in(self) -> None:
         """Connects, with the credentials that there are now."""
-        channel = loopback_channel(self.api_endpoint)
         with mapped_errors(self.project):
-            self._client = (
-                JobServiceClient(transport=JobServiceGrpcTransport(channel=channel))
-                if channel
-                else JobServiceClient(client_options={"api_endpoint": self._host})
+            self._client = JobServiceClient(
+                transport=_transport(JobServiceGrpcTransport, self.api_endpoint),
+                client_options={"api_endpoint": self._host},
             )
 
     def submit(self, job: CustomJob) -> tuple[CustomJob, bool]:
@@ -144,8 +133,8 @@ class Jobs:
         lost: UnreachableError | None = None
         # The last time only to look: an attempt whose answer was lost may have made the job.
         for left in reversed(range(_CREATE_ATTEMPTS + 1)):
-            if there := next(self.list(same), None):
-                return there, lost is not None
+            if found := next(self.list(same), None):
+                return found, lost is not None
             if left:
                 try:
                     return self._call("create_custom_job", parent=self.parent, custom_job=job), True
@@ -193,37 +182,37 @@ class Jobs:
         )
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        function: Callable[..., Any] = getattr(self._client, method)
         with mapped_errors(self.project):
-            return function(**arguments, **limits(method))
+            return getattr(self._client, method)(**arguments, **_limits(method))
 
 
-def limits(method: str) -> Mapping[str, Any]:
+def _limits(method: str) -> Mapping[str, Any]:
     """Deadline and retry of a call, as the libraries' methods take them."""
-    call = CALLS[method]
-    retry = Retry(predicate=_may_come_back, initial=0.5, maximum=20.0, timeout=call.retry_s)
-    return {"timeout": call.timeout_s, "retry": retry if call.retry_s else None}
+    timeout_s, retry_s = _DEADLINES_S[method]
+    retry = Retry(predicate=_may_come_back, initial=0.5, maximum=20.0, timeout=retry_s)
+    return {"timeout": timeout_s, "retry": retry if retry_s else None}
 
 
 def _may_come_back(error: Exception) -> bool:
     return isinstance(error, _LOST) and _NO_TOKEN not in str(error)
 
 
-def loopback_channel(api_endpoint: str) -> grpc.Channel | None:
-    """A connection without TLS to a service on this machine; None where the endpoint is another.
+def _transport(kind: Callable[..., Any], api_endpoint: str) -> Any:
+    """How a client connects: without TLS to a service on this machine, else as it does by
+    itself.
 
     Raises:
         ConfigError: it would leave this machine without TLS.
     """
     if not api_endpoint.startswith("http://"):
-        return None
+        return "grpc"
     address = urlsplit(api_endpoint)
     if address.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(
             f"--api_endpoint={api_endpoint}: http:// is for a service on this machine; give a"
             " host's name"
         )
-    return grpc.insecure_channel(address.netloc)
+    return kind(channel=grpc.insecure_channel(address.netloc))
 
 
 @contextmanager
@@ -232,7 +221,7 @@ def mapped_errors(project: str) -> Iterator[None]:
     try:
         yield
     except (api.GoogleAPIError, auth.GoogleAuthError) as error:
-        said = " ".join(str(getattr(error, "message", None) or error).split())
+        text = " ".join(str(getattr(error, "message", None) or error).split())
         if getattr(error, "reason", None) == "SERVICE_DISABLED":
             # google.rpc.ErrorInfo: the same for every service of Google's.
             service = (error.metadata or {}).get("service", "aiplatform.googleapis.com")
@@ -240,14 +229,14 @@ def mapped_errors(project: str) -> Iterator[None]:
                 f"{project}: the API is not enabled; run gcloud services enable {service}"
                 f" --project={project}"
             ) from error
-        if _NO_TOKEN in said:
+        if _NO_TOKEN in text:
             raise SignInError(f"{project}: {SIGN_IN}") from error
         for kinds, ours, remedy in _TABLE:
             if isinstance(error, kinds):
                 raise ours(
-                    f"{project}: {said}; {remedy}" if ours is CloudError else f"{project}: {remedy}"
+                    f"{project}: {text}; {remedy}" if ours is CloudError else f"{project}: {remedy}"
                 ) from error
-        raise CloudError(f"{project}: {said}") from error
+        raise CloudError(f"{project}: {text}") from error
 
 
 # The log of a job, from Cloud Logging.
@@ -274,17 +263,16 @@ def read_log(name: str, api_endpoint: str = "") -> Iterator[str]:
         CloudError: the log cannot be read.
     """
     _, project, *_, job = name.split("/")
-    channel = loopback_channel(api_endpoint)
     with mapped_errors(project):
         client = LoggingServiceV2Client(
-            transport=LoggingServiceV2GrpcTransport(channel=channel) if channel else "grpc"
+            transport=_transport(LoggingServiceV2GrpcTransport, api_endpoint)
         )
         request = ListLogEntriesRequest(
             resource_names=[f"projects/{project}"],
             filter=_FILTER.format(job=job),
             order_by="timestamp asc",
         )
-        for entry in client.list_log_entries(request, **limits("list_log_entries")):
+        for entry in client.list_log_entries(request, **_limits("list_log_entries")):
             yield _line(entry)
 
 
@@ -293,6 +281,5 @@ def _line(entry: LogEntry) -> str:
     payload = entry.json_payload
     text = payload.get("message", dict(payload)) if payload else entry.text_payload
     severity = LogSeverity.Name(entry.severity)
-    return (
-        f"{entry.timestamp:%Y-%m-%d %H:%M:%S}  {worker or 'service'}  {severity}  {text}".rstrip()
-    )
+    time = f"{entry.timestamp:%Y-%m-%d %H:%M:%S}"
+    return f"{time}  {worker or 'service'}  {severity}  {text}".rstrip()

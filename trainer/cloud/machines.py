@@ -1,6 +1,6 @@
 """The vendor's facts, dated, in one place: machines and their GPUs, and permissions."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainer.errors import ConfigError
 
@@ -42,7 +42,7 @@ def require_possible(machine: str, accelerator: str, count: int) -> None:
     Raises:
         ConfigError: the pair is impossible; the text names the values that fit.
     """
-    asked = f"--machine={machine} --accelerator={accelerator}"
+    pair = f"--machine={machine} --accelerator={accelerator}"
     if not machine:
         raise ConfigError(f"--machine is empty: expected a machine type, such as {DEFAULT_MACHINE}")
     if accelerator and count < 1:
@@ -51,15 +51,15 @@ def require_possible(machine: str, accelerator: str, count: int) -> None:
         )
     if machine in _BUILT_IN:
         kind, built_in = _BUILT_IN[machine]
-        if (accelerator, count) != (kind, built_in):
+        if (accelerator, count) != _BUILT_IN[machine]:
             raise ConfigError(
-                f"{asked} --accelerator_count={count}: {machine} is built with {built_in} {kind}; "
+                f"{pair} --accelerator_count={count}: {machine} is built with {built_in} {kind}; "
                 f"give --accelerator={kind} --accelerator_count={built_in}, or another machine"
             )
     elif accelerator in {kind for kind, _ in _BUILT_IN.values()}:
         fitting = [name for name, (kind, _) in _BUILT_IN.items() if kind == accelerator]
         raise ConfigError(
-            f"{asked}: {accelerator} is built into {', '.join(fitting)} only; give one of these"
+            f"{pair}: {accelerator} is built into {', '.join(fitting)} only; give one of these"
             " machines"
         )
 
@@ -92,13 +92,11 @@ _ACCOUNT = "docs.cloud.google.com/vertex-ai/docs/general/custom-service-account"
 _LOGS = "cloud.google.com/logging/docs/access-control"
 _BUILDS = "docs.cloud.google.com/iam/docs/roles-permissions/cloudbuild"
 
-YOU = "you"
-JOB = "the job's service account"
-SERVICE = "the Vertex AI service agents"
+_YOU = "you"
+_JOB = "the job's service account"
 
 
-@dataclass(frozen=True)
-class Permission:
+class Permission(NamedTuple):
     """One IAM permission.
 
     Attributes:
@@ -121,44 +119,42 @@ def needed(*, service_account: str, build: str) -> list[Permission]:
         service_account: that the job runs as; empty: the service's own.
         build: ``cloudbuild`` or ``docker`` where the image is built first; empty: it is there.
     """
+    builder = _YOU if build == "docker" else "the build's service account"
     rows = [
-        *(
-            (f"aiplatform.customJobs.{method}", YOU, reason, f"{_JOBS}/{method}")
-            for method, reason in (
-                ("create", "to send the job"),
-                ("list", "to see that the same job is not there yet"),
-                ("get", "to watch it"),
-                ("cancel", "to end it early"),
-            )
+        ("aiplatform.customJobs.create", _YOU, "to send the job", f"{_JOBS}/create"),
+        (
+            "aiplatform.customJobs.list",
+            _YOU,
+            "to see that the same job is not there yet",
+            f"{_JOBS}/list",
         ),
-        ("logging.logEntries.list", YOU, "to read its log", _LOGS),
-        ("storage.buckets.get", YOU, "to see that buckets are in the job's region", _STORAGE),
-        ("storage.objects.get", YOU, "to show how training goes, from the run folder", _STORAGE),
-        ("storage.objects.get", JOB, "to read pictures and checkpoints", _STORAGE),
-        ("storage.objects.list", JOB, "to find them", _STORAGE),
-        ("storage.objects.create", JOB, "to write run folder and model", _STORAGE),
+        ("aiplatform.customJobs.get", _YOU, "to watch it", f"{_JOBS}/get"),
+        ("aiplatform.customJobs.cancel", _YOU, "to end it early", f"{_JOBS}/cancel"),
+        ("logging.logEntries.list", _YOU, "to read its log", _LOGS),
+        ("storage.buckets.get", _YOU, "to see that buckets are in the job's region", _STORAGE),
+        ("storage.objects.get", _YOU, "to show how training goes, from the run folder", _STORAGE),
+        ("storage.objects.get", _JOB, "to read pictures and checkpoints", _STORAGE),
+        ("storage.objects.list", _JOB, "to find them", _STORAGE),
+        ("storage.objects.create", _JOB, "to write run folder and model", _STORAGE),
         (
             "storage.objects.delete",
-            JOB,
+            _JOB,
             "to replace files of the run folder, and remove old checkpoints",
             _STORAGE,
         ),
-        ("artifactregistry.repositories.downloadArtifacts", SERVICE, "to pull the image", _IMAGES),
+        (
+            "artifactregistry.repositories.downloadArtifacts",
+            "the Vertex AI service agents",
+            "to pull the image",
+            _IMAGES,
+        ),
     ]
     if service_account:
-        rows.append(
-            (
-                "iam.serviceAccounts.actAs",
-                YOU,
-                f"on {service_account}, to run the job as it",
-                _ACCOUNT,
-            )
-        )
+        reason = f"on {service_account}, to run the job as it"
+        rows.append(("iam.serviceAccounts.actAs", _YOU, reason, _ACCOUNT))
     if build == "cloudbuild":
-        rows.append(("cloudbuild.builds.create", YOU, "to build the image", _BUILDS))
+        rows.append(("cloudbuild.builds.create", _YOU, "to build the image", _BUILDS))
     if build:
-        builder = YOU if build == "docker" else "the build's service account"
-        rows.append(
-            ("artifactregistry.repositories.uploadArtifacts", builder, "to push the image", _IMAGES)
-        )
+        push = "artifactregistry.repositories.uploadArtifacts"
+        rows.append((push, builder, "to push the image", _IMAGES))
     return [Permission(*row) for row in rows]

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
-from trainer.cloud import image, kubernetes, machines, vertex
+from trainer.cloud import Submission, image, machines, specification
 from trainer.cloud.jobs_client import ENDED, Jobs
-from trainer.cloud.submission import Budget, Submission
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError, SignInError
 from whisker_ml import storage
@@ -20,9 +19,6 @@ from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address
 from whisker_ml.storage import mapped_errors
 
 logger = logging.getLogger(__name__)
-
-
-# Makes a job of a run and what is asked of the cloud: printed, or sent once.
 
 
 def preview(submission: Submission, config: Config, arguments: Sequence[str]) -> str:
@@ -36,60 +32,57 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
     Raises:
         ConfigError: it could not run.
     """
-    lines = []
-    if submission.build:
-        lines += [
-            f"Built first: {line}"
-            for line in image.describe(submission.build, submission.image_uri, submission.project)
-        ]
-    lines.append(f"Ended after {submission.budget.reason}.")
+    build, image_uri = submission.build, submission.image_uri
     unchecked = [
         "credentials, quota, price, and whether there are such machines just now",
-        f"that {submission.image_uri} exists and holds this checkout",
+        f"that {image_uri} exists and holds this checkout",
         "that the job's account may read and write the buckets named below, and that they are near",
     ]
-    if not image.is_pinned(submission.image_uri):
-        lines.append(
-            "Note: the image is named by a tag, which can move: "
-            + (
-                "--build puts the digest in its place."
-                if submission.build
-                else "without --dry_run this is refused."
-            )
-        )
-    if not config.run_dir:
-        lines.append(
-            "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
-            " machine."
-        )
+    permissions = []
     if submission.platform == "kubernetes":
+        content = specification.kubernetes_job(submission, arguments)
+        command = "kubectl create --filename=job.yaml"
         if submission.accelerator:
             unchecked.append(
                 f"that the cluster has nodes with {submission.accelerator}, and labels them so"
             )
-        sent = "kubectl create --filename=job.yaml"
-        return vertex.to_yaml(
-            kubernetes.manifest(submission, arguments),
-            [f"Saved as job.yaml, sent by: {sent}", *lines, *_listed(unchecked)],
+    else:
+        content = specification.custom_job(submission, arguments)
+        command = specification.send_command(
+            content, submission.display_name, project=submission.project, region=submission.region
         )
-    spec = vertex.specification(submission, arguments)
-    sent = vertex.send_command(
-        spec, submission.display_name, project=submission.project, region=submission.region
-    )
-    unchecked.append(machines.unchecked(submission.machine, submission.accelerator))
-    if submission.spot:
-        unchecked.append("whether the time limit counts anew when a machine is taken away")
-    needed = machines.needed(service_account=submission.service_account, build=submission.build)
-    return vertex.to_yaml(
-        spec,
-        [
-            f"Saved as job.yaml, sent by: {sent}",
-            *lines,
-            *_listed(unchecked),
+        if unknown := machines.unchecked(submission.machine, submission.accelerator):
+            unchecked.append(unknown)
+        if submission.spot:
+            unchecked.append("whether the time limit counts anew when a machine is taken away")
+        permissions = [
             "Permissions needed, by whom, what for, and where that stands:",
-            *(f"- {each.name}  {each.holder}, {each.reason}  {each.page}" for each in needed),
-        ],
-    )
+            *(
+                f"- {name}  {holder}, {reason}  {page}"
+                for name, holder, reason, page in machines.needed(
+                    service_account=submission.service_account, build=build
+                )
+            ),
+        ]
+    comments = [f"Saved as job.yaml, sent by: {command}"]
+    if build:
+        lines = image.describe(build, image_uri, submission.project)
+        comments += [f"Built first: {line}" for line in lines]
+    comments.append(f"Ended after {submission.budget.reason}.")
+    if not image.is_pinned(image_uri):
+        remedy = (
+            "--build puts the digest in its place."
+            if build
+            else "without --dry_run this is refused."
+        )
+        comments.append(f"Note: the image is named by a tag, which can move: {remedy}")
+    if not config.run_dir:
+        comments.append(
+            "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
+            " machine."
+        )
+    comments += ["Not checked:", *(f"- {fact}" for fact in unchecked)]
+    return specification.to_yaml(content, [*comments, *permissions])
 
 
 def send(
@@ -110,7 +103,7 @@ def send(
         WhiskerError: it could not run, or the service refuses it; nothing was started.
     """
     # Everything that can be refused without a build comes before the build.
-    vertex.labels(vertex.specification(submission, arguments), submission.display_name)
+    specification.labels(specification.custom_job(submission, arguments), submission.display_name)
     jobs = Jobs(submission.project, submission.region, submission.api_endpoint)
     addresses = [
         value for value in (config.data, config.run_dir, config.model_dir) if is_address(value)
@@ -119,11 +112,11 @@ def send(
     if submission.build:
         pinned = image.build(submission.build, submission.image_uri, submission.project)
         submission = replace(submission, image_uri=pinned, build="")
-    spec = vertex.specification(submission, arguments)
+    spec = specification.custom_job(submission, arguments)
     job = CustomJob(
         display_name=submission.display_name,
-        job_spec=vertex.require_message(spec),
-        labels=vertex.labels(spec, submission.display_name),
+        job_spec=specification.require_message(spec),
+        labels=specification.labels(spec, submission.display_name),
     )
     try:
         job, new = jobs.submit(job)
@@ -135,9 +128,8 @@ def send(
     if new:
         logger.info(f"sent {job.name}, {submission.image_uri}")
     else:
-        state = job.state.name.removeprefix("JOB_STATE_").lower()
         logger.info(
-            f"not sent again: the same run is {job.name} ({state}, of"
+            f"not sent again: the same run is {job.name} ({_name(job.state)}, of"
             f" {job.create_time:%Y-%m-%d %H:%M} UTC); another --display_name runs it once more"
         )
     logger.info(f"ended by the service after {submission.budget.reason}")
@@ -145,15 +137,10 @@ def send(
     return jobs, job
 
 
-def _listed(unchecked: Sequence[str]) -> list[str]:
-    return ["Not checked:", *(f"- {fact}" for fact in unchecked if fact)]
-
-
 # Watches a job to its end: its state, how training goes, and what it has cost so far.
 
 # Between two looks: short at first, as a job that cannot start ends soon.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
-_RUN_DIR = "--run_dir="
 
 
 def watch(
@@ -217,13 +204,13 @@ def _until_ended(
     price_per_hour: float,
     pause: Callable[[float], None],
 ) -> CustomJob:
-    said, length_s = "", _FIRST_PAUSE_S
+    shown, length_s = "", _FIRST_PAUSE_S
     while True:
         job = _look(jobs, name)
         news = f"{_name(job.state)}{_progress(job)}"
-        if news != said:
+        if news != shown:
             logger.info(news + _cost(job, price_per_hour))
-            said, length_s = news, _FIRST_PAUSE_S
+            shown, length_s = news, _FIRST_PAUSE_S
         if job.state in ENDED:
             return job
         pause(length_s)
@@ -254,19 +241,16 @@ def _progress(job: CustomJob) -> str:
     """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it
     cannot be read.
     """
-    pool = job.job_spec.worker_pool_specs[0]
-    folder = next(
-        (
-            argument
-            for argument in pool.container_spec.args
-            if argument.startswith(f"{_RUN_DIR}{BUCKET_SCHEME}")
-        ),
-        "",
-    )
-    if not folder:
+    flag = "--run_dir="
+    folders = [
+        argument.removeprefix(flag).rstrip("/")
+        for argument in job.job_spec.worker_pool_specs[0].container_spec.args
+        if argument.startswith(f"{flag}{BUCKET_SCHEME}")
+    ]
+    if not folders:
         return ""
     try:
-        content, _ = storage.read(f"{folder.removeprefix(_RUN_DIR).rstrip('/')}/metrics.jsonl")
+        content, _ = storage.read(f"{folders[0]}/metrics.jsonl")
     except StorageError as error:
         return f"  (how training goes cannot be read: {error})"
     lines = content.decode().splitlines()
@@ -284,8 +268,8 @@ def _cost(job: CustomJob, price_per_hour: float) -> str:
         return ""
     workers = sum(pool.replica_count for pool in job.job_spec.worker_pool_specs)
     until = job.end_time or datetime.now(UTC)
-    seconds = (until - job.start_time).total_seconds()
-    return f"  about {Budget(0, price_per_hour, workers, '').cost(seconds):.2f} so far"
+    hours = (until - job.start_time).total_seconds() / 3600
+    return f"  about {hours * price_per_hour * workers:.2f} so far"
 
 
 # Whether buckets lie where the job runs: bytes that cross regions are slow, and billed.

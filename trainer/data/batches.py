@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from trainer.data.ledger import Ledger
 from trainer.data.pictures import Pictures
+from trainer.devices import Part
 from trainer.variants.preprocessing import decode_and_resize
-from trainer.workers import Part
 
 # Pictures decoded at a time: one waits for the disk while another takes a core.
 CALLS = 2 * (os.cpu_count() or 1)

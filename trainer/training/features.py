@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from trainer.data.batches import Examples, epoch_order, make_ready
 from trainer.data.ledger import SPLITS, Ledger
+from trainer.devices import Part
 from trainer.errors import RunError
 from trainer.variants.models import augmentation_layers
-from trainer.workers import Part
 from whisker_ml.files import replacing
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import LearningRate
+from trainer.devices import Part
 from trainer.errors import RunStopped, TrainingError
 from trainer.training.checkpoints import Checkpoints
 from trainer.training.loop import Loop
 from trainer.training.observers import Observers
 from trainer.variants.objective import Objective
-from trainer.workers import Part
 
 logger = logging.getLogger(__name__)
 

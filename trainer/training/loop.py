@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.devices import Workers
 from trainer.variants.objective import Objective
-from trainer.workers import Workers
 
 # A call of the compiled function runs as many steps as take about this long: enough to make the
 # call itself cheap, few enough to look up often, for a signal to stop or the time of the next

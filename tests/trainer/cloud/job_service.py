@@ -30,7 +30,7 @@ from google.protobuf import any_pb2, empty_pb2, json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trainer.cloud.submission import require_acceptable, require_labels
+from trainer.cloud.machines import require_possible
 from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -55,6 +55,78 @@ SERVICE_DISABLED.Pack(
         metadata={"service": "aiplatform.googleapis.com"},
     )
 )
+
+
+# What the service refuses and its message types let through: from the descriptions of CustomJob,
+# CustomJobSpec and Scheduling in google-cloud-aiplatform 2.7.0, and
+# docs.cloud.google.com/vertex-ai/docs/training/distributed-training, read on 2026-11-22.
+_LABEL_TEXT = re.compile(r"[\w-]{0,63}")
+_MOST_POOLS = 4
+
+
+def require_acceptable(spec):
+    """Refuses a job that the service refuses, or runs otherwise than meant.
+
+    Args:
+        spec: fields of a CustomJobSpec in camelCase, which its message type takes.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    pools = spec.get("workerPoolSpecs", [])
+    if not 1 <= len(pools) <= _MOST_POOLS:
+        raise ConfigError(
+            f"workerPoolSpecs: expected 1 to {_MOST_POOLS} pools, received {len(pools)}"
+        )
+    for number, pool in enumerate(pools):
+        if pool or number == 0:
+            _require_pool(number, pool)
+    account = spec.get("serviceAccount", "")
+    if account and not (account.endswith(".gserviceaccount.com") and account.count("@") == 1):
+        raise ConfigError(
+            f"--service_account={account}: expected an address such as"
+            " name@project.iam.gserviceaccount.com"
+        )
+    if spec.get("tensorboard") and not account:
+        raise ConfigError(
+            "tensorboard: the service writes there as a service account; give --service_account"
+        )
+
+
+def _require_pool(number, pool):
+    replicas = int(pool.get("replicaCount", 0))
+    if number == 0 and replicas != 1:
+        raise ConfigError(
+            f"workerPoolSpecs[0]: expected one replica, the chief, received {replicas}; others go"
+            " in pool 1"
+        )
+    if replicas < 1:
+        raise ConfigError(
+            f"workerPoolSpecs[{number}]: expected at least one replica, or an empty pool"
+        )
+    if not pool.get("containerSpec", {}).get("imageUri"):
+        raise ConfigError(f"workerPoolSpecs[{number}]: no image; give --image_uri")
+    machine = pool.get("machineSpec", {})
+    require_possible(
+        machine.get("machineType", ""),
+        machine.get("acceleratorType", ""),
+        int(machine.get("acceleratorCount", 0)),
+    )
+
+
+def require_labels(labels):
+    """Refuses labels that the service refuses.
+
+    Raises:
+        ConfigError: the first that is wrong.
+    """
+    for key, value in labels.items():
+        for text in (key, value):
+            if not _LABEL_TEXT.fullmatch(text) or text != text.lower():
+                raise ConfigError(
+                    f"label {key}={value}: expected at most 63 lowercase letters, digits, dashes"
+                    " and underscores"
+                )
 
 
 @dataclass

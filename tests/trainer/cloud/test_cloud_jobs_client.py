@@ -9,7 +9,7 @@ import pytest
 from tests.trained_model import logged
 from tests.trainer.cloud import job_service
 from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
-from trainer.cloud import jobs_client, send, vertex
+from trainer.cloud import jobs_client, send, specification
 from trainer.cloud.jobs_client import Jobs
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
 
@@ -33,7 +33,9 @@ def jobs(service):
 
 def job(spec=SPEC, name="whisker"):
     return jobs_client.CustomJob(
-        display_name=name, job_spec=vertex.require_message(spec), labels=vertex.labels(spec, name)
+        display_name=name,
+        job_spec=specification.require_message(spec),
+        labels=specification.labels(spec, name),
     )
 
 

@@ -1,14 +1,16 @@
 """A run is sent once, from buckets of its region."""
 
+import datetime
+
 import pytest
+from google.cloud.aiplatform_v1.types import CustomJob
 
 from tests.trained_model import logged
 from tests.trainer.cloud.job_service import PROJECT, REGION
-from trainer.cloud import send
+from trainer.cloud import Submission, send
 from trainer.cloud.jobs_client import Jobs
 from trainer.cloud.machines import needed
 from trainer.cloud.send import is_near, require_near
-from trainer.cloud.submission import Submission
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError
 from whisker_ml.errors import BucketMissingError
@@ -84,3 +86,14 @@ def test_bucket_of_the_region_passes_and_one_elsewhere_is_refused(bucket):
 def test_bucket_that_is_not_there_is_refused(bucket):
     with pytest.raises(BucketMissingError, match="there is no such bucket"):
         require_near([f"gs://{bucket}-gone/pictures"], "us-central1")
+
+
+def test_cost_counts_the_hours_of_every_worker_that_has_started():
+    start = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    job = CustomJob(
+        job_spec={"worker_pool_specs": [{"replica_count": 1}, {"replica_count": 3}]},
+        start_time=start,
+        end_time=start + datetime.timedelta(hours=2),
+    )
+    assert send._cost(job, 2.5) == "  about 20.00 so far"
+    assert send._cost(job, 0.0) == send._cost(CustomJob(), 2.5) == ""

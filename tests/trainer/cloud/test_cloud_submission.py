@@ -1,42 +1,29 @@
 """What is asked of the cloud: how long, which names and paths, what the service sets."""
 
-import copy
-
 import pytest
 
-from trainer.cloud import submission
-from trainer.cloud.submission import (
-    environment_settings,
-    require_acceptable,
-    require_labels,
-    require_place,
-    require_remote,
-)
+from trainer.cloud import Submission, environment_settings, require_place, require_remote
 from trainer.config import Config
 from trainer.errors import ConfigError
 
-ASKED = {"max_hours": 24.0, "price_per_hour": 0.0, "max_cost": 0.0, "workers": 1}
+
+def budget(**changes):
+    return Submission(**({"dry_run": True} | changes)).budget
 
 
 def test_without_a_price_the_hours_count():
-    made = submission.make_budget(**ASKED)
-    assert (made.timeout_s, made.reason, made.cost(3600)) == (86400, "24 h, by --max_hours", 0.0)
+    assert budget() == (86400, "24 h, by --max_hours")
 
 
 def test_cost_limit_counts_every_worker_and_says_so():
-    made = submission.make_budget(
-        **(ASKED | {"price_per_hour": 2.5, "max_cost": 20.0, "workers": 4})
+    assert budget(price_per_hour=2.5, max_cost=20.0, workers=4) == (
+        7200,
+        "2.00 h, by --max_cost: 20 / (4 workers × 2.5 an hour)",
     )
-    assert made.timeout_s == 7200
-    assert made.reason == "2.00 h, by --max_cost: 20 / (4 workers × 2.5 an hour)"
-    assert made.cost(7200) == 20.0
 
 
 def test_smaller_of_the_two_limits_counts():
-    made = submission.make_budget(
-        **(ASKED | {"max_hours": 1.5, "price_per_hour": 2.0, "max_cost": 20.0})
-    )
-    assert (made.timeout_s, made.reason) == (
+    assert budget(max_hours=1.5, price_per_hour=2.0, max_cost=20.0) == (
         5400,
         "1.5 h, by --max_hours, 3.00 at most for 1 worker",
     )
@@ -56,73 +43,7 @@ def test_smaller_of_the_two_limits_counts():
 )
 def test_limit_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        submission.make_budget(**(ASKED | changes))
-
-
-POOL = {
-    "machineSpec": {
-        "machineType": "g2-standard-8",
-        "acceleratorType": "NVIDIA_L4",
-        "acceleratorCount": 1,
-    },
-    "replicaCount": 1,
-    "containerSpec": {"imageUri": "i"},
-}
-
-
-def pool(**changes):
-    return copy.deepcopy(POOL) | changes
-
-
-def spec(*pools, **more):
-    return {"workerPoolSpecs": list(pools), **more}
-
-
-def test_chief_and_workers_and_an_empty_pool_between_pass():
-    account = {"serviceAccount": "w@p.iam.gserviceaccount.com", "tensorboard": "projects/1/…"}
-    require_acceptable(spec(pool(), {}, pool(replicaCount=5), **account))
-    require_labels({"whisker-spec": "0a"})
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (spec(), "expected 1 to 4 pools, received 0"),
-        (spec(*[pool()] * 5), "expected 1 to 4 pools, received 5"),
-        (
-            spec(pool(replicaCount=2)),
-            r"workerPoolSpecs\[0\]: expected one replica, the chief, received 2",
-        ),
-        (spec({}), r"workerPoolSpecs\[0\]: expected one replica"),
-        (
-            spec(pool(), pool(replicaCount=0)),
-            r"workerPoolSpecs\[1\]: expected at least one replica",
-        ),
-        (spec(pool(containerSpec={})), r"workerPoolSpecs\[0\]: no image; give --image_uri"),
-        (
-            spec(pool(), pool(machineSpec={"machineType": "g2-standard-8"})),
-            "g2-standard-8 is built with 1 NVIDIA_L4",
-        ),
-        (
-            spec(pool(), serviceAccount="somebody@example.com"),
-            "--service_account=somebody@example.com: expected",
-        ),
-        (
-            spec(pool(), tensorboard="t"),
-            "tensorboard: the service writes there as a service account",
-        ),
-    ],
-)
-def test_what_the_service_would_refuse_is_named(content, message):
-    with pytest.raises(ConfigError, match=message):
-        require_acceptable(content)
-
-
-@pytest.mark.parametrize("label", ["Upper", "a b", "x" * 64, "a.b"])
-def test_label_with_other_characters_is_refused(label):
-    for labels in ({label: "x"}, {"x": label}):
-        with pytest.raises(ConfigError, match="expected at most 63 lowercase letters"):
-            require_labels(labels)
+        budget(**changes)
 
 
 @pytest.mark.parametrize("region", ["us-central1", "northamerica-northeast1", "europe-west12"])

@@ -17,8 +17,8 @@ from trainer.data.dataset import scan
 from trainer.data.pictures import assign, open_pictures
 from trainer.data.sources import pictures_folder
 from trainer.data.splits import ledger_file, read_frozen
+from trainer.devices import Part
 from trainer.errors import DataError
-from trainer.workers import Part
 from whisker_ml import storage
 
 SIZE = 32

@@ -1,0 +1,258 @@
+"""A training run as what a cloud takes: a custom job of Vertex AI, checked, or a plain Job of
+Kubernetes; and either as YAML.
+
+Fields are from the descriptions of CustomJob, CustomJobSpec and Scheduling in
+google-cloud-aiplatform 2.7.0, and
+docs.cloud.google.com/vertex-ai/docs/training/distributed-training, read on 2026-11-22.
+"""
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from google.cloud.aiplatform_v1.types import CustomJobSpec
+from google.protobuf import json_format
+
+from trainer.cloud import Submission
+from trainer.cloud.machines import require_possible
+from trainer.errors import ConfigError
+from whisker_ml.errors import EXIT_USAGE
+
+# What runs in the container, spelled out so that any image that holds the trainer will do.
+COMMAND = ("python", "-m", "trainer.task")
+
+# Marks a job with what it runs, so that the same is not run twice.
+LABEL = "whisker-spec"
+
+_MAX_DISPLAY_NAME = 128  # characters, from the description of CustomJob.display_name
+_REQUIRE_GPU = "--require_gpu="
+
+
+def custom_job(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+    """Describes one run, in the form of the service's CustomJobSpec message.
+
+    Args:
+        submission: where, on what and for how long.
+        arguments: flags of ``trainer.task``, each as ``--name=value``.
+
+    Returns:
+        The message's fields in camelCase.
+
+    Raises:
+        ConfigError: the service could not run this.
+    """
+    machine_spec: dict[str, Any] = {"machineType": submission.machine}
+    if submission.accelerator:
+        machine_spec |= {
+            "acceleratorType": submission.accelerator,
+            "acceleratorCount": submission.accelerator_count,
+        }
+    # A list, as the message has it; some of the service's own pages show a map, which the message
+    # refuses. The chief has a pool of its own: the service takes no other number there.
+    pools = [
+        {
+            "machineSpec": dict(machine_spec),
+            "replicaCount": replicas,
+            "containerSpec": _container("imageUri", submission, arguments),
+        }
+        for replicas in (1, submission.workers - 1)
+        if replicas
+    ]
+    spec: dict[str, Any] = {
+        "workerPoolSpecs": pools,
+        "scheduling": {"timeout": f"{submission.budget.timeout_s}s"},
+    }
+    if submission.spot:
+        spec["scheduling"]["strategy"] = "SPOT"
+    if submission.workers > 1:
+        # A worker that comes back alone finds nobody to meet: all of them have to begin again, from
+        # the checkpoint.
+        spec["scheduling"]["restartJobOnWorkerRestart"] = True
+    if submission.service_account:
+        spec["serviceAccount"] = submission.service_account
+    require_message(spec)
+    # What the message lets through and the service would refuse.
+    require_possible(
+        submission.machine,
+        submission.accelerator,
+        submission.accelerator_count if submission.accelerator else 0,
+    )
+    account = submission.service_account
+    if account and not (account.endswith(".gserviceaccount.com") and account.count("@") == 1):
+        raise ConfigError(
+            f"--service_account={account}: expected an address such as"
+            " name@project.iam.gserviceaccount.com"
+        )
+    return spec
+
+
+def _container(image_key: str, submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+    """What runs where; with ``--require_gpu=true`` where a GPU is paid for and the user did not say
+    otherwise.
+    """
+    image_uri, accelerator = submission.image_uri, submission.accelerator
+    if not image_uri or not image_uri.isprintable() or " " in image_uri:
+        raise ConfigError(
+            f"--image_uri={image_uri}: expected the image that holds the trainer, "
+            "such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer@sha256:…"
+        )
+    given = [argument for argument in arguments if argument.startswith(_REQUIRE_GPU)]
+    if f"{_REQUIRE_GPU}true" in given and not accelerator:
+        raise ConfigError(
+            "--require_gpu without an accelerator would fail at once: give --accelerator, or leave"
+            " it out"
+        )
+    # A paid GPU that TensorFlow does not see would otherwise stand idle while the CPU trains.
+    added = [f"{_REQUIRE_GPU}true"] if accelerator and not given else []
+    return {image_key: image_uri, "command": list(COMMAND), "args": [*arguments, *added]}
+
+
+def require_message(spec: Mapping[str, Any]) -> CustomJobSpec:
+    """Makes the service's own message of a specification.
+
+    Raises:
+        ConfigError: its type refuses a field or a value.
+    """
+    message = CustomJobSpec()
+    try:
+        json_format.ParseDict(spec, CustomJobSpec.pb(message))
+    except json_format.ParseError as error:
+        raise ConfigError(
+            f"the service's CustomJobSpec refuses these settings: {' '.join(str(error).split())}"
+        ) from error
+    return message
+
+
+def labels(spec: Mapping[str, Any], display_name: str) -> dict[str, str]:
+    """Labels by which the same run is known again: same image, flags, machines, limits and name.
+
+    Raises:
+        ConfigError: the service does not take such a name.
+    """
+    if not 1 <= len(display_name) <= _MAX_DISPLAY_NAME or not display_name.isprintable():
+        raise ConfigError(
+            f"--display_name={display_name!r}: expected 1 to {_MAX_DISPLAY_NAME} printable"
+            " characters, such as whisker"
+        )
+    content = json.dumps([display_name, spec], sort_keys=True).encode()
+    return {LABEL: hashlib.sha256(content).hexdigest()[:32]}
+
+
+def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, region: str) -> str:
+    """Writes the command that sends a specification which was saved as ``job.yaml``."""
+    marks = ",".join(f"{key}={value}" for key, value in labels(spec, display_name).items())
+    return (
+        f"gcloud ai custom-jobs create --project={project or 'PROJECT'}"
+        f" --region={region or 'REGION'} --display-name={shlex.quote(display_name)}"
+        f" --labels={marks} --config=job.yaml"
+    )
+
+
+# A plain Job of Kubernetes: one pod, ended for good by what a restart would not fix.
+#
+# Kubeflow's trainer has no runtime for TensorFlow any more (kubeflow/trainer#2699, 2025-08-11).
+# Labels of nodes and the 25 s are those of Google's Kubernetes Engine, as of 2026-11-22
+# (cloud.google.com/kubernetes-engine/docs/how-to/gpus and …/concepts/spot-vms).
+
+# A Spot pod gets 25 s at most between SIGTERM and SIGKILL.
+_GRACE_S = 25
+_RESTARTS = 6
+# Pictures, features and the run folder lie there. Autopilot gives a container 1 GiB unless it asks
+# for more (cloud.google.com/kubernetes-engine/docs/concepts/autopilot-resource-requests, as of
+# 2026-11-23).
+_DISK = "10Gi"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
+
+
+def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
+    """Describes one run as a ``batch/v1`` Job.
+
+    Args:
+        submission: what is asked of the cluster; accelerators by Vertex AI's names, the service
+            account by Kubernetes' own.
+        arguments: flags of ``trainer.task``, each as ``--name=value``.
+
+    Returns:
+        The object, as ``kubectl create`` reads it.
+
+    Raises:
+        ConfigError: Kubernetes could not run this.
+    """
+    container = {"name": "trainer"} | _container("image", submission, arguments)
+    for flag, value in (
+        ("display_name", submission.display_name),
+        ("service_account", submission.service_account or "default"),
+    ):
+        if not _NAME.fullmatch(value):
+            raise ConfigError(
+                f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters,"
+                " digits and dashes"
+            )
+    resources: dict[str, Any] = {"requests": {"ephemeral-storage": _DISK}}
+    node = {}
+    if submission.accelerator:
+        if submission.accelerator_count < 1:
+            raise ConfigError(
+                f"--accelerator_count={submission.accelerator_count}: expected at least 1"
+            )
+        resources["limits"] = {"nvidia.com/gpu": submission.accelerator_count}
+        gpu = submission.accelerator.lower().replace("_", "-")
+        node["cloud.google.com/gke-accelerator"] = gpu
+    if submission.spot:
+        node["cloud.google.com/gke-spot"] = "true"
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": _GRACE_S,
+        "securityContext": {"runAsNonRoot": True},
+        "containers": [
+            container
+            | {
+                # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB
+                # by default.
+                "volumeMounts": [
+                    {"name": "shared-memory", "mountPath": "/dev/shm"}  # noqa: S108
+                ],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "resources": resources,
+            }
+        ],
+        "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
+    }
+    if node:
+        pod["nodeSelector"] = node
+    if submission.service_account:
+        pod["serviceAccountName"] = submission.service_account
+    # Wrong settings, or no GPU where one is required: no restart fixes them.
+    hopeless = {"containerName": "trainer", "operator": "In", "values": [EXIT_USAGE]}
+    labels = {"app.kubernetes.io/name": "whisker-trainer"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": submission.display_name, "labels": dict(labels)},
+        "spec": {
+            "backoffLimit": _RESTARTS,
+            "activeDeadlineSeconds": submission.budget.timeout_s,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onExitCodes": hopeless},
+                    # A machine that is taken away is nobody's failure, and does not count.
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                ]
+            },
+            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+        },
+    }
+
+
+def to_yaml(content: Mapping[str, Any], comments: Sequence[str]) -> str:
+    """Writes a specification, or an object of Kubernetes, below lines of comment."""
+    return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(
+        dict(content), sort_keys=False, allow_unicode=True, width=float("inf")
+    )
