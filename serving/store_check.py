@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.client.local_server import LocalServerFailed, local_server
-from serving.config import models_config
+from serving.config import ConfigError, models_config
 from serving.config.models_config import PLATFORM
-from serving.config.text_file import ConfigError
 from serving.rollout import AVAILABLE, END, RunningServer
 from serving.store import ModelStore, open_store
 from serving.store.manifest import MANIFEST_FILE

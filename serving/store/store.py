@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving.config import models_config
+from serving.config import models_config, render
 from serving.config.models_config import ModelServerConfig
 from serving.store import history, manifest
 from serving.store.backend import CLAIMS, Backend, is_version
@@ -261,9 +261,7 @@ class ModelStore:
                 # First the history: an entry too many is known as such, a missing one is not.
                 if self._remember(
                     *(self._live(one) for one in (config, changed)), back=back
-                ) and self._backend.replace(
-                    self.config_path, models_config.render(changed).encode(), generation
-                ):
+                ) and self._backend.replace(self.config_path, render(changed).encode(), generation):
                     return changed
         raise ConflictError(
             f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again"

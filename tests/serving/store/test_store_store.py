@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from serving.config import ConfigError
 from serving.config.models_config import parse, with_live
-from serving.config.text_file import ConfigError
 from serving.store import ModelStore, open_store
 from serving.store.errors import DigestError, NotASavedModelError, VersionMissingError
 from serving.store.manifest import MANIFEST_FILE
