@@ -23,7 +23,7 @@ from absl import flags
 
 from serving import connection_flags
 from serving.store import ModelStore, open_store
-from serving.store.errors import ManifestError
+from serving.store.manifest import ManifestError
 from whisker_ml import cli, contract
 from whisker_ml.contract import STABLE_LABEL
 from whisker_ml.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, WrongUse
