@@ -5,6 +5,7 @@ The file is a text-format `tensorflow.serving.ModelServerConfig`. Other models i
 our model that are not ours, are kept; comments are not, as protobuf's text format drops them.
 """
 
+from copy import deepcopy
 from typing import Any
 
 from serving.config import ConfigError, parse_text
@@ -123,8 +124,7 @@ def with_live(
     Raises:
         ConfigError: `base_path` is relative, or something else in the file is refused by `check`.
     """
-    changed = type(config)()
-    changed.CopyFrom(config)
+    changed = deepcopy(config)
     models = changed.model_config_list.config
     model = next((model for model in models if model.name == model_name), None)
     if model is None:
