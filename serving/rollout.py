@@ -82,11 +82,8 @@ class RunningServer:
         Raises:
             ClientError: it gives no answer.
         """
-        request = message("tensorflow.serving.GetModelStatusRequest")(
-            model_spec={"name": model_name}
-        )
         try:
-            response = self._ask("ModelService/GetModelStatus", "GetModelStatusResponse", request)
+            response = self._ask("ModelService/GetModelStatus", model_spec={"name": model_name})
         except ModelNotFound:
             return {}
         return {
@@ -114,13 +111,11 @@ class RunningServer:
         """
         # Of all questions that take a label, the one that runs no model. GetModelStatus ignores
         # labels.
-        request = message("tensorflow.serving.GetModelMetadataRequest")(
-            model_spec={"name": model_name, "version_label": label},
-            metadata_field=["signature_def"],
-        )
         try:
             response = self._ask(
-                "PredictionService/GetModelMetadata", "GetModelMetadataResponse", request
+                "PredictionService/GetModelMetadata",
+                model_spec={"name": model_name, "version_label": label},
+                metadata_field=["signature_def"],
             )
         except ModelNotFound:
             return otherwise
@@ -158,8 +153,11 @@ class RunningServer:
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
 
-    def _ask(self, path: str, response: str, request: Any) -> Any:
-        return self.answer(self._method(path, response).future(request, timeout=_QUESTION_S))
+    def _ask(self, path: str, **fields: Any) -> Any:
+        name = path.partition("/")[2]
+        request = message(f"tensorflow.serving.{name}Request")(**fields)
+        method = self._method(path, f"{name}Response")
+        return self.answer(method.future(request, timeout=_QUESTION_S))
 
     def _method(self, path: str, response: str) -> Any:
         return self._channel.unary_unary(

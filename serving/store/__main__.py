@@ -59,21 +59,21 @@ def _run(arguments: Sequence[str]) -> int:
     # would stay so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
     given = arguments[1:]
-    commands: dict[str, tuple[int, Callable[..., _Outcome]]] = {
-        "list": (0, _list),
-        "show": (1, _show),
-        "publish": (1, _publish),
-        "promote": (1, _promote),
-        "rollback": (0, _rollback),
-        "prune": (0, _prune),
+    # By name and number of arguments.
+    commands: dict[tuple[str, int], Callable[..., _Outcome]] = {
+        ("list", 0): _list,
+        ("show", 1): _show,
+        ("publish", 1): _publish,
+        ("promote", 1): _promote,
+        ("rollback", 0): _rollback,
+        ("prune", 0): _prune,
     }
     if given[:1] == ["check"] and len(given) <= 2:
         return _check(given[1:])
-    if not given or given[0] not in commands or len(given) - 1 != commands[given[0]][0]:
+    command = commands.get((given[0], len(given) - 1)) if given else None
+    if command is None:
         raise WrongUse(f"{' '.join(given) or 'nothing to do'}: expected one of {_COMMANDS}")
-    command = commands[given[0]][1]
-    outcome, lines = command(open_store(options.model_dir, options.model_name), *given[1:])
-    _write(outcome, lines)
+    _write(*command(open_store(options.model_dir, options.model_name), *given[1:]))
     return EXIT_DONE
 
 
