@@ -69,7 +69,7 @@ setup(
             "whisker-jobs=trainer.jobs:main",
             "whisker-serve=serving.server.__main__:main",
             "whisker-predict=serving.predict:main",
-            "whisker-store=serving.store_cli:main",
+            "whisker-store=serving.store.__main__:main",
         ]
     },
 )

@@ -2,21 +2,14 @@
 entry points.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from whisker_ml import cli
 from whisker_ml.errors import WrongUse
-
-if TYPE_CHECKING:
-    from serving.client.channel import Tls
-
-_DEFAULT = "default"  # of --tls_ca
 
 
 def define() -> None:
@@ -39,19 +32,16 @@ def security() -> dict[str, Any]:
     Raises:
         WrongUse: the file of the token cannot be read.
     """
-    values = flags.FLAGS
-    return {
-        "tls": _tls(values.tls_ca, values.tls_certificate, values.tls_key),
-        "token": _token(Path(values.token_file)) if values.token_file else None,
-    }
-
-
-def _tls(ca: str | None, certificate: str | None, key: str | None) -> Tls | None:
     from serving.client.channel import Tls
 
-    if not (ca or certificate or key):
-        return None
-    return Tls(ca=None if ca == _DEFAULT else ca, certificate=certificate, key=key)
+    values = flags.FLAGS
+    ca, certificate, key = values.tls_ca, values.tls_certificate, values.tls_key
+    return {
+        "tls": Tls(None if ca == "default" else ca, certificate, key)
+        if ca or certificate or key
+        else None,
+        "token": _token(Path(values.token_file)) if values.token_file else None,
+    }
 
 
 def _token(file: Path) -> Callable[[], str]:

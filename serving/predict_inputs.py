@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from serving.client.errors import UnreadablePicture
@@ -32,43 +33,31 @@ def find_pictures(paths: Iterable[str]) -> Iterator[Found]:
         if os.path.lexists(path) or not glob.has_magic(path):
             yield from _search(path) if Path(path).is_dir() else [(path, None)]
         else:
-            yield from _match(path)
+            text = "nothing matches this pattern: expected the path of a file or a folder"
+            yield from _or_error(_match(path), path, text)
+
+
+def _or_error(found: Iterator[Found], path: str, text: str) -> Iterator[Found]:
+    """Gives what is found, or, where that is nothing, the path and an error."""
+    first = next(found, (path, UnreadablePicture(text)))
+    return chain([first], found)
 
 
 def _match(pattern: str) -> Iterator[Found]:
-    empty = True
     # ** gives the folders and, each by itself, what is in them.
     search_folders = "**" not in pattern
     # Path.glob takes no absolute pattern.
     matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207
     for path, is_folder in _in_order((match, Path(match).is_dir()) for match in matches):
         if not is_folder:
-            empty = False
             yield path, None
         elif search_folders:
-            empty = False
             yield from _search(path)
-    if empty:
-        yield (
-            pattern,
-            UnreadablePicture(
-                "nothing matches this pattern: expected the path of a file or a folder"
-            ),
-        )
 
 
 def _search(folder: str) -> Iterator[Found]:
-    empty = True
-    for found in _walk(folder):
-        empty = False
-        yield found
-    if empty:
-        yield (
-            folder,
-            UnreadablePicture(
-                f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}"
-            ),
-        )
+    text = f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}"
+    return _or_error(_walk(folder), folder, text)
 
 
 def _walk(folder: str) -> Iterator[Found]:

@@ -338,7 +338,8 @@ class Sheet:
         if not self._tiles:
             return f"{self._file}: not drawn, as no picture was answered"
         font = ImageFont.load_default(13)
-        heading = self._heading()
+        left_out = self._counts["answers"] - len(self._tiles)
+        heading = self._heading(left_out)
         columns = min(_COLUMNS, len(self._tiles))
         top = _MARGIN + len(heading) * _LINE + _MARGIN
         longest = _LINE + max(math.ceil(font.getlength(line)) for line, _ in heading)
@@ -372,7 +373,6 @@ class Sheet:
             sheet.save(self._file, "PNG")
         except OSError as error:
             raise NoSheet(f"{self._file}: cannot be written: {error.strerror}") from error
-        left_out = self._counts["answers"] - len(self._tiles)
         return f"{self._file}: {len(self._tiles)} pictures" + (
             f", the wrong and the least certain; {left_out:,} others are left out"
             if left_out
@@ -386,28 +386,22 @@ class Sheet:
         )
         del self._tiles[SHOWN:]
 
-    def _heading(self) -> list[tuple[str, tuple[int, int, int]]]:
-        counts, left_out = self._counts, self._counts["answers"] - len(self._tiles)
+    def _heading(self, left_out: int) -> list[tuple[str, tuple[int, int, int]]]:
+        counts = self._counts
+        others = counts["answers"] - counts["wrong"] - counts["uncertain"]
         lines = [
             (f"{counts['wrong']:,} wrong: the folder is named after another class", _WRONG),
             (
                 f"{counts['uncertain']:,} uncertain: probability below {UNCERTAIN_BELOW:g}",
                 _UNCERTAIN,
             ),
-            (f"{counts['answers'] - counts['wrong'] - counts['uncertain']:,} others", _CERTAIN),
+            (f"{others:,} others", _CERTAIN),
         ]
         if counts["failed"]:
             lines.append((f"{counts['failed']:,} without an answer, not shown", _PAPER))
         if left_out:
-            lines.append(
-                (
-                    (
-                        f"{len(self._tiles):,} shown, the wrong and the least certain;"
-                        f" {left_out:,} not"
-                    ),
-                    _PAPER,
-                )
-            )
+            shown = f"{len(self._tiles):,} shown, the wrong and the least certain"
+            lines.append((f"{shown}; {left_out:,} not", _PAPER))
         return lines
 
 

@@ -15,6 +15,7 @@ promote or rollback fixes.
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -51,35 +52,6 @@ class VersionStatus:
     error: str
 
 
-class Reload:
-    """A new configuration on its way to the server, which answers once every model with a new name
-    is loaded.
-    """
-
-    def __init__(self, call: Any, address: str) -> None:
-        self._call = call
-        self._address = address
-
-    def done(self) -> bool:
-        """Tells whether the server has answered."""
-        return self._call.done()
-
-    def result(self) -> None:
-        """Waits for the answer.
-
-        Raises:
-            ClientError: the server has refused the configuration, or cannot load what is new in it.
-        """
-        try:
-            self._call.result()
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._address) from error
-
-    def cancel(self) -> None:
-        """Waits no longer; what the server has taken over by then stays."""
-        self._call.cancel()
-
-
 class RunningServer:
     """A server that is to follow a models.config; use it in a `with` block.
 
@@ -110,11 +82,8 @@ class RunningServer:
         Raises:
             ClientError: it gives no answer.
         """
-        request = message("tensorflow.serving.GetModelStatusRequest")(
-            model_spec={"name": model_name}
-        )
         try:
-            response = self._ask("ModelService/GetModelStatus", "GetModelStatusResponse", request)
+            response = self._ask("ModelService/GetModelStatus", model_spec={"name": model_name})
         except ModelNotFound:
             return {}
         return {
@@ -142,13 +111,11 @@ class RunningServer:
         """
         # Of all questions that take a label, the one that runs no model. GetModelStatus ignores
         # labels.
-        request = message("tensorflow.serving.GetModelMetadataRequest")(
-            model_spec={"name": model_name, "version_label": label},
-            metadata_field=["signature_def"],
-        )
         try:
             response = self._ask(
-                "PredictionService/GetModelMetadata", "GetModelMetadataResponse", request
+                "PredictionService/GetModelMetadata",
+                model_spec={"name": model_name, "version_label": label},
+                metadata_field=["signature_def"],
             )
         except ModelNotFound:
             return otherwise
@@ -158,24 +125,39 @@ class RunningServer:
             raise
         return int(response.model_spec.version.value)
 
-    def reload(self, config: ModelServerConfig, timeout_s: float) -> Reload:
+    def reload(self, config: ModelServerConfig, timeout_s: float) -> grpc.Future:
         """Sends a configuration, which replaces the server's own.
 
         Args:
             config: with a model_config_list of every model that is to be served.
             timeout_s: how long the server may take to answer.
+
+        Returns:
+            The call, which the server answers once every model with a new name is loaded; for
+            `answer`. What it has taken over by the time that the call is cancelled stays.
         """
         request = message("tensorflow.serving.ReloadConfigRequest")(config=config)
         # A list without models is one too, where the configuration is empty.
         request.config.model_config_list.SetInParent()
         method = self._method("ModelService/HandleReloadConfigRequest", "ReloadConfigResponse")
-        return Reload(method.future(request, timeout=timeout_s), self.address)
+        return method.future(request, timeout=timeout_s)
 
-    def _ask(self, path: str, response: str, request: Any) -> Any:
+    def answer(self, call: grpc.Future) -> Any:
+        """Waits for the answer to a call.
+
+        Raises:
+            ClientError: there is none, or the server has refused what it was sent.
+        """
         try:
-            return self._method(path, response)(request, timeout=_QUESTION_S)
+            return call.result()
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
+
+    def _ask(self, path: str, **fields: Any) -> Any:
+        name = path.partition("/")[2]
+        request = message(f"tensorflow.serving.{name}Request")(**fields)
+        method = self._method(path, f"{name}Response")
+        return self.answer(method.future(request, timeout=_QUESTION_S))
 
     def _method(self, path: str, response: str) -> Any:
         return self._channel.unary_unary(
@@ -199,7 +181,13 @@ class RolloutError(StorageError):
 
 
 def promote(
-    store: ModelStore, version: int, label: str, server: RunningServer, timeout_s: float
+    store: ModelStore,
+    version: int,
+    label: str,
+    server: RunningServer,
+    timeout_s: float,
+    *,
+    back: bool = False,
 ) -> float:
     """Puts a label on a version, in models.config and on a running server.
 
@@ -209,6 +197,7 @@ def promote(
         label: `stable` makes the version live; another one has it loaded beside what is live.
         server: that runs on the store's models.config.
         timeout_s: how long the server may take to load the version.
+        back: as for `ModelStore.edit_config`.
 
     Returns:
         Seconds until every request by that label reached the version.
@@ -220,7 +209,7 @@ def promote(
         WhiskerError: the store cannot be written, or the server gives no answer.
     """
     store.require(version)
-    return _Rollout(store, server, version, label).run(timeout_s)
+    return _Rollout(store, server, version, label, back=back).run(timeout_s)
 
 
 def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tuple[int, float]:
@@ -233,7 +222,7 @@ def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tupl
         VersionMissingError: no version that still exists was live before.
     """
     version = store.require_previous()
-    return version, _Rollout(store, server, version, STABLE_LABEL, back=True).run(timeout_s)
+    return version, promote(store, version, STABLE_LABEL, server, timeout_s, back=True)
 
 
 class _Rollout:
@@ -252,22 +241,17 @@ class _Rollout:
         *,
         back: bool = False,
     ) -> None:
-        self._store, self._server, self._version, self._label, self._back = (
-            store,
-            server,
-            version,
-            label,
-            back,
-        )
+        self._store, self._server = store, server
+        self._version, self._label, self._back = version, label, back
         self._original = store.config()
         self._entry = _entry(self._original, store.model_name)
         self._statuses = server.versions(store.model_name)
         # Of each model, the labels that the server has.
         self._labels: dict[str, dict[str, int]] = {
             model.name: {
-                label: there
+                label: loaded
                 for label, number in model.version_labels.items()
-                if (there := server.labelled(model.name, label, otherwise=number)) is not None
+                if (loaded := server.labelled(model.name, label, otherwise=number)) is not None
             }
             for model in self._original.model_config_list.config
         }
@@ -350,8 +334,7 @@ class _Rollout:
         """Changes our model in models.config, where others may have changed theirs meanwhile."""
 
         def changed(config: ModelServerConfig) -> ModelServerConfig:
-            copy = type(config)()
-            copy.CopyFrom(config)
+            copy = deepcopy(config)
             models = copy.model_config_list.config
             change(_entry(copy, self._store.model_name) or models.add(name=self._store.model_name))
             return copy
@@ -377,7 +360,7 @@ class _Rollout:
         return config
 
     def _reload(self, config: ModelServerConfig) -> None:
-        self._server.reload(config, _RELOAD_S).result()
+        self._server.answer(self._server.reload(config, _RELOAD_S))
 
     def _load(self, config: ModelServerConfig, timeout_s: float) -> None:
         """Tells the server to load the new version beside the others, and waits until it has."""
@@ -402,7 +385,7 @@ class _Rollout:
                         f" {' '.join(status.error.split())}"
                     )
                 if taken_over:
-                    reload.result()
+                    self._server.answer(reload)
                     if status.state == AVAILABLE:
                         return
                 if time.monotonic() - start >= timeout_s:
@@ -423,15 +406,13 @@ class _Rollout:
         """Takes file and server back to where they were; says what came of it."""
 
         def as_it_was(config: ModelServerConfig) -> ModelServerConfig:
-            models = [
-                model
-                for model in config.model_config_list.config
-                if model.name != self._store.model_name
-            ]
-            changed = type(config)()
-            changed.model_config_list.config.extend(
-                [*models, self._entry] if self._entry is not None else models
-            )
+            changed = deepcopy(config)
+            models = changed.model_config_list.config
+            entry = _entry(changed, self._store.model_name)
+            if entry is not None:
+                models.remove(entry)
+            if self._entry is not None:
+                models.append(self._entry)
             return changed
 
         try:

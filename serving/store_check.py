@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.client.local_server import LocalServerFailed, local_server
-from serving.config import models_config
+from serving.config import ConfigError, models_config
 from serving.config.models_config import PLATFORM
-from serving.config.text_file import ConfigError
 from serving.rollout import AVAILABLE, END, RunningServer
 from serving.store import ModelStore, open_store
 from serving.store.manifest import MANIFEST_FILE
@@ -85,11 +84,7 @@ def _store(model: Any) -> ModelStore:
 def _names(model: Any, store: ModelStore) -> dict[int, set[str]]:
     """Lists the files of every version that the server would load, and that is there."""
     there = store.versions()
-    return {
-        version: _files(f"{store.base_path}/{version}")
-        for version in _wanted(model, there)
-        if version in there
-    }
+    return {version: store.files(version) for version in _wanted(model, there) if version in there}
 
 
 def _wanted(model: Any, there: list[int]) -> list[int]:
@@ -99,14 +94,6 @@ def _wanted(model: Any, there: list[int]) -> list[int]:
     if choice == "specific":
         return list(policy.specific.versions)
     return there if choice == "all" else there[-(policy.latest.num_versions or 1) :]
-
-
-def _files(path: str) -> set[str]:
-    if is_address(path):
-        from whisker_ml import storage
-
-        return set(storage.list_names(path))
-    return {file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file()}
 
 
 def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator[str]:

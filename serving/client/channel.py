@@ -7,11 +7,13 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import grpc
 
-from serving.client.errors import InvalidRequest
+from serving.client.errors import InvalidRequest, NotAllowed
+from whisker_ml.errors import MissingExtra
 
 # Who the client is and whom it trusts: TLS, a certificate of its own, bearer tokens.
 
@@ -40,6 +42,58 @@ class Tls:
     server_name: str | None = None
 
 
+class IdentityToken:
+    """A token that says who this program is, renewed before it ends; for the client's argument
+    `token`.
+
+    For a server behind Google's identity, such as one on Cloud Run; needs the extra `identity`. The
+    account is the one that GOOGLE_APPLICATION_CREDENTIALS names, or that of the machine in the
+    cloud.
+    """
+
+    def __init__(self, audience: str) -> None:
+        """Asks nothing yet.
+
+        Args:
+            audience: for whom the token is, as the server expects it: on Cloud Run the URL of the
+                service.
+
+        Raises:
+            MissingExtra: google-auth is not installed.
+        """
+        try:
+            from google.auth.exceptions import GoogleAuthError
+            from google.auth.transport.requests import Request
+            from google.oauth2.id_token import fetch_id_token_credentials
+        except ImportError as error:
+            raise MissingExtra("google-auth", "identity") from error
+        self._error, self._request = GoogleAuthError, Request
+        self._fetch = fetch_id_token_credentials
+        self._audience = audience
+        self._credentials: Any = None
+        self._lock = Lock()
+
+    def __call__(self) -> str:
+        """Gives the token, a new one where the last is about to end.
+
+        Raises:
+            NotAllowed: nobody vouches for this program.
+        """
+        with self._lock:
+            try:
+                if self._credentials is None:
+                    self._credentials = self._fetch(self._audience, self._request())
+                if not self._credentials.valid:
+                    self._credentials.refresh(self._request())
+            except self._error as error:
+                raise NotAllowed(
+                    f"no identity token for {self._audience}: {' '.join(str(error).split())}; run"
+                    " in Google Cloud, or let GOOGLE_APPLICATION_CREDENTIALS name the key file of"
+                    " a service account"
+                ) from error
+            return str(self._credentials.token)
+
+
 def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequence[str]) -> Any:
     """Gives gRPC's credentials, or None for plaintext without a token.
 
@@ -56,7 +110,7 @@ def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequenc
         return None
     if tls is not None:
         transport = grpc.ssl_channel_credentials(*_pem_texts(tls))
-    elif all(_LOOPBACK.fullmatch(one) for address in addresses for one in address.split(",")):
+    elif all(_LOOPBACK.fullmatch(part) for part in ",".join(addresses).split(",")):
         transport = grpc.local_channel_credentials()
     else:
         raise InvalidRequest(
@@ -203,8 +257,8 @@ def open_async_channel(
     """Opens a channel of grpc.aio in the running event loop; as `open_channel`, with interceptors
     of grpc.aio.
     """
-    own = {"interceptors": list(interceptors)}
-    return _open(server, tls, token, grpc.aio.insecure_channel, grpc.aio.secure_channel, **own)
+    insecure, secure = grpc.aio.insecure_channel, grpc.aio.secure_channel
+    return _open(server, tls, token, insecure, secure, interceptors=list(interceptors))
 
 
 def _open(
@@ -213,7 +267,7 @@ def _open(
     token: Token | None,
     insecure: Callable[..., Any],
     secure: Callable[..., Any],
-    **own: Any,
+    **more: Any,
 ) -> Any:
     addresses = [server] if isinstance(server, str) else list(server)
     if not all(addresses) or not addresses:
@@ -227,8 +281,8 @@ def _open(
     target = server if isinstance(server, str) else _resolve(addresses)
     credentials = channel_credentials(tls, token, addresses)
     if credentials is None:
-        return insecure(target, options=options, **own)
-    return secure(target, credentials, options=options, **own)
+        return insecure(target, options=options, **more)
+    return secure(target, credentials, options=options, **more)
 
 
 def _resolve(addresses: list[str]) -> str:
@@ -243,7 +297,7 @@ def _resolve(addresses: list[str]) -> str:
             found = [_look_up(address, family) for address in addresses]
         except OSError:
             continue
-        return f"{scheme}:{','.join(form.format(*one) for one in found)}"
+        return f"{scheme}:{','.join(form.format(*host_port) for host_port in found)}"
     raise InvalidRequest(
         f"server is {addresses}: expected host:port each, all with IPv4 or all with IPv6 addresses"
     )

@@ -91,34 +91,34 @@ class NotAPicture(ClientError):
         )
 
 
-_CODE = grpc.StatusCode
 _INVALID = "check signature, label and inputs against the model's"
+_OTHER = "check that the address is that of a TensorFlow Serving server"
 _REFUSED = "check the client's token and certificate, and what they are allowed"
 
 # The only place where gRPC's statuses become types; the first row fits whose code is the status'
 # and whose pattern is in its details. The patterns are what grpcio 1.66 to 1.85 says. What no row
 # fits becomes a ServerError.
-_CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
+_CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "Expected SETTINGS frame|http1.x server|Failed parsing HTTP/2",
         WrongProtocol,
         "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST",
     ),
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "WRONG_VERSION_NUMBER",
         WrongProtocol,
         "this port speaks no TLS: leave tls out",
     ),
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "CERTIFICATE_VERIFY_FAILED",
         WrongProtocol,
         "the server's certificate is not signed by one that is trusted: give the right one as ca",
     ),
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "Hostname Verification|not valid for|Peer name",
         WrongProtocol,
         (
@@ -127,13 +127,13 @@ _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
         ),
     ),
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "metadata from plugin|Illegal metadata",
         NotAllowed,
         "see to it that token gives a token",
     ),
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "Socket closed|recvmsg|Connection reset|Broken pipe",
         ServerUnavailable,
         (
@@ -143,7 +143,7 @@ _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
         ),
     ),
     (
-        _CODE.UNAVAILABLE,
+        "UNAVAILABLE",
         "",
         ServerUnavailable,
         (
@@ -152,7 +152,7 @@ _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
         ),
     ),
     (
-        _CODE.DEADLINE_EXCEEDED,
+        "DEADLINE_EXCEEDED",
         "",
         DeadlineExceeded,
         (
@@ -161,50 +161,50 @@ _CASES: tuple[tuple[grpc.StatusCode, str, type[ClientError], str], ...] = (
         ),
     ),
     (
-        _CODE.NOT_FOUND,
+        "NOT_FOUND",
         "",
         ModelNotFound,
         "check name and version against what the server has loaded",
     ),
-    (_CODE.INVALID_ARGUMENT, "", InvalidRequest, _INVALID),
-    (_CODE.FAILED_PRECONDITION, "", InvalidRequest, _INVALID),
-    (_CODE.UNAUTHENTICATED, "", NotAllowed, _REFUSED),
-    (_CODE.PERMISSION_DENIED, "", NotAllowed, _REFUSED),
+    ("INVALID_ARGUMENT", "", InvalidRequest, _INVALID),
+    ("FAILED_PRECONDITION", "", InvalidRequest, _INVALID),
+    ("UNAUTHENTICATED", "", NotAllowed, _REFUSED),
+    ("PERMISSION_DENIED", "", NotAllowed, _REFUSED),
     (
-        _CODE.UNIMPLEMENTED,
+        "UNIMPLEMENTED",
         "",
         ServerError,
-        "check that the address is that of a TensorFlow Serving server",
+        _OTHER,
     ),
     (
-        _CODE.RESOURCE_EXHAUSTED,
+        "RESOURCE_EXHAUSTED",
         "larger than max",
         MessageTooLarge,
         "send a smaller picture, or raise grpc.max_receive_message_length on the side that refuses",
     ),
     (
-        _CODE.RESOURCE_EXHAUSTED,
+        "RESOURCE_EXHAUSTED",
         "",
         ServerUnavailable,
         "the server is at its limit: send less, or ask again later",
     ),
     (
-        _CODE.CANCELLED,
+        "CANCELLED",
         "",
         ClientError,
         "the client was closed, or the call cancelled, before the answer came",
     ),
     (
-        _CODE.UNKNOWN,
+        "UNKNOWN",
         "Failed to create channel",
         InvalidRequest,
         "expected host:port, or another name that gRPC knows",
     ),
     (
-        _CODE.INTERNAL,
+        "INTERNAL",
         "deserializing",
         UnexpectedReply,
-        "check that the address is that of a TensorFlow Serving server",
+        _OTHER,
     ),
 )
 
@@ -222,8 +222,8 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
     code, details = error.code(), error.details() or ""
     fits = (
         (kind, advice)
-        for of, pattern, kind, advice in _CASES
-        if of is code and re.search(pattern, details)
+        for name, pattern, kind, advice in _CASES
+        if name == code.name and re.search(pattern, details)
     )
     kind, advice = next(fits, (ServerError, "see the server's log"))
     # A status of TensorFlow can span lines; an error of ours is one.

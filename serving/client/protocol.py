@@ -117,14 +117,6 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A PredictRequest, but for the model and the outputs that are asked for."""
-
-    signature: str
-    inputs: list[Part]
-
-
-@dataclass(frozen=True)
 class Pause:
     """Wants time to pass."""
 
@@ -208,8 +200,9 @@ class ClientProtocol:
         self, inputs: Mapping[str, Any], signature: str | None, output_filter: Sequence[str]
     ) -> Steps[dict[str, Any]]:
         """Asks any signature; answers arrays where an input is one, else lists."""
-        request = yield from self._request(signature or self._signature, inputs, output_filter)
-        response = yield from self._answer(request, output_filter)
+        name = signature or self._signature
+        parts = yield from self._request(name, inputs, output_filter)
+        response = yield from self._answer(name, parts, output_filter)
         read = decode_array if any(map(is_array, inputs.values())) else decode_lists
         try:
             return {name: read(tensor) for name, tensor in response.outputs.items()}
@@ -266,8 +259,8 @@ class ClientProtocol:
 
     def _request(
         self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()
-    ) -> Steps[Request]:
-        """Makes a request that the signature takes."""
+    ) -> Steps[list[Part]]:
+        """Serializes inputs as the signature takes them."""
         of_before = self._answering
         known = yield from self.signatures()
         try:
@@ -278,14 +271,16 @@ class ClientProtocol:
             # The server may have moved to a version that wants what the one before did not.
             known = yield from self.signatures(anew=True)
             parts = tensors.signature_parts(inputs, output_filter, known, signature, self._asked)
-        return Request(signature, parts)
+        return parts
 
-    def _answer(self, request: Request, output_filter: Sequence[str]) -> Steps[Any]:
+    def _answer(
+        self, signature: str, inputs: list[Part], output_filter: Sequence[str]
+    ) -> Steps[Any]:
         head = message("tensorflow.serving.PredictRequest")(
             model_spec=self._model_spec, output_filter=output_filter
         )
-        head.model_spec.signature_name = request.signature
-        data = b"".join((head.SerializeToString(), *request.inputs))
+        head.model_spec.signature_name = signature
+        data = b"".join((head.SerializeToString(), *inputs))
         response = yield from self._found(Ask(PREDICT, data))
         self._answering = response.model_spec.version.value
         return response
@@ -312,14 +307,14 @@ class ClientProtocol:
         self, signature: str, name: str, values: Any
     ) -> Steps[list[Prediction | None]]:
         """Asks about one or more pictures; gives None for each that is none."""
-        request = yield from self._request(signature, {name: values})
+        parts = yield from self._request(signature, {name: values})
         response = yield from self._answer(
-            request, _OUTPUTS_WITHOUT_CLASSES if self._classes else ()
+            signature, parts, _OUTPUTS_WITHOUT_CLASSES if self._classes else ()
         )
         version = response.model_spec.version.value
         if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:
             # The server has moved to a version whose class names nobody has asked for yet.
-            response = yield from self._answer(request, ())
+            response = yield from self._answer(signature, parts, ())
             version = response.model_spec.version.value
         try:
             return self._read(response, version, len(values))

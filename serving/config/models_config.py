@@ -5,10 +5,10 @@ The file is a text-format `tensorflow.serving.ModelServerConfig`. Other models i
 our model that are not ours, are kept; comments are not, as protobuf's text format drops them.
 """
 
+from copy import deepcopy
 from typing import Any
 
-from serving.config import text_file
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError, parse_text
 from whisker_ml.contract import MODELS_CONFIG, STABLE_LABEL
 
 # TensorFlow Serving refuses a model without a platform.
@@ -17,8 +17,6 @@ PLATFORM = "tensorflow"
 # A tensorflow.serving.ModelServerConfig; its class is made at run time, so that no type checker
 # knows its fields.
 ModelServerConfig = Any
-
-render = text_file.render
 
 
 def parse(text: str | bytes, source: str) -> ModelServerConfig:
@@ -31,7 +29,7 @@ def parse(text: str | bytes, source: str) -> ModelServerConfig:
     Raises:
         ConfigError: it is no models.config, or is refused by `check`.
     """
-    config = text_file.parse(text, source, "ModelServerConfig")
+    config = parse_text(text, source, "ModelServerConfig")
     check(config, source)
     return config
 
@@ -126,8 +124,7 @@ def with_live(
     Raises:
         ConfigError: `base_path` is relative, or something else in the file is refused by `check`.
     """
-    changed = type(config)()
-    changed.CopyFrom(config)
+    changed = deepcopy(config)
     models = changed.model_config_list.config
     model = next((model for model in models if model.name == model_name), None)
     if model is None:

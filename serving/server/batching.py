@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 
-from serving.config import batching
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError, batching
 from serving.server.metrics import Metrics
 from serving.server.status import StatusError, invalid_argument
 

@@ -29,7 +29,7 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, Re
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
-from serving.config.text_file import Message
+from serving.config import Message
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
 

@@ -25,7 +25,7 @@ from serving.server.lite import accelerate
 from serving.server.servable import Servable, one_line
 from serving.server.status import StatusError, invalid_argument, status_code
 from serving.store import manifest
-from serving.store.errors import LabelsError
+from serving.store.manifest import LabelsError
 from whisker_ml.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES, WARMUP_FILE
 from whisker_ml.errors import StorageError
 

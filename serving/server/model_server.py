@@ -13,7 +13,7 @@ from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.config import monitoring, tls
+from serving.config import DEFAULT_METRICS_PATH, monitoring, tls
 from serving.server import discovery, grpc_service, loading
 from serving.server.batching import Parameters, Scheduler, read_parameters
 from serving.server.discovery import read_text_proto
@@ -222,7 +222,7 @@ def monitored_path(flags: Flags) -> str:
     prometheus = monitoring.read(flags.monitoring_config_file).prometheus_config
     if prometheus.enable and not flags.rest_api_port and not flags.ports_file:
         _log.warning("metrics are for the REST port, and there is none: set --rest_api_port")
-    return prometheus.path or monitoring.DEFAULT_PATH if prometheus.enable else ""
+    return prometheus.path or DEFAULT_METRICS_PATH if prometheus.enable else ""
 
 
 def _batching(flags: Flags) -> Parameters | None:

@@ -27,7 +27,7 @@ def open_store(model_dir: str, model_name: str) -> ModelStore:
         # Only a bucket needs google-cloud-storage.
         from serving.store.gcs import Bucket
 
-        return ModelStore(Bucket(model_dir, model_name), model_name)
+        return Bucket(model_dir, model_name)
     from serving.store.local import Folder
 
-    return ModelStore(Folder(model_dir, model_name), model_name)
+    return Folder(model_dir, model_name)

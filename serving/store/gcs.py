@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from serving.store.backend import CLAIMS, STAGING, Backend
+from serving.store.store import CLAIMS, STAGING, ModelStore
 from whisker_ml import storage
 from whisker_ml.contract import SAVED_MODEL_FILE
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _KILLED_AFTER = timedelta(hours=1)
 
 
-class Bucket(Backend):
+class Bucket(ModelStore):
     """A store in a bucket: a version comes to be when its saved_model.pb, the last object, is
     there.
     """
@@ -40,20 +40,21 @@ class Bucket(Backend):
         parse_address(model_dir)
         super().__init__(model_dir, model_name)
 
-    def check(self) -> None:
-        """A bucket shows only by writing what it refuses; that it answers shows with any read."""
+    def files(self, version: int) -> set[str]:
+        """Lists the files of a version."""
+        return set(storage.list_names(f"{self.base_path}/{version}"))
 
-    def names(self) -> Iterable[str]:
+    def _names(self) -> Iterable[str]:
         """Names below the base path."""
         return storage.list_names(self.base_path)
 
-    def claim(self, number: int) -> bool:
+    def _claim(self, number: int) -> bool:
         """Claims a number."""
         # Where the answer to a claim is lost, its repetition says no: that costs a number, and
         # nothing else.
         return storage.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0)
 
-    def write(self, number: int, sources: Mapping[str, Path]) -> None:
+    def _write(self, number: int, sources: Mapping[str, Path]) -> None:
         """Writes a version."""
         address = f"{self.base_path}/{number}"
         rest = {name: path for name, path in sources.items() if name != SAVED_MODEL_FILE}
@@ -148,14 +149,14 @@ class Bucket(Backend):
             if SAVED_MODEL_FILE not in there:
                 storage.delete(there, f"{self.base_path}/{number}")
 
-    def delete(self, number: int) -> None:
+    def _delete(self, number: int) -> None:
         """Deletes a version."""
         address = f"{self.base_path}/{number}"
         storage.delete([SAVED_MODEL_FILE], address)
         storage.delete(storage.list_names(address), address)
 
     @contextmanager
-    def local(self, version: int) -> Iterator[Path]:
+    def _local(self, version: int) -> Iterator[Path]:
         """Gives a local folder with a version."""
         with (
             disk_errors(tempfile.gettempdir()),
@@ -164,10 +165,10 @@ class Bucket(Backend):
             storage.download_folder(f"{self.base_path}/{version}", Path(folder))
             yield Path(folder)
 
-    def read(self, path: str) -> tuple[bytes, int]:
+    def _read(self, path: str) -> tuple[bytes, int]:
         """Reads a file."""
         return storage.read(path)
 
-    def replace(self, path: str, content: bytes, generation: int) -> bool:
+    def _replace(self, path: str, content: bytes, generation: int) -> bool:
         """Replaces a file."""
         return storage.write(path, content, generation)

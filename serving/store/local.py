@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from serving.store import history
-from serving.store.backend import CLAIMS, STAGING, Backend, is_version
+from serving.store.manifest import files_in
+from serving.store.store import CLAIMS, HISTORY_FILE, STAGING, ModelStore, is_version
 from whisker_ml import files
 from whisker_ml.contract import SAVED_MODEL_FILE
 from whisker_ml.errors import disk_errors
@@ -16,7 +16,7 @@ from whisker_ml.errors import disk_errors
 _CONFIG_LOCK = ".models.config.lock"
 
 
-class Folder(Backend):
+class Folder(ModelStore):
     """A store in a folder: a version is staged beside the others and appears whole, by one rename.
 
     A publisher holds a lock on its claim, which the kernel drops with the process: what is staged
@@ -32,19 +32,24 @@ class Folder(Backend):
         self._config = Path(self.config_path)
 
     def check(self) -> None:
-        """Makes the model's folder: one that cannot be made or written shows at once."""
+        """Checks, and makes the folder: one that cannot be made or written shows at once."""
         with disk_errors(self._base):
             self._base.mkdir(parents=True, exist_ok=True)
             if not os.access(self._base, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        super().check()
 
-    def names(self) -> Iterable[str]:
+    def files(self, version: int) -> set[str]:
+        """Lists the files of a version."""
+        return set(files_in(self._base / str(version)))
+
+    def _names(self) -> Iterable[str]:
         """Names below the base path."""
         for pattern in ("*", f"{CLAIMS}/*", f"*/{SAVED_MODEL_FILE}"):
             for path in self._base.glob(pattern):
                 yield path.relative_to(self._base).as_posix()
 
-    def claim(self, number: int) -> bool:
+    def _claim(self, number: int) -> bool:
         """Claims a number."""
         claim = self._claim_file(number)
         with disk_errors(claim.parent):
@@ -55,7 +60,7 @@ class Folder(Backend):
                 return False
         return True
 
-    def write(self, number: int, sources: Mapping[str, Path]) -> None:
+    def _write(self, number: int, sources: Mapping[str, Path]) -> None:
         """Writes a version."""
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
@@ -82,7 +87,7 @@ class Folder(Backend):
                 ):
                     shutil.rmtree(staged, ignore_errors=True)
 
-    def delete(self, number: int) -> None:
+    def _delete(self, number: int) -> None:
         """Deletes a version."""
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
@@ -93,31 +98,31 @@ class Folder(Backend):
             shutil.rmtree(staged)
 
     @contextmanager
-    def local(self, version: int) -> Iterator[Path]:
+    def _local(self, version: int) -> Iterator[Path]:
         """Gives a local folder with a version."""
         yield self._base / str(version)
 
     def _claim_file(self, number: int) -> Path:
         return self._base / CLAIMS / str(number)
 
-    def read(self, path: str) -> tuple[bytes, int]:
+    def _read(self, path: str) -> tuple[bytes, int]:
         """Reads a file."""
         with disk_errors(path):
             # The lock of `exclusive` stands in for a generation.
             return (Path(path).read_bytes() if Path(path).is_file() else b""), 0
 
-    def replace(self, path: str, content: bytes, generation: int) -> bool:  # noqa: ARG002
+    def _replace(self, path: str, content: bytes, generation: int) -> bool:  # noqa: ARG002
         """Replaces a file."""
         files.replace(Path(path), content)
         return True
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """Keeps others out."""
         lock = self._config.with_name(_CONFIG_LOCK)
         with disk_errors(self._config), files.locked(lock, wait=True):
             # All writers hold the lock: fresh copies that are there now are those of killed ones.
-            for path in (self._config, self._base / history.HISTORY_FILE):
+            for path in (self._config, self._base / HISTORY_FILE):
                 for fresh in path.parent.glob(f".{path.name}.[0-9]*"):
                     fresh.unlink(missing_ok=True)
             yield

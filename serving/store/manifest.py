@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError
 from whisker_ml.contract import EXTRA_FOLDER
-from whisker_ml.errors import disk_errors
+from whisker_ml.errors import StorageError, disk_errors
 from whisker_ml.files import parse_json
 
 MANIFEST_FILE = f"{EXTRA_FOLDER}/whisker.json"
@@ -23,6 +22,22 @@ LEDGER_FILE = f"{EXTRA_FOLDER}/ledger.jsonl"
 
 # Set by `complete`; what the trainer says under these names is replaced.
 _CLASSES_DIGEST = "classes_sha256"
+
+
+class ManifestError(StorageError):
+    """A whisker.json that cannot be read."""
+
+
+class DigestError(StorageError):
+    """A version is not, byte for byte, what was published."""
+
+
+class LabelsError(StorageError):
+    """The class names that a version records are not those of its model."""
+
+
+class NumberError(StorageError):
+    """A version was published under another number than it has."""
 
 
 def parse(content: bytes, place: str) -> dict[str, Any]:

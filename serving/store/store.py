@@ -11,24 +11,38 @@ Versions lie in `<model_dir>/<model_name>/<version>/`. Publishing:
    writing.
 """
 
+import json
 import tempfile
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving.config import models_config
+from serving.config import models_config, render
 from serving.config.models_config import ModelServerConfig
-from serving.store import history, manifest
-from serving.store.backend import CLAIMS, Backend, is_version
-from serving.store.errors import NotASavedModelError, VersionMissingError
+from serving.store import manifest
 from serving.store.manifest import MANIFEST_FILE
-from whisker_ml.contract import SAVED_MODEL_FILE, STABLE_LABEL
+from whisker_ml.contract import MODELS_CONFIG, SAVED_MODEL_FILE, STABLE_LABEL
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
+
+# Beside the versions, and invisible to TensorFlow Serving, which reads only names that are numbers.
+CLAIMS = ".claims"
+STAGING = ".staging"
+HISTORY_FILE = ".live.json"
 
 # Each attempt loses only to another writer of models.config that has succeeded.
 _EDIT_ATTEMPTS = 20
+
+
+class NotASavedModelError(StorageError):
+    """What is to be published cannot be served."""
+
+
+class VersionMissingError(StorageError):
+    """A version that the store does not have."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +58,26 @@ class PublishedVersion:
     path: str
 
 
-class ModelStore:
-    """The versions of one model, and which of them is live.
+class ModelStore(ABC):
+    """The versions of one model, and which of them is live; `open_store` makes one.
+
+    What a folder and a bucket do differently are the eight small operations at the end.
 
     Args:
-        backend: where they lie.
-        model_name: as the server knows the model.
+        model_dir: root of the store, an absolute path or a gs:// address.
+        model_name: as the server knows the model; one path segment.
+
+    Attributes:
+        base_path: the folder of versions, or its gs:// address.
+        config_path: of models.config.
     """
 
-    def __init__(self, backend: Backend, model_name: str) -> None:
-        self._backend = backend
+    def __init__(self, model_dir: str, model_name: str) -> None:
+        root = model_dir.rstrip("/")
         self.model_name = model_name
-        self.base_path = backend.base_path
-        self.config_path = backend.config_path
-        self._history_path = f"{self.base_path}/{history.HISTORY_FILE}"
+        self.base_path = f"{root}/{model_name}"
+        self.config_path = f"{root}/{MODELS_CONFIG}"
+        self._history_path = f"{self.base_path}/{HISTORY_FILE}"
 
     def publish(
         self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -88,7 +108,7 @@ class ModelStore:
         given = manifest.parse(content, f"{folder}/{MANIFEST_FILE}")
         described = manifest.describe(files)
         number = max(self._taken(), default=0) + 1
-        while not self._backend.claim(number):
+        while not self._claim(number):
             number += 1
         with (
             disk_errors(tempfile.gettempdir()),
@@ -96,17 +116,18 @@ class ModelStore:
         ):
             file.write(manifest.complete(given, self.model_name, number, clock(), described))
             file.flush()
-            self._backend.write(number, {**files, MANIFEST_FILE: Path(file.name)})
+            self._write(number, {**files, MANIFEST_FILE: Path(file.name)})
         return PublishedVersion(number, f"{self.base_path}/{number}")
 
     def versions(self) -> list[int]:
         """Lists the versions that a server can load, ascending; folders without saved_model.pb are
         none.
         """
+        paths = (name.partition("/") for name in self._names())
         return sorted(
-            int(segments[0])
-            for segments in map(_segments, self._backend.names())
-            if is_version(segments[0]) and segments[1:] == [SAVED_MODEL_FILE]
+            int(version)
+            for version, _, file in paths
+            if is_version(version) and file == SAVED_MODEL_FILE
         )
 
     def manifest(self, version: int) -> dict[str, Any]:
@@ -126,7 +147,7 @@ class ModelStore:
             version: its number.
             name: relative to the version's folder, with forward slashes.
         """
-        return self._backend.read(f"{self.base_path}/{version}/{name}")[0]
+        return self._read(f"{self.base_path}/{version}/{name}")[0]
 
     def verify(self, version: int) -> None:
         """Finds out whether a version is what was published under its number.
@@ -136,7 +157,7 @@ class ModelStore:
             DigestError, LabelsError, NumberError: as `serving.store.manifest.verify` says.
         """
         self.require(version)
-        with self._backend.local(version) as folder:
+        with self._local(version) as folder:
             manifest.verify(folder, version, f"{self.base_path}/{version}")
 
     def require(self, version: int) -> None:
@@ -155,7 +176,6 @@ class ModelStore:
             StorageError: the store cannot be reached, or not written as far as that shows without
                 writing.
         """
-        self._backend.check()
         self.live_version()
 
     def live_version(self) -> int | None:
@@ -172,7 +192,7 @@ class ModelStore:
         Raises:
             ConfigError: it cannot be read.
         """
-        return models_config.parse(self._backend.read(self.config_path)[0], self.config_path)
+        return models_config.parse(self._read(self.config_path)[0], self.config_path)
 
     def labels(self) -> dict[str, int]:
         """Gives the labels in models.config, and the version that each is on."""
@@ -180,8 +200,8 @@ class ModelStore:
 
     def previous(self) -> int | None:
         """Gives the version that was live before the present one and still exists, or None."""
-        entries = history.parse(self._backend.read(self._history_path)[0], self._history_path)
-        return history.previous(entries, self.live_version(), self.versions())
+        entries = parse_history(self._read(self._history_path)[0], self._history_path)
+        return previous(entries, self.live_version(), self.versions())
 
     def require_previous(self) -> int:
         """Gives what `previous` gives, or raises a VersionMissingError."""
@@ -194,12 +214,13 @@ class ModelStore:
             )
         return version
 
-    def promote(self, version: int, label: str = STABLE_LABEL) -> None:
+    def promote(self, version: int, label: str = STABLE_LABEL, *, back: bool = False) -> None:
         """Moves a label to a version, in models.config; with `stable` the version is the live one.
 
         Args:
             version: one of `versions()`.
             label: which.
+            back: as for `edit_config`.
 
         Raises:
             VersionMissingError: the store does not have it.
@@ -210,7 +231,8 @@ class ModelStore:
         self.edit_config(
             lambda config: models_config.with_live(
                 config, self.model_name, self.base_path, version, label
-            )
+            ),
+            back=back,
         )
 
     def rollback(self) -> int:
@@ -222,16 +244,10 @@ class ModelStore:
 
         Raises:
             VersionMissingError: no version that still exists was live before.
-            ConfigError: models.config cannot be read.
-            StorageError: the store cannot be written; models.config stays as it is.
+            ConfigError, StorageError: as `promote` says.
         """
         version = self.require_previous()
-        self.edit_config(
-            lambda config: models_config.with_live(
-                config, self.model_name, self.base_path, version
-            ),
-            back=True,
-        )
+        self.promote(version, back=True)
         return version
 
     def edit_config(
@@ -249,21 +265,18 @@ class ModelStore:
             What was written.
 
         Raises:
-            ConfigError: the models.config that is there cannot be read; it stays as it is.
-            StorageError: the store cannot be written; models.config stays as it is.
+            ConfigError, StorageError: as `promote` says.
         """
-        with self._backend.exclusive():
+        with self._exclusive():
             for _ in range(_EDIT_ATTEMPTS):
-                text, generation = self._backend.read(self.config_path)
+                text, generation = self._read(self.config_path)
                 config = models_config.parse(text, self.config_path)
                 changed = change(config)
                 models_config.check(changed, self.config_path)
                 # First the history: an entry too many is known as such, a missing one is not.
                 if self._remember(
-                    *(self._live(one) for one in (config, changed)), back=back
-                ) and self._backend.replace(
-                    self.config_path, models_config.render(changed).encode(), generation
-                ):
+                    self._live(config), self._live(changed), back=back
+                ) and self._replace(self.config_path, render(changed).encode(), generation):
                     return changed
         raise ConflictError(
             f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again"
@@ -288,11 +301,11 @@ class ModelStore:
         if keep < 1:
             raise StorageError(f"cannot keep {keep} versions: expected 1 or more")
         deleted = []
-        with self._backend.exclusive():
+        with self._exclusive():
             for version in self.versions()[:-keep]:
                 # Looked at each time, as a bucket cannot keep others from promoting meanwhile.
                 if version not in self._in_use() and self.read_file(version, MANIFEST_FILE):
-                    self._backend.delete(version)
+                    self._delete(version)
                     deleted.append(version)
         return deleted
 
@@ -310,10 +323,10 @@ class ModelStore:
         """Notes that another version becomes live; false where somebody else wrote meanwhile."""
         if new is None or new == old:
             return True
-        content, generation = self._backend.read(self._history_path)
-        entries = history.until(history.parse(content, self._history_path), old)
-        entries = history.until(entries, new) if back else [*entries, new]
-        return self._backend.replace(self._history_path, history.render(entries), generation)
+        content, generation = self._read(self._history_path)
+        entries = until(parse_history(content, self._history_path), old)
+        entries = until(entries, new) if back else [*entries, new]
+        return self._replace(self._history_path, json.dumps(entries).encode(), generation)
 
     def _live(self, config: ModelServerConfig) -> int | None:
         return models_config.live_version(config, self.model_name)
@@ -323,13 +336,103 @@ class ModelStore:
 
     def _taken(self) -> set[int]:
         """Numbers that are claimed, or whose name exists below the base path, whoever made it."""
-        numbers = set()
-        for segments in map(_segments, self._backend.names()):
-            name = segments[1] if segments[0] == CLAIMS and len(segments) == 2 else segments[0]
-            if is_version(name):
-                numbers.add(int(name))
-        return numbers
+        names = (name.removeprefix(f"{CLAIMS}/").partition("/")[0] for name in self._names())
+        return {int(name) for name in names if is_version(name)}
+
+    @abstractmethod
+    def files(self, version: int) -> set[str]:
+        """Lists the files of a version: relative names with forward slashes."""
+
+    @abstractmethod
+    def _names(self) -> Iterable[str]:
+        """Names below the base path, relative to it: at least every child, claim and saved_model.pb
+        of a child.
+        """
+
+    @abstractmethod
+    def _claim(self, number: int) -> bool:
+        """Claims a number; false where it is claimed already. Of any number of callers one gets
+        true.
+        """
+
+    @abstractmethod
+    def _write(self, number: int, sources: Mapping[str, Path]) -> None:
+        """Writes a version, saved_model.pb last, or leaves nothing that a server would load.
+
+        What killed publishers left is removed.
+
+        Args:
+            number: claimed by the caller.
+            sources: relative names with forward slashes, and where each file lies now.
+        """
+
+    @abstractmethod
+    def _delete(self, number: int) -> None:
+        """Deletes a version; a kill leaves it whole, or nothing that a server would load."""
+
+    @abstractmethod
+    def _local(self, version: int) -> AbstractContextManager[Path]:
+        """Gives a local folder with the files of a version meanwhile."""
+
+    @abstractmethod
+    def _read(self, path: str) -> tuple[bytes, int]:
+        """Reads a file below the root: its content, empty where it is missing, and its
+        generation.
+        """
+
+    @abstractmethod
+    def _replace(self, path: str, content: bytes, generation: int) -> bool:
+        """Replaces a file below the root as one step; false where it is no longer the one of
+        `generation`.
+        """
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        """Keeps others from writing models.config meanwhile, where generations cannot."""
+        return nullcontext()
 
 
-def _segments(name: str) -> list[str]:
-    return name.split("/")
+def is_version(name: str) -> bool:
+    """Tells whether TensorFlow Serving takes a name for a version."""
+    # As TensorFlow Serving scans: the whole name is a number that fits an int64, leading zeros
+    # allowed.
+    return name.isascii() and name.isdigit() and int(name) < 2**63
+
+
+# The history: which versions were live, in order, newest last. It is written before models.config,
+# so that a kill in between leaves an entry that never was live: what models.config says decides,
+# and entries behind the last mention of the live version count for nothing.
+
+
+def parse_history(content: bytes, place: str) -> list[int]:
+    """Reads a history; an empty content is an empty one.
+
+    Raises:
+        StorageError: it is no list of numbers.
+    """
+    try:
+        entries = json.loads(content or b"[]")
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list) or not all(type(entry) is int for entry in entries):
+        raise StorageError(
+            f"{place} is no list of versions: remove it; what was live before is then unknown"
+        )
+    return entries
+
+
+def until(entries: Sequence[int], live: int | None) -> list[int]:
+    """Gives the entries up to and with the last mention of the live version, which is added where
+    there is none.
+    """
+    kept = list(entries)
+    if live is None:
+        return kept
+    while live in kept and kept[-1] != live:
+        kept.pop()
+    return kept if live in kept else [*kept, live]
+
+
+def previous(entries: Sequence[int], live: int | None, versions: Collection[int]) -> int | None:
+    """Gives the last of these versions that was live before the present one, if any."""
+    before = reversed(until(entries, live))
+    return next((entry for entry in before if entry != live and entry in versions), None)

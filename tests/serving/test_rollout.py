@@ -19,7 +19,7 @@ from serving.server.handlers import Handlers
 from serving.server.manager import Manager, Options
 from serving.server.status import StatusError
 from serving.store import ModelStore, open_store
-from serving.store.errors import VersionMissingError
+from serving.store.store import VersionMissingError
 
 OPTIONS = Options(poll_wait_s=0.1, load_retry_interval_s=60, labels_for_unavailable=True)
 TIMEOUT_S = 20.0

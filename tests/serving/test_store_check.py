@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError
 from serving.store import ModelStore, open_store
 from serving.store_check import check
 from whisker_ml.files import is_address

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import crypt, jwt
 
+from serving.client.channel import IdentityToken
 from serving.client.errors import NotAllowed
-from serving.client.identity import IdentityToken
 from serving.client.predict_client import PredictClient
 
 AUDIENCE = "https://models.example"
@@ -117,7 +117,7 @@ def test_machine_in_the_cloud_gets_its_token_from_the_metadata_server(google, tm
     # A process of its own: google-auth reads where the metadata server is when it is imported.
     host = f"127.0.0.1:{google.server_port}"
     program = (
-        f"from serving.client.identity import IdentityToken; print(IdentityToken({AUDIENCE!r})())"
+        f"from serving.client.channel import IdentityToken; print(IdentityToken({AUDIENCE!r})())"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program],

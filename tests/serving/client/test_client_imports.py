@@ -33,7 +33,7 @@ def test_identity_token_without_its_extra_says_which_it_is():
     program = """
 import sys
 sys.modules["google.auth"] = None  # As where it is not installed.
-from serving.client.identity import IdentityToken
+from serving.client.channel import IdentityToken
 from whisker_ml.errors import MissingExtra
 try:
     IdentityToken("https://models.example")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import batching
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError, batching
 
 DOCUMENTED = """
 max_batch_size { value: 128 }
@@ -49,7 +48,7 @@ def drawn(seed: int) -> dict[str, object]:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_what_make_writes_is_read_back_as_the_same_message(seed: int, tmp_path: Path) -> None:
-    made = batching.make(**drawn(seed))  # type: ignore[arg-type]
+    made = batching.make(**drawn(seed))
     batching.write(tmp_path / "batching.config", made)
     assert batching.read(tmp_path / "batching.config") == made
 
@@ -157,4 +156,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_make_refuses_what_read_would_refuse(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        batching.make(**fields)  # type: ignore[arg-type]
+        batching.make(**fields)

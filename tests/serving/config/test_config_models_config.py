@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.config.models_config import live_version, parse, render, with_live
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError, render
+from serving.config.models_config import live_version, parse, with_live
 
 STRANGERS = """
 model_config_list {

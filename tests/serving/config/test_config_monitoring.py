@@ -2,12 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import monitoring
-from serving.config.text_file import ConfigError
+from serving.config import DEFAULT_METRICS_PATH, ConfigError, monitoring
 
 
 @pytest.mark.parametrize(
-    "path", [monitoring.DEFAULT_PATH, "/metrics", "/", '/with "quotes" and ünicode']
+    "path", [DEFAULT_METRICS_PATH, "/metrics", "/", '/with "quotes" and ünicode']
 )
 def test_what_make_writes_is_read_back_as_the_same_message(tmp_path: Path, path: str) -> None:
     monitoring.write(tmp_path / "monitoring.config", monitoring.make(path))

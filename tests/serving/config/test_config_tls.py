@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import tls
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError, tls
 
 
 def pem(label: str, seed: int = 0) -> str:

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError
 from serving.server import model_server
 from serving.server.batching import Parameters
 from serving.server.flags import Flags

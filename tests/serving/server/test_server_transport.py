@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from serving.config import monitoring, text_file, tls
+from serving.config import monitoring, tls
 from tests.serving.server.asking import Client, request, running
 
 
@@ -73,7 +73,7 @@ def secured(exported, keys, tmp_path_factory):
     (root / "batching.config").write_text(
         'num_batch_threads { value: 1 } thread_pool_name { value: "shared" }'
     )
-    text_file.write(root / "monitoring.config", monitoring.make("/metrics"))
+    monitoring.write(root / "monitoring.config", monitoring.make("/metrics"))
     tls.write(root / "tls.config", tls.make(keys / "server.key", keys / "server.pem", keys / "ca"))
     with running(
         root,

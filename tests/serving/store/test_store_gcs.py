@@ -131,13 +131,13 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
 ) -> None:
     store = open_store(f"gs://{bucket}/models", "whisker")
     address = f"gs://{bucket}/models/whisker/1"
-    real = Bucket.claim
+    real = Bucket._claim
 
     def claimed_and_then_overtaken(self: Bucket, number: int) -> bool:
         write(f"{address}/saved_model.pb", b"a stranger's", 0)
         return real(self, number)
 
-    monkeypatch.setattr(Bucket, "claim", claimed_and_then_overtaken)
+    monkeypatch.setattr(Bucket, "_claim", claimed_and_then_overtaken)
     with pytest.raises(
         ConflictError, match=rf"^{address}/saved_model\.pb is there already: another tool took"
     ):

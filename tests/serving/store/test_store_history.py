@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.store.history import parse, previous, render, until
+from serving.store.store import parse_history, previous, until
 from whisker_ml.errors import StorageError
 
 
@@ -39,8 +39,8 @@ def test_entries_behind_the_live_version_are_dropped_before_the_next_is_added() 
 
 
 def test_a_history_is_read_as_it_was_written_and_a_missing_one_is_empty() -> None:
-    assert parse(render([3, 1]), "h") == [3, 1]
-    assert parse(b"", "h") == []
+    assert parse_history(b"[3, 1]", "h") == [3, 1]
+    assert parse_history(b"", "h") == []
 
 
 @pytest.mark.parametrize("content", [b"[1, ", b"{}", b'["1"]', b"[true]", b"\xff", b"[" * 100_000])
@@ -49,4 +49,4 @@ def test_a_history_that_is_no_list_of_numbers_is_one_clear_line(content: bytes) 
         StorageError,
         match=r"^h is no list of versions: remove it; what was live before is then unknown$",
     ):
-        parse(content, "h")
+        parse_history(content, "h")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config.text_file import ConfigError
+from serving.config import ConfigError
 from serving.store import open_store
 from whisker_ml.errors import DiskError, disk_errors
 

@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from serving.store import ModelStore, open_store
-from serving.store.errors import DigestError, LabelsError, ManifestError, NumberError
-from serving.store.manifest import MANIFEST_FILE, parse, verify
+from serving.store.manifest import (
+    MANIFEST_FILE,
+    DigestError,
+    LabelsError,
+    ManifestError,
+    NumberError,
+    parse,
+    verify,
+)
 
 DATA = "variables/variables.data-00000-of-00001"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from serving.config import ConfigError
 from serving.config.models_config import parse, with_live
-from serving.config.text_file import ConfigError
 from serving.store import ModelStore, open_store
-from serving.store.errors import DigestError, NotASavedModelError, VersionMissingError
-from serving.store.manifest import MANIFEST_FILE
+from serving.store.manifest import MANIFEST_FILE, DigestError
+from serving.store.store import NotASavedModelError, VersionMissingError
 from whisker_ml.errors import StorageError
 from whisker_ml.files import is_address
 from whisker_ml.storage import download_folder, list_names, upload_folder

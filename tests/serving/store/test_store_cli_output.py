@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from serving.store import open_store
-from serving.store_cli import rows, table, words
+from serving.store.__main__ import rows, table, words
 
 MANIFEST = {
     "classes": ["cats", "dogs"],
