@@ -64,7 +64,7 @@ def _xnnpack(model: str) -> Callable[[Sequence[bytes]], Any]:
 
     from serving.server import loading
 
-    loaded = loading.load(1, model, loading.Options(xnnpack=True))
+    loaded = loading.load(1, model, loading.LoadingOptions(xnnpack=True))
     signature = loaded.signatures[contract.SIGNATURE_BYTES]
     source = signature.inputs[contract.INPUT_BYTES].name
     targets = [signature.outputs[name].name for name in _OUTPUTS]

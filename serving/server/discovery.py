@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import grpc
 import tensorflow as tf
@@ -33,9 +34,7 @@ def children_in_bucket(address: str) -> list[str]:
         StatusError: NOT_FOUND where there is nothing, as buckets have no empty folders;
             UNAVAILABLE.
     """
-    with _statuses():
-        from whisker_ml import storage
-
+    with _storage() as storage:
         names = {name.partition("/")[0] for name in storage.list_names(address)}
     if not names:
         raise StatusError(
@@ -52,9 +51,7 @@ def fetch(address: str) -> str:
     """
     folder = tempfile.mkdtemp(prefix="whisker-model-")
     try:
-        with _statuses():
-            from whisker_ml import storage
-
+        with _storage() as storage:
             storage.download_folder(address, Path(folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,9 +65,7 @@ def read_from_bucket(address: str) -> str:
     Raises:
         StatusError: NOT_FOUND, UNAVAILABLE.
     """
-    with _statuses():
-        from whisker_ml import storage
-
+    with _storage() as storage:
         content, generation = storage.read(address)
     if not generation:
         raise StatusError(grpc.StatusCode.NOT_FOUND, f"{address}: nothing is there")
@@ -78,9 +73,12 @@ def read_from_bucket(address: str) -> str:
 
 
 @contextmanager
-def _statuses() -> Iterator[None]:
+def _storage() -> Iterator[ModuleType]:
+    """Gives the client of the store; what it raises becomes a status."""
     try:
-        yield
+        from whisker_ml import storage
+
+        yield storage
     except StorageError as error:
         raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
     except ModuleNotFoundError as error:

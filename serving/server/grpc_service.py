@@ -7,31 +7,22 @@ UNIMPLEMENTED by gRPC itself.
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
-from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
-from tensorflow_serving.apis.get_model_metadata_pb2 import (
-    GetModelMetadataRequest,
-    GetModelMetadataResponse,
-)
-from tensorflow_serving.apis.get_model_status_pb2 import (
-    GetModelStatusRequest,
-    GetModelStatusResponse,
-)
-from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
-from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from serving.config import Message
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
+
+# From a request and what is left of its deadline in seconds to the response.
+_Answer = Callable[[Any, float | None], Any]
 
 # The health service of gRPC (grpc.health.v1), for probes and balancers: after the start,
 # everything is well.
@@ -131,12 +122,7 @@ def bind(
         options=list({**_OPTIONS, **_channel_arguments(transport.arguments)}.items()),
         maximum_concurrent_rpcs=_MOST_CALLS,
     )
-    server.add_generic_rpc_handlers(
-        tuple(
-            grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", methods)
-            for service, methods in _methods(handlers, transport.most_at_work).items()
-        )
-    )
+    server.add_generic_rpc_handlers(tuple(_services(handlers, transport.most_at_work)))
     if transport.health:
         server.add_generic_rpc_handlers((handler(),))
     if transport.socket_path:
@@ -183,63 +169,41 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
     return arguments
 
 
-def _methods(handlers: Handlers, most_at_work: int) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
-    """Every method of the two services, and its messages."""
+def _services(handlers: Handlers, most_at_work: int) -> Iterator[grpc.GenericRpcHandler]:
+    """Every method of the two services."""
     slots = threading.BoundedSemaphore(most_at_work)
-
-    def method(
-        answer: Callable[[Any, float | None], Any],
-        request: Any,
-        response: Any,
-        counted_as: str = "",
-    ) -> grpc.RpcMethodHandler:
-        def measured(message: Any, timeout_s: float | None) -> Any:
-            name = message.model_spec.name if counted_as else ""
-            with (
-                handlers.metrics.request("GRPC", name, counted_as) if counted_as else nullcontext()
-            ):
-                return answer(message, timeout_s)
-
-        return _method(measured, request, response, slots)
-
-    def status(request: GetModelStatusRequest, timeout_s: float | None) -> GetModelStatusResponse:
-        del timeout_s
-        if not request.HasField("model_spec"):
-            raise invalid_argument("Missing ModelSpec")
-        return handlers.model_status(request.model_spec)
-
-    def metadata(
-        request: GetModelMetadataRequest, timeout_s: float | None
-    ) -> GetModelMetadataResponse:
-        del timeout_s
-        return handlers.metadata(request)
-
-    return {
-        "PredictionService": {
-            "Predict": method(handlers.predict, PredictRequest, PredictResponse, "Predict"),
-            "Classify": method(
-                handlers.classify, ClassificationRequest, ClassificationResponse, "Classify"
-            ),
-            "Regress": method(handlers.regress, RegressionRequest, RegressionResponse, "Regress"),
-            "MultiInference": method(
-                handlers.multi_inference, MultiInferenceRequest, MultiInferenceResponse
-            ),
-            "GetModelMetadata": method(metadata, GetModelMetadataRequest, GetModelMetadataResponse),
-        },
-        "ModelService": {
-            "GetModelStatus": method(status, GetModelStatusRequest, GetModelStatusResponse),
-            "HandleReloadConfigRequest": method(
-                handlers.reload_config, ReloadConfigRequest, ReloadConfigResponse
-            ),
-        },
+    answers: dict[str, _Answer] = {
+        "GetModelMetadata": lambda request, _: handlers.metadata(request),
+        "GetModelStatus": lambda request, _: handlers.model_status(request),
+        "HandleReloadConfigRequest": handlers.reload_config,
+        "MultiInference": handlers.infer,
     }
+
+    def counted(name: str) -> _Answer:
+        def answer(request: Any, timeout_s: float | None) -> Any:
+            with handlers.metrics.request("GRPC", request.model_spec.name, name):
+                return handlers.infer(request, timeout_s)
+
+        return answer
+
+    for service in (
+        prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
+        model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    ):
+        methods = {
+            method.name: _method(
+                answers.get(method.name) or counted(method.name),
+                GetMessageClass(method.input_type),
+                GetMessageClass(method.output_type),
+                slots,
+            )
+            for method in service.methods
+        }
+        yield grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
 def _method(
-    answer: Callable[[Any, float | None], Any],
-    request: Any,
-    response: Any,
-    slots: threading.BoundedSemaphore,
+    answer: _Answer, request: Any, response: Any, slots: threading.BoundedSemaphore
 ) -> grpc.RpcMethodHandler:
     def guarded(message: Any, context: grpc.ServicerContext) -> Any:
         try:

@@ -9,25 +9,24 @@ from typing import Any
 
 import grpc
 import numpy as np
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
-from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     SignatureDefMap,
 )
-from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
-from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
+from tensorflow_serving.apis.get_model_status_pb2 import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+)
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
-from serving.server import examples, prediction
+from serving.server import predict
 from serving.server.batching import Scheduler
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
-from serving.server.prediction import DEFAULT_SIGNATURE, Run
+from serving.server.predict import Run
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
 
@@ -61,56 +60,22 @@ class Handlers:
         self._scheduler = scheduler
         self._as_content = as_content
 
-    def predict(self, request: PredictRequest, timeout_s: float | None) -> PredictResponse:
-        """Answers PredictionService.Predict."""
-        with self._use(request) as servable:
-            response = prediction.predict(
-                servable, request, self._runner(servable, timeout_s), self._as_content
+    def infer(self, request: Any, timeout_s: float | None) -> Any:
+        """Answers Predict, Classify, Regress, and MultiInference, whose first task says which
+        version.
+        """
+        if isinstance(request, MultiInferenceRequest):
+            spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
+        else:
+            spec = _spec(request)
+        with self.lend(spec) as servable:
+            return predict.answer(
+                servable, request, self.runner(servable, timeout_s), self._as_content
             )
-            _name_version(response.model_spec, request.model_spec, servable)
-        return response
-
-    def classify(
-        self, request: ClassificationRequest, timeout_s: float | None
-    ) -> ClassificationResponse:
-        """Answers PredictionService.Classify."""
-        with self._use(request) as servable:
-            run = self._runner(servable, timeout_s)
-            result = examples.classify(
-                servable, request.model_spec.signature_name, request.input, run
-            )
-            response = ClassificationResponse(result=result)
-            _name_version(response.model_spec, request.model_spec, servable)
-        return response
-
-    def regress(self, request: RegressionRequest, timeout_s: float | None) -> RegressionResponse:
-        """Answers PredictionService.Regress."""
-        with self._use(request) as servable:
-            run = self._runner(servable, timeout_s)
-            result = examples.regress(
-                servable, request.model_spec.signature_name, request.input, run
-            )
-            response = RegressionResponse(result=result)
-            _name_version(response.model_spec, request.model_spec, servable)
-        return response
-
-    def multi_inference(
-        self, request: MultiInferenceRequest, timeout_s: float | None
-    ) -> MultiInferenceResponse:
-        """Answers PredictionService.MultiInference; the first task says which version."""
-        spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
-        with self._lend(spec) as servable:
-            response = examples.multi_inference(
-                servable, request, self._runner(servable, timeout_s)
-            )
-            for task, result in zip(request.tasks, response.results, strict=True):
-                _name_version(result.model_spec, task.model_spec, servable)
-        return response
 
     def metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         """Answers PredictionService.GetModelMetadata."""
-        if not request.HasField("model_spec"):
-            raise invalid_argument("Missing ModelSpec")
+        spec = _spec(request)
         if not request.metadata_field:
             raise invalid_argument(
                 "GetModelMetadataRequest must specify at least one metadata_field"
@@ -118,36 +83,20 @@ class Handlers:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
-        with self._use(request) as servable:
-            response = GetModelMetadataResponse()
-            response.model_spec.name = request.model_spec.name
+        response = GetModelMetadataResponse()
+        with self.lend(spec) as servable:
+            response.model_spec.name = spec.name
             response.model_spec.version.value = servable.version
             response.metadata["signature_def"].Pack(
                 SignatureDefMap(signature_def=servable.signatures)
             )
         return response
 
-    def run(
-        self,
-        servable: Servable,
-        signature: SignatureDef,
-        inputs: Mapping[str, np.ndarray],
-        output_filter: Sequence[str],
-        timeout_s: float | None,
-    ) -> dict[str, np.ndarray]:
-        """Runs a signature of a version that `manager` has lent, in a batch if batching is on.
-
-        See `prediction.run_signature`.
-        """
-        return prediction.run_signature(
-            signature, inputs, output_filter, self._runner(servable, timeout_s)
-        )
-
-    def model_status(self, spec: ModelSpec) -> GetModelStatusResponse:
+    def model_status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
         """Answers ModelService.GetModelStatus; a label is ignored, as in the real server."""
+        spec = _spec(request)
         response = GetModelStatusResponse()
-        number = spec.version.value if spec.HasField("version") else None
-        for version, state, error in self.manager.states(spec.name, number):
+        for version, state, error in self.manager.states(spec.name, _number(spec)):
             status = response.model_version_status.add(version=version, state=int(state))
             # Set even where nothing is wrong: the message is there, as OK and "".
             status.status.SetInParent()
@@ -184,21 +133,16 @@ class Handlers:
         return response
 
     @contextmanager
-    def _use(self, request: Any) -> Iterator[Servable]:
-        if not request.HasField("model_spec"):
-            raise invalid_argument("Missing ModelSpec")
-        with self._lend(request.model_spec) as servable:
-            yield servable
-
-    @contextmanager
-    def _lend(self, spec: ModelSpec) -> Iterator[Servable]:
+    def lend(self, spec: ModelSpec) -> Iterator[Servable]:
+        """Lends the version that a request names; see `Manager.use`."""
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
-        number = spec.version.value if spec.HasField("version") else None
-        with self.manager.use(spec.name, number, spec.version_label) as servable:
+        with self.manager.use(spec.name, _number(spec), spec.version_label) as servable:
             yield servable
 
-    def _runner(self, servable: Servable, timeout_s: float | None) -> Run:
+    def runner(self, servable: Servable, timeout_s: float | None) -> Run:
+        """Gives what runs a version that is lent, in a batch if batching is on."""
+
         def run(
             feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
         ) -> Mapping[str, np.ndarray]:
@@ -216,7 +160,11 @@ class Handlers:
         return run
 
 
-def _name_version(answer: ModelSpec, requested: ModelSpec, servable: Servable) -> None:
-    answer.name = requested.name
-    answer.signature_name = requested.signature_name or DEFAULT_SIGNATURE
-    answer.version.value = servable.version
+def _spec(request: Any) -> ModelSpec:
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    return request.model_spec
+
+
+def _number(spec: ModelSpec) -> int | None:
+    return spec.version.value if spec.HasField("version") else None

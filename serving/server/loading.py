@@ -2,7 +2,6 @@
 up.
 """
 
-import functools
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from serving.server import discovery, examples, lite, prediction, servable
+from serving.server import discovery, lite, predict, servable
 from serving.server.batching import Parameters, read_parameters
 from serving.server.lite import accelerate
 from serving.server.servable import Servable, one_line
@@ -133,27 +132,18 @@ def _parse(record: bytes, file: str) -> PredictionLog:
 
 
 def _answer(servable: Servable, log: PredictionLog) -> None:
-    run = functools.partial(_run, servable)
     kind = log.WhichOneof("log_type")
-    if kind == "predict_log":
-        prediction.predict(servable, log.predict_log.request, run)
-    elif kind in ("classify_log", "regress_log"):
-        request = getattr(log, kind).request
-        method = examples.classify if kind == "classify_log" else examples.regress
-        method(servable, request.model_spec.signature_name, request.input, run)
-    elif kind == "multi_inference_log":
-        examples.multi_inference(servable, log.multi_inference_log.request, run)
-    elif kind == "session_run_log":
+    if kind == "session_run_log":
         number = PredictionLog.SESSION_RUN_LOG_FIELD_NUMBER
         raise StatusError(
             grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}"
         )
 
+    def run(feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, np.ndarray]:
+        return dict(zip(fetches, servable.run(feeds, fetches, None), strict=True))
 
-def _run(
-    servable: Servable, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
-) -> dict[str, np.ndarray]:
-    return dict(zip(fetches, servable.run(feeds, fetches, None), strict=True))
+    if kind is not None:
+        predict.answer(servable, getattr(log, kind).request, run)
 
 
 # saved_model_bundle_factory.cc

@@ -22,6 +22,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+)
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 from waitress import wasyncore
@@ -29,7 +33,7 @@ from waitress import wasyncore
 from serving.server import rest_inputs, rest_json
 from serving.server.handlers import Handlers
 from serving.server.metrics import Request
-from serving.server.prediction import DEFAULT_SIGNATURE
+from serving.server.predict import DEFAULT_SIGNATURE, run_signature
 from serving.server.status import StatusError, invalid_argument
 
 # http_rest_api_util.cc; names of methods count as written, whatever the pattern says.
@@ -80,6 +84,12 @@ _HTTP = {
     grpc.StatusCode.UNIMPLEMENTED: "501 Not Implemented",
     grpc.StatusCode.UNAVAILABLE: "503 Service Unavailable",
     grpc.StatusCode.DEADLINE_EXCEEDED: "504 Gateway Timeout",
+}
+
+# By the method on tf.Examples: its request, and what writes its result.
+_ON_EXAMPLES: dict[str, tuple[Any, Callable[..., bytes]]] = {
+    "classify": (ClassificationRequest, rest_json.dump_classes),
+    "regress": (RegressionRequest, rest_json.dump_numbers),
 }
 
 _Environ = dict[str, Any]
@@ -185,26 +195,18 @@ class RestApi:
             return self._models()
         if method == "GET":
             # Written otherwise than so, the real server answers with the status.
-            return (
-                self._metadata(spec)
-                if action == "metadata"
-                else _dump(self._handlers.model_status(spec))
-            )
+            return self._metadata(spec) if action == "metadata" else _dump(self._status(spec))
         document = rest_json.parse(_body(environ))
         if action == "predict":
             return self._predict(document, spec)
-        if action == "classify":
-            request = ClassificationRequest(model_spec=spec)
-            rest_inputs.fill(document, request)
-            return rest_json.dump_classes(self._handlers.classify(request, self._timeout_s).result)
-        regression = RegressionRequest(model_spec=spec)
-        rest_inputs.fill(document, regression)
-        return rest_json.dump_numbers(self._handlers.regress(regression, self._timeout_s).result)
+        kind, dump = _ON_EXAMPLES[action]
+        request = kind(model_spec=spec)
+        rest_inputs.fill(document, request)
+        return dump(self._handlers.infer(request, self._timeout_s).result)
 
     def _predict(self, document: dict[str, Any], spec: ModelSpec) -> bytes:
         signature_name = document.get("signature_name") or DEFAULT_SIGNATURE
-        number = spec.version.value if spec.HasField("version") else None
-        with self._handlers.manager.use(spec.name, number, spec.version_label) as servable:
+        with self._handlers.lend(spec) as servable:
             if signature_name not in servable.signatures:
                 raise invalid_argument(
                     f'Serving signature name: "{signature_name}" not found in signature def'
@@ -217,8 +219,12 @@ class RestApi:
                     f" {document.get('signature_name') or 'DEFAULT'}"
                 )
             arrays = rest_inputs.inputs(document, dtypes)
-            outputs = self._handlers.run(servable, signature, arrays, (), self._timeout_s)
+            run = self._handlers.runner(servable, self._timeout_s)
+            outputs = run_signature(signature, arrays, (), run)
         return rest_json.dump_outputs(outputs, by_row="instances" in document)
+
+    def _status(self, spec: ModelSpec) -> GetModelStatusResponse:
+        return self._handlers.model_status(GetModelStatusRequest(model_spec=spec))
 
     def _metadata(self, spec: ModelSpec) -> bytes:
         response = self._handlers.metadata(
@@ -236,7 +242,7 @@ class RestApi:
         models = []
         for name in self._handlers.manager.names():
             try:
-                status = _as_dict(self._handlers.model_status(ModelSpec(name=name)))
+                status = _as_dict(self._status(ModelSpec(name=name)))
             except StatusError:
                 # Nothing has been found of it yet.
                 status = {"model_version_status": []}

@@ -16,7 +16,6 @@ from tensorflow.core.example.feature_pb2 import Feature
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.server.prediction import dtype_name
 from serving.server.rest_json import (
     FLOAT_BITS,
     as_float,
@@ -28,6 +27,7 @@ from serving.server.rest_json import (
     type_name,
 )
 from serving.server.status import StatusError, invalid_argument
+from serving.server.tensors import dtype_name
 
 _MAX_RANK = 31  # NumPy 1 holds 32 dimensions, and rows add one.
 _INTEGERS = (tf.int32, tf.int16, tf.int8, tf.uint8, tf.int64, tf.uint32, tf.uint64)

@@ -16,8 +16,8 @@ import tensorflow as tf
 from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from serving.server.prediction import dtype_name, dtype_number
 from serving.server.status import StatusError, invalid_argument
+from serving.server.tensors import dtype_name, dtype_number
 
 _QUOTED = 256  # Characters of a value that an error text quotes.
 # Significant bits: a larger whole number would lose its last digits.

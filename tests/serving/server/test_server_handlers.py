@@ -109,7 +109,7 @@ def test_two_signatures_on_one_input_with_the_same_output_name_do_not_share_a_ru
 
     def ask(signature):
         barrier.wait()
-        return handlers.predict(request("heads", {"inputs": serialized}, signature), None).outputs[
+        return handlers.infer(request("heads", {"inputs": serialized}, signature), None).outputs[
             "outputs"
         ]
 

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from serving.server import prediction
+from serving.server import tensors
 from serving.server.servable import load
 from serving.server.status import StatusError
 
@@ -67,7 +67,7 @@ def test_run_that_takes_too_long_ends_with_deadline_exceeded(exported):
 
 def encoded(array, **options):
     proto = TensorProto()
-    prediction.encode(array, proto, **options)
+    tensors.encode(array, proto, **options)
     return proto
 
 
@@ -78,7 +78,7 @@ def test_every_number_survives_the_way_out_and_back_in_typed_fields(dtype):
     array = np.array([[0, 1.5, 7]]).astype(dtype)
     proto = encoded(array)
     assert proto.tensor_content == b""
-    back = prediction.decode("x", proto)
+    back = tensors.decode("x", proto)
     assert (back.dtype, back.tolist()) == (array.dtype, array.tolist())
 
 
@@ -89,14 +89,14 @@ def test_content_is_written_where_it_is_asked_for(dtype):
     array = np.array([[0, 1, 7]]).astype(dtype)
     proto = encoded(array, as_content=True)
     assert proto.tensor_content == array.tobytes()
-    assert prediction.decode("x", proto).tolist() == array.tolist()
+    assert tensors.decode("x", proto).tolist() == array.tolist()
     assert list(encoded(np.array([b"a"], object), as_content=True).string_val) == [b"a"]
 
 
 def test_strings_and_bools_use_their_fields():
     proto = encoded(np.array([b"a\x00", b""], dtype=object))
     assert list(proto.string_val) == [b"a\x00", b""]
-    assert prediction.decode("x", proto).tolist() == [b"a\x00", b""]
+    assert tensors.decode("x", proto).tolist() == [b"a\x00", b""]
     assert list(encoded(np.array([True, False])).bool_val) == [True, False]
 
 
@@ -113,4 +113,4 @@ def test_strings_and_bools_use_their_fields():
 )
 def test_tensor_that_does_not_fit_together_is_refused(text):
     with pytest.raises(StatusError, match="^INVALID_ARGUMENT: tensor parsing error: x$"):
-        prediction.decode("x", text_format.Parse(text, TensorProto()))
+        tensors.decode("x", text_format.Parse(text, TensorProto()))

@@ -13,13 +13,13 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from serving.server import prediction, servable
+from serving.server import servable, tensors
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError
 
 READ, ASKED, LONG = 400, 2000, 100_000
 
-NUMBERS = {dtype.as_datatype_enum for dtype in prediction._FIELDS}
+NUMBERS = {dtype.as_datatype_enum for dtype in tensors._FIELDS}
 
 small = st.lists(st.integers(0, 4), max_size=3)
 dimensions = st.one_of(
@@ -51,7 +51,7 @@ def some_protos(draw, dtype=None):
     )
     number = draw(st.sampled_from(numbers))
     own = next(
-        (field for one, (field, _) in prediction._FIELDS.items() if one.as_datatype_enum == number),
+        (field for one, (field, _) in tensors._FIELDS.items() if one.as_datatype_enum == number),
         "float_val",
     )
     field = draw(st.sampled_from([own] * 20 + ["tensor_content"] * 3 + list(FIELDS)))
@@ -106,7 +106,7 @@ def handlers(exported):
 
 def decoded(proto):
     try:
-        return prediction.decode("x", proto)
+        return tensors.decode("x", proto)
     except StatusError as error:
         assert str(error) == "INVALID_ARGUMENT: tensor parsing error: x"
         return None
@@ -136,8 +136,8 @@ def check_against_tensorflow(proto):
         assert array.dtype == expected.dtype
         assert array.tobytes() == expected.tobytes()
     back = TensorProto()
-    prediction.encode(array, back)
-    again = prediction.decode("x", back)
+    tensors.encode(array, back)
+    again = tensors.decode("x", back)
     # Never as nested lists: those of (2**31, 0) fill the memory.
     assert again.shape == array.shape
     assert again.ravel().tolist() == array.ravel().tolist() or again.tobytes() == array.tobytes()
@@ -145,7 +145,7 @@ def check_against_tensorflow(proto):
 
 def check_answer(handlers, request):
     try:
-        response = handlers.predict(request, 10.0)
+        response = handlers.infer(request, 10.0)
     except StatusError:
         return
     assert PredictResponse.FromString(response.SerializeToString()) is not None
