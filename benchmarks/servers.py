@@ -116,12 +116,13 @@ def servers_of(folder: Path, peers_python: str) -> dict[str, Server]:
             fastapi, "a plain function under one uvicorn, no access log: the picture as it is"
         ),
         "litserve": http_peer(
-            [peer, "{port}"], f"one worker, no batches{form}", "picture", BATCH="1"
+            [peer, "{port}"], f"one worker, no batches{form}", "picture", PEER="litserve", BATCH="1"
         ),
         "litserve_batching": http_peer(
             [peer, "{port}"],
             f"one worker, max_batch_size 8, batch_timeout 0.01 s{form}",
             "picture",
+            PEER="litserve",
             BATCH="8",
         ),
         "bentoml": http_peer(

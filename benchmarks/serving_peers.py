@@ -2,7 +2,7 @@
 starts them with the Python of .venv-bench; all call the SavedModel in $MODEL.
 
   MODEL=folder uvicorn --factory benchmarks.serving_peers:fastapi_app
-  MODEL=folder BATCH=8 python -m benchmarks.serving_peers 8000
+  MODEL=folder PEER=litserve BATCH=8 python -m benchmarks.serving_peers 8000
   MODEL=folder PEER=bentoml bentoml serve benchmarks.serving_peers:Classifier
 
 BentoML also serves `BatchClassifier`. Nothing of Whisker is in it.
@@ -51,42 +51,42 @@ def fastapi_app() -> Any:
     return app
 
 
-def litserve(port: int) -> None:
-    """LitServe: a picture is a file of a form, as it takes no other bodies than those and JSON."""
-    from litserve import LitAPI, LitServer
+# LitServe pickles its class for another process, and BentoML looks for its classes in the module
+# itself; the others are not to pay for importing them.
+PEER = os.environ.get("PEER")
+if PEER == "litserve":
+    import litserve
 
-    class Classifier(LitAPI):
+    class LitClassifier(litserve.LitAPI):
+        """Answers for the pictures of a batch.
+
+        A picture is a file of a form, as LitServe takes no other bodies than those and JSON.
+        """
+
         def setup(self, device: str) -> None:  # noqa: ARG002
+            """Loads the model."""
             self.classify = load()
 
         # Unannotated: LitServe takes an annotation for the schema of a JSON body.
         def decode_request(self, request) -> bytes:
+            """Gives the picture of a form."""
             return request["picture"].file.read()
 
         def predict(self, pictures: Any) -> Any:
+            """Gives an answer, or one for each of a batch."""
             if isinstance(pictures, bytes):
                 return self.classify([pictures])[0]
             return self.classify(pictures)
 
-        # Pictures are not stacked: their sizes differ.
         def batch(self, inputs: Sequence[bytes]) -> Sequence[bytes]:
+            """Pictures are not stacked: their sizes differ."""
             return inputs
 
         def unbatch(self, output: Sequence[Any]) -> Sequence[Any]:
+            """One answer for each."""
             return output
 
-    size = int(os.environ["BATCH"])
-    api = Classifier(max_batch_size=size, batch_timeout=_LITSERVE_BATCH_TIMEOUT_S)
-    LitServer(api, accelerator="cpu").run(
-        host="127.0.0.1",
-        port=port,
-        log_level="warning",
-        generate_client_file=False,
-    )
-
-
-# BentoML looks for classes in the module itself; the others are not to pay for importing it.
-if os.environ.get("PEER") == "bentoml":
+elif PEER == "bentoml":
     import bentoml
     from bentoml.validators import ContentType
 
@@ -117,4 +117,11 @@ if os.environ.get("PEER") == "bentoml":
 
 
 if __name__ == "__main__":
-    litserve(int(sys.argv[1]))
+    size = int(os.environ["BATCH"])
+    api = LitClassifier(max_batch_size=size, batch_timeout=_LITSERVE_BATCH_TIMEOUT_S)
+    litserve.LitServer(api, accelerator="cpu").run(
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
+        generate_client_file=False,
+    )
