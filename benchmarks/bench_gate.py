@@ -6,18 +6,15 @@ python -m benchmarks.bench_gate
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
-from benchmarks import machine
+from benchmarks.measurement import define_output, record
 from trainer.config import Config
 from trainer.evaluation import gate
 from whisker_ml import cli
 
-RESULTS = Path(__file__).parent / "results" / "gate.json"
 PICTURES = (200, 1000, 5000)
 WORSE_BY_POINTS = (0, 1, 2, 3)
 _PAIRS = 1000
@@ -29,36 +26,27 @@ _MODELS = (("transfer", 0.967, 0.0207), ("preprocessed", 0.744, 0.1873))
 
 def main() -> None:
     """Entry point of `python -m benchmarks.bench_gate`."""
-    cli.define("out", str(RESULTS), "file to write")
+    define_output("gate")
     cli.run(_measure)
 
 
 def _measure(_: Sequence[str]) -> None:
-    found = machine.write(
-        Path(flags.FLAGS.out),
+    models = []
+    for variant, accuracy, differ in _MODELS:
+        print(f"{variant}: accuracy {accuracy}, differ in {differ:.1%}")
+        rows = []
+        for row in simulate(differ):
+            print(row)
+            rows.append(row)
+        models.append({"variant": variant, "accuracy": accuracy, "differ": differ, "rows": rows})
+    record(
         "share of simulated pairs that --gate=not_worse and --gate=strict refuse, by test pictures"
         " and by how many points fewer of all pictures the candidate is right on; it loses these"
         " pictures and no other, beyond those that two seeds of the same recipe differ in",
-        "python -m benchmarks.bench_gate",
         pairs=_PAIRS,
         margin_points=Config.gate_margin,
-        models=[
-            {
-                "variant": variant,
-                "accuracy": accuracy,
-                "differ": differ,
-                "rows": list(simulate(differ)),
-            }
-            for variant, accuracy, differ in _MODELS
-        ],
+        models=models,
     )
-    for model in found["models"]:
-        print(f"{model['variant']}: accuracy {model['accuracy']}, differ in {model['differ']:.1%}")
-        for row in model["rows"]:
-            print(
-                f"  n={row['n']:5d} worse by {row['worse_by_points']}: {row['verdicts']}"
-                f" {row['refused']}"
-            )
 
 
 def simulate(differ: float) -> Iterator[dict[str, Any]]:

@@ -11,24 +11,20 @@ and then giving it.
 import importlib
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
-from trainer.run_folder import commit
+from benchmarks.measurement import define_output, in_turn, record, run_python, spread
 from whisker_ml import cli
 from whisker_ml.errors import WhiskerError
 
-RESULTS = Path(__file__).parent / "results" / "input.json"
-PEERS = ("stock", "memory", "disk", "none")
+# Keras' own reading, and Whisker's with each --cache.
+SIDES = ("stock", "memory", "disk", "none")
 _SIZE, _BATCH = 160, 32
 
 
@@ -37,8 +33,8 @@ def main() -> None:
     cli.define("data", None, "folder of class folders", required=True)
     cli.define("repeats", 3, "measurements of each side", minimum=1)
     cli.define("passes", 4, "over all pictures", minimum=2)
-    cli.define("output", str(RESULTS), "JSON file to write")
-    cli.define("only", None, "measure this one, in this process, and print it", choices=list(PEERS))
+    define_output("input")
+    cli.define("only", None, "measure this one, in this process, and print it", choices=SIDES)
     cli.run(_run)
 
 
@@ -56,26 +52,24 @@ def _run(_: Sequence[str]) -> None:
     # The first process would pay for reading the pictures from the disk.
     for path in data.rglob("*.*"):
         path.read_bytes()
+    command = ("-m", "benchmarks.bench_input", f"--data={data}", f"--passes={options.passes}")
     rows = []
-    for repeat in range(options.repeats):
-        # In turn, and each first as often as last: a machine that slows down hits all.
-        for side in PEERS if repeat % 2 == 0 else reversed(PEERS):
-            rows.append({"side": side, **_in_a_process(side, data, options.passes)})
-            print(rows[-1], flush=True)
-    measured = machine.write(
-        Path(options.output),
+    for _, side in in_turn(SIDES, options.repeats):
+        printed = run_python(*command, f"--only={side}")
+        rows.append({"side": side, **json.loads(printed.splitlines()[-1])})
+        print(rows[-1], flush=True)
+    record(
         f"all pictures of a folder as batches of {_BATCH} of {_SIZE} pixels, by"
         " keras.utils.image_dataset_from_directory (stock) and by Whisker with --cache=memory,"
         " disk and none: pictures per second of the first pass (Whisker's holds hashing and"
         " keeping them) and of the later ones, each in a process of its own; peak_mb: most memory"
         " of the process, less what it had before the first picture",
-        f"python -m benchmarks.bench_input --repeats={options.repeats} --passes={options.passes}",
-        commit=commit(),
+        ["repeats", "passes"],
+        ["sides"],
         pictures=rows[0]["pictures"],
         sides=summarize(rows),
         runs=rows,
     )
-    print(json.dumps(measured["sides"], indent=1))
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -86,45 +80,21 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         By side: `first` and `later` pictures per second as {`median`, `min`, `max`, `ratio` to
-            stock}, and `peak_mb`
-        (the most of all measurements).
+        stock}, and `peak_mb` (the most of all measurements).
     """
     found: dict[str, Any] = {}
     for side in dict.fromkeys(row["side"] for row in rows):
-        of_it = [row for row in rows if row["side"] == side]
+        runs = [row for row in rows if row["side"] == side]
+        speeds = [[run["pictures"] / seconds for seconds in run["seconds"]] for run in runs]
         found[side] = {
-            "first": _spread([row["pictures"] / row["seconds"][0] for row in of_it]),
-            "later": _spread(
-                [row["pictures"] / seconds for row in of_it for seconds in row["seconds"][1:]]
-            ),
-            "peak_mb": max(row["peak_mb"] for row in of_it),
+            "first": spread([first for first, *_ in speeds]),
+            "later": spread([speed for _, *later in speeds for speed in later]),
+            "peak_mb": max(run["peak_mb"] for run in runs),
         }
     for summary in found.values():
         for name in ("first", "later"):
             summary[name]["ratio"] = summary[name]["median"] / found["stock"][name]["median"]
     return found
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": median(values), "min": min(values), "max": max(values)}
-
-
-def _in_a_process(side: str, data: Path, passes: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.bench_input",
-        f"--only={side}",
-        f"--data={data}",
-        f"--passes={passes}",
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise WhiskerError(
-            f"--only={side}: exit code {ended.returncode}:"
-            f" {(ended.stderr.splitlines() or [''])[-1]}"
-        )
-    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def _measure(side: str, data: Path, passes: int) -> dict[str, Any]:
@@ -133,14 +103,8 @@ def _measure(side: str, data: Path, passes: int) -> dict[str, Any]:
     import tensorflow as tf
 
     importlib.import_module("trainer.data.dataset")
-
-    next(
-        iter(
-            tf.data.Dataset.from_tensors(
-                tf.image.resize(tf.zeros([8, 8, 3]), [_SIZE, _SIZE])
-            ).batch(1)
-        )
-    )
+    small = tf.image.resize(tf.zeros([8, 8, 3]), [_SIZE, _SIZE])
+    next(iter(tf.data.Dataset.from_tensors(small).batch(1)))
     before = _peak_mb()
     seconds: list[float] = []
     counts: set[int] = set()

@@ -5,11 +5,10 @@ people write instead.
   python -m benchmarks.bench_serving
 
 Everything is started once and kept; what is not being measured is stopped (SIGSTOP). See
-`benchmarks.load` for how time is taken, and `benchmarks.peers` for the other servers.
+`benchmarks.load` for how time is taken, and `benchmarks.serving_peers` for the other servers.
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -24,13 +23,12 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine
-from benchmarks.serving_peers import MEASURED, OURS, PEERS, Loop, RunningServer, Server, servers_of
-from trainer.run_folder import commit
-from whisker_ml import cli
+from benchmarks.load import closed_loop
+from benchmarks.measurement import define_output, in_turn, record, spread
+from benchmarks.servers import MEASURED, OURS, PEERS, Running, servers_of
+from whisker_ml import cli, contract
 from whisker_ml.errors import WhiskerError
 
-RESULTS = Path(__file__).parent / "results" / "serving.json"
 PEERS_PYTHON = Path(__file__).parents[1] / ".venv-bench" / "bin" / "python"
 # What the model alone costs as each of ours calls it: the fastest of these counts.
 LOOPS = {
@@ -55,6 +53,8 @@ _SIZE, _PICTURES = 160, 16
 _TOLERANCE = 1e-3
 
 Row = Mapping[str, Any]
+# Measures at a concurrency, a count and seconds.
+Measure = Callable[[int, int, float], dict[str, float]]
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     cli.define("count", 600, "requests of a measurement", minimum=2)
     cli.define("seconds", 10.0, "of a measurement, at most", minimum=0)
     cli.define("peers_python", str(PEERS_PYTHON), "Python that has the other servers")
-    cli.define("output", str(RESULTS), "JSON file to write")
+    define_output("serving")
     cli.run(_run)
 
 
@@ -86,55 +86,52 @@ def _run(_: Sequence[str]) -> None:
             " .venv-bench/installed` first, or leave the peers out:"
             f" --contenders={','.join((*OURS, 'echo'))}"
         )
+    pictures = _pictures(options.data)
+    rows = []
     with (
-        tempfile.TemporaryDirectory(prefix="whisker-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="whisker-bench-") as scratch,
         contextlib.ExitStack() as stack,
     ):
-        folder = Path(name)
-        pictures = folder / "pictures"
-        pictures.mkdir()
-        for number, picture in enumerate(_pictures(options.data)):
-            (pictures / f"{number:03d}").write_bytes(picture)
-        versions = folder / "models"
-        versions.mkdir()
+        folder = Path(scratch)
+        model = folder / "models" / "1"
+        model.parent.mkdir()
         if options.model:
-            (versions / "1").symlink_to(Path(options.model).expanduser().resolve())
+            model.symlink_to(Path(options.model).expanduser().resolve())
         else:
-            _export(versions / "1")
-        servers = servers_of(folder, versions, options.peers_python)
-        measurements = _start(
-            stack,
-            [*OURS[:1], *(server for server in servers if server in options.contenders)],
-            servers,
-            folder,
+            export_model(model)
+        servers = servers_of(folder, options.peers_python)
+        # Ours is first: the echo gives its answer.
+        names = dict.fromkeys(
+            ["whisker", *(server for server in servers if server in options.contenders)]
         )
-        rows = []
-        for repeat in range(options.repeats):
+        running = {}
+        for name in names:
+            running[name] = Running(name, servers[name], folder, pictures)
+            stack.callback(running[name].end)
+            running[name].signal(signal.SIGSTOP)
+            if name == "whisker":
+                (folder / "answer").write_bytes(running[name].first)
+        loops, expected = _loops(model, pictures, xnnpack="whisker_xnnpack" in names)
+        for name, server in running.items():
+            _check(name, servers[name].answer(server.first), expected)
+            print(f"{name} answers", flush=True)
+        measures = loops | {name: server.measure for name, server in running.items()}
+        for repeat, contender in in_turn(measures, options.repeats):
             for concurrency in map(int, options.concurrency):
-                # In turn, and each first as often as last: a machine that slows down hits all.
-                for contender in measurements if repeat % 2 == 0 else reversed(measurements):
-                    found = measurements[contender](concurrency, options.count, options.seconds)
-                    rows.append(
-                        {
-                            "repeat": repeat,
-                            "contender": contender,
-                            "concurrency": concurrency,
-                            **found,
-                        }
-                    )
-                    print(rows[-1], flush=True)
-        sizes = sorted(path.stat().st_size for path in pictures.iterdir())
-    measured = machine.write(
-        Path(options.output),
+                found = measures[contender](concurrency, options.count, options.seconds)
+                measured = {"repeat": repeat, "contender": contender, "concurrency": concurrency}
+                rows.append(measured | found)
+                print(rows[-1], flush=True)
+    record(
         "one picture a request, by clients that ask again as soon as they are answered, in a"
         " process of their own on the same machine: requests per second, milliseconds of the median"
         " and of the 99th in a hundred, and milliseconds of processor time per request in server"
         " and client. targets: see compare in bench_serving.py",
-        f"python -m benchmarks.bench_serving --repeats={options.repeats} --count={options.count}",
-        commit=commit(),
+        ["repeats", "count"],
+        ["summary", "targets"],
         pictures={
-            "count": len(sizes),
-            "median_bytes": median(sizes),
+            "count": len(pictures),
+            "median_bytes": median(map(len, pictures)),
             "source": "--data" if options.data else "sample",
         },
         model="--model"
@@ -145,12 +142,11 @@ def _run(_: Sequence[str]) -> None:
             "grpcio": version("grpcio"),
             **_versions(peers),
         },
-        contenders={name: _LOOPS_SAY.get(name) or servers[name].says for name in measurements},
+        contenders={name: _LOOPS_SAY.get(name) or servers[name].says for name in measures},
         summary=summarize(rows),
         targets=compare(rows),
         runs=rows,
     )
-    print(json.dumps({name: measured[name] for name in ("summary", "targets")}, indent=1))
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
@@ -161,28 +157,24 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         By contender and concurrency: `per_second` as {`median`, `min`, `max`}, and the medians of
-            `p50_ms`, `p99_ms`,
-        `server_cpu_ms` (where there is a server) and `client_cpu_ms`.
+        `p50_ms`, `p99_ms`, `server_cpu_ms` (where there is a server) and `client_cpu_ms`.
     """
-    found: dict[str, Any] = {}
-    for contender, concurrency in dict.fromkeys(
-        (row["contender"], row["concurrency"]) for row in rows
-    ):
-        of_it = [
-            row
-            for row in rows
-            if (row["contender"], row["concurrency"]) == (contender, concurrency)
-        ]
-        names = [
-            name
-            for name in ("p50_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms")
-            if name in of_it[0]
-        ]
-        found.setdefault(contender, {})[str(concurrency)] = {
-            "per_second": _spread([row["per_second"] for row in of_it]),
-            **{name: median(row[name] for row in of_it) for name in names},
+    grouped: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        of_contender = grouped.setdefault(row["contender"], {})
+        of_contender.setdefault(str(row["concurrency"]), []).append(row)
+    return {
+        contender: {
+            concurrency: {"per_second": spread([run["per_second"] for run in runs])}
+            | {
+                name: median(run[name] for run in runs)
+                for name in ("p50_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms")
+                if name in runs[0]
+            }
+            for concurrency, runs in by_concurrency.items()
         }
-    return found
+        for contender, by_concurrency in grouped.items()
+    }
 
 
 def compare(rows: Sequence[Row]) -> dict[str, Any]:
@@ -199,55 +191,38 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
         peer's. What was not measured is left out.
     """
     at = {(row["contender"], row["concurrency"], row["repeat"]): row for row in rows}
-    repeats = sorted({row["repeat"] for row in rows})
-    concurrencies = sorted({row["concurrency"] for row in rows})
+    measured, concurrencies, repeats = ({key[part] for key in at} for part in range(3))
 
-    def speed(contender: str, concurrency: int, repeat: int) -> float:
-        return at[contender, concurrency, repeat]["per_second"]
-
-    def possible(ours: str, concurrency: int, repeat: int) -> float:
-        model = max(
-            speed(loop, concurrency, repeat)
-            for loop in LOOPS[ours]
-            if (loop, concurrency, repeat) in at
-        )
-        return 1 / (1 / speed("echo", concurrency, repeat) + 1 / model)
-
-    def overhead(ours: str, repeat: int) -> float:
-        request, model, echo = (
-            at[one, 1, repeat]["p50_ms"] for one in (ours, LOOPS[ours][0], "echo")
-        )
-        return (request - model) / echo
-
-    measured = {contender for contender, _, _ in at}
-    found: dict[str, Any] = {}
-    for ours in (name for name in OURS if name in measured):
-        found[ours] = {
-            "ahead_of": {
-                peer: {
-                    str(many): _spread(
-                        [speed(ours, many, one) / speed(peer, many, one) for one in repeats]
-                    )
-                    for many in concurrencies
-                }
-                for peer in PEERS
-                if peer in measured
-            }
+    def by_concurrency(ratio: Callable[[int, int], float]) -> dict[str, dict[str, float]]:
+        return {
+            str(many): spread([ratio(many, repeat) for repeat in repeats])
+            for many in sorted(concurrencies)
         }
+
+    def compared(ours: str) -> dict[str, Any]:
+        def ahead(peer: str) -> Callable[[int, int], float]:
+            return lambda *where: at[ours, *where]["per_second"] / at[peer, *where]["per_second"]
+
+        def share_of_possible(*where: int) -> float:
+            loops = (at[loop, *where]["per_second"] for loop in LOOPS[ours] if loop in measured)
+            seconds = 1 / at["echo", *where]["per_second"] + 1 / max(loops)
+            return at[ours, *where]["per_second"] * seconds
+
+        def overhead(repeat: int) -> float:
+            request, model, echo = (
+                at[name, 1, repeat]["p50_ms"] for name in (ours, LOOPS[ours][0], "echo")
+            )
+            return (request - model) / echo
+
+        peers = (peer for peer in PEERS if peer in measured)
+        found: dict[str, Any] = {"ahead_of": {peer: by_concurrency(ahead(peer)) for peer in peers}}
         if "echo" in measured:
-            found[ours]["share_of_possible"] = {
-                str(many): _spread(
-                    [speed(ours, many, one) / possible(ours, many, one) for one in repeats]
-                )
-                for many in concurrencies
-            }
+            found["share_of_possible"] = by_concurrency(share_of_possible)
             if 1 in concurrencies:
-                found[ours]["overhead_by_echo"] = _spread([overhead(ours, one) for one in repeats])
-    return found
+                found["overhead_by_echo"] = spread([overhead(repeat) for repeat in repeats])
+        return found
 
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": median(values), "min": min(values), "max": max(values)}
+    return {ours: compared(ours) for ours in OURS if ours in measured}
 
 
 def _pictures(data: str | None) -> list[bytes]:
@@ -265,7 +240,8 @@ def _pictures(data: str | None) -> list[bytes]:
     return [path.read_bytes() for path in found[:: math.ceil(len(found) / _PICTURES)]]
 
 
-def _export(folder: Path) -> None:
+def export_model(folder: Path) -> None:
+    """Writes `transfer` with random weights and two classes as a SavedModel."""
     cli.import_tensorflow()
     import keras
 
@@ -278,46 +254,48 @@ def _export(folder: Path) -> None:
     export(build("transfer", _SIZE, head, seed=0), head, ["cats", "dogs"], _SIZE, folder)
 
 
-def _start(
-    stack: contextlib.ExitStack, names: Sequence[str], servers: Mapping[str, Server], folder: Path
-) -> dict[str, Callable[[int, int, float], dict[str, float]]]:
-    """Starts everything and checks its answers; gives what measures each at a concurrency, a count
-    and seconds.
+def _loops(
+    model: Path, pictures: Sequence[bytes], *, xnnpack: bool
+) -> tuple[dict[str, Measure], tuple[str, float]]:
+    """Loads the model; gives what calls it without a server, and its answer to the first picture.
+    What any server pays for the model alone.
     """
-    pictures = folder / "pictures"
-    sent = [path.read_bytes() for path in sorted(pictures.iterdir())]
-    processors = os.cpu_count() or 1
+    cli.import_tensorflow()
+    import numpy as np
+    import tensorflow as tf
 
-    def loop(*, xnnpack: bool) -> Loop:
-        contender = Loop(folder / "models" / "1", pictures, xnnpack=xnnpack)
-        stack.callback(contender.end)
-        contender.sleep()
-        return contender
+    from serving.server import loading
 
-    plain = loop(xnnpack=False)
-    measurements = {
-        "model_in_a_loop": lambda many, count, seconds: plain.measure(
-            min(many, processors), 1, count, seconds
-        ),
-        "model_in_batches": lambda many, count, seconds: plain.measure(
-            1, many, max(4, count // many), seconds
-        ),
-    }
-    if "whisker_xnnpack" in names:
-        fast = loop(xnnpack=True)
-        measurements["xnnpack_in_a_loop"] = lambda many, count, seconds: fast.measure(
-            min(many, processors), 1, count, seconds
+    outputs = (contract.OUTPUT_LABEL, contract.OUTPUT_PROBABILITY)
+    signature = tf.saved_model.load(str(model)).signatures[contract.SIGNATURE_BYTES]
+
+    def call(batch: Sequence[bytes]) -> list[Any]:
+        answer = signature(**{contract.INPUT_BYTES: tf.constant(batch)})
+        return [answer[name].numpy() for name in outputs]
+
+    def threads(function: Callable[[Sequence[bytes]], Any]) -> Measure:
+        batches = [[picture] for picture in pictures]
+        processors = os.cpu_count() or 1
+        return lambda many, *limits: closed_loop(
+            [function] * min(many, processors), batches, *limits
         )
-    for name in dict.fromkeys(names):
-        contender = RunningServer(name, servers[name], folder, sent)
-        stack.callback(contender.end)
-        contender.sleep()
-        if name == "whisker":
-            (folder / "answer").write_bytes(contender.first)
-        _check(name, servers[name].answer(contender.first), plain.first)
-        print(f"{name} answers", flush=True)
-        measurements[name] = contender.measure
-    return measurements
+
+    def batches(many: int, count: int, seconds: float) -> dict[str, float]:
+        sent = [(list(pictures) * many)[first : first + many] for first in range(len(pictures))]
+        found = closed_loop([call], sent, max(4, count // many), seconds)
+        return found | {"per_second": found["per_second"] * many}
+
+    found: dict[str, Measure] = {"model_in_a_loop": threads(call), "model_in_batches": batches}
+    if xnnpack:
+        fast = loading.load(1, str(model), loading.Options(xnnpack=True))
+        described = fast.signatures[contract.SIGNATURE_BYTES]
+        source = described.inputs[contract.INPUT_BYTES].name
+        targets = [described.outputs[name].name for name in outputs]
+        found["xnnpack_in_a_loop"] = threads(
+            lambda batch: fast.run({source: np.array(batch, object)}, targets, None)
+        )
+    (label,), (probability,) = call(pictures[:1])
+    return found, (label.decode(), float(probability))
 
 
 def _check(name: str, found: tuple[str, float], expected: tuple[str, float]) -> None:

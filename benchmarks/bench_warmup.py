@@ -13,12 +13,11 @@ from tempfile import TemporaryDirectory
 
 from absl import flags
 
-from benchmarks import machine
+from benchmarks.measurement import define_output, environment, in_turn, record, spread
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
 from whisker_ml import cli, contract
 
-RESULTS = Path(__file__).parent / "results" / "warmup.json"
 _LATER = 20
 _TIMEOUT_S = 60.0
 
@@ -27,8 +26,8 @@ def main() -> None:
     """Entry point of `python -m benchmarks.bench_warmup`."""
     cli.define("export", None, "SavedModel with warm-up records: export/ of a run", required=True)
     cli.define("picture", None, "encoded picture to ask about", required=True)
-    cli.define("repeats", 5, "servers to start, with and without")
-    cli.define("out", str(RESULTS), "file to write")
+    cli.define("repeats", 5, "servers to start, with and without", minimum=1)
+    define_output("warmup")
     cli.run(_measure)
 
 
@@ -36,24 +35,22 @@ def _measure(_: Sequence[str]) -> None:
     picture = Path(flags.FLAGS.picture).read_bytes()
     export = Path(flags.FLAGS.export)
     runs: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
-    for _ in range(flags.FLAGS.repeats):
-        # In turn, so that whatever else the machine does hits both alike.
-        for name, found in runs.items():
-            found.append(_ask(export, picture, warm=name == "with"))
+    for _, name in in_turn(runs, flags.FLAGS.repeats):
+        runs[name].append(_ask(export, picture, warm=name == "with"))
     config = json.loads((export.parent / "config.json").read_text())
-    found = machine.write(
-        Path(flags.FLAGS.out),
+    record(
         "milliseconds of the first request with one picture to a freshly loaded version, of the"
         f" later ones (median of {_LATER}), and seconds from the start of the server's process"
         " until it is ready; with and without warm-up records, in turn",
-        "python -m benchmarks.bench_warmup --export=runs/…/export --picture=…",
-        environment=machine.environment(export.parent),
+        ["repeats"],
+        [*runs],
+        environment=environment(export.parent),
         config={name: config[name] for name in ("variant", "image_size")},
-        repeats=flags.FLAGS.repeats,
-        **{name: _summary(each) for name, each in runs.items()},
+        **{
+            name: {measure: spread([run[measure] for run in found]) for measure in found[0]}
+            for name, found in runs.items()
+        },
     )
-    for name in runs:
-        print(name, found[name])
 
 
 def _ask(export: Path, picture: bytes, *, warm: bool) -> dict[str, float]:
@@ -75,13 +72,6 @@ def _ask(export: Path, picture: bytes, *, warm: bool) -> dict[str, float]:
                     client.predict(picture)
                     took_ms.append(1000 * (time.perf_counter() - start))
     return {"first_ms": took_ms[0], "later_ms": median(took_ms[1:]), "ready_seconds": ready_s}
-
-
-def _summary(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {"median": median(values), "min": min(values), "max": max(values)}
-        for name, values in ((name, [run[name] for run in runs]) for name in runs[0])
-    }
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@ request.
 
   python -m benchmarks.client_peers --side=whisker --address=127.0.0.1:8500
 
-Nothing is imported before the clock runs but what Python itself starts with, absl and this file.
+Nothing is imported before the clock runs but what Python itself starts with, absl and this file:
+nothing of Whisker, whose names (`whisker_ml.contract`) are spelled out.
 """
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from whisker_ml import cli, contract
+from absl import app, flags
 
 PICTURE_BYTES = 20_000  # of a JPEG of everyday size; the server decodes nothing
 PIXELS = (1, 160, 160, 3)
@@ -40,12 +38,8 @@ def whisker(address: str) -> Asks:
         return found.label, list(found.probabilities.values())
 
     def of_pixels(pixels: Any) -> tuple[str, list[float]]:
-        found = client.predict_raw(
-            {contract.INPUT_PIXELS: pixels}, signature=contract.SIGNATURE_PIXELS
-        )
-        return found[contract.OUTPUT_LABEL][0].decode(), list(
-            found[contract.OUTPUT_PROBABILITIES][0]
-        )
+        found = client.predict_raw({"pixels": pixels}, signature="pixels")
+        return found["label"][0].decode(), list(found["probabilities"][0])
 
     return of_bytes, of_pixels
 
@@ -62,23 +56,23 @@ def tensorflow_serving_api(address: str) -> Asks:
 
     def ask(signature: str, name: str, value: Any) -> tuple[str, list[float]]:
         request = predict_pb2.PredictRequest()
-        request.model_spec.name = contract.DEFAULT_MODEL_NAME
+        request.model_spec.name = "whisker"
         request.model_spec.signature_name = signature
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         outputs = stub.Predict(request, _TIMEOUT_S).outputs
         # What an answer of `PredictClient` holds.
         names = (
-            contract.OUTPUT_LABEL,
-            contract.OUTPUT_PROBABILITY,
-            contract.OUTPUT_PROBABILITIES,
-            contract.OUTPUT_VALID,
+            "label",
+            "probability",
+            "probabilities",
+            "valid",
         )
         label, _, probabilities, _ = (tf.make_ndarray(outputs[name]) for name in names)
         return label[0].decode(), probabilities[0].tolist()
 
     return (
-        lambda data: ask(contract.SIGNATURE_BYTES, contract.INPUT_BYTES, [data]),
-        lambda pixels: ask(contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, pixels),
+        lambda data: ask("serving_default", "image_bytes", [data]),
+        lambda pixels: ask("pixels", "pixels", pixels),
     )
 
 
@@ -87,20 +81,18 @@ def rest(address: str) -> Asks:
     import base64
     import urllib.request
 
-    url = f"http://{address}/v1/models/{contract.DEFAULT_MODEL_NAME}:predict"
+    url = f"http://{address}/v1/models/whisker:predict"
 
     def ask(body: dict[str, Any]) -> tuple[str, list[float]]:
         with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=_TIMEOUT_S) as response:
             (found,) = json.load(response)["predictions"]
-        return found[contract.OUTPUT_LABEL], found[contract.OUTPUT_PROBABILITIES]
+        return found["label"], found["probabilities"]
 
     return (
         lambda data: ask(
-            {"instances": [{contract.INPUT_BYTES: {"b64": base64.b64encode(data).decode()}}]}
+            {"instances": [{"image_bytes": {"b64": base64.b64encode(data).decode()}}]}
         ),
-        lambda pixels: ask(
-            {"signature_name": contract.SIGNATURE_PIXELS, "instances": pixels.tolist()}
-        ),
+        lambda pixels: ask({"signature_name": "pixels", "instances": pixels.tolist()}),
     )
 
 
@@ -113,31 +105,28 @@ PEERS: dict[str, Callable[[str], Asks]] = {
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_enum("side", None, list(PEERS), "who asks", required=True, module_name=here)
-    flags.DEFINE_string("address", None, "host:port of the server", required=True, module_name=here)
-    flags.DEFINE_integer(
-        "count", 500, "requests to measure of each kind", lower_bound=1, module_name=here
-    )
-    cli.run(_run)
+    flags.DEFINE_enum("side", None, list(PEERS), "who asks", required=True)
+    flags.DEFINE_string("address", None, "host:port of the server", required=True)
+    flags.DEFINE_integer("count", 500, "requests to measure of each kind", lower_bound=1)
+    app.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:
-    asked = flags.FLAGS
+    values = flags.FLAGS
     before = _resident_mb()
     start = time.perf_counter()
-    of_bytes, of_pixels = PEERS[asked.side](asked.address)
+    of_bytes, of_pixels = PEERS[values.side](values.address)
     found = {
         "import_s": time.perf_counter() - start,
         "memory_mb": _resident_mb(),
         "python_memory_mb": before,
     }
-    found["bytes_cpu_ms"] = _cpu_ms(of_bytes, os.urandom(PICTURE_BYTES), asked.count)
+    found["bytes_cpu_ms"] = _cpu_ms(of_bytes, os.urandom(PICTURE_BYTES), values.count)
 
     import numpy as np
 
     pixels = np.random.default_rng(0).uniform(0, 255, PIXELS).astype(np.float32)
-    found["pixels_cpu_ms"] = _cpu_ms(of_pixels, pixels, asked.count)
+    found["pixels_cpu_ms"] = _cpu_ms(of_pixels, pixels, values.count)
     print(json.dumps(found))
 
 

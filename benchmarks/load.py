@@ -1,30 +1,26 @@
 """Loads a server from a process of its own: each of N clients asks again as soon as it is answered.
 
-  python -m benchmarks.load --protocol=grpc --address=127.0.0.1:8500 --requests=folder \\
-    --concurrency=8
+  python -m benchmarks.load --address=127.0.0.1:8500 --requests=folder --concurrency=8
 
 Requests are sent as they lie in the files of the folder: nothing is built or parsed while time is
-taken.
+taken. With --echo=file it is instead the server that does nothing, which answers every request with
+the bytes of that file: what is left of a request's time is gRPC in Python.
 """
 
 import http.client
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import grpc
-from absl import flags
+from absl import app, flags
 
-from whisker_ml import cli
-from whisker_ml.errors import WhiskerError
-
-GRPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
-PROTOCOLS = ("grpc", "http")
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_ECHO_THREADS = 32  # as many as clients at most
 _TIMEOUT_S = 60.0
 _WARM_UP = 3  # requests of each client, about, that are not measured
 
@@ -34,55 +30,74 @@ Client = Callable[[bytes], bytes]
 
 def main() -> None:
     """Entry point."""
-    here = sys.argv[0]
-    flags.DEFINE_enum(
-        "protocol", "grpc", list(PROTOCOLS), "what the server speaks", module_name=here
-    )
-    flags.DEFINE_string("address", None, "host:port of the server", required=True, module_name=here)
-    flags.DEFINE_string("path", "/predict", "of the URL, for http", module_name=here)
-    flags.DEFINE_string("content_type", "image/jpeg", "for http", module_name=here)
-    flags.DEFINE_string(
-        "requests", None, "folder of requests, a file each", required=True, module_name=here
-    )
-    flags.DEFINE_integer("concurrency", 1, "clients", lower_bound=1, module_name=here)
-    flags.DEFINE_integer("count", 300, "answers to measure", lower_bound=2, module_name=here)
-    flags.DEFINE_float("seconds", 10, "to measure, at most", lower_bound=0, module_name=here)
-    cli.run(_run)
+    flags.DEFINE_string("address", None, "host:port of the server", required=True)
+    flags.DEFINE_string("content_type", "", "of a request to /predict over HTTP; empty: gRPC")
+    flags.DEFINE_string("requests", None, "folder of requests, a file each")
+    flags.DEFINE_integer("concurrency", 1, "clients", lower_bound=1)
+    flags.DEFINE_integer("count", 300, "answers to measure", lower_bound=2)
+    flags.DEFINE_float("seconds", 10, "to measure, at most", lower_bound=0)
+    flags.DEFINE_string("echo", None, "file of the answer: be the server of that address")
+    app.run(_run)
 
 
 def _run(_: Sequence[str]) -> None:
     values = flags.FLAGS
+    if values.echo:
+        server, _ = echo({PREDICT: Path(values.echo).read_bytes()}, values.address)
+        server.wait_for_termination()
+        return
     messages = [path.read_bytes() for path in sorted(Path(values.requests).iterdir())]
-    clients = connect(
-        values.protocol, values.address, values.path, values.content_type, values.concurrency
-    )
+    clients = connect(values.address, values.content_type, values.concurrency)
     print(json.dumps(closed_loop(clients, messages, values.count, values.seconds)))
 
 
-def connect(protocol: str, address: str, path: str, content_type: str, count: int) -> list[Client]:
+def echo(answers: Mapping[str, bytes], address: str) -> tuple[grpc.Server, int]:
+    """Starts a gRPC server that neither reads nor builds messages.
+
+    Args:
+        answers: path of a method to what it answers.
+        address: host:port; port 0: a free one.
+
+    Returns:
+        The server and its port.
+    """
+    handlers = {
+        path: grpc.unary_unary_rpc_method_handler(lambda *_, answer=answer: answer)
+        for path, answer in answers.items()
+    }
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            return handlers.get(call.method)
+
+    server = grpc.server(ThreadPoolExecutor(_ECHO_THREADS), handlers=[Handler()])
+    port = server.add_insecure_port(address)
+    server.start()
+    return server, port
+
+
+def connect(address: str, content_type: str, count: int) -> list[Client]:
     """Makes clients; those of gRPC share a channel, as threads of a program do, those of HTTP have
     a connection each.
 
     Args:
-        protocol: in `PROTOCOLS`.
         address: host:port.
-        path: of the URL, for http.
-        content_type: of the body, for http.
+        content_type: of the body, over HTTP; empty: gRPC.
         count: how many clients.
     """
-    if protocol == "grpc":
-        call = grpc.insecure_channel(address).unary_unary(GRPC_METHOD)
+    if not content_type:
+        call = grpc.insecure_channel(address).unary_unary(PREDICT)
         return [lambda message: call(message, timeout=_TIMEOUT_S)] * count
 
     def client() -> Client:
         connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
 
         def ask(message: bytes) -> bytes:
-            connection.request("POST", path, message, {"Content-Type": content_type})
+            connection.request("POST", "/predict", message, {"Content-Type": content_type})
             response = connection.getresponse()
             body = response.read()
             if response.status != http.client.OK:
-                raise WhiskerError(f"{address}{path} answered {response.status}: {body[:200]!r}")
+                raise RuntimeError(f"{address} answered {response.status}: {body[:200]!r}")
             return body
 
         return ask
@@ -109,7 +124,7 @@ def closed_loop(
         in all, and `client_cpu_ms`: processor time of this process for each of them.
 
     Raises:
-        WhiskerError: fewer than two answers came in time.
+        RuntimeError: fewer than two answers came in time.
     """
     answered: list[tuple[float, float]] = []
     unmeasured = _WARM_UP * len(clients)
@@ -133,7 +148,7 @@ def closed_loop(
     # What came later met a server with less to do.
     measured = answered[unmeasured : unmeasured + count]
     if len(measured) < 2:
-        raise WhiskerError(
+        raise RuntimeError(
             f"{len(measured)} answers in {seconds:g} s: expected 2 or more; give it more time"
         )
     percentiles = quantiles([latency for _, latency in measured], n=100, method="inclusive")

@@ -6,7 +6,7 @@ multiplication allows.
 Random pictures: what is in them makes no difference to how long they take.
 """
 
-import json
+import math
 import tempfile
 import time
 from collections import defaultdict
@@ -14,21 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from benchmarks import machine
-from trainer.run_folder import commit
+from benchmarks.measurement import define_output, record
 from whisker_ml import cli
 
-RESULTS = Path(__file__).parent / "results" / "step_profile.json"
+_VARIANTS = ("plain", "preprocessed")
 _SIZE, _BATCH, _STEPS, _SHOWN = 160, 32, 12, 12
 _MATRIX = 2048
 
 
 def main() -> None:
     """Entry point."""
-    cli.define("variants", ["plain", "preprocessed"], "what to profile")
-    cli.define("output", str(RESULTS), "JSON file to write")
+    define_output("step_profile")
     cli.run(_profile)
 
 
@@ -39,22 +35,19 @@ def _profile(_: Sequence[str]) -> None:
     }
     steps = [
         _step(variant, precision, multiplications)
-        for variant in flags.FLAGS.variants
+        for variant in _VARIANTS
         for precision in ("float32", "mixed_bfloat16")
     ]
-    measured = machine.write(
-        Path(flags.FLAGS.output),
+    record(
         f"one training step on {_BATCH} pictures of {_SIZE} pixels: milliseconds, and those of the"
         " operations that take longest (they overlap: several run at a time); limit: the step's"
         f" convolutions and dense layers at the speed of a {_MATRIX} x {_MATRIX} matrix product",
-        "python -m benchmarks.step_profile",
-        commit=commit(),
+        show=["matrix_product_gflops", "steps"],
         matrix_product_gflops={
             precision: rate / 1e9 for precision, rate in multiplications.items()
         },
         steps=steps,
     )
-    print(json.dumps(measured, indent=1))
 
 
 def _multiplications_per_s(precision: str) -> float:
@@ -112,22 +105,16 @@ def _operations(folder: Path) -> Iterator[tuple[str, float]]:
     """Name (layer and kind) and milliseconds of every operation that a profile has seen."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    for file in folder.rglob("*.xplane.pb"):
-        space = xplane_pb2.XSpace.FromString(file.read_bytes())
-        for plane in space.planes:
-            for line in plane.lines:
-                for event in line.events:
-                    name = plane.event_metadata[event.metadata_id].name
-                    if name.startswith("while/body/"):
-                        path, _, kind = name.rpartition(":")
-                        backward = "gradient, " * ("gradient_tape" in path)
-                        yield (
-                            (
-                                f"{backward}{'/'.join(path.split('/')[-3 if backward else -2 :])}:"
-                                f" {kind}"
-                            ),
-                            event.duration_ps / 1e9,
-                        )
+    (file,) = folder.rglob("*.xplane.pb")
+    for plane in xplane_pb2.XSpace.FromString(file.read_bytes()).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name = plane.event_metadata[event.metadata_id].name
+            if name.startswith("while/body/"):
+                path, _, kind = name.rpartition(":")
+                parts, prefix = path.split("/")[-2:], ""
+                if "gradient_tape" in path:
+                    parts, prefix = path.split("/")[-3:], "gradient, "
+                yield f"{prefix}{'/'.join(parts)}: {kind}", event.duration_ps / 1e9
 
 
 def _operations_per_step(model: Any) -> float:
@@ -136,21 +123,15 @@ def _operations_per_step(model: Any) -> float:
     """
     import keras
 
-    total, first = 0.0, True
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            positions = (
-                float(layer.output.shape[1] * layer.output.shape[2])
-                if len(layer.output.shape) == 4
-                else 1.0
-            )
-            kernel = 1.0
-            for side in layer.kernel.shape:
-                kernel *= side
-            # Forwards, by the kernel, and by the input, which for the first layer nobody asks.
-            total += 2 * _BATCH * positions * kernel * (2 if first else 3)
-            first = False
-    return total
+    kinds = keras.layers.Conv2D | keras.layers.Dense
+    layers = [layer for layer in model.layers if isinstance(layer, kinds)]
+    # A multiplication and an addition for each weight at each position.
+    forwards = [
+        2 * _BATCH * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+        for layer in layers
+    ]
+    # Backwards by the kernel, and by the input, which for the first layer nobody asks.
+    return 3.0 * sum(forwards) - forwards[0]
 
 
 def _seconds(call: Any) -> float:

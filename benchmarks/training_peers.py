@@ -1,237 +1,131 @@
-"""Whisker and the stock Keras recipe on the same pictures: what the measurements of training share.
+"""The training recipe that people copy from Keras' tutorials, as it is: the peer of
+`benchmarks.bench_training`.
 
-Each training is a process of its own, `benchmarks.stock_recipe` or `trainer.task`, with an empty
-home folder, so that no cache of an earlier one helps. One that is in the work folder already is not
-done again.
+  python -m benchmarks.training_peers --pictures=folder --variant=transfer --weights=file \\
+    --epochs=20 --saved_model=folder
+
+Nothing of Whisker is in it, and its faults are left in it: a sigmoid before a loss that expects
+logits, pictures that are read and decoded anew in every epoch. It prints one JSON line at the end.
 """
 
-import hashlib
 import json
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import machine
-from whisker_ml.errors import WhiskerError
+from absl import app, flags
 
-PEERS = ("whisker", "stock")
-STOCK_EPOCHS = 20
+if TYPE_CHECKING:
+    import keras
+
+IMAGE_SIZE = 160
+BATCH_SIZE = 32
 
 
-class Peers:
-    """Trains with either, each time in a process of its own, and keeps what it has measured.
+def main() -> None:
+    """Entry point."""
+    flags.DEFINE_string("pictures", None, "holds train, validation and test", required=True)
+    flags.DEFINE_string("variant", "preprocessed", "which of the four models")
+    flags.DEFINE_string("weights", "imagenet", "MobileNetV2 weights: imagenet, none or a file")
+    flags.DEFINE_integer("epochs", 20, "passes over the training pictures")
+    flags.DEFINE_integer("seed", 0, "of weights, order and augmentation")
+    flags.DEFINE_string("saved_model", None, "folder to write", required=True)
+    app.run(_train)
+
+
+def _train(_: Sequence[str]) -> None:
+    import keras
+
+    values = flags.FLAGS
+    pictures = Path(values.pictures)
+    keras.utils.set_random_seed(values.seed)
+    train = _pictures(pictures / "train")
+    validation = _pictures(pictures / "validation")
+    model = build(values.variant, None if values.weights == "none" else values.weights)
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-3),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    clock = _training_clock()
+    history = model.fit(train, validation_data=validation, epochs=values.epochs, callbacks=[clock])
+    model.export(values.saved_model)
+    # Judged when the SavedModel is on disk: the clock of the benchmark has stopped by then.
+    _, accuracy = model.evaluate(_pictures(pictures / "test"))
+    measured = {
+        "epoch_seconds": clock.seconds,
+        "training_pictures": len(train.file_paths),
+        "parameters": model.count_params(),
+        "validation_accuracy": history.history["val_accuracy"],
+        "test_accuracy": accuracy,
+        "test_pictures": sum(path.is_file() for path in (pictures / "test").rglob("*")),
+    }
+    print(json.dumps(measured))
+
+
+def _pictures(folder: Path) -> Any:
+    import keras
+
+    return keras.utils.image_dataset_from_directory(
+        folder, image_size=(IMAGE_SIZE, IMAGE_SIZE), batch_size=BATCH_SIZE
+    )
+
+
+def build(variant: str, weights: str | None) -> "keras.Model":
+    """Builds one of the four models with a sigmoid at the end.
 
     Args:
-        data: the pictures.
-        weights: weights file of the backbone, or none.
-        work: keeps measurements, Whisker's ledger, and the same pictures as links for the other
-            side.
+        variant: plain, augmented, preprocessed or transfer.
+        weights: what `keras.applications.MobileNetV2` takes.
     """
+    import keras
+    from keras import layers
 
-    def __init__(self, data: Path, weights: str, work: Path) -> None:
-        self._data = data
-        self._weights = weights
-        self._work = work
-        self._lines = work / "measured.jsonl"
-        self._ledger = work / "ledger.json"
-        work.mkdir(parents=True, exist_ok=True)
-        self._known = (
-            [json.loads(line) for line in self._lines.read_text().splitlines()]
-            if self._lines.exists()
-            else []
-        )
-        self._warm = False
+    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    inputs = x = keras.Input(shape)
+    if variant in ("preprocessed", "transfer"):
+        x = layers.Rescaling(1 / 127.5, offset=-1)(x)
+    if variant != "plain":
+        x = layers.RandomFlip("horizontal")(x)
+        x = layers.RandomRotation(0.2)(x)
+    if variant == "transfer":
+        backbone = keras.applications.MobileNetV2(shape, include_top=False, weights=weights)
+        backbone.trainable = False
+        x = backbone(x, training=False)
+        x = layers.GlobalMaxPooling2D()(x)
+        x = layers.Dropout(0.2)(x)
+    else:
+        for _ in range(3):
+            x = layers.Conv2D(32, 3, activation="relu")(x)
+            x = layers.MaxPooling2D()(x)
+        x = layers.Flatten()(x)
+    x = layers.Dense(128, activation="relu")(x)
+    x = layers.Dropout(0.2)(x)
+    return keras.Model(inputs, layers.Dense(1, activation="sigmoid")(x))
 
-    def counts(self) -> dict[str, int]:
-        """Pictures by split."""
-        splits = [picture["split"] for picture in json.loads(self._ledger.read_text())["pictures"]]
-        return {split: splits.count(split) for split in ("train", "validation", "test")}
 
-    def measure(
-        self,
-        side: str,
-        variant: str,
-        seed: int,
-        more: Sequence[str],
-        *,
-        epochs: int = 0,
-        timed: bool = False,
-    ) -> dict[str, Any]:
-        """Gives the measurement from the file, or makes it and appends it there.
+def _training_clock() -> Any:
+    import keras
 
-        Args:
-            side: in `PEERS`.
-            variant: of the model.
-            seed: of order, weights and augmentation.
-            more: flags of `trainer.task`; for Whisker alone.
-            epochs: 0: the stock recipe's, or what `more` says.
-            timed: a run that was killed is done anew, and does not go on.
-
-        Returns:
-            What was asked for, and `seconds` from process start to SavedModel on disk,
-            `images_per_second` of the training passes after the first epoch, `epoch_seconds`,
-            `validation_accuracy` of each epoch, `test_accuracy` and `test_pictures`.
+    class Clock(keras.callbacks.Callback):
+        """Seconds of each epoch's training pass alone: from its begin to the begin of its
+        validation.
         """
-        asked = self._asked(side, variant, seed, more, epochs)
-        if (row := self._find(asked)) is not None:
-            return row
-        print(f"{variant}, seed {seed}: {' '.join((side, *more))} ...", flush=True)
-        # Named after what is asked for: a run that was killed goes on there. Gone when measured: it
-        # holds tens of megabytes.
-        digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-        scratch = self._work / f".{side}-{variant}-{digest[:12]}"
-        if timed:
-            shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(exist_ok=True)
-        row = asked | (self._whisker if side == "whisker" else self._stock)(asked, scratch)
-        shutil.rmtree(scratch)
-        passes = row["epoch_seconds"][1:]
-        row["images_per_second"] = row["training_pictures"] * len(passes) / sum(passes)
-        print(f"  {row['seconds']:.1f} s, {row['images_per_second']:.1f} pictures/s", flush=True)
-        with self._lines.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._known.append(row)
-        return row
 
-    def known(
-        self, side: str, variant: str, seed: int, more: Sequence[str]
-    ) -> dict[str, Any] | None:
-        """What `measure` would give without measuring; None where it would have to."""
-        return self._find(self._asked(side, variant, seed, more, 0))
+        def __init__(self) -> None:
+            super().__init__()
+            self.seconds: list[float] = []
+            self._start = 0.0
 
-    def _asked(
-        self, side: str, variant: str, seed: int, more: Sequence[str], epochs: int
-    ) -> dict[str, Any]:
-        return {
-            "side": side,
-            "variant": variant,
-            "seed": seed,
-            "epochs": epochs,
-            "flags": list(more),
-            "data": str(self._data),
-            "weights": self._weights,
-        }
+        def on_epoch_begin(self, *_: Any) -> None:
+            self._start = time.perf_counter()
 
-    def _find(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        return next((row for row in self._known if asked.items() <= row.items()), None)
+        def on_test_begin(self, *_: Any) -> None:
+            self.seconds.append(time.perf_counter() - self._start)
 
-    def _whisker(self, asked: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
-        run = scratch / "run"
-        command = [
-            "-m",
-            "trainer.task",
-            f"--data={self._data}",
-            "--split=hold_out",
-            f"--variant={asked['variant']}",
-            f"--base_weights={self._weights}",
-            f"--seed={asked['seed']}",
-            f"--run_dir={run}",
-            *([f"--epochs={asked['epochs']}"] if asked["epochs"] else []),
-            *asked["flags"],
-        ]
-        seconds, _ = self._timed(command, scratch, run / "export")
-        result = json.loads((run / "result.json").read_text())
-        self._keep_ledger(run / "ledger.json")
-        return {
-            "seconds": seconds,
-            "epoch_seconds": result["history"]["seconds"],
-            "training_pictures": sum(result["data"]["counts"]["train"].values()),
-            "parameters": result["parameters"]["total"],
-            "validation_accuracy": result["history"]["validation_accuracy"],
-            "test_accuracy": result["test"]["accuracy"],
-            "test_pictures": result["test"]["n"],
-            "validation_loss": result["history"]["validation_loss"],
-            "chosen": {split: result[split] for split in ("validation", "test")},
-            "recipe": result["recipe"],
-            "precision": result["precision"],
-            "stages": result["seconds"],
-            "environment": machine.environment(run),
-        }
+    return Clock()
 
-    def _stock(self, asked: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
-        saved_model = scratch / "export"
-        command = [
-            "-m",
-            "benchmarks.stock_recipe",
-            f"--pictures={self._links()}",
-            f"--variant={asked['variant']}",
-            f"--weights={self._weights}",
-            f"--epochs={asked['epochs'] or STOCK_EPOCHS}",
-            f"--seed={asked['seed']}",
-            f"--saved_model={saved_model}",
-        ]
-        seconds, output = self._timed(command, scratch, saved_model)
-        return {"seconds": seconds, **json.loads(output.splitlines()[-1])}
 
-    def _timed(
-        self, arguments: Sequence[str], scratch: Path, saved_model: Path
-    ) -> tuple[float, str]:
-        """Runs Python; gives the seconds from its start to the last write of its SavedModel, and
-        what it printed.
-        """
-        # matplotlib lists the machine's fonts once per home, in seconds: that is neither recipe's
-        # training.
-        environment = os.environ | {
-            "HOME": str(scratch),
-            "MPLCONFIGDIR": str(self._work / "matplotlib"),
-        }
-        if not self._warm:
-            # The first process would pay for reading libraries and pictures from the disk.
-            for path in self._data.rglob("*"):
-                if path.is_file():
-                    path.read_bytes()
-            self._run(["-c", "import keras, tensorflow, matplotlib.font_manager"], environment)
-            self._warm = True
-        start = time.time()
-        output = self._run(arguments, environment)
-        return max(path.stat().st_mtime for path in saved_model.rglob("*")) - start, output
-
-    def _run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-        ended = subprocess.run(
-            [sys.executable, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if ended.returncode:
-            raise WhiskerError(
-                f"{shlex.join(arguments)}: exit code {ended.returncode}:"
-                f" {(ended.stderr.splitlines() or [''])[-1]}"
-            )
-        return ended.stdout
-
-    def _keep_ledger(self, ledger: Path) -> None:
-        if not self._ledger.exists():
-            shutil.copy(ledger, self._ledger)
-        if (
-            json.loads(ledger.read_text())["digest"]
-            != json.loads(self._ledger.read_text())["digest"]
-        ):
-            raise WhiskerError(
-                f"{self._data}: the pictures have changed since {self._work} was begun; remove it"
-            )
-
-    def _links(self) -> Path:
-        """Makes train, validation and test folders of exactly the pictures that Whisker uses, as
-        links.
-        """
-        folder = self._work / "pictures"
-        if not folder.exists():
-            staging = Path(tempfile.mkdtemp(dir=self._work, prefix=".pictures-"))
-            for number, picture in enumerate(json.loads(self._ledger.read_text())["pictures"]):
-                source = self._data / picture["path"]
-                link = (
-                    staging / picture["split"] / picture["label"] / f"{number:06d}{source.suffix}"
-                )
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(source)
-            staging.rename(folder)
-        return folder
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.bench_input import PEERS, summarize
+from benchmarks.bench_input import SIDES, summarize
 from tests.trained_model import write_pictures
 
 TIMEOUT_S = 300
@@ -51,6 +51,6 @@ def test_every_side_goes_over_every_picture(tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     measured = json.loads((tmp_path / "input.json").read_text())
-    assert [row["side"] for row in measured["runs"]] == list(PEERS)
+    assert [row["side"] for row in measured["runs"]] == list(SIDES)
     assert {row["pictures"] for row in measured["runs"]} == {80}
     assert {len(row["seconds"]) for row in measured["runs"]} == {2}

@@ -10,8 +10,7 @@ import pytest
 
 from benchmarks.bench_serving import compare, summarize
 from benchmarks.load import closed_loop
-from benchmarks.serving_peers import Server
-from whisker_ml.errors import WhiskerError
+from benchmarks.servers import Server
 
 TIMEOUT_S = 300
 ROOT = Path(__file__).parents[2]
@@ -60,16 +59,16 @@ def test_loop_ends_when_its_time_is_over():
 
 def test_loop_with_too_little_time_is_refused():
     with pytest.raises(
-        WhiskerError, match=r"^1 answers in 0 s: expected 2 or more; give it more time$"
+        RuntimeError, match=r"^1 answers in 0 s: expected 2 or more; give it more time$"
     ):
         closed_loop([lambda _: None], [None], count=100, seconds=0)
 
 
 def test_client_that_fails_ends_the_loop_with_its_error():
     def refuse(_):
-        raise WhiskerError("answered 503")
+        raise RuntimeError("answered 503")
 
-    with pytest.raises(WhiskerError, match="^answered 503$"):
+    with pytest.raises(RuntimeError, match="^answered 503$"):
         closed_loop([refuse] * 2, [None], count=10, seconds=1)
 
 

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from benchmarks.bench_training import summarize
-from benchmarks.stock_recipe import build
+from benchmarks.training_peers import build
 from tests.trained_model import write_pictures
 
 TIMEOUT_S = 300

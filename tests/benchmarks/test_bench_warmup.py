@@ -12,7 +12,7 @@ def test_first_request_is_measured_with_and_without_warm_up_records(trained, tmp
         f"--export={trained.run / 'export'}",
         f"--picture={picture}",
         "--repeats=1",
-        f"--out={tmp_path / 'out'}",
+        f"--output={tmp_path / 'out'}",
     ]
     subprocess.run(
         [sys.executable, "-m", "benchmarks.bench_warmup", *flags], check=True, timeout=120
