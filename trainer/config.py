@@ -17,6 +17,22 @@ from whisker_ml.contract import DEFAULT_MODEL_NAME
 _BY_RECIPE: dict[type, Any] = {int: -1, str: ""}
 
 
+def split_percentages(split: str) -> tuple[int, int, int]:
+    """Reads percentages of train, validation and test, such as ``70,15,15``.
+
+    Raises:
+        ConfigError: they are not three numbers above 0 that add up to 100.
+    """
+    parts = split.split(",")
+    numbers = tuple(int(part) for part in parts if part.isdecimal())
+    if len(parts) != 3 or len(numbers) != 3 or not all(numbers) or sum(numbers) != 100:
+        raise ConfigError(
+            f"--split={split}: expected given, hold_out, or percentages of train, validation and"
+            " test above 0 that add up to 100, such as 70,15,15"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
 @dataclass(frozen=True)
 class LearningRate:
     """A schedule (constant, cosine or plateau) and its highest rate."""
@@ -37,7 +53,7 @@ class Config:
     data: str = setting(
         "sample",
         "pictures to train on: sample (drawn by the program), cats_and_dogs (downloaded once), a"
-        " folder of class folders, or gs://bucket/folder",
+        " folder of class folders, a CSV file with path,label[,split], or gs://bucket/folder",
     )
     image_size: int = setting(
         160, "side in pixels of the square that pictures are resized to", minimum=32
@@ -46,8 +62,20 @@ class Config:
     split: str = setting(
         "given",
         "given: one fifth of a given validation folder becomes the test set; hold_out: all of it is"
-        " the test set, and a fifth of train selects",
-        choices=("given", "hold_out"),
+        " the test set, and a fifth of train selects; percentages of train, validation and test"
+        " such as 70,15,15: for folders without splits",
+    )
+    classes: str = setting(
+        "folders",
+        "folders: each folder below the data or split folder is a class; leaves: each lowest folder"
+        " is, by its path, such as Fruit/Apple",
+        choices=("folders", "leaves"),
+    )
+    max_pixels: int = setting(
+        100_000_000,
+        "width times height of a picture at most, in training and in the exported model; larger"
+        " ones are left out",
+        minimum=1,
     )
     on_bad_image: str = setting(
         "skip",
@@ -64,6 +92,11 @@ class Config:
         "where decoded pictures are kept: memory; disk, until the run ends; none: they are decoded"
         " in every epoch; auto: the first of these that has room",
         choices=("auto", "memory", "disk", "none"),
+    )
+    cache_dir: str = setting(
+        "",
+        "folder that keeps what is drawn, downloaded and computed once; empty: whisker in"
+        " $XDG_CACHE_HOME or ~/.cache",
     )
     variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS))
     base_weights: str = setting(
@@ -180,6 +213,8 @@ class Config:
             raise ConfigError(
                 f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1"
             )
+        if self.split not in ("given", "hold_out"):
+            split_percentages(self.split)
         self._follow_recipe()
         _ = self.rate, self.profile_window
         if not self.model_name or "/" in self.model_name or self.model_name.startswith("."):

@@ -19,7 +19,7 @@ from trainer.errors import GateRefused
 from trainer.evaluation.judge import judge
 from trainer.publish import check_store, publish, require_same_classes
 from trainer.reporting import run_report
-from trainer.session import DOWNLOADS, Stop, open_session
+from trainer.session import Stop, open_session
 from whisker_ml.cli import show_log
 
 
@@ -27,7 +27,7 @@ def run(
     config: Config,
     *,
     cluster: Cluster = ALONE,
-    downloads: Path = DOWNLOADS,
+    downloads: Path | None = None,
     stop: Stop | None = None,
     tensorboard: str = "",
     now: Callable[[], datetime] = datetime.now,
@@ -40,7 +40,8 @@ def run(
         config: what to do.
         cluster: the processes that share the training, each of which calls this with the same
             config.
-        downloads: folder that keeps drawn and downloaded pictures and weights from run to run.
+        downloads: folder that keeps drawn and downloaded pictures and weights from run to run;
+            None: as `--cache_dir` says.
         stop: knows whether the run is to stop; None: nobody asks.
         tensorboard: ``gs://…`` that gets a copy of the run folder's event files; empty: none.
         now: gives the time, which names the run folder.
@@ -52,12 +53,13 @@ def run(
         WhiskerError: something that the user can fix; the run folder says so too.
     """
     show_log()
+    sources.require(config.data)
     with open_session(
         config, cluster=cluster, downloads=downloads, stop=stop, tensorboard=tensorboard, now=now
     ) as session:
         # What can fail for want of permission or network fails before the training, not after it.
         store = check_store(config)
-        weights = sources.backbone_weights(config, downloads)
+        weights = sources.backbone_weights(config, session.downloads)
         data = dataset.load(config, session)
         require_same_classes(store, data.ledger.classes)
         if session.is_chief:

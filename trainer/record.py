@@ -50,9 +50,10 @@ def compose(
         "throughput": [pictures / of_epoch for of_epoch in history.seconds],
         "data": {
             "name": config.data,
-            "digest": ledger.digest,
+            "digest": data.digest,
             "counts": ledger.counts(),
             "left_out": [vars(file) for file in ledger.left_out],
+            "unused": [vars(unused) for unused in data.pictures.unused],
             "class_weights": data.examples.class_weights(),
             "looks_at_test": judged.test_set_evaluations,
         },

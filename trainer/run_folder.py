@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import platform
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from trainer.errors import RunError, RunStopped, WorkersError
 from whisker_ml import files, storage
 from whisker_ml.errors import StorageError
 from whisker_ml.files import is_address
+from whisker_ml.processors import available_processors
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class RunFolder:
         """
         file = self.file("ledger.json")
         if self.resumed and file.exists():
-            before = self._read("ledger.json").get("digest", "unknown")
+            before = self._read("ledger.json").get("run_digest", "unknown")
             if before != digest:
                 raise RunError(
                     f"{self.address}: the pictures have changed since this run began (ledger"
@@ -282,7 +282,7 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processors": str(os.cpu_count()),
+        "processors": str(available_processors()),
         **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
         "devices": ", ".join(devices),
         "commit": commit(),

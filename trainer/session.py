@@ -1,7 +1,9 @@
 """What a run carries along: its devices, run folder, clock, and the request to stop."""
 
 import logging
+import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,23 @@ from trainer.run_folder import RunFolder, open_run, scratch_run
 
 logger = logging.getLogger(__name__)
 
-DOWNLOADS = Path.home() / ".cache" / "whisker"
+
+def cache_folder(cache_dir: str = "") -> Path:
+    """What keeps drawn and downloaded pictures, weights and features from run to run.
+
+    Args:
+        cache_dir: as `--cache_dir`; empty: where the system keeps such things, also for a user
+            without a home.
+    """
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "whisker"
+    try:
+        return Path.home() / ".cache" / "whisker"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return Path(tempfile.gettempdir()) / f"whisker-{os.getuid()}"
+
 
 _STOPPED_OUTSIDE = "stopped outside of training; the same command resumes from there"
 
@@ -135,7 +153,7 @@ def open_session(
     config: Config,
     *,
     cluster: Cluster = ALONE,
-    downloads: Path = DOWNLOADS,
+    downloads: Path | None = None,
     stop: Stop | None = None,
     tensorboard: str = "",
     now: Callable[[], datetime] = datetime.now,
@@ -169,7 +187,7 @@ def open_session(
     with opened as folder, devices.workers.errors(), _quiet(not cluster.is_chief):
         logger.info("%s %s", "resuming in" if folder.resumed else "run folder", folder.address)
         with stop.raised_plainly():
-            yield Session(devices, folder, clock, stop, downloads)
+            yield Session(devices, folder, clock, stop, downloads or cache_folder(config.cache_dir))
 
 
 def _log_devices(config: Config, devices: Devices) -> None:

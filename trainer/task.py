@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from trainer import cloud, cluster
 from trainer.config import Config
+from trainer.data import sources
 from trainer.errors import ConfigError
 from whisker_ml import cli
 
@@ -27,6 +28,7 @@ def _train(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
     config = cli.settings(Config, cloud.environment_settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
+    sources.require(config.data)
     cli.import_tensorflow()
     from trainer.pipeline import run
     from trainer.session import Stop

@@ -124,9 +124,11 @@ def setting(
     )
 
 
-def define_settings(settings: type) -> None:
-    """Defines one flag for each field that `setting` made."""
+def define_settings(settings: type, only: Sequence[str] = ()) -> None:
+    """Defines one flag for each field that `setting` made, or for those that are named."""
     for field in dataclasses.fields(settings):
+        if only and field.name not in only:
+            continue
         choices = "|".join(filter(None, field.metadata["choices"]))
         text = field.metadata["help"]
         define(field.name, field.default, f"<{choices}>: {text}" if choices else text)

@@ -6,7 +6,6 @@ are one per (version, inputs, outputs) under a thread pool that all models share
 count its runs.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from serving.config import ConfigError, batching
 from serving.server.metrics import Metrics
 from serving.server.status import StatusError, invalid_argument
+from whisker_ml.processors import available_processors
 
 # How requests are merged: the values of a text BatchingParameters, for all models or for one
 # version.
@@ -45,7 +45,7 @@ class Parameters:
     max_batch_size: int = 1000
     batch_timeout_s: float = 0
     max_enqueued_batches: int = 10
-    num_batch_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    num_batch_threads: int = field(default_factory=available_processors)
     allowed_batch_sizes: tuple[int, ...] = ()
     max_execution_batch_size: int | None = None
     pad_variable_length_inputs: bool = False

@@ -6,13 +6,14 @@ ends the program with usage. A flag of the real server that cannot mean anything
 with a warning.
 """
 
-import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, TextIO
+
+from whisker_ml.processors import available_processors
 
 EXIT_START_FAILED = 255  # main.cc returns -1.
 
@@ -116,7 +117,7 @@ class Flags:
         False, "Serve a version that ships model.tflite by TensorFlow Lite."
     )
     num_tflite_pools: int = _flag(
-        os.cpu_count() or 1, "Interpreters of a version, with a thread each."
+        available_processors(), "Interpreters of a version, with a thread each."
     )
     start_with_what_loads: bool = _flag(
         False,

@@ -3,7 +3,6 @@ up.
 """
 
 import logging
-import os
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from serving.store import manifest
 from serving.store.manifest import LabelsError
 from whisker_ml.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES, WARMUP_FILE
 from whisker_ml.errors import StorageError
+from whisker_ml.processors import available_processors
 
 # --verify_digests: a version is loaded only if it is what was published, and its model names the
 # classes recorded.
@@ -170,7 +170,7 @@ class LoadingOptions:
 
     prefer_tflite: bool = False
     xnnpack: bool = False
-    interpreters: int = field(default_factory=lambda: os.cpu_count() or 1)
+    interpreters: int = field(default_factory=available_processors)
     warm_up: bool = True
     warm_up_iterations: int = 1
     session: ConfigProto | None = None

@@ -1,7 +1,6 @@
 """Starts the parts of the server in order, and stops them in order."""
 
 import logging
-import os
 import queue
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +25,7 @@ from serving.server.metrics import Metrics
 from serving.server.rest import RestApi, RestServer
 from serving.server.status import StatusError, invalid_argument
 from whisker_ml import files
+from whisker_ml.processors import available_processors
 
 # How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is
 # configured.
@@ -149,7 +149,7 @@ def _bind_rest(flags: Flags, handlers: Handlers, host: str, metrics_path: str) -
         )
         return None
     timeout_s = flags.rest_api_timeout_in_ms / 1000 if flags.rest_api_timeout_in_ms > 0 else None
-    threads = flags.rest_api_num_threads or 4 * (os.cpu_count() or 1)
+    threads = flags.rest_api_num_threads or 4 * available_processors()
     api = RestApi(
         handlers, timeout_s, flags.rest_api_enable_cors_support, flags.demo_page, metrics_path
     )

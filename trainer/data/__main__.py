@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from trainer.config import Config
 from trainer.errors import ConfigError, DataError
 from whisker_ml import cli
 
 if TYPE_CHECKING:
     from trainer.data.checks import Facts
-    from trainer.data.ledger import Found, Ledger, LeftOut
+    from trainer.data.layout import Listing
+    from trainer.data.ledger import Ledger, LeftOut
 
 
 def main() -> None:
@@ -42,6 +44,7 @@ def main() -> None:
         "split: given, hold_out (as in trainer.task), or percentages of train, validation and test:"
         " 70,15,15",
     )
+    cli.define_settings(Config, only=("classes", "max_pixels"))
     cli.run(_run)
 
 
@@ -64,9 +67,9 @@ def _scan(folder: Path) -> None:
     from trainer.data import checks
 
     start = time.perf_counter()
-    found, facts, unreadable = _look(folder)
+    listing, facts, unreadable = _look(folder)
     seconds = time.perf_counter() - start
-    summed = checks.sum_up(facts, unreadable)
+    summed = checks.sum_up(facts, unreadable, listing)
     if flags.FLAGS.out:
         with _writing(Path(flags.FLAGS.out)) as path:
             path.write_text(
@@ -74,7 +77,8 @@ def _scan(folder: Path) -> None:
             )
     for line in checks.table(summed):
         print(line)
-    print(f"{len(found):,} files in {seconds:.1f} s ({len(found) / seconds:.0f} pictures/s)")
+    found = len(listing.found)
+    print(f"{found:,} files in {seconds:.1f} s ({found / seconds:.0f} pictures/s)")
 
 
 def _split(folder: Path) -> None:
@@ -85,7 +89,8 @@ def _split(folder: Path) -> None:
         raise DataError(
             f"{file}: is frozen already; extend assigns added pictures, or remove it to freeze anew"
         )
-    found, facts, unreadable = _look(folder)
+    listing, facts, unreadable = _look(folder)
+    found = listing.found
     sha256 = {fact.path: fact.sha256 for fact in facts}
     ledger = splits.freeze(
         found, sha256, unreadable, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
@@ -101,7 +106,8 @@ def _extend(folder: Path) -> None:
         raise DataError(
             f"{folder}: has no ledger.json to extend; freeze the split with split first"
         )
-    found, facts, unreadable = _look(folder)
+    listing, facts, unreadable = _look(folder)
+    found = listing.found
     sha256 = {fact.path: fact.sha256 for fact in facts}
     ledger = splits.extend(before, found, sha256, unreadable, checks.near_duplicates(facts))
     old, new = (
@@ -139,17 +145,22 @@ def _convert(folder: Path) -> None:
         )
 
 
-def _look(folder: Path) -> tuple["list[Found]", "list[Facts]", "list[LeftOut]"]:
-    from trainer.data import checks, ledger, splits
+def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
+    from trainer.data import checks, layout, sources, splits
 
-    found = ledger.find(folder)
+    sources.require(str(data))
+    listing = layout.find(data, flags.FLAGS.classes)
     cli.import_tensorflow()
-    known = splits.read_frozen(folder)
-    facts, unreadable = checks.look(found, lambda path: (folder / path).read_bytes())
+    known = splits.read_frozen(data)
+    folder = data.parent if data.is_file() else data
+    facts, unreadable = checks.look(
+        listing.found, lambda path: (folder / path).read_bytes(), flags.FLAGS.max_pixels
+    )
+    unreadable += listing.left_out
     if known is not None:
         frozen = {picture.path: picture.split for picture in known.pictures}
         facts = [replace(fact, split=frozen.get(fact.path, "not frozen")) for fact in facts]
-    return found, facts, unreadable
+    return listing, facts, unreadable
 
 
 def _freeze(ledger: "Ledger", file: Path) -> None:

@@ -3,7 +3,6 @@
 Where pixels are not kept, pictures are read and decoded again whenever they are needed.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,10 +13,11 @@ import tensorflow as tf
 from trainer.data.ledger import Ledger
 from trainer.data.pictures import Pictures
 from trainer.devices import Part
-from trainer.variants.preprocessing import decode_and_resize
+from trainer.variants.preprocessing import MAX_PIXELS, decode_and_resize
+from whisker_ml.processors import available_processors
 
 # Pictures decoded at a time: one waits for the disk while another takes a core.
-CALLS = 2 * (os.cpu_count() or 1)
+CALLS = 2 * available_processors()
 # For functions without tensors in their `if` and `for`: converting one takes tens of milliseconds,
 # at every pass.
 as_it_is = tf.autograph.experimental.do_not_convert
@@ -73,6 +73,7 @@ class Examples:
         image_size: side in pixels.
         class_weights: ``balanced``: in training, every class weighs the same in all, whatever its
             number of pictures; ``none``: every picture weighs the same.
+        max_pixels: width times height of a picture at most.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class Examples:
         image_size: int,
         *,
         class_weights: str = "none",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._pictures = pictures
         self._ledger = ledger
         self._image_size = image_size
+        self._max_pixels = max_pixels
         self._pixels = pixels
         row = {file.path: index for index, file in enumerate(pictures.found)}
         # -1: another worker's.
@@ -198,7 +201,8 @@ class Examples:
 
                 @as_it_is
                 def decode(index: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
-                    return decode_and_resize(read(index), self._image_size), *others
+                    pixels = decode_and_resize(read(index), self._image_size, self._max_pixels)
+                    return pixels, *others
 
                 dataset = tf.data.Dataset.from_tensor_slices((indices, *others))
                 dataset = dataset.map(decode, num_parallel_calls=CALLS, deterministic=True).batch(

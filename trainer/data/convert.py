@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from trainer.data import splits
@@ -24,6 +23,7 @@ from trainer.data.pictures import INDEX
 from trainer.errors import DataError
 from whisker_ml import files, storage
 from whisker_ml.files import is_address
+from whisker_ml.processors import available_processors
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def convert(folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int) 
             place.put(shard.name, staging / shard.name, note)
             return shard.name, note
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_processors()) as pool:
             # disable=None: a bar on a terminal, nothing in a log.
             notes = tqdm(
                 pool.map(write, missing), "writing shards", len(missing), leave=False, disable=None
@@ -257,8 +257,9 @@ def _encoded(picture: Picture, folder: Path, shrink: int) -> bytes:
         scale = shrink / min(opened.size)
         if scale >= 1:
             return encoded
-        size = (max(round(opened.width * scale), 1), max(round(opened.height * scale), 1))
-        smaller = opened.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        upright = ImageOps.exif_transpose(opened)
+        size = (max(round(upright.width * scale), 1), max(round(upright.height * scale), 1))
+        smaller = upright.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     smaller.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()

@@ -14,13 +14,19 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from trainer.config import Config
-from trainer.data import batches, sources
+from trainer.data import batches, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
-from trainer.data.ledger import Ledger, LeftOut, why_undecodable
+from trainer.data.ledger import Ledger, LeftOut
 from trainer.data.pictures import Pictures, assign, open_pictures
 from trainer.errors import DataError
 from trainer.session import Session
-from trainer.variants.preprocessing import decode_and_resize
+from trainer.variants.preprocessing import (
+    MAX_PIXELS,
+    PIXELS_VERSION,
+    decode_and_resize,
+    why_undecodable,
+)
+from whisker_ml import files
 
 # Decoded pixels, kept in memory or on disk where they fit: measured, before anything is
 # decoded.
@@ -189,7 +195,12 @@ class Scan:
 
 
 def scan(
-    pictures: Pictures, image_size: int, *, on_bad_image: str, cache: PixelCache | None = None
+    pictures: Pictures,
+    image_size: int,
+    *,
+    on_bad_image: str,
+    cache: PixelCache | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Scan:
     """Reads, hashes and decodes every picture once, in parallel.
 
@@ -198,6 +209,7 @@ def scan(
         image_size: side in pixels that pictures are resized to.
         on_bad_image: ``skip`` or ``fail``.
         cache: keeps what is decoded, a row per picture; None: nothing is kept.
+        max_pixels: width times height of a picture at most.
 
     Raises:
         DataError: a picture does not decode and on_bad_image is ``fail``, or none does, or the disk
@@ -211,7 +223,7 @@ def scan(
         @as_it_is
         def decode(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             encoded = read(index)
-            return index, encoded, decode_and_resize(encoded, image_size)
+            return index, encoded, decode_and_resize(encoded, image_size, max_pixels)
 
         dataset = tf.data.Dataset.range(len(found)).map(decode, num_parallel_calls=CALLS)
         dataset = make_ready(dataset.ignore_errors().batch(_SCANNED_AT_ONCE))
@@ -227,8 +239,10 @@ def scan(
                     cache.put(int(indices[run[0]]), rows[run[0] : run[-1] + 1])
             bar.update(len(indices))
     left_out = [
-        _problem(pictures, found[index].path) for index, digest in enumerate(digests) if not digest
-    ]
+        _problem(pictures, found[index].path, max_pixels)
+        for index, digest in enumerate(digests)
+        if not digest
+    ] + list(pictures.left_out)
     if left_out and on_bad_image == "fail":
         raise DataError(
             f"{pictures.folder / left_out[0].path}: {left_out[0].reason} ({len(left_out)} such"
@@ -237,15 +251,15 @@ def scan(
     sha256 = {file.path: digest for file, digest in zip(found, digests, strict=True) if digest}
     if not sha256:
         raise DataError(
-            f"--data={pictures.folder}: none of the {len(found)} files is a picture that can be"
+            f"--data={pictures.data}: none of the {len(found)} files is a picture that can be"
             " decoded"
         )
     return Scan(sha256, left_out, None if cache is None else cache.pixels)
 
 
-def _problem(pictures: Pictures, path: str) -> LeftOut:
+def _problem(pictures: Pictures, path: str, max_pixels: int) -> LeftOut:
     try:
-        return LeftOut(path, why_undecodable(pictures.read(path)))
+        return LeftOut(path, why_undecodable(pictures.read(path), max_pixels))
     except OSError as error:
         return LeftOut(path, f"cannot be read: {error.strerror or error}")
 
@@ -260,16 +274,26 @@ class Dataset:
     """The pictures of a run.
 
     Attributes:
-        folder: where they lie on this machine.
+        data: folder or CSV file on this machine.
         pictures: all that were found, and what reads them.
         ledger: those that are used, and their splits.
         examples: the same, ready to be batched.
     """
 
-    folder: Path
+    data: Path
     pictures: Pictures
     ledger: Ledger
     examples: Examples
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal over the ledger and the way in which pixels are made."""
+        return run_digest(self.ledger)
+
+
+def run_digest(ledger: Ledger) -> str:
+    """Names what a run trains on: runs with the same one saw the same pixels."""
+    return hashlib.sha256(f"{ledger.digest} {PIXELS_VERSION}".encode()).hexdigest()
 
 
 def load(config: Config, session: Session) -> Dataset:
@@ -285,7 +309,7 @@ def load(config: Config, session: Session) -> Dataset:
         WorkersError: another worker has other pictures.
     """
     root = sources.pictures_folder(config.data, session.downloads)
-    pictures = open_pictures(root)
+    pictures = open_pictures(root, config.classes)
     workers = session.workers
     # Features are computed by everybody for all; of pixels in shards, each reads what it trains on.
     read = pictures if config.feature_views else batches.own_pictures(pictures, workers.part)
@@ -296,23 +320,40 @@ def load(config: Config, session: Session) -> Dataset:
         session.downloads / "pixels",
         free_bytes=free_memory_bytes(),
     )
-    scanned = scan(read, config.image_size, on_bad_image=config.on_bad_image, cache=cache)
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
-    workers.require_same("the pictures or their split", ledger.digest)
-    workers.require_same("what they compute in (--mixed_precision)", session.devices.precision)
-    session.folder.freeze_ledger(ledger.digest, ledger.write)
-    examples = Examples(
-        read, ledger, scanned.pixels, config.image_size, class_weights=config.class_weights
+    scanned = scan(
+        read,
+        config.image_size,
+        on_bad_image=config.on_bad_image,
+        cache=cache,
+        max_pixels=config.max_pixels,
     )
-    _log(ledger)
+    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
+    digest = run_digest(ledger)
+    workers.require_same("the pictures or their split", digest)
+    workers.require_same("what they compute in (--mixed_precision)", session.devices.precision)
+    session.folder.freeze_ledger(
+        digest, lambda path: files.write_json(path, {**ledger.to_json(), "run_digest": digest})
+    )
+    examples = Examples(
+        read,
+        ledger,
+        scanned.pixels,
+        config.image_size,
+        class_weights=config.class_weights,
+        max_pixels=config.max_pixels,
+    )
+    _log(ledger, pictures)
     return Dataset(root, pictures, ledger, examples)
 
 
-def _log(ledger: Ledger) -> None:
+def _log(ledger: Ledger, pictures: Pictures) -> None:
     sizes = ", ".join(
         f"{split} {sum(counts.values())}" for split, counts in ledger.counts().items()
     )
     logger.info("%d pictures of %d classes: %s", len(ledger.pictures), len(ledger.classes), sizes)
+    logger.info(splits.describe(ledger, pictures.found))
+    if pictures.unused:
+        logger.info("not used: %s", "; ".join(map(str, pictures.unused)))
     if ledger.left_out:
         logger.info("%d files left out:", len(ledger.left_out))
         for file in ledger.left_out[:_LEFT_OUT_SHOWN]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.data import ledger, splits
+from trainer.data import layout, splits
+from trainer.data.layout import Unused
 from trainer.data.ledger import Found, Ledger, LeftOut
 from trainer.data.splits import freeze
 from trainer.errors import DataError
@@ -77,34 +78,54 @@ class Pictures:
     """The pictures of a data folder.
 
     Attributes:
-        folder: the data folder.
+        data: the data folder, or the CSV file.
         found: all of them, sorted by path.
         read: gives the content of one, by its path.
         frozen: the split that was frozen, if any.
         stored: paths in the order in which shards hold them; None where each picture is a file.
+        left_out: files that are named like pictures and cannot be opened.
+        unused: what else is in the folder.
     """
 
-    folder: Path
+    data: Path
     found: tuple[Found, ...]
     read: Callable[[str], bytes]
     frozen: Ledger | None = None
     stored: tuple[str, ...] | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    unused: tuple[Unused, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """What paths are relative to."""
+        return self.data.parent if self.data.is_file() else self.data
 
 
-def open_pictures(folder: Path) -> Pictures:
-    """Lists the pictures of a data folder without reading them.
+def open_pictures(data: Path, classes: str = "folders") -> Pictures:
+    """Lists the pictures of a data folder or a CSV file without reading them.
+
+    Args:
+        data: the folder, or the file, whose folder paths are relative to.
+        classes: as `trainer.data.layout.find` takes it.
 
     Raises:
         DataError: there is none, or what is there cannot be trained on.
     """
-    before = splits.read_frozen(folder)
+    folder = data.parent if data.is_file() else data
+    before = splits.read_frozen(data)
     if (folder / INDEX).exists() and before is not None:
         shards = Shards(folder)
         found = [Found(picture.path, picture.label, picture.split) for picture in before.pictures]
         found.sort(key=lambda file: file.path)
-        return Pictures(folder, tuple(found), shards.read, before, shards.order())
+        return Pictures(data, tuple(found), shards.read, before, shards.order())
+    listing = layout.find(data, classes)
     return Pictures(
-        folder, tuple(ledger.find(folder)), lambda path: (folder / path).read_bytes(), before
+        data,
+        listing.found,
+        lambda path: (folder / path).read_bytes(),
+        before,
+        left_out=listing.left_out,
+        unused=listing.unused,
     )
 
 
@@ -133,7 +154,7 @@ def assign(
     before = pictures.frozen
     if before is None:
         return freeze(pictures.found, sha256, left_out, protocol=protocol)
-    file = splits.ledger_file(pictures.folder)
+    file = splits.ledger_file(pictures.data)
     if protocol not in ("given", before.protocol):
         raise DataError(
             f"--split={protocol}: {file} was frozen with {before.protocol}; leave --split away, or"
@@ -149,7 +170,7 @@ def assign(
         remedy = (
             "convert anew"
             if pictures.stored
-            else f"or run python -m trainer.data extend {pictures.folder}"
+            else f"or run python -m trainer.data extend {pictures.data}"
         )
         raise DataError(
             f"{file}: since the split was frozen, pictures have changed:"
@@ -158,7 +179,7 @@ def assign(
     logger.info(f"split frozen in {file} ({before.protocol})")
     if changed.added:
         logger.info(
-            f"{changed} since then: not used; python -m trainer.data extend {pictures.folder}"
+            f"{changed} since then: not used; python -m trainer.data extend {pictures.data}"
             " assigns what was added"
         )
     return replace(

@@ -1,26 +1,33 @@
 """From what `--data` and `--base_weights` name to a folder and a file on this machine."""
 
+import csv
+import difflib
+import hashlib
 import http.client
+import io
 import os
 import shutil
 import stat
+import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from trainer.config import Config
-from trainer.data.ledger import PICTURE_SUFFIXES
+from trainer.data.layout import CSV_SUFFIXES, PICTURE_SUFFIXES, read_csv
 from trainer.data.pictures import INDEX
 from trainer.data.sample import write_sample
 from trainer.data.splits import LEDGER_NAME
 from trainer.errors import DataError, WeightsError
 from trainer.variants import VARIANTS
 from whisker_ml import storage
-from whisker_ml.files import is_address, parse_address
+from whisker_ml.files import is_address, parse_address, replacing
 
 # The zip that TensorFlow's tutorials use: 2,000 training and 1,000 validation pictures.
 CATS_AND_DOGS_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
@@ -29,6 +36,10 @@ CATS_AND_DOGS_BYTES = 68_606_236
 # Where keras.applications.mobilenet_v2 loads its weights from, and the sizes it has them for.
 IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2"
 IMAGENET_SIZES = (96, 128, 160, 192, 224)
+
+# What `--data` names without a folder.
+NAMES = ("sample", "cats_and_dogs")
+_FETCHED_AT_ONCE = 8
 
 _SAMPLE_SEED = 1
 
@@ -69,9 +80,88 @@ def pictures_folder(
     if is_address(data):
         name, prefix = parse_address(data)
         folder = downloads / "gs" / name / prefix
+        if folder.suffix.lower() in CSV_SUFFIXES:
+            storage.download_file(data, folder)
+            return _with_pictures(folder, downloads, f"gs://{name}/{Path(prefix).parent}")
         storage.download_folder(data, folder, suffixes=(*PICTURE_SUFFIXES, *_FROZEN))
         return folder
-    return Path(data).expanduser()
+    path = Path(data).expanduser()
+    return _with_pictures(path, downloads) if path.is_file() else path
+
+
+def require(data: str) -> None:
+    """Refuses what `--data` cannot mean, before anything is started or written.
+
+    Raises:
+        DataError: there is no such folder or CSV file on this machine.
+    """
+    if data in NAMES or is_address(data):
+        return
+    if "://" in data:
+        raise DataError(
+            f"--data={data}: expected a folder on this machine, a CSV file, or gs://…; download it"
+            " first"
+        )
+    path = Path(data).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in CSV_SUFFIXES):
+        return
+    if path.is_file():
+        packed = zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+        do = "unpack it and give the folder" if packed else "give its folder"
+        raise DataError(
+            f"--data={data}: is a file; expected a folder of class folders, or a CSV file with"
+            f" path,label[,split]; {do}"
+        )
+    beside = [*NAMES]
+    with suppress(OSError):
+        beside += [str(path.parent / entry.name) for entry in path.parent.iterdir()]
+    near = difflib.get_close_matches(str(path), beside, 1)
+    raise DataError(
+        f"--data={data}: there is no such folder; expected one folder of pictures per class"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def _with_pictures(file: Path, downloads: Path, base: str = "") -> Path:
+    """A CSV file whose pictures are on this machine: fetched, where they are in a bucket.
+
+    Args:
+        file: names pictures: relative to itself, or gs://….
+        downloads: folder that keeps what is fetched.
+        base: where relative paths are, if the file was fetched itself.
+
+    Returns:
+        The file, or a copy that names what was fetched.
+    """
+    rows = list(read_csv(file))
+    addresses = {
+        path: path if is_address(path) else f"{base}/{path}"
+        for _, path, _, _ in rows
+        if base or is_address(path)
+    }
+    if not addresses:
+        return file
+    root = downloads / "gs"
+    local = {path: Path(*parse_address(address)) for path, address in addresses.items()}
+    with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
+        list(
+            pool.map(
+                lambda path: storage.download_file(addresses[path], root / local[path]), addresses
+            )
+        )
+    digest = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:12]
+    copy = root / f"{file.stem}-{digest}.csv"
+    with replacing(copy) as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
+        writer = csv.writer(text)
+        writer.writerow(("path", "label", "split"))
+        for _, path, label, split in rows:
+            if path not in local:
+                raise DataError(
+                    f"--data={file}: names {path} on this machine and others in a bucket; expected"
+                    " one of the two"
+                )
+            writer.writerow((local[path].as_posix(), label, split))
+    return copy
 
 
 def backbone_weights(config: Config, downloads: Path) -> Path | None:
@@ -158,7 +248,8 @@ def _writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be made ({error.strerror}); give this user permission"
+            f"{folder}: cannot be made ({error.strerror}); give this user permission, or name"
+            " another folder with --cache_dir"
         ) from error
 
 

@@ -12,12 +12,28 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from trainer.data import checks
+from trainer.config import split_percentages
 from trainer.data.ledger import SPLITS, Found, Ledger, LeftOut, Picture
 from trainer.errors import DataError
 from whisker_ml import files
 
 PROTOCOLS = ("given", "hold_out")
+
+
+def describe(ledger: Ledger, found: Sequence[Found]) -> str:
+    """Says in one line how the pictures were split."""
+    given = {file.given_split for file in found}
+    if ledger.protocol not in PROTOCOLS:
+        how = "all of it by content hash, in these percentages"
+    elif given in ({None}, {"train"}):
+        how = "by content hash: 60 % train, 20 % validation, 20 % test"
+    elif ledger.protocol == "hold_out" or not {"validation", "test"} <= given:
+        taken = [split for split in SPLITS if split not in given]
+        how = f"folders as given, {' and '.join(taken) or 'validation'} by content hash"
+    else:
+        how = "folders as given"
+    return f"split {ledger.protocol}: {how}; pictures that are added move none (--split changes it)"
+
 
 # Which bucket goes where, where nothing is given, and where validation pictures are taken from the
 # training pictures.
@@ -148,23 +164,13 @@ def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[st
 
 
 def _by_ratio(given: set[str | None], ratios: str) -> tuple[str, ...]:
-    parts = ratios.split(",")
-    if (
-        len(parts) != 3
-        or not all(part.isdigit() and int(part) for part in parts)
-        or sum(map(int, parts)) != 100
-    ):
-        raise DataError(
-            f"--split={ratios}: expected {', '.join(PROTOCOLS)}, or percentages of train,"
-            " validation and test above 0 that add up to 100, such as 70,15,15"
-        )
+    train, validation, test = split_percentages(ratios)
     if given != {None}:
         raise DataError(
             f"--split={ratios}: the folder has split folders of its own; use"
             f" {' or '.join(PROTOCOLS)}"
         )
     # As with fifths: the low buckets test and select.
-    train, validation, test = map(int, parts)
     return ("test",) * test + ("validation",) * validation + ("train",) * train
 
 
@@ -195,8 +201,25 @@ def _groups(
     pairs = [(first.setdefault(sha256[path], path), path) for path in by_path]
     for group in alike:
         pairs += pairwise(path for path in group if path in by_path)
-    for group in checks.groups(iter(pairs)):
+    for group in _joined(pairs):
         yield [by_path[path] for path in group]
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
+    """Joins pairs that share a picture: lists of one or more paths."""
+    group_of: dict[str, list[str]] = {}
+    for first, second in pairs:
+        smaller, larger = sorted(
+            (group_of.setdefault(first, [first]), group_of.setdefault(second, [second])), key=len
+        )
+        if smaller is not larger:
+            larger += smaller
+            group_of |= dict.fromkeys(smaller, larger)
+    seen: set[int] = set()
+    for _, group in sorted(group_of.items()):
+        if id(group) not in seen:
+            seen.add(id(group))
+            yield sorted(group)
 
 
 def _fill_small_classes(
@@ -255,9 +278,9 @@ class Changes:
         )
 
 
-def ledger_file(folder: Path) -> Path:
-    """Where the frozen split of a data folder is."""
-    return folder / LEDGER_NAME
+def ledger_file(data: Path) -> Path:
+    """Where the frozen split of a data folder is, or of a CSV file."""
+    return data.with_suffix(f".{LEDGER_NAME}") if data.is_file() else data / LEDGER_NAME
 
 
 def read_frozen(folder: Path) -> Ledger | None:
@@ -334,11 +357,11 @@ def extend(
     return freeze(found, sha256, left_out, protocol=ledger.protocol, alike=alike, before=assigned)
 
 
-def count_test_set_evaluation(folder: Path, ledger: Ledger, run: str) -> int | None:
+def count_test_set_evaluation(data: Path, ledger: Ledger, run: str) -> int | None:
     """Writes down that a run has looked at the frozen test set.
 
     Args:
-        folder: the data folder.
+        data: the data folder, or the CSV file.
         ledger: what was trained and tested on.
         run: address of its folder.
 
@@ -346,7 +369,7 @@ def count_test_set_evaluation(folder: Path, ledger: Ledger, run: str) -> int | N
         How many looks there have been, this one among them; None where the folder cannot be
         written.
     """
-    file = folder / _LOOKS
+    file = ledger_file(data).with_name(ledger_file(data).name.replace(LEDGER_NAME, _LOOKS))
     try:
         with file.open("a+", encoding="utf-8") as stream:
             stream.write(

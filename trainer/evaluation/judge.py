@@ -135,7 +135,7 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     numbers = judge_rows(objective, ledger.classes, rows, paths, seed=config.seed)
     evaluations = None
     if data.pictures.frozen:
-        evaluations = splits.count_test_set_evaluation(data.folder, ledger, session.folder.address)
+        evaluations = splits.count_test_set_evaluation(data.data, ledger, session.folder.address)
         logger.info("evaluation %d of the frozen test set", evaluations)
     session.clock.stop("evaluate")
     temperature = numbers["calibration"]["temperature"]

@@ -53,7 +53,12 @@ def write(
     """
     folder, checkpoint = session.folder.file("export"), session.folder.file("model.keras")
     answer = saved_model.export(
-        trained.model, judged.objective, data.ledger.classes, config.image_size, folder
+        trained.model,
+        judged.objective,
+        data.ledger.classes,
+        config.image_size,
+        folder,
+        config.max_pixels,
     )
     trained.model.save(checkpoint)
     test = [picture for picture in data.ledger.pictures if picture.split == "test"]

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from trainer.variants.objective import Objective
-from trainer.variants.preprocessing import decode_batch
+from trainer.variants.preprocessing import MAX_PIXELS, decode_batch
 from whisker_ml import contract
 
 
@@ -23,7 +23,12 @@ class _Served(tf.Module):
     """A model with the two signatures of `whisker_ml.contract`."""
 
     def __init__(
-        self, model: keras.Model, objective: Objective, classes: Sequence[str], image_size: int
+        self,
+        model: keras.Model,
+        objective: Objective,
+        classes: Sequence[str],
+        image_size: int,
+        max_pixels: int,
     ) -> None:
         super().__init__(name="whisker")
         # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to
@@ -48,7 +53,7 @@ class _Served(tf.Module):
             }
 
         def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            pixels, valid = decode_batch(image_bytes, image_size)
+            pixels, valid = decode_batch(image_bytes, image_size, max_pixels)
             return answer(tf.cast(pixels, tf.float32), valid)
 
         def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -69,7 +74,12 @@ class _Served(tf.Module):
 
 
 def export(
-    model: keras.Model, objective: Objective, classes: Sequence[str], image_size: int, folder: Path
+    model: keras.Model,
+    objective: Objective,
+    classes: Sequence[str],
+    image_size: int,
+    folder: Path,
+    max_pixels: int = MAX_PIXELS,
 ) -> Callable:
     """Writes the SavedModel; the folder appears when it is whole.
 
@@ -79,12 +89,13 @@ def export(
         classes: names in the order of the logits.
         image_size: side in pixels.
         folder: what to write; a folder of that name is replaced.
+        max_pixels: width times height of a picture at most.
 
     Returns:
         The signature for bytes, ready to be called in this process: encoded pictures, string [N],
             to the answer.
     """
-    served = _Served(model, objective, classes, image_size)
+    served = _Served(model, objective, classes, image_size, max_pixels)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         tf.saved_model.save(

@@ -14,7 +14,6 @@ the test pictures.
 import hashlib
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,7 +30,9 @@ from trainer.data.ledger import SPLITS, Ledger
 from trainer.devices import Part
 from trainer.errors import RunError
 from trainer.variants.models import augmentation_layers
+from trainer.variants.preprocessing import PIXELS_VERSION
 from whisker_ml.files import replacing
+from whisker_ml.processors import available_processors
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def cache_name(
         weights.update(f"{variable.path} {variable.shape} {variable.dtype}".encode())
         weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
     inputs = {
-        "format": _FORMAT,
+        "format": [_FORMAT, PIXELS_VERSION],
         "ledger": ledger.digest,
         "order": [[picture.sha256, picture.split] for picture in ledger.pictures],
         "weights": weights.hexdigest(),
@@ -345,7 +346,9 @@ def _xnnpack(extractor: keras.Model) -> Extract:
         # Deprecated in favour of the package ai-edge-litert, but part of every TensorFlow that is
         # allowed here.
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
-        interpreter = tf.lite.Interpreter(model_content=converted, num_threads=os.cpu_count())
+        interpreter = tf.lite.Interpreter(
+            model_content=converted, num_threads=available_processors()
+        )
     interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     batch = np.zeros(shape, np.float32)

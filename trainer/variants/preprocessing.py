@@ -1,50 +1,116 @@
-"""From encoded bytes to pixels: the only copy, used by training, cache, evaluation and the exported
-model.
+"""From encoded bytes to pixels: the only copy, used by scan, training, cache, evaluation and the
+exported model. All of it is plain TensorFlow operations, so that TensorFlow Serving does the same.
 """
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import tensorflow as tf
 
+# Width times height of a picture at most: decoded, it takes 300 MB.
+MAX_PIXELS = 100_000_000
 
-def decode(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes one picture. What this refuses is no picture, in scan, split, training and served.
+# Goes up when the same bytes give other pixels. 2: upright by the orientation tag, palettes of BMP.
+PIXELS_VERSION = 2
 
-    Orientation tags are ignored; an animation gives its first frame; transparency is dropped.
+# From these bytes format, size and peculiarities of a picture are known.
+_HEADER_BYTES = 70
+
+# How bytes begin that are no picture to us, and what they are.
+_CONVERT = "convert it, for example with ImageMagick: magick mogrify -format jpg"
+_NO_PICTURES = {
+    rb".{4}ftyp(avif|avis)": f"an AVIF picture; {_CONVERT}",
+    rb".{4}ftyp(hei|hev|mif1|msf1)": f"a HEIC picture; {_CONVERT}",
+    rb"II\*\0|MM\0\*": f"a TIFF picture; {_CONVERT}",
+    rb"(?!\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF.{4}WEBP)": "no JPEG, PNG, GIF, BMP or WebP picture",
+}
+
+# Segments or chunks of a file that are looked through for its orientation tag at most.
+_MOST_SEGMENTS = 64
+_ORIENTATION_TAG = 0x0112
+_SHORT, _LONG = 3, 4  # types of numbers in TIFF 6.0, section 2
+
+
+def decode(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+    """Decodes one picture and turns it upright. What this refuses is no picture, in scan, split,
+    training and served.
+
+    An animated GIF gives its first frame, an animated WebP is refused; transparency is dropped.
 
     Args:
         image_bytes: string scalar, an encoded JPEG, PNG, GIF, BMP or WebP.
+        max_pixels: width times height at most.
 
     Returns:
         uint8 [height, width, 3], 0…255.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no picture, or a damaged one.
+        tf.errors.InvalidArgumentError: the bytes are no picture, a damaged one, one with too many
+            pixels, or one that the decoder would misread.
     """
-    pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-    pixels.set_shape([None, None, 3])
-    return pixels
+    header = _read(image_bytes, 0, _HEADER_BYTES)
+    others = {b"\x89": _png, b"G": _gif, b"B": _bmp, b"R": _webp}
+    pixels, tagged = tf.cond(
+        header[0] == 0xFF,
+        lambda: _jpeg(image_bytes, max_pixels),
+        lambda: tf.case(
+            [
+                (header[0] == first[0], partial(function, image_bytes, header, max_pixels))
+                for first, function in others.items()
+            ],
+            default=lambda: (_decoded(image_bytes), tf.constant(False)),
+        ),
+    )
+    pixels = tf.cond(
+        tagged, lambda: _upright(pixels, image_bytes, header[0]), lambda: tf.identity(pixels)
+    )
+    return tf.ensure_shape(pixels, [None, None, 3])
 
 
-def decode_and_resize(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
+def why_undecodable(encoded: bytes, max_pixels: int = MAX_PIXELS) -> str:
+    """Says, for a person, why bytes that do not decode are no picture."""
+    if not encoded:
+        return "empty file"
+    for begins, what in _NO_PICTURES.items():
+        if re.match(begins, encoded, re.DOTALL):
+            return what
+    try:
+        decode(tf.constant(encoded), max_pixels)
+    except tf.errors.OpError as error:
+        _, refused, reason = error.message.partition("assertion failed: [")
+        if refused:
+            return reason.partition("]")[0]
+    return "truncated or damaged picture, or one of a format that TensorFlow does not decode"
+
+
+def decode_and_resize(
+    image_bytes: tf.Tensor, image_size: int, max_pixels: int = MAX_PIXELS
+) -> tf.Tensor:
     """Decodes one picture and stretches it to a square.
 
     Args:
         image_bytes: string scalar, as `decode` takes it.
         image_size: side of the square in pixels.
+        max_pixels: width times height at most.
 
     Returns:
         uint8 [image_size, image_size, 3], 0…255.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no picture, or a damaged one.
+        tf.errors.InvalidArgumentError: the bytes are no picture, as `decode` says.
     """
-    pixels = decode(image_bytes)
+    pixels = decode(image_bytes, max_pixels)
     # Bilinear without antialias is what the notebook trained with, and rounding makes a uint8 cache
     # lossless: left out, it moved probabilities by 0.02 between cached and uncached pictures.
     resized = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def decode_batch(image_bytes: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_batch(
+    image_bytes: tf.Tensor, image_size: int, max_pixels: int = MAX_PIXELS
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a batch so that bytes that are no picture hurt only themselves.
 
     Under server-side batching a request is executed together with those of strangers: an error
@@ -53,6 +119,7 @@ def decode_batch(image_bytes: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf
     Args:
         image_bytes: string [N].
         image_size: side of the square in pixels.
+        max_pixels: width times height of a picture at most.
 
     Returns:
         Pixels, uint8 [N, image_size, image_size, 3], zeros where there is no picture; and bool [N],
@@ -65,7 +132,7 @@ def decode_batch(image_bytes: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf
     decoded = (
         tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         .map(
-            lambda index, encoded: (index, decode_and_resize(encoded, image_size)),
+            lambda index, encoded: (index, decode_and_resize(encoded, image_size, max_pixels)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -83,3 +150,282 @@ def decode_batch(image_bytes: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf
     valid = tf.scatter_nd(indices[:, tf.newaxis], tf.ones_like(indices), [count + 1])
     pixels = tf.ensure_shape(scattered[:count], [None, image_size, image_size, 3])
     return pixels, tf.cast(valid[:count], tf.bool)
+
+
+# One function for each format: its pixels, and whether there may be an orientation tag.
+
+
+def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a function one call in the graph. Inlined, its operations would be visited, and made
+    ready in every request, for pictures that do not need them.
+    """
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _jpeg(image_bytes: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.cast(tf.image.extract_jpeg_shape(image_bytes), tf.int64)
+    whole = _checked(image_bytes, shape[0] * shape[1], max_pixels)
+    return _decoded(whole), _holds(image_bytes, r"Exif\x00\x00")
+
+
+@_apart
+def _png(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    whole = _checked(image_bytes, _big(header[16:20]) * _big(header[20:24]), max_pixels)
+    return _decoded(whole), _holds(image_bytes, "eXIf")
+
+
+@_apart
+def _gif(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    whole = _checked(image_bytes, _little(header[6:8]) * _little(header[8:10]), max_pixels)
+    return _decoded(whole), tf.constant(False)
+
+
+@_apart
+def _bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    height = _little(header[22:26])  # negative where the first row is the top one
+    size = _little(header[18:22]) * tf.minimum(height, 2**32 - height)
+    readable = (_bmp_is_readable(header), "a BMP that is compressed or older than Windows 3")
+    pixels = _decoded(_checked(image_bytes, size, max_pixels, readable))
+    coloured = tf.cond(
+        _little(header[28:30]) == 8,
+        lambda: _palette_colours(pixels, image_bytes, header),
+        lambda: tf.identity(pixels),
+    )
+    return coloured, tf.constant(False)
+
+
+@_apart
+def _webp(
+    image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    size, alpha, animated = _webp_properties(header)
+    still = (~animated, "an animated WebP; save its first frame as a picture")
+    whole = _checked(image_bytes, size, max_pixels, still)
+    # The decoder wants to be asked for as many channels as there are.
+    pixels = tf.cond(alpha, lambda: _decoded(whole, 4)[..., :3], lambda: _decoded(whole))
+    return pixels, _holds(image_bytes, "EXIF")
+
+
+def _holds(image_bytes: tf.Tensor, name: str) -> tf.Tensor:
+    """Whether what a regular expression describes is anywhere in a file. It keeps files without a
+    tag cheap.
+    """
+    without = tf.strings.regex_replace(image_bytes, name, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(image_bytes)
+
+
+def _checked(
+    image_bytes: tf.Tensor, size: tf.Tensor, max_pixels: int, *also: tuple[tf.Tensor, str]
+) -> tf.Tensor:
+    """The bytes, once their header has been looked at: conditions, and what to say where they do
+    not hold.
+    """
+    conditions = ((size <= max_pixels, f"more than {max_pixels:,} pixels"), *also)
+    checks = [tf.raw_ops.Assert(condition=holds, data=[reason]) for holds, reason in conditions]
+    with tf.control_dependencies(checks):
+        return tf.identity(image_bytes)
+
+
+# Reading headers. Numbers are int64: no sum of what a file may say overflows.
+
+
+def _decoded(image_bytes: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    return tf.io.decode_image(image_bytes, channels=channels, expand_animations=False)
+
+
+def _length(image_bytes: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.strings.length(image_bytes), tf.int64)
+
+
+def _read(image_bytes: tf.Tensor, start: tf.Tensor | int, count: int) -> tf.Tensor:
+    """Bytes as int64 [count]; zeros beyond the end."""
+    start = tf.minimum(tf.cast(start, tf.int64), _length(image_bytes))
+    part = tf.strings.substr(image_bytes, start, tf.constant(count, tf.int64))
+    return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
+
+
+def _little(digits: tf.Tensor) -> tf.Tensor:
+    """Numbers whose last byte counts most: int64 [...] from bytes [..., n]."""
+    return tf.reduce_sum(digits * [256**power for power in range(digits.shape[-1])], axis=-1)
+
+
+def _big(digits: tf.Tensor) -> tf.Tensor:
+    """Numbers whose first byte counts most."""
+    return _little(tf.reverse(digits, [-1]))
+
+
+def _equal(digits: tf.Tensor, expected: bytes) -> tf.Tensor:
+    return tf.reduce_all(digits == list(expected))
+
+
+def _only(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """The number where the condition holds, else 0."""
+    return tf.where(condition, number, tf.zeros_like(number))
+
+
+def _number(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.int64)
+
+
+def _bit(digit: tf.Tensor, value: int) -> tf.Tensor:
+    return digit // value % 2 == 1
+
+
+def _bmp_is_readable(header: tf.Tensor) -> tf.Tensor:
+    """Whether the decoder, which does not look at these fields, reads the colours right."""
+    compression = _little(header[30:34])
+    # Where the masks of 32 bits are given, they must be blue, green, red from the first byte on.
+    masks = tf.reduce_all(_little(tf.reshape(header[54:66], [3, 4])) == [0xFF0000, 0xFF00, 0xFF])
+    plain = (compression == 0) | ((compression == 3) & masks)
+    return plain & (_little(header[14:18]) >= 40)
+
+
+def _palette_colours(pixels: tf.Tensor, image_bytes: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
+    """Colours of a BMP of 8 bits, whose numbers the decoder gives as a grey value."""
+    start, stop = 14 + _little(header[14:18]), _little(header[10:14])
+    length = tf.clip_by_value(stop - start, 0, 1024) // 4 * 4
+    start = tf.minimum(start, _length(image_bytes))
+    table = tf.io.decode_raw(tf.strings.substr(image_bytes, start, length), tf.uint8)
+    # Numbers that the palette does not have are an error of `gather`: the file is damaged.
+    return tf.gather(tf.reshape(table, [-1, 4])[:, 2::-1], tf.cast(pixels[..., 0], tf.int32))
+
+
+def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Pixels, and whether there is an alpha channel, and an animation; of the three kinds of WebP
+    (developers.google.com/speed/webp/docs/riff_container).
+    """
+    extended, lossless = _equal(header[12:16], b"VP8X"), _equal(header[12:16], b"VP8L")
+    sizes = _little(header[21:25])
+    size = tf.where(
+        extended,
+        (1 + _little(header[24:27])) * (1 + _little(header[27:30])),
+        tf.where(
+            lossless,
+            (1 + sizes % 2**14) * (1 + sizes // 2**14 % 2**14),
+            _little(header[26:28]) % 2**14 * (_little(header[28:30]) % 2**14),
+        ),
+    )
+    alpha = (extended & _bit(header[20], 0x10)) | (lossless & _bit(header[24], 0x10))
+    return size, alpha, extended & _bit(header[20], 0x02)
+
+
+# Turning upright. A tag counts only in the segment or chunk that owns it.
+
+
+@_apart
+def _upright(pixels: tf.Tensor, image_bytes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+    """Turns a picture by its orientation tag (Exif 2.3, tag 0x0112).
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        image_bytes: what they were decoded from: JPEG, PNG or WebP.
+        first: the first byte.
+    """
+    tiff, size = _exif(image_bytes, first)
+    orientation = tf.cond(
+        tiff > 0,
+        lambda: _tiff_orientation(image_bytes, tiff, size),
+        lambda: tf.constant(1, tf.int64),
+    )
+    pixels = tf.cond(
+        orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: tf.identity(pixels)
+    )
+    for axis, turned in ((1, [2, 3, 6, 7]), (0, [3, 4, 7, 8])):
+        pixels = tf.cond(
+            tf.reduce_any(orientation == turned),
+            partial(tf.reverse, pixels, [axis]),
+            partial(tf.identity, pixels),
+        )
+    return pixels
+
+
+def _exif(image_bytes: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where the TIFF data of the first Exif segment begin, 0 where there are none, and how many
+    bytes they have.
+    """
+    length = _length(image_bytes)
+    nothing = tf.constant(0, tf.int64)
+    is_jpeg, is_png = first == 0xFF, first == 0x89
+
+    def segment(
+        position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        head = _read(image_bytes, position, 14)
+        following, tiff, size = (
+            tf.where(is_jpeg, jpeg, tf.where(is_png, png, webp))
+            for jpeg, png, webp in zip(
+                _jpeg_segment(head), _png_chunk(head), _webp_chunk(head), strict=True
+            )
+        )
+        owned = (tiff > 0) & (position + tiff + size <= length)
+        return _only(following > 0, position + following), _only(owned, position + tiff), size
+
+    _, tiff, size = tf.while_loop(
+        lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
+        segment,
+        (
+            tf.where(is_jpeg, _number(2), tf.where(is_png, _number(8), _number(12))),
+            nothing,
+            nothing,
+        ),
+        maximum_iterations=_MOST_SEGMENTS,
+    )
+    return tiff, size
+
+
+# From the first bytes of a segment: how far it is to the next one, and to its TIFF data, 0 where
+# there are none, and how many bytes they have.
+_Segment = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+def _jpeg_segment(head: tf.Tensor) -> _Segment:
+    marker, size = head[1], _big(head[2:4])
+    # After SOS (0xDA) comes the picture itself.
+    ends = (head[0] != 0xFF) | (marker == 0xDA) | (marker == 0xD9)
+    exif = ~ends & (marker == 0xE1) & _equal(head[4:10], b"Exif\0\0")
+    alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
+    following = tf.where(alone, _number(2), _only(size >= 2, 2 + size))
+    following = tf.where(marker == 0xFF, _number(1), following)  # a fill byte
+    return _only(~ends, following), _only(exif, _number(10)), tf.maximum(size - 8, 0)
+
+
+def _png_chunk(head: tf.Tensor) -> _Segment:
+    size = _big(head[:4])
+    return 12 + size, _only(_equal(head[4:8], b"eXIf"), _number(8)), size
+
+
+def _webp_chunk(head: tf.Tensor) -> _Segment:
+    size = _little(head[4:8])
+    # Some programs write the six bytes that belong before it in JPEG.
+    skipped = _only(_equal(head[8:], b"Exif\0\0"), _number(6))
+    tiff = _only(_equal(head[:4], b"EXIF"), 8 + skipped)
+    return 8 + size + size % 2, tiff, size - skipped
+
+
+def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Looks the tag up in the first directory of TIFF data."""
+    head = _read(image_bytes, start, 8)
+    little = _equal(head[:4], b"II*\0")
+
+    def number(digits: tf.Tensor) -> tf.Tensor:
+        return tf.where(little, _little(digits), _big(digits))
+
+    directory = number(head[4:])
+    entries = tf.minimum(
+        number(_read(image_bytes, start + directory, 2)), (size - directory - 2) // 12
+    )
+    is_tiff = (little | _equal(head[:4], b"MM\0*")) & (directory >= 8) & (entries > 0)
+    entries = _only(is_tiff, entries)
+    first = tf.minimum(start + directory + 2, _length(image_bytes))
+    raw = tf.io.decode_raw(tf.strings.substr(image_bytes, first, entries * 12), tf.uint8)
+    rows = tf.cast(tf.reshape(raw, [-1, 12]), tf.int64)
+    kind = number(rows[:, 2:4])
+    value = tf.where(kind == _SHORT, number(rows[:, 8:10]), number(rows[:, 8:12]))
+    usable = (
+        (number(rows[:, 0:2]) == _ORIENTATION_TAG)
+        & ((kind == _SHORT) | (kind == _LONG))
+        & (number(rows[:, 4:8]) == 1)
+        & (value >= 1)
+        & (value <= 8)
+    )
+    return tf.concat([value[usable], tf.ones([1], tf.int64)], 0)[0]

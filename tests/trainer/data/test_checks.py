@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.trained_model import draw
-from trainer.data.checks import Facts, difference_hashes, groups, look, near_pairs, sum_up, table
+from trainer.data.checks import Facts, look, near_duplicates, sum_up, table, thumbnail
+from trainer.data.layout import Listing, Unused
 from trainer.data.ledger import Found, LeftOut
+from trainer.variants.preprocessing import MAX_PIXELS
 
 JPEG = draw("cats", 1)
 
@@ -25,7 +26,7 @@ def saved(form, mode="RGB", **options):
 def look_at(**contents):
     """Looks at files whose names are given with _ for the dot."""
     files = {f"cats/{name.replace('_', '.')}": content for name, content in contents.items()}
-    return look([Found(path, "cats", "train") for path in files], files.__getitem__)
+    return look([Found(path, "cats", "train") for path in files], files.__getitem__, MAX_PIXELS)
 
 
 def test_facts_of_a_picture_are_what_is_in_the_file():
@@ -70,7 +71,9 @@ def test_file_that_does_not_decode_is_told_with_the_reason():
         ),
         "cats/text.png": "no JPEG, PNG, GIF, BMP or WebP picture",
         "cats/empty.gif": "empty file",
-        "cats/tiff.jpg": "no JPEG, PNG, GIF, BMP or WebP picture",
+        "cats/tiff.jpg": (
+            "a TIFF picture; convert it, for example with ImageMagick: magick mogrify -format jpg"
+        ),
     }
 
 
@@ -79,25 +82,30 @@ def test_file_that_may_not_be_read_is_told():
         raise PermissionError(13, "Permission denied", path)
 
     assert (
-        look([Found("cats/1.jpg", "cats", None)], read)[1][0].reason
+        look([Found("cats/1.jpg", "cats", None)], read, MAX_PIXELS)[1][0].reason
         == "cannot be read: Permission denied"
     )
 
 
-PICTURE = Facts("", "cats", "train", "", 1000, 300, 200, "JPEG", "RGB", 1, "", "")
+NOTHING = Listing(())
+PICTURE = Facts("", "cats", "train", "", 1000, 300, 200, "JPEG", "RGB", 1, np.zeros(()))
 
 
 def picture(path, number, **different):
-    # Hashes that are far from one another.
-    digits = f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}"
     return replace(
         PICTURE,
         path=path,
-        sha256=digits,
-        hash=digits,
-        mirrored_hash=f"{number * 0xC2B2AE3D27D4EB4F % 2**64:016x}",
+        sha256=f"{number:064x}",
+        thumbnail=thumbnail(scene(number)),
         **different,
     )
+
+
+def scene(number, size=(320, 240)):
+    """A picture with large shapes, as photographs have them."""
+    generator = np.random.default_rng(number)
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
 def test_each_problem_is_listed_with_its_reason():
@@ -110,7 +118,9 @@ def test_each_problem_is_listed_with_its_reason():
             picture("train/cats/5.jpg", 5, width=1000, height=100),
         ],
         [LeftOut("train/cats/6.jpg", "empty file")],
+        Listing((), (), (Unused(".heic", 2, "convert them"),)),
     )
+    assert list(table(found))[-1] == "not used: 2 .heic (convert them)"
     assert found["mislabelled"] == [{"path": "train/cats/1.png", "reason": "JPEG"}]
     assert found["turned"] == [{"path": "train/cats/2.jpg", "reason": "tag 3"}]
     assert found["tiny"] == [{"path": "train/cats/3.jpg", "reason": "20×200"}]
@@ -122,7 +132,7 @@ def test_each_problem_is_listed_with_its_reason():
 def test_counts_baseline_and_imbalance_are_by_split_and_class():
     facts = [picture(f"train/cats/{number}.jpg", number) for number in range(1, 4)]
     facts += [picture("validation/dogs/1.jpg", 5, label="dogs", split="validation")]
-    found = sum_up(facts, [])
+    found = sum_up(facts, [], NOTHING)
     assert found["counts"] == {"train": {"cats": 3}, "validation": {"dogs": 1}}
     assert found["baseline_accuracy"] == {"train": 1.0, "validation": 1.0}
     assert found["imbalance"] == 3.0
@@ -143,6 +153,7 @@ def test_duplicates_are_told_across_splits_and_classes():
             replace(one, path="train/dogs/3.jpg", label="dogs", sha256="another"),
         ],
         [],
+        NOTHING,
     )
     assert found["duplicates"] == [
         {
@@ -156,6 +167,10 @@ def test_duplicates_are_told_across_splits_and_classes():
         "1 groups of pictures that look the same: 1 with the very same file; 1 across splits, 1"
         " across classes" in table(found)
     )
+    assert (
+        "  two labels for one picture: train/cats/1.jpg = train/dogs/3.jpg ="
+        " validation/cats/2.jpg" in table(found)
+    )
 
 
 def test_table_of_hundreds_of_classes_shows_the_largest_and_the_smallest():
@@ -164,20 +179,13 @@ def test_table_of_hundreds_of_classes_shows_the_largest_and_the_smallest():
         for label in range(200)
         for n in range(1 + label)
     ]
-    lines = list(table(sum_up(facts, [])))
+    lines = list(table(sum_up(facts, [], NOTHING)))
     shown = [line.split()[0] for line in lines[1:22]]
     assert shown == [
         *(f"{label:03}" for label in range(199, 189, -1)),
         "…",
         *(f"{label:03}" for label in range(9, -1, -1)),
     ]
-
-
-def scene(number, size=(320, 240)):
-    """A picture with large shapes, as photographs have them."""
-    generator = np.random.default_rng(number)
-    coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
-    return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
 def encoded_again(picture, quality):
@@ -191,7 +199,7 @@ def mirrored(picture):
 
 
 def smaller(picture):
-    return picture.resize((picture.width // 2, picture.height // 3))
+    return picture.resize((picture.width // 2, picture.height // 2))
 
 
 CHANGES = {
@@ -211,27 +219,68 @@ def test_twenty_planted_duplicates_are_found_and_nothing_else():
         (f"{number:03}", list(CHANGES.values())[number % len(CHANGES)]) for number in range(20)
     ]
     pictures |= {f"{name}-again": change(pictures[name]) for name, change in planted}
-    found = groups(
-        near_pairs({path: difference_hashes(picture) for path, picture in pictures.items()})
-    )
+    found = near_duplicates([shown(path, picture) for path, picture in pictures.items()])
     assert found == [[name, f"{name}-again"] for name, _ in planted]
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize(("bits", "expected"), [(2, True), (3, False)])
-def test_hashes_up_to_two_bits_apart_are_a_pair_wherever_the_bits_are(mirror, bits, expected):
-    generator = random.Random(0)
-    for _ in range(200):
-        own, other = generator.getrandbits(64), generator.getrandbits(64)
-        near = (other if mirror else own) ^ sum(
-            1 << bit for bit in generator.sample(range(64), bits)
+def shown(path, image):
+    return replace(
+        PICTURE,
+        path=path,
+        sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+        thumbnail=thumbnail(image),
+    )
+
+
+def test_plain_pictures_are_the_same_only_as_files():
+    white, grey = (Image.new("RGB", (64, 64), (level,) * 3) for level in (255, 254))
+    facts = [shown("a", white), shown("b", white), shown("c", grey)]
+    assert near_duplicates(facts) == [["a", "b"]]
+
+
+def test_small_objects_on_one_plain_ground_are_no_duplicates():
+    def digit(number):
+        image = Image.new("L", (8, 8))
+        generator = np.random.default_rng(number)
+        image.paste(Image.fromarray(generator.integers(0, 256, (6, 4), np.uint8)), (2, 1))
+        return image.resize((80, 80), Image.Resampling.NEAREST)
+
+    assert near_duplicates([shown(f"{number:03}", digit(number)) for number in range(300)]) == []
+
+
+def test_pictures_that_change_little_by_little_are_no_chain():
+    first, last = (np.asarray(scene(number), np.float32) for number in (1, 2))
+    facts = [
+        shown(f"{step:03}", Image.fromarray((first + (last - first) * step / 60).astype(np.uint8)))
+        for step in range(61)
+    ]
+    thumbnails = {fact.path: fact.thumbnail.astype(np.float32) for fact in facts}
+    groups = near_duplicates(facts)
+    assert len(groups) > 5
+    for group in groups:
+        apart = [
+            np.sqrt(np.mean((thumbnails[path] - thumbnails[center]) ** 2))
+            for center in group
+            for path in group
+        ]
+        assert min(max(apart[i : i + len(group)]) for i in range(0, len(apart), len(group))) <= 6
+
+
+def test_thousands_of_placeholders_are_one_group():
+    placeholder = scene(1)
+    facts = [replace(shown("", placeholder), path=f"{number:05}") for number in range(3000)]
+    noisy = facts[0].thumbnail.astype(int)
+    generator = np.random.default_rng(0)
+    facts += [
+        replace(
+            facts[0],
+            path=f"noisy{number:05}",
+            sha256=str(number),
+            thumbnail=np.clip(noisy + generator.integers(-1, 2, noisy.shape), 0, 255).astype(
+                np.uint8
+            ),
         )
-        pairs = near_pairs({"one": (own, other), "two": (near, generator.getrandbits(64))})
-        assert groups(pairs) == ([["one", "two"]] if expected else [])
-
-
-def test_many_pictures_with_one_hash_are_one_group_without_a_pair_for_each_two():
-    hashes = {str(number): (7, 9) for number in range(1000)}
-    pairs = list(near_pairs(hashes))
-    assert len(pairs) == 999
-    assert [len(group) for group in groups(iter(pairs))] == [1000]
+        for number in range(3000)
+    ]
+    (group,) = near_duplicates(facts)
+    assert len(group) == 6000

@@ -11,7 +11,7 @@ import pytest
 from google.cloud import storage
 
 from tests.trained_model import draw, write_pictures
-from trainer.data.ledger import find
+from trainer.data.layout import find
 from trainer.data.sources import download, pictures_folder, unpack, weights_file
 from trainer.errors import DataError, WeightsError
 
@@ -50,7 +50,7 @@ def test_cats_and_dogs_is_downloaded_and_unpacked_once(web, tmp_path):
     shutil.make_archive(str(folder / "set"), "zip", tmp_path / "top")
     downloads = tmp_path / "downloads"
     unpacked = pictures_folder("cats_and_dogs", downloads, cats_and_dogs_url=f"{address}/set.zip")
-    assert len(find(unpacked)) == 6
+    assert len(find(unpacked).found) == 6
     (folder / "set.zip").unlink()
     assert (
         pictures_folder("cats_and_dogs", downloads, cats_and_dogs_url=f"{address}/set.zip")
@@ -98,7 +98,7 @@ def test_pictures_in_a_bucket_are_fetched(bucket, tmp_path):
         for name in ("pictures/cats/1.jpg", "pictures/dogs/2.jpg", "pictures/dogs/notes.txt"):
             client.bucket(bucket).blob(name).upload_from_string(draw("cats", 1))
     folder = pictures_folder(f"gs://{bucket}/pictures", tmp_path)
-    assert [file.path for file in find(folder)] == ["cats/1.jpg", "dogs/2.jpg"]
+    assert [file.path for file in find(folder).found] == ["cats/1.jpg", "dogs/2.jpg"]
 
 
 def test_folder_is_used_where_it_is(tmp_path):

@@ -1,11 +1,13 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer.variants.preprocessing import decode_and_resize, decode_batch
+from trainer.variants.preprocessing import decode_and_resize, decode_batch, why_undecodable
 
 SIZE = 40
 
@@ -80,14 +82,215 @@ def test_one_pixel_fills_the_square():
     assert (pixels == [10, 20, 30]).all()
 
 
-def test_orientation_tag_is_ignored(photo):
-    tagged = Image.Exif()
-    tagged[0x0112] = 6
-    turned = encode(photo, "JPEG", exif=tagged.tobytes())
-    np.testing.assert_array_equal(
-        decode_and_resize(tf.constant(turned), SIZE),
-        decode_and_resize(tf.constant(encode(photo, "JPEG")), SIZE),
+def orientation_data(value, order="<", kind=3, count=1, entries=1, directory=8):
+    """TIFF data with one entry before the orientation tag."""
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    width = struct.pack(f"{order}HHII", 0x0100, 4, 1, 77)
+    stored = struct.pack(f"{order}H2x" if kind == 3 else f"{order}I", value)
+    tag = struct.pack(f"{order}HHI", 0x0112, kind, count) + stored
+    return (
+        mark + struct.pack(f"{order}IH", directory, entries + 1) + width + tag * entries + bytes(4)
     )
+
+
+def as_segment(marker, content):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def tagged_jpeg(jpeg, tiff, before=b""):
+    return jpeg[:2] + before + as_segment(0xE1, b"Exif\0\0" + tiff) + jpeg[2:]
+
+
+def as_chunk(name, content):
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def tagged_png(png, tiff, last=False):
+    # IHDR is 25 bytes after the signature; IEND is the last 12.
+    position = len(png) - 12 if last else 33
+    return png[:position] + as_chunk(b"eXIf", tiff) + png[position:]
+
+
+def tagged_webp(picture, tiff):
+    content = encode(picture, "WEBP", lossless=True)[12:]
+    extended = struct.pack("<I", 8) + b"".join(
+        (side - 1).to_bytes(3, "little") for side in picture.size
+    )
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + extended + content
+    body += b"EXIF" + struct.pack("<I", len(tiff)) + tiff + b"\0" * (len(tiff) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+# How a picture is stored so that its tag turns it back.
+STORED = {
+    1: lambda picture: picture,
+    2: lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda picture: picture.transpose(Image.Transpose.ROTATE_180),
+    4: lambda picture: picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda picture: picture.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda picture: picture.transpose(Image.Transpose.ROTATE_90),
+    7: lambda picture: picture.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda picture: picture.transpose(Image.Transpose.ROTATE_270),
+}
+
+
+def pixels(encoded):
+    return decode_one(tf.constant(encoded)).numpy()
+
+
+decode_one = tf.function(
+    lambda encoded: decode_and_resize(encoded, SIZE),
+    input_signature=[tf.TensorSpec([], tf.string)],
+)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tag", STORED)
+def test_picture_is_upright_however_it_is_stored(photo, tag, order):
+    stored, tiff = STORED[tag](photo), orientation_data(tag, order)
+    expected = pixels(encode(photo, "PNG"))
+    for encoded in (
+        tagged_png(encode(stored, "PNG"), tiff),
+        tagged_png(encode(stored, "PNG"), tiff, last=True),
+        tagged_webp(stored, tiff),
+        tagged_webp(stored, b"Exif\0\0" + tiff),
+    ):
+        np.testing.assert_array_equal(pixels(encoded), expected)
+    fine = {"quality": 95, "subsampling": 0}
+    jpeg = tagged_jpeg(encode(stored, "JPEG", **fine), tiff)
+    rounding = np.abs(pixels(jpeg).astype(int) - pixels(encode(photo, "JPEG", **fine)))
+    assert rounding.mean() < 2
+    assert rounding.max() <= 16
+    # Pillow reads the tags of these files as well.
+    assert Image.open(io.BytesIO(jpeg)).getexif()[0x0112] == tag
+
+
+def test_tag_is_found_behind_other_segments(photo):
+    expected = pixels(tagged_jpeg(encode(photo, "JPEG"), orientation_data(6)))
+    jpeg, tiff = encode(photo, "JPEG"), orientation_data(6)
+    colours = as_segment(0xE2, b"ICC_PROFILE\0" + bytes(60_000))
+    comment = as_segment(0xFE, b"Exif\0\0" + orientation_data(3))
+    for before in (
+        colours,
+        comment,
+        b"\xff\xff",
+        as_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
+    ):
+        np.testing.assert_array_equal(pixels(tagged_jpeg(jpeg, tiff, before)), expected)
+    several = tagged_jpeg(jpeg, orientation_data(6, entries=300))
+    np.testing.assert_array_equal(pixels(several), expected)
+    as_long = tagged_jpeg(jpeg, orientation_data(6, kind=4))
+    np.testing.assert_array_equal(pixels(as_long), expected)
+
+
+def lying_tags(jpeg, png):
+    tiff = orientation_data(6)
+    segment = as_segment(0xE1, b"Exif\0\0" + tiff)
+    return {
+        "no orientation": tagged_jpeg(jpeg, orientation_data(0)),
+        "value 9": tagged_jpeg(jpeg, orientation_data(9)),
+        "text": tagged_jpeg(jpeg, orientation_data(6, kind=2)),
+        "two numbers": tagged_jpeg(jpeg, orientation_data(6, count=2)),
+        "directory far away": tagged_jpeg(jpeg, orientation_data(6, directory=2**32 - 1)),
+        "directory in the head": tagged_jpeg(jpeg, orientation_data(6, directory=2)),
+        "no TIFF": tagged_jpeg(jpeg, b"XX" + tiff[2:]),
+        "nothing": tagged_jpeg(jpeg, b""),
+        "cut off": tagged_jpeg(jpeg, tiff[:-14]),
+        "in a comment": jpeg[:2] + as_segment(0xFE, segment) + jpeg[2:],
+        "after the end": jpeg + segment,
+        "in a text of PNG": png[:33] + as_chunk(b"tEXt", b"eXIf\0" + tiff) + png[33:],
+        "after the end of PNG": png + as_chunk(b"eXIf", tiff)[:-8],
+    }
+
+
+def test_tag_that_is_broken_or_lies_counts_as_none(photo):
+    jpeg, png = encode(photo, "JPEG"), encode(photo, "PNG")
+    upright = {True: pixels(jpeg), False: pixels(png)}
+    for name, encoded in lying_tags(jpeg, png).items():
+        np.testing.assert_array_equal(
+            pixels(encoded), upright[encoded.startswith(b"\xff")], err_msg=name
+        )
+
+
+def test_no_byte_that_is_changed_fails_otherwise_than_as_no_picture(photo):
+    generator = np.random.default_rng(0)
+    tiff = orientation_data(6)
+    whole = [
+        tagged_jpeg(encode(photo, "JPEG"), tiff),
+        tagged_png(encode(photo, "PNG"), tiff),
+        tagged_webp(photo, tiff),
+        encode(photo.convert("P"), "BMP"),
+    ]
+    for number in range(1200):
+        changed = bytearray(whole[number % len(whole)])
+        for position in generator.integers(0, 130, generator.integers(1, 4)):
+            changed[position] = generator.integers(0, 256)
+        if number % 7 == 0:
+            del changed[generator.integers(1, len(changed)) :]
+        try:
+            assert pixels(bytes(changed)).shape == (SIZE, SIZE, 3)
+        except tf.errors.InvalidArgumentError:
+            continue
+
+
+@pytest.mark.parametrize("colours", [2, 16, 256])
+def test_palette_of_a_bmp_gives_its_colours(photo, colours):
+    picture = photo.quantize(colours)
+    if colours < 256:  # of 8 bits a pixel in any case
+        picture.putpixel((0, 0), 1)
+    encoded = encode(picture, "BMP")
+    if struct.unpack("<H", encoded[28:30]) == (8,):
+        np.testing.assert_array_equal(
+            pixels(encoded), pixels(encode(picture.convert("RGB"), "PNG"))
+        )
+    else:
+        assert "TensorFlow does not decode" in why_undecodable(encoded)
+
+
+def test_transparency_of_a_webp_is_dropped(photo):
+    transparent = photo.convert("RGBA")
+    transparent.putalpha(128)
+    for encoded in (
+        encode(transparent, "WEBP", lossless=True, exact=True),
+        encode(transparent, "WEBP", lossless=True, exact=True, exif=orientation_data(1)),
+    ):
+        np.testing.assert_array_equal(pixels(encoded), pixels(encode(photo, "PNG")))
+    assert mean(encode(transparent, "WEBP")) == pytest.approx(mean(encode(photo, "PNG")), abs=3)
+
+
+def test_what_is_refused_is_refused_by_name(photo):
+    bmp = bytearray(encode(photo, "BMP"))
+    bmp[30] = 1  # compressed
+    moving = encode(photo, "WEBP", save_all=True, append_images=[photo.rotate(90)])
+    wide = bytearray(encode(photo, "PNG"))
+    wide[16:24] = struct.pack(">II", 20_000, 20_000)
+    for encoded, reason in {
+        bytes(bmp): "a BMP that is compressed or older than Windows 3",
+        moving: "an animated WebP; save its first frame as a picture",
+        encode(Image.new("1", (10_001, 10_000)), "PNG"): "more than 100,000,000 pixels",
+        bytes(wide): "more than 100,000,000 pixels",
+        b"\0\0\0\x18ftypheic": "a HEIC picture; convert it",
+        b"\0\0\0\x18ftypavif": "an AVIF picture; convert it",
+        encode(photo, "TIFF"): "a TIFF picture; convert it",
+        b"rubbish": "no JPEG, PNG, GIF, BMP or WebP picture",
+        b"": "empty file",
+    }.items():
+        assert why_undecodable(encoded).startswith(reason)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            pixels(encoded)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_limit_of_pixels_holds_for_every_format(photo, form):
+    encoded = encode(photo, form)
+    count = photo.width * photo.height
+    assert decode_and_resize(tf.constant(encoded), SIZE, count).shape == (SIZE, SIZE, 3)
+    assert why_undecodable(encoded, count - 1) == f"more than {count - 1:,} pixels"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,473 @@
+"""Which files are pictures, of which class and split: a folder in one of the usual layouts, or the
+lines of a CSV file; and what is there and not used.
+"""
+
+import csv
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.data.ledger import SPLITS, Found, LeftOut
+from trainer.errors import DataError
+
+# The formats of picture files that are used: how their bytes begin, and how their names end.
+# First bytes, and where they stand; of WebP, the name of its container (RIFF) comes first.
+_SIGNATURES = {
+    "JPEG": (0, b"\xff\xd8\xff"),
+    "PNG": (0, b"\x89PNG"),
+    "GIF": (0, b"GIF8"),
+    "BMP": (0, b"BM"),
+    "WEBP": (8, b"WEBP"),
+}
+_BY_SUFFIX = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+}
+FORMATS = tuple(_SIGNATURES)
+PICTURE_SUFFIXES = tuple(_BY_SUFFIX)
+
+# Pictures too, which TensorFlow does not decode; ImageMagick (imagemagick.org) does.
+_CONVERTIBLE = (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl", ".psd", ".svg", ".dng")
+
+# Names of split folders that people and their tools use, whatever their case.
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+
+# What systems and programs put beside pictures; names that begin with a dot are passed over too.
+_SYSTEM_NAMES = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+# Files that make a folder a run, a comparison of runs, or a model store.
+_OURS = ({"config.json", "state.json"}, {"comparison.json"}, {"models.config"})
+
+# Of all pictures: where so many lie deeper than a class folder, its folders may be the classes.
+_MOSTLY = 0.9
+_NAMED = 3
+
+# Columns of a CSV file, by the names that people give them.
+_COLUMNS = {
+    **dict.fromkeys(
+        ("path", "file", "filename", "file_name", "filepath", "image", "image_path"), "path"
+    ),
+    **dict.fromkeys(("label", "class", "category", "class_name", "target"), "label"),
+    **dict.fromkeys(("split", "set", "subset", "partition"), "split"),
+}
+CSV_SUFFIXES = (".csv", ".tsv")
+
+_Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unused:
+    """What is in a data folder and is not used: how many of what, and what to do, if anything."""
+
+    what: str
+    count: int
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.count:,} {self.what}" + (f" ({self.fix})" if self.fix else "")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a data folder holds.
+
+    Attributes:
+        found: the pictures, sorted by path.
+        left_out: files that are named like pictures and cannot be opened.
+        unused: everything else.
+    """
+
+    found: tuple[Found, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    unused: tuple[Unused, ...] = ()
+
+    def line(self) -> str:
+        """What is not used, for a person; empty where there is nothing."""
+        return "not used: " + "; ".join(map(str, self.unused)) if self.unused else ""
+
+
+def format_by_name(path: str) -> str:
+    """Tells what a picture's name says: one of `FORMATS`, or nothing."""
+    return _BY_SUFFIX.get(Path(path).suffix.lower(), "")
+
+
+def format_by_content(encoded: bytes) -> str | None:
+    """Tells what a file's first bytes say: one of `FORMATS`, or None."""
+    return next(
+        (
+            name
+            for name, (start, signature) in _SIGNATURES.items()
+            if encoded.startswith(signature, start)
+        ),
+        None,
+    )
+
+
+def find(data: Path, classes: str = "folders") -> Listing:
+    """Lists the pictures of a folder or of a CSV file, without opening them.
+
+    A folder holds ``<class>/…``, or split folders such as ``train`` and ``val`` that hold
+    ``<class>/…``. Of a class, pictures may lie at any depth.
+
+    Args:
+        data: the folder, or a file with the columns path, label and, if need be, split.
+        classes: ``folders``: the class is the folder below the data or split folder; ``leaves``:
+            the path from there to the folder that holds the picture, such as ``Fruit/Apple``.
+
+    Raises:
+        DataError: there is nothing that can be trained on, or it is not clear what the classes are.
+    """
+    if data.suffix.lower() in CSV_SUFFIXES and data.is_file():
+        listing = _from_csv(data)
+    elif data.is_dir():
+        listing = _from_folder(data, classes)
+    else:
+        raise DataError(
+            f"--data={data}: there is no such folder; expected one folder of pictures per class"
+        )
+    labels = sorted({picture.label for picture in listing.found})
+    if len(labels) < 2:
+        raise DataError(
+            f"--data={data}: one class only ({labels[0]}); expected a folder of pictures for each"
+            f" of two or more classes{_but(listing)}"
+        )
+    return listing
+
+
+def _but(listing: Listing) -> str:
+    return f"; {listing.line()}" if listing.unused else ""
+
+
+@dataclass
+class _Tree:
+    """All files below a folder, by their path in parts, and how many were passed over."""
+
+    files: list[_Parts] = field(default_factory=list)
+    special: list[_Parts] = field(default_factory=list)
+    folders: list[_Parts] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def _from_folder(folder: Path, classes: str) -> Listing:
+    tree = _Tree()
+    try:
+        _walk(folder, (), frozenset(), tree)
+    except OSError as error:
+        raise DataError(
+            f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); fix it, or"
+            " give this user permission"
+        ) from error
+    pictures = [parts for parts in tree.files if format_by_name(parts[-1])]
+    splits = _split_folders(folder, pictures)
+    depth = 1 if splits else 0
+    used = [
+        parts
+        for parts in pictures
+        if len(parts) >= depth + 2 and (not splits or parts[0] in splits)
+    ]
+    unused = _unused(tree, pictures, set(used), splits)
+    if not used:
+        told = Listing((), (), unused)
+        raise DataError(
+            f"--data={folder}: no pictures found; expected <class>/*.jpg or train/<class>/*.jpg "
+            f"({', '.join(PICTURE_SUFFIXES)}){_but(told)}"
+        )
+    if classes == "folders":
+        _require_classes(folder, used, depth)
+    found = [
+        Found(
+            "/".join(parts),
+            _label(parts, depth, classes),
+            splits[parts[0]] if splits else None,
+        )
+        for parts in used
+    ]
+    _require_distinct(
+        folder,
+        [
+            (parts[: -1 if classes == "leaves" else depth + 1], file.label)
+            for parts, file in zip(used, found, strict=True)
+        ],
+    )
+    if splits:
+        _require_in_all_splits(folder, found, splits)
+    left_out = [
+        LeftOut("/".join(parts), "no regular file, or a link to nothing")
+        for parts in tree.special
+        if format_by_name(parts[-1])
+    ]
+    return Listing(tuple(sorted(found, key=lambda file: file.path)), tuple(left_out), tuple(unused))
+
+
+def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> None:
+    """Lists all regular files at any depth, behind links too."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise DataError(f"{folder}: a link that leads back to a folder that it lies in; remove it")
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
+    names = {entry.name for entry in entries}
+    if parts and any(ours <= names for ours in _OURS):
+        tree.passed_over["folders of runs or models"] += 1
+        return
+    tree.folders.append(parts)
+    for entry in entries:
+        require_utf8(entry.name, folder)
+        below = (*parts, entry.name)
+        name = entry.name.casefold()
+        if name.startswith(".") or name in _SYSTEM_NAMES or name in _SYSTEM_FILES:
+            tree.passed_over["hidden or system files and folders"] += 1
+        elif entry.is_dir():
+            _walk(Path(entry.path), below, above | {real}, tree)
+        elif _is_regular(entry):
+            tree.files.append(below)
+        else:
+            tree.special.append(below)
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # a link to nothing
+        return False
+
+
+def require_utf8(name: str, folder: Path) -> None:
+    """Refuses a name that no ledger can hold.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{folder}: the name {os.fsencode(name)!r} is not UTF-8; rename it"
+        ) from error
+
+
+def _split_folders(folder: Path, pictures: Sequence[_Parts]) -> dict[str, str]:
+    """Split by name of the top folder, of those that are named like a split and hold class folders;
+    empty where there is none.
+    """
+    inside = Counter(parts[0] for parts in pictures if len(parts) > 2)
+    directly = Counter(parts[0] for parts in pictures if len(parts) == 2)
+    splits: dict[str, str] = {}
+    for name in sorted(inside):
+        split = _SPLIT_NAMES.get(name.casefold())
+        if split is None or directly[name] >= inside[name]:
+            continue
+        if split in splits.values():
+            first = next(known for known in splits if splits[known] == split)
+            raise DataError(
+                f"--data={folder}: {first} and {name} both name the {split} split; keep one of"
+                " them, or move the pictures together"
+            )
+        splits[name] = split
+    if splits and "train" not in splits.values():
+        raise DataError(
+            f"--data={folder}: holds {' and '.join(splits)} but no train folder; expected"
+            " train/<class>/, or another name where this is a class"
+        )
+    return splits
+
+
+def _label(parts: _Parts, depth: int, classes: str) -> str:
+    names = parts[depth:-1] if classes == "leaves" else (parts[depth],)
+    # A Mac writes é as two characters, others as one: the same class.
+    return unicodedata.normalize("NFC", "/".join(names))
+
+
+def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
+    """Refuses class folders that look like folders of class folders."""
+    directly = {parts[depth] for parts in used if len(parts) == depth + 2}
+    below: dict[str, set[str]] = {}
+    deeper = Counter(parts[depth] for parts in used if parts[depth] not in directly)
+    for parts in used:
+        if parts[depth] in deeper:
+            below.setdefault(parts[depth], set()).add(parts[depth + 1])
+    several = any(len(folders) > 1 for folders in below.values())
+    mostly = several and sum(deeper.values()) >= _MOSTLY * len(used)
+    if not deeper or (directly and not mostly):
+        return
+    # Where most pictures are in folders side by side.
+    parents = Counter(parts[:-2] for parts in used if len(parts) > depth + 2)
+    siblings = {parent: {p[len(parent)] for p in used if p[:-2] == parent} for parent in parents}
+    instead = next(
+        (parent for parent, _ in parents.most_common() if len(siblings[parent]) > 1), None
+    )
+    if instead and instead[-1].casefold() in _SPLIT_NAMES:
+        instead = instead[:-1]
+    deeper_data = (
+        f", or train on one of them with --data={folder.joinpath(*instead)}" if instead else ""
+    )
+    raise DataError(
+        f"--data={folder}: {_some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
+        " folders and look like groups of classes; take the lowest folders as classes with"
+        f" python -m trainer.task --data={folder} --classes=leaves{deeper_data}"
+    )
+
+
+def _require_distinct(folder: Path, labels: Iterable[tuple[_Parts, str]]) -> None:
+    known: dict[str, tuple[str, str]] = {}
+    for parts, label in labels:
+        path = "/".join(parts)
+        first_label, first = known.setdefault(label.casefold(), (label, path))
+        if first_label != label:
+            raise DataError(
+                f"--data={folder}: {first} and {path} differ only in the case of letters; give the"
+                " folders of one class the same name"
+            )
+
+
+def _require_in_all_splits(folder: Path, found: Sequence[Found], splits: Mapping[str, str]) -> None:
+    name = {split: top for top, split in splits.items()}
+    given = [split for split in SPLITS if split in name]
+    labels = {split: {file.label for file in found if file.given_split == split} for split in given}
+    for label in sorted(set().union(*labels.values())):
+        where = [split for split in given if label in labels[split]]
+        if len(where) < len(given):
+            missing = [f"{name[split]}/{label}" for split in given if split not in where]
+            there = [f"{name[split]}/{label}" for split in where]
+            raise DataError(
+                f"--data={folder}: class {label} has pictures in {' and '.join(there)} and none in"
+                f" {' and '.join(missing)}; add pictures there, or remove {' and '.join(there)}"
+            )
+
+
+def _unused(
+    tree: _Tree, pictures: Sequence[_Parts], used: set[_Parts], splits: Mapping[str, str]
+) -> tuple[Unused, ...]:
+    unused = []
+    beside: Counter[str] = Counter()
+    for parts in pictures:
+        if parts not in used:
+            beside[parts[0] if len(parts) > 1 else ""] += 1
+    for top, count in sorted(beside.items()):
+        if not top or top in splits:
+            where = f"beside the class folders of {top}" if top else "beside the folders"
+            unused.append(Unused(f"pictures {where}", count, "they have no class"))
+        else:
+            unused.append(Unused(f"pictures in {top}", count, "no folder of a split"))
+    others = Counter(Path(parts[-1]).suffix.lower() for parts in tree.files)
+    for suffix, count in sorted(others.items()):
+        if suffix not in _BY_SUFFIX:
+            fix = (
+                f"convert them: magick mogrify -format jpg *{suffix}"
+                if suffix in _CONVERTIBLE
+                else ""
+            )
+            unused.append(Unused(f"{suffix or 'files without an ending'}", count, fix))
+    special = sum(not format_by_name(parts[-1]) for parts in tree.special)
+    if special:
+        unused.append(Unused("files that are no regular files", special))
+    depth = 1 if splits else 0
+    empty = [
+        parts
+        for parts in tree.folders
+        if len(parts) == depth + 1
+        and (not splits or parts[0] in splits)
+        and not any(other[: len(parts)] == parts for other in used)
+    ]
+    if empty:
+        names = _some(["/".join(parts) for parts in empty])
+        unused.append(Unused(f"folders without a picture that can be used: {names}", len(empty)))
+    unused += [Unused(what, count) for what, count in sorted(tree.passed_over.items())]
+    return tuple(unused)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Rows of a CSV file: number of the line, path, label, split or nothing.
+
+    With a header, columns may stand in any order; without one they are path, label, split.
+
+    Raises:
+        DataError: it cannot be read, or a row has no path or no label.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--data={file}: cannot be read ({error}); expected CSV in UTF-8: path,label[,split]"
+        ) from error
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    rows = csv.reader(text.splitlines(), delimiter=delimiter)
+    order = ["path", "label", "split"]
+    for number, row in enumerate(rows, 1):
+        values = [value.strip() for value in row]
+        columns = [_COLUMNS.get(value.lower(), "") for value in values]
+        if number == 1 and "path" in columns and "label" in columns:
+            order = columns
+            continue
+        if not any(values):
+            continue
+        named = dict(zip(order, values, strict=False))
+        if not named.get("path") or not named.get("label"):
+            raise DataError(
+                f"--data={file}: line {number} is {delimiter.join(row)!r}; expected a path, a label"
+                " and, if need be, a split, with commas between"
+            )
+        yield number, named["path"], named["label"], named.get("split", "")
+
+
+def _from_csv(file: Path) -> Listing:
+    found: dict[str, tuple[int, Found]] = {}
+    left_out: dict[str, LeftOut] = {}
+    without: list[int] = []
+    for number, written, name, split_name in read_csv(file):
+        require_utf8(written, file)
+        label = unicodedata.normalize("NFC", name)
+        split = _SPLIT_NAMES.get(split_name.casefold()) if split_name else None
+        if split_name and split is None:
+            raise DataError(
+                f"--data={file}: line {number} has the split {split_name!r}; expected train,"
+                " validation or test"
+            )
+        path = os.path.normpath(written).replace(os.sep, "/")
+        if split is None:
+            without.append(number)
+        before, known = found.get(path, (number, None))
+        if known is not None and known != Found(path, label, split):
+            raise DataError(
+                f"--data={file}: lines {before} and {number} say different things of {path};"
+                " expected one line a picture"
+            )
+        target = file.parent / path
+        if target.is_file():
+            found[path] = (number, Found(path, label, split))
+        else:
+            why = "no regular file" if target.exists() else "no such file"
+            left_out[path] = LeftOut(path, f"line {number}: {why}")
+    pictures = sorted((picture for _, picture in found.values()), key=lambda file: file.path)
+    if not pictures:
+        raise DataError(
+            f"--data={file}: none of the {len(left_out)} files that it names is there; expected"
+            f" paths relative to {file.parent}"
+        )
+    if without and len(without) < len(found) + len(left_out):
+        raise DataError(
+            f"--data={file}: line {without[0]} has no split and others have one; give every picture"
+            " a split, or none"
+        )
+    _require_distinct(file, [((picture.label,), picture.label) for picture in pictures])
+    return Listing(tuple(pictures), tuple(left_out.values()))
