@@ -32,34 +32,15 @@ _MOST_APART = 6.0
 _MOST_APART_OF_CONTRAST = 0.2
 # Below this contrast (standard deviation in grey levels) a thumbnail says nothing.
 _LEAST_CONTRAST = 2.0
+_COMPARED_AT_ONCE = 256
+# What rounding may add to a distance that is computed from products.
+_ROUNDING = 1.02
 
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
     """Makes the thumbnail of a decoded picture: uint8 [16, 16, 3]."""
     small = picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     return np.asarray(small)
-
-
-def _coordinates(thumbnails: np.ndarray) -> np.ndarray:
-    """Four numbers of each thumbnail that mirroring keeps, and that differ by no more than the
-    thumbnails do: float32 [n, 4] from [n, 16, 16, 3].
-    """
-    rows = thumbnails.mean(axis=2, dtype=np.float32)  # [n, 16, 3]
-    grey = rows.mean(axis=2)
-    half, quarter = _SIDE // 2, _SIDE // 4
-    upper, lower = grey[:, :half].mean(axis=1), grey[:, half:].mean(axis=1)
-    outer = (grey[:, :quarter].mean(axis=1) + grey[:, -quarter:].mean(axis=1)) / 2
-    inner = grey[:, quarter:-quarter].mean(axis=1)
-    colours = rows.mean(axis=1)
-    return np.stack(
-        [
-            grey.mean(axis=1),
-            (upper - lower) / 2,
-            (outer - inner) / 2,
-            (colours[:, 0] - colours[:, 2]) / 6**0.5,
-        ],
-        axis=1,
-    )
 
 
 def near_duplicates(facts: Sequence["Facts"]) -> list[list[str]]:
@@ -98,42 +79,61 @@ def near_duplicates(facts: Sequence["Facts"]) -> list[list[str]]:
 def _similar(thumbnails: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers of thumbnails, and of those that look like each and were not given before.
 
-    Only thumbnails with about the same mean are compared, so that this takes little more than time
-    in proportion to their number.
+    What a few numbers of each thumbnail tell apart is not compared any further, so that this takes
+    little more than time in proportion to their number.
     """
-    coordinates = _coordinates(thumbnails)
-    order = np.argsort(coordinates[:, 0], kind="stable")
-    coordinates = coordinates[order]
-    ends = np.searchsorted(coordinates[:, 0], coordinates[:, 0] + _MOST_APART, side="right")
+    numbers = _mirror_invariant(thumbnails)
+    # Neighbours along the direction in which the pictures differ most.
+    _, directions = np.linalg.eigh(numbers.T @ numbers)
+    along = numbers @ directions[:, -1]
+    order = np.argsort(along, kind="stable")
+    numbers, along = numbers[order], along[order]
+    reach = _MOST_APART * numbers.shape[1] ** 0.5
+    ends = np.searchsorted(along, along + reach, side="right")
+    squares = (numbers**2).sum(axis=1)
     contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)[order]
     taken = np.zeros(len(order), bool)
-    for start, end in enumerate(ends):
-        if taken[start]:
+    for block in range(0, len(order), _COMPARED_AT_ONCE):
+        rows = block + np.flatnonzero(~taken[block : block + _COMPARED_AT_ONCE])
+        if not len(rows):
             continue
-        near = np.flatnonzero(
-            (np.abs(coordinates[start + 1 : end, 1:] - coordinates[start, 1:]) <= _MOST_APART).all(
-                axis=1
-            )
-        )
-        near += start + 1
-        near = near[~taken[near]]
-        if not len(near):
-            continue
-        pixels = thumbnails[order[near]].astype(np.float32)
-        first = thumbnails[order[start]]
-        apart = np.sqrt(
-            np.minimum(
-                *(
-                    ((pixels - turned) ** 2).mean(axis=(1, 2, 3))
-                    for turned in (first, first[:, ::-1])
-                )
-            )
-        )
-        most = np.minimum(contrast[near], contrast[start]) * _MOST_APART_OF_CONTRAST
-        near = near[apart <= np.minimum(most, _MOST_APART)]
-        if len(near):
-            taken[near] = True
-            yield int(order[start]), order[near]
+        window = slice(rows[0], ends[rows[-1]])
+        apart = squares[window] - 2 * numbers[rows] @ numbers[window].T
+        apart += squares[rows, np.newaxis]
+        close = apart <= reach**2 * _ROUNDING
+        for row, candidates in zip(rows, close, strict=True):
+            if taken[row]:
+                continue
+            near = window.start + np.flatnonzero(candidates)
+            near = near[(near > row) & ~taken[near]]
+            near = near[_same(thumbnails, order[row], order[near], contrast[row], contrast[near])]
+            if len(near):
+                taken[near] = True
+                yield int(order[row]), order[near]
+
+
+def _mirror_invariant(thumbnails: np.ndarray) -> np.ndarray:
+    """What mirroring keeps of thumbnails: float32 [n, 48], around 0. They differ by no more than
+    the thumbnails do (root of the mean square).
+    """
+    half = _SIDE // 2
+    numbers = np.empty((len(thumbnails), 48), np.float32)
+    for start in range(0, len(thumbnails), 4096):
+        part = thumbnails[start : start + 4096].astype(np.float32)
+        symmetric = (part[:, :, :half] + part[:, :, : half - 1 : -1]) / 2
+        blocks = symmetric.reshape(-1, 4, 4, 4, 2, 3).mean(axis=(2, 4))
+        numbers[start : start + 4096] = blocks.reshape(-1, 48)
+    return numbers - numbers.mean(axis=0)
+
+
+def _same(
+    thumbnails: np.ndarray, number: int, numbers: np.ndarray, contrast: float, contrasts: np.ndarray
+) -> np.ndarray:
+    """Which of a few thumbnails are the same as one of them, mirrored or not: bool [n]."""
+    first, rest = thumbnails[number], thumbnails[numbers].astype(np.float32)
+    squares = [((rest - turned) ** 2).mean(axis=(1, 2, 3)) for turned in (first, first[:, ::-1])]
+    most = np.minimum(np.minimum(contrasts, contrast) * _MOST_APART_OF_CONTRAST, _MOST_APART)
+    return np.sqrt(np.minimum(*squares)) <= most
 
 
 # One look at every picture file, in parallel: what is in it, and whether it can be used.

@@ -4,6 +4,7 @@ lines of a CSV file; and what is there and not used.
 
 import csv
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
@@ -78,7 +79,10 @@ class Unused:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.count:,} {self.what}" + (f" ({self.fix})" if self.fix else "")
+        what = (
+            self.what if self.count > 1 else re.sub(r"\b(file|folder|picture)s\b", r"\1", self.what)
+        )
+        return f"{self.count:,} {what}" + (f" ({self.fix})" if self.fix else "")
 
 
 @dataclass(frozen=True)
@@ -360,7 +364,7 @@ def _unused(
     for top, count in sorted(beside.items()):
         if not top or top in splits:
             where = f"beside the class folders of {top}" if top else "beside the folders"
-            unused.append(Unused(f"pictures {where}", count, "they have no class"))
+            unused.append(Unused(f"pictures {where}", count, "without a class"))
         else:
             unused.append(Unused(f"pictures in {top}", count, "no folder of a split"))
     others = Counter(Path(parts[-1]).suffix.lower() for parts in tree.files)

@@ -150,7 +150,7 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(conversion, "_write", dying)
-        patch.setattr(conversion.os, "cpu_count", lambda: 1)
+        patch.setattr(conversion, "available_processors", lambda: 1)
         shards_of(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "shards.json").exists()
     with pytest.raises(DataError, match="no pictures found"):

@@ -182,7 +182,7 @@ def test_what_stands_beside_split_folders_is_counted(tmp_path):
         "pictures beside the class folders of train": 1,
         "pictures beside the folders": 1,
     }
-    assert listing.line().startswith("not used: 1 pictures beside the folders (they have no class)")
+    assert listing.line().startswith("not used: 1 picture beside the folders (without a class)")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ def test_published_version_says_where_it_comes_from(trained):
     result, config = trained.result, json.loads((trained.run / "config.json").read_text())
     assert (
         manifest["data"]["digest"]
-        == json.loads((trained.run / "ledger.json").read_text())["digest"]
+        == json.loads((trained.run / "ledger.json").read_text())["run_digest"]
     )
     assert (
         manifest["commit"] == json.loads((trained.run / "environment.json").read_text())["commit"]

@@ -164,7 +164,7 @@ def test_picture_is_upright_however_it_is_stored(photo, tag, order):
     fine = {"quality": 95, "subsampling": 0}
     jpeg = tagged_jpeg(encode(stored, "JPEG", **fine), tiff)
     rounding = np.abs(pixels(jpeg).astype(int) - pixels(encode(photo, "JPEG", **fine)))
-    assert rounding.mean() < 2
+    assert rounding.mean() < 3
     assert rounding.max() <= 16
     # Pillow reads the tags of these files as well.
     assert Image.open(io.BytesIO(jpeg)).getexif()[0x0112] == tag
