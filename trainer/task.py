@@ -28,7 +28,7 @@ def _train(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
     config = cli.settings(Config, cloud.environment_settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
-    sources.require(config.data)
+    sources.require(config.data, config.classes)
     cli.import_tensorflow()
     from trainer.pipeline import run
     from trainer.session import Stop

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import io
 import logging
 import os
 import platform
@@ -69,6 +70,10 @@ def run(main: Callable[[Sequence[str]], int | None], extra: str | None = None) -
     # absl prints the docstring of the started module as its usage; a console script has none of its
     # own.
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+    for stream in (sys.stdout, sys.stderr):
+        # Whatever the locale can show: a name in a message is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app.run(lambda arguments: _guarded(main, arguments, extra), flags_parser=_parse)
 
 

@@ -1,7 +1,6 @@
 """README and the examples are executed: every block runs here, or says what runs it."""
 
 import base64
-import dataclasses
 import json
 import os
 import re
@@ -21,7 +20,6 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from serving.config import batching, monitoring, tls
 from tests.trained_model import write_pictures
-from trainer.config import Config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,23 +58,6 @@ def test_every_marker_names_something_that_is_there():
             assert (ROOT / runner).is_file(), marked
         else:
             assert kind == "not run", marked
-
-
-def test_flags_are_those_of_the_trainer():
-    table = re.findall(
-        r"^\| `--(\w+)` \| (.*?) \| (.*) \|$", README.partition("## Flags")[2], re.MULTILINE
-    )
-    assert [name for name, _, _ in table] == [
-        setting.name for setting in dataclasses.fields(Config)
-    ]
-    for (_, default, meaning), setting in zip(table, dataclasses.fields(Config), strict=True):
-        expected = (
-            str(setting.default).lower()
-            if isinstance(setting.default, bool)
-            else str(setting.default)
-        )
-        assert default == (f"`{expected}`" if expected else ""), setting.name
-        assert meaning == setting.metadata["help"]
 
 
 def results(name):

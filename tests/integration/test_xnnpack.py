@@ -1,11 +1,16 @@
 """A published model with its network in XNNPACK, against the same one in TensorFlow."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from serving.server.lite import TOLERANCE, XnnpackModel
 from serving.server.loading import LoadingOptions, load
 from serving.server.status import StatusError
+from tests.trained_model import draw
+from tests.trainer.variants.test_preprocessing import STORED
 from whisker_ml import contract
 
 
@@ -50,6 +55,24 @@ def test_xnnpack_answers_as_tensorflow_does(pair, trained):
         assert_same(*(answers(model, contract.SIGNATURE_BYTES, rows) for model in pair))
     pixels = np.random.default_rng(3).uniform(0, 255, [5, 32, 32, 3]).astype(np.float32)
     assert_same(*(answers(model, contract.SIGNATURE_PIXELS, pixels) for model in pair))
+
+
+def test_answer_is_the_same_however_the_picture_is_stored(pair):
+    picture = Image.open(io.BytesIO(draw("cats", 3))).convert("RGB")
+    rows = []
+    for tag, turn in STORED.items():
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        stored = turn(picture)
+        for form, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+            buffer = io.BytesIO()
+            stored.save(buffer, form, exif=exif, **options)
+            rows.append(buffer.getvalue())
+    for model in pair:
+        answer = answers(model, contract.SIGNATURE_BYTES, np.array(rows, object))
+        assert answer[contract.OUTPUT_VALID].all()
+        assert len(set(answer[contract.OUTPUT_LABEL].tolist())) == 1
+        assert np.ptp(answer[contract.OUTPUT_PROBABILITY]) < TOLERANCE
 
 
 def test_no_picture_gets_an_empty_answer(pair):

@@ -44,7 +44,7 @@ from trainer.variants import VARIANTS
         ),
         ({"image_size": 8}, "--image_size=8: expected at least 32"),
         ({"variant": "transfre"}, "did you mean transfer?"),
-        ({"split": "random"}, "--split=random: expected one of given, hold_out"),
+        ({"split": "random"}, "--split=random: expected given, hold_out, or percentages"),
         ({"gpus": "first"}, "--gpus=first: expected numbers with commas between, such as 0,1"),
         ({"gate": "loose"}, "--gate=loose: expected one of not_worse, strict, off"),
         ({"gate_margin": float("nan")}, "--gate_margin=nan: expected at least 0"),

@@ -1,9 +1,11 @@
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
+from trainer import session
 from trainer.errors import RunStopped
 from trainer.session import Stop
 
@@ -49,3 +51,19 @@ def test_request_that_a_library_wraps_is_one_line_all_the_same(stop):
 def test_error_that_nobody_asked_for_stays_what_it_is(stop):
     with pytest.raises(ValueError, match="ours"), stop.raised_plainly():
         raise ValueError("ours")
+
+
+def test_cache_is_where_the_system_keeps_such_things(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert session.cache_folder() == tmp_path / ".cache" / "whisker"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert session.cache_folder() == tmp_path / "xdg" / "whisker"
+    assert session.cache_folder("~/mine") == tmp_path / "mine"
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert session.cache_folder().name == f"whisker-{os.getuid()}"

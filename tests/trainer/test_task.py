@@ -1,12 +1,19 @@
+import os
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 
-def task(*arguments):
+
+def task(*arguments, folder=ROOT, **environment):
     return subprocess.run(
         [sys.executable, "-m", "trainer.task", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -39,3 +46,32 @@ def test_help_shows_every_setting_and_ends_with_0():
     assert "python -m trainer.task --data=my_pictures" in ended.stdout
     assert "<plain|augmented|preprocessed|transfer>: model to train" in ended.stdout
     assert "--model_dir: model store to publish to" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("pictures.zip", "is a file; expected a folder of class folders, or a CSV file with"),
+        ("file:///pictures", "expected a folder on this machine, a CSV file, or gs://…; download"),
+        ("pcitures", "there is no such folder; expected one folder of pictures per class; did you"),
+        ("pictures", "cats, dogs hold only folders and look like groups of classes; take the"),
+    ],
+)
+def test_data_that_cannot_be_meant_is_refused_before_anything_starts(tmp_path, data, message):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("cats/1.jpg", b"")
+    for label in ("cats", "dogs"):
+        (tmp_path / "pictures" / label / "old").mkdir(parents=True)
+        (tmp_path / "pictures" / label / "old" / "1.jpg").touch()
+    # TensorFlow that cannot be imported shows that it was not.
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was started')")
+    ended = task(f"--data={data}", folder=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"task.py: error: --data={data}: {message}")
+    assert ended.stderr.count("\n") == 1
+    assert {file.name for file in tmp_path.iterdir()} <= {
+        "pictures",
+        "pictures.zip",
+        "tensorflow.py",
+        "__pycache__",
+    }

@@ -148,7 +148,7 @@ def _convert(folder: Path) -> None:
 def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
     from trainer.data import checks, layout, sources, splits
 
-    sources.require(str(data))
+    sources.require(str(data), flags.FLAGS.classes)
     listing = layout.find(data, flags.FLAGS.classes)
     cli.import_tensorflow()
     known = splits.read_frozen(data)

@@ -79,9 +79,8 @@ class Unused:
     fix: str = ""
 
     def __str__(self) -> str:
-        what = (
-            self.what if self.count > 1 else re.sub(r"\b(file|folder|picture)s\b", r"\1", self.what)
-        )
+        plural = re.compile(r"\b(file|folder|picture|item)s\b")
+        what = self.what if self.count > 1 else plural.sub(r"\1", self.what, count=1)
         return f"{self.count:,} {what}" + (f" ({self.fix})" if self.fix else "")
 
 
@@ -234,7 +233,7 @@ def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> No
         below = (*parts, entry.name)
         name = entry.name.casefold()
         if name.startswith(".") or name in _SYSTEM_NAMES or name in _SYSTEM_FILES:
-            tree.passed_over["hidden or system files and folders"] += 1
+            tree.passed_over["hidden or system items"] += 1
         elif entry.is_dir():
             _walk(Path(entry.path), below, above | {real}, tree)
         elif _is_regular(entry):
@@ -375,7 +374,9 @@ def _unused(
                 if suffix in _CONVERTIBLE
                 else ""
             )
-            unused.append(Unused(f"{suffix or 'files without an ending'}", count, fix))
+            unused.append(
+                Unused(f"{suffix} files" if suffix else "files without an ending", count, fix)
+            )
     special = sum(not format_by_name(parts[-1]) for parts in tree.special)
     if special:
         unused.append(Unused("files that are no regular files", special))

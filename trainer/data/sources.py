@@ -8,7 +8,6 @@ import io
 import os
 import shutil
 import stat
-import tarfile
 import tempfile
 import urllib.error
 import urllib.request
@@ -20,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from trainer.config import Config
-from trainer.data.layout import CSV_SUFFIXES, PICTURE_SUFFIXES, read_csv
+from trainer.data.layout import CSV_SUFFIXES, PICTURE_SUFFIXES, find, read_csv
 from trainer.data.pictures import INDEX
 from trainer.data.sample import write_sample
 from trainer.data.splits import LEDGER_NAME
@@ -40,6 +39,7 @@ IMAGENET_SIZES = (96, 128, 160, 192, 224)
 # What `--data` names without a folder.
 NAMES = ("sample", "cats_and_dogs")
 _FETCHED_AT_ONCE = 8
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 _SAMPLE_SEED = 1
 
@@ -89,11 +89,15 @@ def pictures_folder(
     return _with_pictures(path, downloads) if path.is_file() else path
 
 
-def require(data: str) -> None:
+def require(data: str, classes: str) -> None:
     """Refuses what `--data` cannot mean, before anything is started or written.
 
+    Args:
+        data: as `--data`.
+        classes: as `trainer.data.layout.find` takes it.
+
     Raises:
-        DataError: there is no such folder or CSV file on this machine.
+        DataError: there is no such folder or CSV file on this machine, or it cannot be trained on.
     """
     if data in NAMES or is_address(data):
         return
@@ -103,10 +107,12 @@ def require(data: str) -> None:
             " first"
         )
     path = Path(data).expanduser()
+    if path.is_dir() and not (path / INDEX).exists():
+        find(path, classes)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in CSV_SUFFIXES):
         return
     if path.is_file():
-        packed = zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+        packed = path.suffix.lower() in _PACKED or zipfile.is_zipfile(path)
         do = "unpack it and give the folder" if packed else "give its folder"
         raise DataError(
             f"--data={data}: is a file; expected a folder of class folders, or a CSV file with"

@@ -247,14 +247,14 @@ def test_other_endings_are_counted_with_what_to_do(tmp_path):
     assert [file.path for file in listing.found] == ["cats/1.jfif", "cats/2.jpe", "dogs/3.jpg"]
     assert unused(listing) == {
         "files without an ending": 1,
-        ".avif": 1,
-        ".heic": 1,
-        ".tif": 1,
-        ".tiff": 1,
-        ".txt": 1,
+        ".avif files": 1,
+        ".heic files": 1,
+        ".tif files": 1,
+        ".tiff files": 1,
+        ".txt files": 1,
         "folders without a picture that can be used: birds, fish": 2,
     }
-    assert "1 .heic (convert them: magick mogrify -format jpg *.heic)" in listing.line()
+    assert "1 .heic file (convert them: magick mogrify -format jpg *.heic)" in listing.line()
 
 
 def test_hidden_and_system_folders_are_passed_over_at_any_depth(tmp_path):
@@ -263,7 +263,7 @@ def test_hidden_and_system_folders_are_passed_over_at_any_depth(tmp_path):
     make(tmp_path, "__MACOSX/cats/5.jpg", "dogs/Thumbs.db")
     listing = find(tmp_path)
     assert [file.path for file in listing.found] == ["cats/1.jpg", "dogs/2.jpg"]
-    assert unused(listing) == {"hidden or system files and folders": 6}
+    assert unused(listing) == {"hidden or system items": 6}
 
 
 def test_runs_and_models_are_no_classes(tmp_path):
