@@ -12,6 +12,7 @@ from google.cloud import storage
 
 from tests.trained_model import draw, write_pictures
 from trainer.data.layout import find
+from trainer.data.pictures import open_pictures
 from trainer.data.sources import download, pictures_folder, unpack, weights_file
 from trainer.errors import DataError, WeightsError
 
@@ -99,6 +100,21 @@ def test_pictures_in_a_bucket_are_fetched(bucket, tmp_path):
             client.bucket(bucket).blob(name).upload_from_string(draw("cats", 1))
     folder = pictures_folder(f"gs://{bucket}/pictures", tmp_path)
     assert [file.path for file in find(folder).found] == ["cats/1.jpg", "dogs/2.jpg"]
+
+
+@pytest.mark.parametrize("where", ["bucket", "here"])
+def test_csv_may_name_pictures_in_a_bucket(bucket, tmp_path, where):
+    pictures = {f"set/a/{label}.jpg": draw(label, 1) for label in ("cats", "dogs")}
+    base = f"gs://{bucket}/set/" if where == "here" else ""
+    rows = f"path,label\n{base}a/cats.jpg,cats\n{base}a/dogs.jpg,dogs\n"
+    with storage.Client(project="test") as client:
+        for name, content in {**pictures, "set/labels.csv": rows.encode()}.items():
+            client.bucket(bucket).blob(name).upload_from_string(content)
+    (tmp_path / "labels.csv").write_text(rows)
+    data = f"gs://{bucket}/set/labels.csv" if where == "bucket" else str(tmp_path / "labels.csv")
+    opened = open_pictures(pictures_folder(data, tmp_path / "downloads"))
+    assert [file.label for file in opened.found] == ["cats", "dogs"]
+    assert [opened.read(file.path) for file in opened.found] == list(pictures.values())
 
 
 def test_folder_is_used_where_it_is(tmp_path):
