@@ -154,7 +154,7 @@ def convert(folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int) 
     """Writes the pictures of a frozen split as shards; goes on where it was stopped.
 
     Args:
-        folder: the data folder; its split is frozen.
+        folder: the data folder, or a CSV file; its split is frozen.
         place: where to.
         shard_bytes: about how large a shard becomes.
         shrink: length in pixels of the shorter side of larger pictures, which are encoded again; 0:
@@ -173,6 +173,8 @@ def convert(folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int) 
             f"{folder}: has no ledger.json; freeze the split first: python -m trainer.data split"
             f" {folder}"
         )
+    if folder.is_file():  # CSV, whose paths are relative to it
+        folder = folder.parent
     shards = _plan(ledger, folder, shard_bytes, shrink)
     settled = [[shard.name, [picture.path for picture in shard.pictures]] for shard in shards]
     key = hashlib.sha256(json.dumps([_FORMAT, ledger.digest, shrink, settled]).encode()).hexdigest()

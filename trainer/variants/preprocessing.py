@@ -321,7 +321,7 @@ def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
     """Orientations of a batch: int64 [N], 1…8, from string [N]."""
     return tf.cond(
         tf.reduce_any([tf.reduce_any(_holds(image_bytes, name)) for name in _EXIF_NAMES.values()]),
-        lambda: tf.map_fn(_orientation, image_bytes, tf.int64),
+        lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
         lambda: tf.ones_like(image_bytes, tf.int64),
     )
 

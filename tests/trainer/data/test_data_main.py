@@ -1,10 +1,12 @@
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.trained_model import draw, write_pictures
+from trainer.data.ledger import Ledger
 from trainer.data.splits import read_frozen
 
 
@@ -77,3 +79,35 @@ def test_wrong_use_is_one_line(arguments, message):
     error = command(*arguments, code=2)
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_name_that_the_terminal_cannot_show_is_shown_escaped(tmp_path):
+    for name in ("cats/1.jpg", "dogs/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(draw(name[:4], 1))
+    (tmp_path / "cats" / "bébé.jpg").write_bytes(b"no picture")
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer.data", "scan", str(tmp_path)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert "  cats/b\\xe9b\\xe9.jpg: no JPEG, PNG, GIF, BMP or WebP picture\n" in ended.stdout
+
+
+def test_csv_is_frozen_beside_itself_and_converted(tmp_path):
+    rows = []
+    for label in ("cats", "dogs"):
+        for number in range(12):
+            file = tmp_path / f"{label}{number}.jpg"
+            file.write_bytes(draw(label, number))
+            rows.append(f"{file.name},{label}\n")
+    (tmp_path / "labels.csv").write_text("".join(rows))
+    command("split", tmp_path / "labels.csv")
+    frozen = Ledger.read(tmp_path / "labels.ledger.json")
+    assert len(frozen.pictures) == 24
+    command("convert", tmp_path / "labels.csv", f"--out={tmp_path / 'shards'}")
+    assert (tmp_path / "shards" / "shards.json").exists()
