@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from trainer import cloud, cluster
 from trainer.config import Config
-from trainer.data import sources
 from trainer.errors import ConfigError
 from whisker_ml import cli
 
@@ -28,6 +27,9 @@ def _train(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
     config = cli.settings(Config, cloud.environment_settings(os.environ))
     workers = cluster.parse(os.environ.get("TF_CONFIG"))
+    # Here, as a bare --help needs no extra.
+    from trainer.data import sources
+
     sources.require(config.data, config.classes)
     cli.import_tensorflow()
     from trainer.pipeline import run

@@ -54,7 +54,12 @@ def another_value(setting):
     """A value of a setting that is not its default and that a job in the cloud can have."""
     if setting.name in ("data", "base_weights", "run_dir", "model_dir"):
         return "gs://bucket/x"
-    special = {"gpus": "0", "learning_rate": "cosine:0.01", "profile_steps": "3,5"}
+    special = {
+        "split": "70,15,15",
+        "gpus": "0",
+        "learning_rate": "cosine:0.01",
+        "profile_steps": "3,5",
+    }
     if setting.name in special:
         return special[setting.name]
     if setting.metadata["choices"]:
