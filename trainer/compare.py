@@ -84,6 +84,10 @@ def _main(arguments: Sequence[str]) -> int | None:
         raise ConfigError(
             f"--seeds={values.seeds}: expected whole numbers with commas between, such as 0,1,2"
         ) from error
+    # Here, as a bare --help needs no extra.
+    from trainer.data import sources
+
+    sources.require(values.data, values.classes)
     folder = Path(values.run_dir or "runs/compare").expanduser()
     passed_on = [
         argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")

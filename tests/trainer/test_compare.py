@@ -311,6 +311,7 @@ def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tm
             "--run_dir=gs://bucket/x: a comparison keeps its runs on this machine;",
         ),
         ("pictures", "pictures: expected flags only, such as --data=pictures"),
+        ("--data=/nowhere", "--data=/nowhere: there is no such folder; expected one folder of"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(argument, message):

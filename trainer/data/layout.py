@@ -50,6 +50,8 @@ _SPLIT_NAMES = {
 # What systems and programs put beside pictures; names that begin with a dot are passed over too.
 _SYSTEM_NAMES = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+# What a frozen split leaves beside the pictures.
+_FROZEN = ("ledger.json", "looks.jsonl")
 # Files that make a folder a run, a comparison of runs, or a model store.
 _OURS = ({"config.json", "state.json"}, {"comparison.json"}, {"models.config"})
 
@@ -234,6 +236,8 @@ def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> No
         name = entry.name.casefold()
         if name.startswith(".") or name in _SYSTEM_NAMES or name in _SYSTEM_FILES:
             tree.passed_over["hidden or system items"] += 1
+        elif not parts and name in _FROZEN:
+            continue
         elif entry.is_dir():
             _walk(Path(entry.path), below, above | {real}, tree)
         elif _is_regular(entry):

@@ -107,9 +107,13 @@ def require(data: str, classes: str) -> None:
             " first"
         )
     path = Path(data).expanduser()
-    if path.is_dir() and not (path / INDEX).exists():
-        find(path, classes)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in CSV_SUFFIXES):
+    if path.is_dir():
+        if not (path / INDEX).exists():
+            find(path, classes)
+        return
+    if path.is_file() and path.suffix.lower() in CSV_SUFFIXES:
+        if not any(is_address(row) for _, row, _, _ in read_csv(path)):
+            find(path, classes)
         return
     if path.is_file():
         packed = path.suffix.lower() in _PACKED or zipfile.is_zipfile(path)

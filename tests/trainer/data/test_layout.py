@@ -242,6 +242,7 @@ def test_pictures_below_a_class_folder_are_its_own_where_others_hold_pictures(tm
 def test_other_endings_are_counted_with_what_to_do(tmp_path):
     make(tmp_path, "cats/1.jfif", "cats/2.jpe", "dogs/3.jpg", "dogs/4.HEIC", "dogs/5.avif")
     make(tmp_path, "dogs/6.tif", "dogs/notes.txt", "dogs/README", "birds/7.tiff")
+    make(tmp_path, "ledger.json", "looks.jsonl")
     (tmp_path / "fish").mkdir()
     listing = find(tmp_path)
     assert [file.path for file in listing.found] == ["cats/1.jfif", "cats/2.jpe", "dogs/3.jpg"]
