@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving.client.errors import UnreadablePicture
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 
 Found = tuple[str, UnreadablePicture | None]
 

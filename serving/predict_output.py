@@ -412,14 +412,14 @@ def _cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str
 
 
 def _thumbnail(picture: bytes | str) -> "Image.Image":
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
             # Decodes a JPEG no larger than needed.
             opened.draft("RGB", (_SIDE, _SIDE))
             opened.thumbnail((_SIDE, _SIDE))
-            return opened.convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         # The file is gone, or Pillow draws a line where TensorFlow does not.
         return Image.new("RGB", (_SIDE, _SIDE), _CERTAIN)

@@ -57,6 +57,13 @@ class Prediction:
     model_version: int
 
 
+def _read_file(path: Path) -> bytes:
+    # A pipe or a device may never end.
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UnreadablePicture("no regular file")
+    return path.read_bytes()
+
+
 def read_picture(picture: Picture) -> bytes:
     """Reads encoded bytes out of a file, given by its path or opened.
 
@@ -71,7 +78,7 @@ def read_picture(picture: Picture) -> bytes:
         )
     try:
         data = (
-            Path(picture).read_bytes() if isinstance(picture, str | os.PathLike) else picture.read()
+            _read_file(Path(picture)) if isinstance(picture, str | os.PathLike) else picture.read()
         )
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte in it, a file object that is closed.

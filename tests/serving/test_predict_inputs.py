@@ -12,6 +12,7 @@ def test_folder_gives_its_pictures_recursively_in_order(tmp_path):
         "a.jpg",
         "notes.txt",
         "sub/c.webp",
+        "sub/g.JFIF",
         "more/d.jpeg",
         "more/deep/e.bmp",
         "more/f.gif",
@@ -23,7 +24,8 @@ def test_folder_gives_its_pictures_recursively_in_order(tmp_path):
     found = [
         (os.path.relpath(path, tmp_path), error) for path, error in find_pictures([str(tmp_path)])
     ]
-    names = ["a.jpg", "b.PNG", "more/d.jpeg", "more/f.gif", "more/deep/e.bmp", "sub/c.webp"]
+    names = ["a.jpg", "b.PNG", "more/d.jpeg", "more/f.gif", "more/deep/e.bmp"]
+    names += ["sub/c.webp", "sub/g.JFIF"]
     assert found == [(name, None) for name in names]
 
 

@@ -12,7 +12,15 @@ from PIL import Image
 
 from serving.client.errors import NotAPicture
 from serving.client.protocol import Prediction
-from serving.predict_output import FORMATS, SHOWN, NoSheet, Sheet, UnusableResults, open_results
+from serving.predict_output import (
+    FORMATS,
+    SHOWN,
+    NoSheet,
+    Sheet,
+    UnusableResults,
+    _thumbnail,
+    open_results,
+)
 
 CAT = Prediction("cats", 0.5, {"cats": 0.5, "dogs": 0.125, "hedgehogs": 0.375}, 3)
 DOG = Prediction("dogs", 1.0, {"cats": 0.0, "dogs": 1.0, "hedgehogs": 0.0}, 12)
@@ -282,3 +290,15 @@ def test_without_pillow_says_what_to_install(tmp_path, monkeypatch):
 def test_folder_that_is_not_there_is_refused_before_anything_is_asked(tmp_path):
     with pytest.raises(NoSheet, match="there is no folder .*nowhere$"):
         Sheet(tmp_path / "nowhere" / "sheet.png")
+
+
+def test_picture_is_upright_on_the_sheet():
+    picture = Image.new("RGB", (160, 80), "white")
+    picture.paste("black", (0, 0, 80, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = io.BytesIO()
+    picture.transpose(Image.Transpose.ROTATE_90).save(stored, "PNG", exif=exif)
+    shown = _thumbnail(stored.getvalue())
+    assert (shown.width, shown.height) == (160, 80)
+    assert (shown.getpixel((20, 40)), shown.getpixel((140, 40))) == ((0, 0, 0), (255, 255, 255))

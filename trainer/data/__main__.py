@@ -95,7 +95,7 @@ def _split(folder: Path) -> None:
     ledger = splits.freeze(
         found, sha256, unreadable, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
     )
-    _freeze(ledger, file)
+    _freeze(ledger, file, listing.line())
 
 
 def _extend(folder: Path) -> None:
@@ -118,7 +118,7 @@ def _extend(folder: Path) -> None:
         if old.get(path) != new.get(path):
             print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
     print(str(splits.changes_since(before, found, sha256)) or "nothing has changed")
-    _freeze(ledger, splits.ledger_file(folder))
+    _freeze(ledger, splits.ledger_file(folder), listing.line())
 
 
 def _convert(folder: Path) -> None:
@@ -163,7 +163,7 @@ def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
     return listing, facts, unreadable
 
 
-def _freeze(ledger: "Ledger", file: Path) -> None:
+def _freeze(ledger: "Ledger", file: Path, unused: str) -> None:
     from trainer.data.splits import uneven
 
     with _writing(file):
@@ -176,6 +176,8 @@ def _freeze(ledger: "Ledger", file: Path) -> None:
     for line in uneven(ledger):
         print(line)
     print(f"{len(ledger.left_out):,} files left out, with the reason in {file}")
+    if unused:
+        print(unused)
     print(f"frozen in {file}, digest {ledger.digest[:12]}")
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 
 import grpc
 import numpy as np
@@ -26,6 +27,15 @@ def test_file_that_is_open_is_read(client, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"dogs 0.75")
     with (tmp_path / "a.jpg").open("rb") as file:
         assert client.predict(file).label == "dogs"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_pipe_or_device_is_never_opened(client, tmp_path):
+    os.mkfifo(tmp_path / "cam.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("cam.jpg", "zero.jpg"):
+        with pytest.raises(errors.UnreadablePicture, match="no regular file"):
+            client.predict(tmp_path / name)
 
 
 @pytest.mark.parametrize(
