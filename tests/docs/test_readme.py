@@ -21,6 +21,9 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from serving.config import batching, monitoring, tls
 from tests.trained_model import write_pictures
 
+# The first of them runs all commands of README, one after the other.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READY_TIMEOUT_S = 120
