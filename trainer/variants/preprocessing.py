@@ -143,9 +143,12 @@ def decode_batch(
             (tf.range(count), image_bytes, _orientations(image_bytes))
         )
         .map(
-            lambda index, encoded, orientation: (
-                index,
-                decode_and_resize(encoded, image_size, max_pixels, orientation),
+            # Nothing in it is to be converted, and looking for that takes a while.
+            tf.autograph.experimental.do_not_convert(
+                lambda index, encoded, orientation: (
+                    index,
+                    decode_and_resize(encoded, image_size, max_pixels, orientation),
+                )
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
