@@ -33,9 +33,7 @@ _ORIENTATION_TAG = 0x0112
 _SHORT, _LONG = 3, 4  # types of numbers in TIFF 6.0, section 2
 
 
-def decode(
-    image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS, orientation: tf.Tensor | None = None
-) -> tf.Tensor:
+def decode(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     """Decodes one picture and turns it upright. What this refuses is no picture, in scan, split,
     training and served.
 
@@ -44,7 +42,6 @@ def decode(
     Args:
         image_bytes: string scalar, an encoded JPEG, PNG, GIF, BMP or WebP.
         max_pixels: width times height at most.
-        orientation: int64 scalar, 1…8, where it is known already: what `_orientation` gives.
 
     Returns:
         uint8 [height, width, 3], 0…255.
@@ -66,8 +63,7 @@ def decode(
             default=lambda: _decoded(image_bytes),
         ),
     )
-    if orientation is None:
-        orientation = _orientation(image_bytes)
+    orientation = _orientation(image_bytes)
     pixels = tf.cond(
         orientation > 1, lambda: _turned(pixels, orientation), lambda: tf.identity(pixels)
     )
@@ -94,7 +90,6 @@ def decode_and_resize(
     image_bytes: tf.Tensor,
     image_size: int,
     max_pixels: int = MAX_PIXELS,
-    orientation: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decodes one picture and stretches it to a square.
 
@@ -102,7 +97,6 @@ def decode_and_resize(
         image_bytes: string scalar, as `decode` takes it.
         image_size: side of the square in pixels.
         max_pixels: width times height at most.
-        orientation: as `decode` takes it.
 
     Returns:
         uint8 [image_size, image_size, 3], 0…255.
@@ -110,7 +104,7 @@ def decode_and_resize(
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no picture, as `decode` says.
     """
-    pixels = decode(image_bytes, max_pixels, orientation)
+    pixels = decode(image_bytes, max_pixels)
     # Bilinear without antialias is what the notebook trained with, and rounding makes a uint8 cache
     # lossless: left out, it moved probabilities by 0.02 between cached and uncached pictures.
     resized = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
@@ -139,16 +133,11 @@ def decode_batch(
         lambda zeros: (count, zeros)
     )
     decoded = (
-        tf.data.Dataset.from_tensor_slices(
-            (tf.range(count), image_bytes, _orientations(image_bytes))
-        )
+        tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         .map(
             # Nothing in it is to be converted, and looking for that takes a while.
             tf.autograph.experimental.do_not_convert(
-                lambda index, encoded, orientation: (
-                    index,
-                    decode_and_resize(encoded, image_size, max_pixels, orientation),
-                )
+                lambda index, encoded: (index, decode_and_resize(encoded, image_size, max_pixels))
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -318,15 +307,6 @@ def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 # What a file with a tag holds, as a regular expression, by its first byte: JPEG, PNG, WebP.
 _EXIF_NAMES = {0xFF: r"Exif\x00\x00", 0x89: "eXIf", 0x52: "EXIF"}
-
-
-def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Orientations of a batch: int64 [N], 1…8, from string [N]."""
-    return tf.cond(
-        tf.reduce_any([tf.reduce_any(_holds(image_bytes, name)) for name in _EXIF_NAMES.values()]),
-        lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
-        lambda: tf.ones_like(image_bytes, tf.int64),
-    )
 
 
 def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
