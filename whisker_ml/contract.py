@@ -23,6 +23,8 @@ OUTPUT_PROBABILITIES = "probabilities"
 OUTPUT_CLASSES = "classes"
 OUTPUT_VALID = "valid"
 OUTPUTS = (OUTPUT_LABEL, OUTPUT_PROBABILITY, OUTPUT_PROBABILITIES, OUTPUT_CLASSES, OUTPUT_VALID)
+# What a client asks for that has read the names of the classes.
+OUTPUTS_WITHOUT_CLASSES = tuple(name for name in OUTPUTS if name != OUTPUT_CLASSES)
 
 DEFAULT_MODEL_NAME = "whisker"
 STABLE_LABEL = "stable"

@@ -103,9 +103,6 @@ METHODS = {  # Path → message of the answer.
     _STATUS: "GetModelStatusResponse",
 }
 
-_OUTPUTS_WITHOUT_CLASSES = tuple(
-    name for name in contract.OUTPUTS if name != contract.OUTPUT_CLASSES
-)
 _READ = (
     contract.OUTPUT_VALID,
     contract.OUTPUT_LABEL,
@@ -316,7 +313,7 @@ class ClientProtocol:
         """Asks about one or more pictures; gives None for each that is none."""
         parts = yield from self._request(signature, {name: values})
         response = yield from self._answer(
-            signature, parts, _OUTPUTS_WITHOUT_CLASSES if self._classes else ()
+            signature, parts, contract.OUTPUTS_WITHOUT_CLASSES if self._classes else ()
         )
         version = response.model_spec.version.value
         if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:

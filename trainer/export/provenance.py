@@ -19,7 +19,10 @@ from whisker_ml import contract
 
 # One picture is what most clients send; a batch is what the server makes of many clients, or a
 # client of many pictures.
-_BATCH_SIZES = (1, 8, 32)
+_BATCH_SIZES = (1, 1, 8, 32)
+# TensorFlow prepares a session anew for each set of outputs, which takes seconds: all of them, and
+# those that our client asks for from its second request on.
+_OUTPUT_FILTERS: tuple[tuple[str, ...], ...] = ((), contract.OUTPUTS_WITHOUT_CLASSES, (), ())
 # So many different ones: what warms a model up is the shape of a request, and large pictures would
 # make files large.
 _DIFFERENT = 8
@@ -103,11 +106,11 @@ def write_warmup(folder: Path, model_name: str, pictures: Sequence[bytes]) -> in
     Args:
         folder: the SavedModel.
         model_name: as servers will know it.
-        pictures: encoded training pictures; the smallest of them are used, in batches of 1, 8 and
-            32.
+        pictures: encoded training pictures; the smallest of them are used, in batches of 1 (twice:
+            for all outputs, and without the classes' names), 8 and 32.
 
     Returns:
-        How many records there are: fewer than 3 where they would take more than 2 MB, 0 where one
+        How many records there are: fewer than 4 where they would take more than 2 MB, 0 where one
             picture does.
     """
     smallest = sorted(pictures, key=len)[:_DIFFERENT]
@@ -115,13 +118,14 @@ def write_warmup(folder: Path, model_name: str, pictures: Sequence[bytes]) -> in
     file.parent.mkdir(exist_ok=True)
     records, size = 0, 0
     with tf.io.TFRecordWriter(str(file)) as writer:
-        for batch_size in _BATCH_SIZES:
+        for batch_size, output_filter in zip(_BATCH_SIZES, _OUTPUT_FILTERS, strict=True):
             log = PredictionLog()
             request = log.predict_log.request
             request.model_spec.name, request.model_spec.signature_name = (
                 model_name,
                 contract.SIGNATURE_BYTES,
             )
+            request.output_filter.extend(output_filter)
             batch = list(islice(cycle(smallest), batch_size))
             request.inputs[contract.INPUT_BYTES].CopyFrom(tf.make_tensor_proto(batch, tf.string))
             size += log.ByteSize()

@@ -33,7 +33,9 @@ _ORIENTATION_TAG = 0x0112
 _SHORT, _LONG = 3, 4  # types of numbers in TIFF 6.0, section 2
 
 
-def decode(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+def decode(
+    image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS, orientation: tf.Tensor | None = None
+) -> tf.Tensor:
     """Decodes one picture and turns it upright. What this refuses is no picture, in scan, split,
     training and served.
 
@@ -42,6 +44,7 @@ def decode(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     Args:
         image_bytes: string scalar, an encoded JPEG, PNG, GIF, BMP or WebP.
         max_pixels: width times height at most.
+        orientation: int64 scalar, 1…8, where it is known already: what `_orientation` gives.
 
     Returns:
         uint8 [height, width, 3], 0…255.
@@ -51,19 +54,13 @@ def decode(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
             pixels, or one that the decoder would misread.
     """
     header = _read(image_bytes, 0, _HEADER_BYTES)
-    others = {b"\x89": _png, b"G": _gif, b"B": _bmp, b"R": _webp}
     pixels = tf.cond(
         header[0] == 0xFF,
         lambda: _jpeg(image_bytes, max_pixels),
-        lambda: tf.case(
-            [
-                (header[0] == first[0], partial(function, image_bytes, header, max_pixels))
-                for first, function in others.items()
-            ],
-            default=lambda: _decoded(image_bytes),
-        ),
+        lambda: _other_format(image_bytes, header, max_pixels),
     )
-    orientation = _orientation(image_bytes)
+    if orientation is None:
+        orientation = _orientation(image_bytes)
     pixels = tf.cond(
         orientation > 1, lambda: _turned(pixels, orientation), lambda: tf.identity(pixels)
     )
@@ -90,6 +87,7 @@ def decode_and_resize(
     image_bytes: tf.Tensor,
     image_size: int,
     max_pixels: int = MAX_PIXELS,
+    orientation: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decodes one picture and stretches it to a square.
 
@@ -97,6 +95,7 @@ def decode_and_resize(
         image_bytes: string scalar, as `decode` takes it.
         image_size: side of the square in pixels.
         max_pixels: width times height at most.
+        orientation: as `decode` takes it.
 
     Returns:
         uint8 [image_size, image_size, 3], 0…255.
@@ -104,7 +103,7 @@ def decode_and_resize(
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no picture, as `decode` says.
     """
-    pixels = decode(image_bytes, max_pixels)
+    pixels = decode(image_bytes, max_pixels, orientation)
     # Bilinear without antialias is what the notebook trained with, and rounding makes a uint8 cache
     # lossless: left out, it moved probabilities by 0.02 between cached and uncached pictures.
     resized = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
@@ -133,11 +132,16 @@ def decode_batch(
         lambda zeros: (count, zeros)
     )
     decoded = (
-        tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+        tf.data.Dataset.from_tensor_slices(
+            (tf.range(count), image_bytes, _orientations(image_bytes))
+        )
         .map(
             # Nothing in it is to be converted, and looking for that takes a while.
             tf.autograph.experimental.do_not_convert(
-                lambda index, encoded: (index, decode_and_resize(encoded, image_size, max_pixels))
+                lambda index, encoded, orientation: (
+                    index,
+                    decode_and_resize(encoded, image_size, max_pixels, orientation),
+                )
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -175,18 +179,27 @@ def _jpeg(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 @_apart
+def _other_format(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    decoders = {b"\x89": _png, b"G": _gif, b"B": _bmp, b"R": _webp}
+    return tf.case(
+        [
+            (header[0] == first[0], partial(decoder, image_bytes, header, max_pixels))
+            for first, decoder in decoders.items()
+        ],
+        default=lambda: _decoded(image_bytes),
+    )
+
+
 def _png(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
     whole = _checked(image_bytes, _big(header[16:20]) * _big(header[20:24]), max_pixels)
     return _decoded(whole)
 
 
-@_apart
 def _gif(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
     whole = _checked(image_bytes, _little(header[6:8]) * _little(header[8:10]), max_pixels)
     return _decoded(whole)
 
 
-@_apart
 def _bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
     height = _little(header[22:26])  # negative where the first row is the top one
     size = _little(header[18:22]) * tf.minimum(height, 2**32 - height)
@@ -199,7 +212,6 @@ def _bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tenso
     )
 
 
-@_apart
 def _webp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
     size, alpha, animated = _webp_properties(header)
     still = (~animated, "an animated WebP; save its first frame as a picture")
@@ -307,6 +319,15 @@ def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 # What a file with a tag holds, as a regular expression, by its first byte: JPEG, PNG, WebP.
 _EXIF_NAMES = {0xFF: r"Exif\x00\x00", 0x89: "eXIf", 0x52: "EXIF"}
+
+
+def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Orientations of a batch: int64 [N], 1…8, from string [N]."""
+    return tf.cond(
+        tf.reduce_any([tf.reduce_any(_holds(image_bytes, name)) for name in _EXIF_NAMES.values()]),
+        lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
+        lambda: tf.ones_like(image_bytes, tf.int64),
+    )
 
 
 def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
