@@ -9,8 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from serving.client.errors import UnreadablePicture
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+from whisker_ml.formats import SUFFIXES
 
 Found = tuple[str, UnreadablePicture | None]
 

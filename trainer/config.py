@@ -12,6 +12,7 @@ from trainer.errors import ConfigError
 from trainer.variants import RECIPES, VARIANTS
 from whisker_ml.cli import setting
 from whisker_ml.contract import DEFAULT_MODEL_NAME
+from whisker_ml.formats import MAX_PIXELS
 
 # What stands for "as the recipe says" in a setting that a recipe decides.
 _BY_RECIPE: dict[type, Any] = {int: -1, str: ""}
@@ -67,12 +68,12 @@ class Config:
     )
     classes: str = setting(
         "folders",
-        "folders: each folder below the data or split folder is a class; leaves: each lowest folder"
-        " is, by its path, such as Fruit/Apple",
+        "folders: each folder in the data folder, or in a split folder, is a class; leaves: each"
+        " folder that holds pictures is a class, named by its path, such as Fruit/Apple",
         choices=("folders", "leaves"),
     )
     max_pixels: int = setting(
-        100_000_000,
+        MAX_PIXELS,
         "width times height of a picture at most, in training and in the exported model; larger"
         " ones are left out",
         minimum=1,

@@ -53,7 +53,6 @@ def run(
         WhiskerError: something that the user can fix; the run folder says so too.
     """
     show_log()
-    sources.require(config.data, config.classes)
     with open_session(
         config, cluster=cluster, downloads=downloads, stop=stop, tensorboard=tensorboard, now=now
     ) as session:

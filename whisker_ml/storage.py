@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -312,10 +313,10 @@ def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | N
         }
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as partial,
+            tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging,
             ThreadPoolExecutor(THREADS) as pool,
         ):
-            partials = (Path(partial, str(number)) for number in range(len(wanted)))
+            partials = (Path(staging, str(number)) for number in range(len(wanted)))
             # The first failure cancels what has not begun.
             for _ in pool.map(_fetch, wanted.values(), wanted, partials):
                 pass
@@ -323,16 +324,43 @@ def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | N
 
 
 def download_file(address: str, path: Path) -> None:
-    """Downloads one object; the file appears, or is replaced, only when it is whole.
+    """Downloads one object, as `download_files` does."""
+    download_files({address: path})
+
+
+def download_files(files: Mapping[str, Path]) -> None:
+    """Downloads objects; a file appears, or is replaced, only when it is whole, and one that is
+    there with the same content stays.
+
+    Args:
+        files: where to, by address.
 
     Raises:
         ObjectMissingError: there is no such object, or no such bucket.
         StorageError: as `mapped_errors` says.
     """
-    with _bucket(address, missing=errors.ObjectMissingError) as (bucket, name):
+    if not files:
+        return
+    first = next(iter(files))
+    with (
+        mapped_errors(first, errors.ObjectMissingError),
+        client() as connection,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        # The first failure cancels what has not begun.
+        for _ in pool.map(partial(_fetch_file, connection), files, files.values()):
+            pass
+
+
+def _fetch_file(connection: storage.Client, address: str, path: Path) -> None:
+    bucket, name = parse_address(address)
+    with mapped_errors(address, errors.ObjectMissingError):
+        blob = connection.bucket(bucket).blob(name)
+        if path.exists():
+            blob.reload(**CALL)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as partial:
-            _fetch(bucket.blob(name), path, Path(partial, "file"))
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as staging:
+            _fetch(blob, path, Path(staging, "file"))
 
 
 @contextmanager

@@ -75,6 +75,18 @@ def test_three_levels_with_val_go_to_a_report(folder, tmp_path):
     assert written["config"]["classes"] == "leaves"
 
 
+def test_picture_above_max_pixels_is_left_out_by_name(folder, tmp_path):
+    large = Image.open(io.BytesIO(draw("cats", 7))).resize((200, 201))
+    large.save(folder / "Train" / "Fruit" / "Round" / "large.png")
+    result = run(settings(tmp_path, data=str(folder), classes="leaves", max_pixels=40_000))
+    assert {file["path"]: file["reason"] for file in result["data"]["left_out"]} == {
+        "Train/Fruit/Round/large.png": "more than 40,000 pixels",
+        "VAL/Fruit/Round/phone.jpg": (
+            "a HEIC picture; convert it, for example with ImageMagick: magick mogrify -format jpg"
+        ),
+    }
+
+
 def test_csv_goes_to_a_report(folder, tmp_path):
     rows = [
         f"{file.relative_to(folder)},{file.parent.name}"

@@ -53,8 +53,11 @@ def test_help_shows_every_setting_and_ends_with_0():
     [
         ("pictures.zip", "is a file; expected a folder of class folders, or a CSV file with"),
         ("file:///pictures", "expected a folder on this machine, a CSV file, or gs://…; download"),
+        ("photo.jpg", "is a file; expected a folder of class folders, or a CSV file with"),
+        ("set.tar.gz", "is a file; expected a folder of class folders, or a CSV file with"),
+        ("labels.csv", "line 1 is 'only a path'; expected a path, a label and, if need be,"),
         ("pcitures", "there is no such folder; expected one folder of pictures per class; did you"),
-        ("pictures", "cats, dogs hold only folders and look like groups of classes; take the"),
+        ("pictures", "cats, dogs hold only folders, like a group of classes; take the"),
     ],
 )
 def test_data_that_cannot_be_meant_is_refused_before_anything_starts(tmp_path, data, message):
@@ -63,15 +66,15 @@ def test_data_that_cannot_be_meant_is_refused_before_anything_starts(tmp_path, d
     for label in ("cats", "dogs"):
         (tmp_path / "pictures" / label / "old").mkdir(parents=True)
         (tmp_path / "pictures" / label / "old" / "1.jpg").touch()
+    for name in ("photo.jpg", "set.tar.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "labels.csv").write_text("only a path\n")
+    before = {file.name for file in tmp_path.iterdir()}
     # TensorFlow that cannot be imported shows that it was not.
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was started')")
     ended = task(f"--data={data}", folder=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"task.py: error: --data={data}: {message}")
     assert ended.stderr.count("\n") == 1
-    assert {file.name for file in tmp_path.iterdir()} <= {
-        "pictures",
-        "pictures.zip",
-        "tensorflow.py",
-        "__pycache__",
-    }
+    after = {file.name for file in tmp_path.iterdir()}
+    assert after - before <= {"tensorflow.py", "__pycache__"}

@@ -82,7 +82,7 @@ def _scan(folder: Path) -> None:
 
 
 def _split(folder: Path) -> None:
-    from trainer.data import checks, splits
+    from trainer.data import checks, layout, splits
 
     file = splits.ledger_file(folder)
     if file.exists():
@@ -95,11 +95,11 @@ def _split(folder: Path) -> None:
     ledger = splits.freeze(
         found, sha256, unreadable, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
     )
-    _freeze(ledger, file, listing.line())
+    _freeze(ledger, file, layout.not_used(listing.unused))
 
 
 def _extend(folder: Path) -> None:
-    from trainer.data import checks, splits
+    from trainer.data import checks, layout, splits
 
     before = splits.read_frozen(folder)
     if before is None:
@@ -118,7 +118,7 @@ def _extend(folder: Path) -> None:
         if old.get(path) != new.get(path):
             print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
     print(str(splits.changes_since(before, found, sha256)) or "nothing has changed")
-    _freeze(ledger, splits.ledger_file(folder), listing.line())
+    _freeze(ledger, splits.ledger_file(folder), layout.not_used(listing.unused))
 
 
 def _convert(folder: Path) -> None:

@@ -13,7 +13,8 @@ import tensorflow as tf
 from trainer.data.ledger import Ledger
 from trainer.data.pictures import Pictures
 from trainer.devices import Part
-from trainer.variants.preprocessing import MAX_PIXELS, decode_and_resize
+from trainer.variants.preprocessing import decode_and_resize
+from whisker_ml.formats import MAX_PIXELS
 from whisker_ml.processors import available_processors
 
 # Pictures decoded at a time: one waits for the disk while another takes a core.

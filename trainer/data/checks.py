@@ -15,8 +15,9 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from trainer.data.layout import FORMATS, Listing, Unused, format_by_content, format_by_name
+from trainer.data.layout import Listing, Unused, not_used
 from trainer.data.ledger import Found, LeftOut
+from whisker_ml.formats import FORMATS, format_by_content, format_by_name
 from whisker_ml.processors import available_processors
 
 # Near-duplicates: pictures whose thumbnails are the same, mirrored or not.
@@ -371,7 +372,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {what}{' = '.join(paths)}" + (f" and {more:,} more" if more > 0 else "")
     yield from _and_more(len(groups))
     if found["unused"]:
-        yield "not used: " + "; ".join(str(Unused(**unused)) for unused in found["unused"])
+        yield not_used([Unused(**unused) for unused in found["unused"]])
 
 
 def _count_lines(found: Mapping[str, Any]) -> Iterator[str]:

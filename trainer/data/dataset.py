@@ -16,17 +16,14 @@ from tqdm import tqdm
 from trainer.config import Config
 from trainer.data import batches, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
+from trainer.data.layout import not_used
 from trainer.data.ledger import Ledger, LeftOut
 from trainer.data.pictures import Pictures, assign, open_pictures
 from trainer.errors import DataError
 from trainer.session import Session
-from trainer.variants.preprocessing import (
-    MAX_PIXELS,
-    PIXELS_VERSION,
-    decode_and_resize,
-    why_undecodable,
-)
+from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
 from whisker_ml import files
+from whisker_ml.formats import MAX_PIXELS
 
 # Decoded pixels, kept in memory or on disk where they fit: measured, before anything is
 # decoded.
@@ -353,7 +350,7 @@ def _log(ledger: Ledger, pictures: Pictures) -> None:
     logger.info("%d pictures of %d classes: %s", len(ledger.pictures), len(ledger.classes), sizes)
     logger.info(splits.describe(ledger, pictures.found))
     if pictures.unused:
-        logger.info("not used: %s", "; ".join(map(str, pictures.unused)))
+        logger.info(not_used(pictures.unused))
     if ledger.left_out:
         logger.info("%d files left out:", len(ledger.left_out))
         for file in ledger.left_out[:_LEFT_OUT_SHOWN]:

@@ -3,42 +3,18 @@ lines of a CSV file; and what is there and not used.
 """
 
 import csv
+import io
 import os
-import re
-import stat
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.data.ledger import SPLITS, Found, LeftOut
+from trainer.data.ledger import SPLITS, Found, LeftOut, some
 from trainer.errors import DataError
-
-# The formats of picture files that are used: how their bytes begin, and how their names end.
-# First bytes, and where they stand; of WebP, the name of its container (RIFF) comes first.
-_SIGNATURES = {
-    "JPEG": (0, b"\xff\xd8\xff"),
-    "PNG": (0, b"\x89PNG"),
-    "GIF": (0, b"GIF8"),
-    "BMP": (0, b"BM"),
-    "WEBP": (8, b"WEBP"),
-}
-_BY_SUFFIX = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".png": "PNG",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".webp": "WEBP",
-}
-FORMATS = tuple(_SIGNATURES)
-PICTURE_SUFFIXES = tuple(_BY_SUFFIX)
-
-# Pictures too, which TensorFlow does not decode; ImageMagick (imagemagick.org) does.
-_CONVERTIBLE = (".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl", ".psd", ".svg", ".dng")
+from whisker_ml.formats import CONVERT, CONVERTIBLE, SUFFIXES, format_by_name
 
 # Names of split folders that people and their tools use, whatever their case.
 _SPLIT_NAMES = {
@@ -53,11 +29,11 @@ _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 # What a frozen split leaves beside the pictures.
 _FROZEN = ("ledger.json", "looks.jsonl")
 # Files that make a folder a run, a comparison of runs, or a model store.
-_OURS = ({"config.json", "state.json"}, {"comparison.json"}, {"models.config"})
+_OURS = ({"config.json", "state.json"}, {"compare.json"}, {"models.config"})
 
 # Of all pictures: where so many lie deeper than a class folder, its folders may be the classes.
 _MOSTLY = 0.9
-_NAMED = 3
+_LONGEST_ENDING = 6
 
 # Columns of a CSV file, by the names that people give them.
 _COLUMNS = {
@@ -81,9 +57,12 @@ class Unused:
     fix: str = ""
 
     def __str__(self) -> str:
-        plural = re.compile(r"\b(file|folder|picture|item)s\b")
-        what = self.what if self.count > 1 else plural.sub(r"\1", self.what, count=1)
-        return f"{self.count:,} {what}" + (f" ({self.fix})" if self.fix else "")
+        return f"{self.what}: {self.count:,}" + (f" ({self.fix})" if self.fix else "")
+
+
+def not_used(unused: Sequence[Unused]) -> str:
+    """One line for a person about what is not used; empty where there is nothing."""
+    return "not used: " + "; ".join(map(str, unused)) if unused else ""
 
 
 @dataclass(frozen=True)
@@ -99,27 +78,6 @@ class Listing:
     found: tuple[Found, ...]
     left_out: tuple[LeftOut, ...] = ()
     unused: tuple[Unused, ...] = ()
-
-    def line(self) -> str:
-        """What is not used, for a person; empty where there is nothing."""
-        return "not used: " + "; ".join(map(str, self.unused)) if self.unused else ""
-
-
-def format_by_name(path: str) -> str:
-    """Tells what a picture's name says: one of `FORMATS`, or nothing."""
-    return _BY_SUFFIX.get(Path(path).suffix.lower(), "")
-
-
-def format_by_content(encoded: bytes) -> str | None:
-    """Tells what a file's first bytes say: one of `FORMATS`, or None."""
-    return next(
-        (
-            name
-            for name, (start, signature) in _SIGNATURES.items()
-            if encoded.startswith(signature, start)
-        ),
-        None,
-    )
 
 
 def find(data: Path, classes: str = "folders") -> Listing:
@@ -148,13 +106,13 @@ def find(data: Path, classes: str = "folders") -> Listing:
     if len(labels) < 2:
         raise DataError(
             f"--data={data}: one class only ({labels[0]}); expected a folder of pictures for each"
-            f" of two or more classes{_but(listing)}"
+            " of two or more classes" + _but(listing.unused)
         )
     return listing
 
 
-def _but(listing: Listing) -> str:
-    return f"; {listing.line()}" if listing.unused else ""
+def _but(unused: Sequence[Unused]) -> str:
+    return f"; {not_used(unused)}" if unused else ""
 
 
 @dataclass
@@ -186,10 +144,9 @@ def _from_folder(folder: Path, classes: str) -> Listing:
     ]
     unused = _unused(tree, pictures, set(used), splits)
     if not used:
-        told = Listing((), (), unused)
         raise DataError(
             f"--data={folder}: no pictures found; expected <class>/*.jpg or train/<class>/*.jpg "
-            f"({', '.join(PICTURE_SUFFIXES)}){_but(told)}"
+            f"({', '.join(SUFFIXES)})" + _but(unused)
         )
     if classes == "folders":
         _require_classes(folder, used, depth)
@@ -231,7 +188,7 @@ def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> No
         return
     tree.folders.append(parts)
     for entry in entries:
-        require_utf8(entry.name, folder)
+        _require_utf8(entry.name, folder)
         below = (*parts, entry.name)
         name = entry.name.casefold()
         if name.startswith(".") or name in _SYSTEM_NAMES or name in _SYSTEM_FILES:
@@ -240,25 +197,13 @@ def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> No
             continue
         elif entry.is_dir():
             _walk(Path(entry.path), below, above | {real}, tree)
-        elif _is_regular(entry):
+        elif entry.is_file():
             tree.files.append(below)
         else:
             tree.special.append(below)
 
 
-def _is_regular(entry: os.DirEntry[str]) -> bool:
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:  # a link to nothing
-        return False
-
-
-def require_utf8(name: str, folder: Path) -> None:
-    """Refuses a name that no ledger can hold.
-
-    Raises:
-        DataError: it is not UTF-8.
-    """
+def _require_utf8(name: str, folder: Path) -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -312,20 +257,25 @@ def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
     if not deeper or (directly and not mostly):
         return
     # Where most pictures are in folders side by side.
-    parents = Counter(parts[:-2] for parts in used if len(parts) > depth + 2)
-    siblings = {parent: {p[len(parent)] for p in used if p[:-2] == parent} for parent in parents}
-    instead = next(
-        (parent for parent, _ in parents.most_common() if len(siblings[parent]) > 1), None
-    )
+    parents: Counter[_Parts] = Counter()
+    side_by_side: dict[_Parts, set[str]] = {}
+    for parts in used:
+        if len(parts) > depth + 2:
+            parents[parts[:-2]] += 1
+            side_by_side.setdefault(parts[:-2], set()).add(parts[-2])
+    instead = next((top for top, _ in parents.most_common() if len(side_by_side[top]) > 1), ())
     if instead and instead[-1].casefold() in _SPLIT_NAMES:
         instead = instead[:-1]
-    deeper_data = (
-        f", or train on one of them with --data={folder.joinpath(*instead)}" if instead else ""
+    data = shlex.quote(str(folder))
+    one_of_them = (
+        f", or train on one of them with --data={shlex.quote(str(folder.joinpath(*instead)))}"
+        if instead
+        else ""
     )
     raise DataError(
-        f"--data={folder}: {_some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
-        " folders and look like groups of classes; take the lowest folders as classes with"
-        f" python -m trainer.task --data={folder} --classes=leaves{deeper_data}"
+        f"--data={folder}: {some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
+        " folders, like a group of classes; take the lowest folders as classes with"
+        f" python -m trainer.task --data={data} --classes=leaves{one_of_them}"
     )
 
 
@@ -336,8 +286,8 @@ def _require_distinct(folder: Path, labels: Iterable[tuple[_Parts, str]]) -> Non
         first_label, first = known.setdefault(label.casefold(), (label, path))
         if first_label != label:
             raise DataError(
-                f"--data={folder}: {first} and {path} differ only in the case of letters; give the"
-                " folders of one class the same name"
+                f"--data={folder}: {first} and {path} differ only in the case of letters; write the"
+                " name of a class the same everywhere"
             )
 
 
@@ -370,38 +320,31 @@ def _unused(
             unused.append(Unused(f"pictures {where}", count, "without a class"))
         else:
             unused.append(Unused(f"pictures in {top}", count, "no folder of a split"))
-    others = Counter(Path(parts[-1]).suffix.lower() for parts in tree.files)
-    for suffix, count in sorted(others.items()):
-        if suffix not in _BY_SUFFIX:
-            fix = (
-                f"convert them: magick mogrify -format jpg *{suffix}"
-                if suffix in _CONVERTIBLE
-                else ""
-            )
-            unused.append(
-                Unused(f"{suffix} files" if suffix else "files without an ending", count, fix)
-            )
+    endings = Counter(_ending(parts[-1]) for parts in tree.files if not format_by_name(parts[-1]))
+    for ending, count in sorted(endings.items()):
+        fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
+        unused.append(Unused(f"{ending} files" if ending else "files of other kinds", count, fix))
     special = sum(not format_by_name(parts[-1]) for parts in tree.special)
     if special:
         unused.append(Unused("files that are no regular files", special))
     depth = 1 if splits else 0
+    holding = {parts[: depth + 1] for parts in used}
     empty = [
         parts
         for parts in tree.folders
-        if len(parts) == depth + 1
-        and (not splits or parts[0] in splits)
-        and not any(other[: len(parts)] == parts for other in used)
+        if len(parts) == depth + 1 and (not splits or parts[0] in splits) and parts not in holding
     ]
     if empty:
-        names = _some(["/".join(parts) for parts in empty])
+        names = some(["/".join(parts) for parts in empty])
         unused.append(Unused(f"folders without a picture that can be used: {names}", len(empty)))
     unused += [Unused(what, count) for what, count in sorted(tree.passed_over.items())]
     return tuple(unused)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _ending(name: str) -> str:
+    """The ending of a name in lower case; empty where it is none that people would know."""
+    ending = Path(name).suffix.lower()
+    return ending if ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING else ""
 
 
 def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -420,9 +363,10 @@ def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
         ) from error
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
-    rows = csv.reader(text.splitlines(), delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     order = ["path", "label", "split"]
-    for number, row in enumerate(rows, 1):
+    for row in rows:
+        number = rows.line_num
         values = [value.strip() for value in row]
         columns = [_COLUMNS.get(value.lower(), "") for value in values]
         if number == 1 and "path" in columns and "label" in columns:
@@ -444,7 +388,7 @@ def _from_csv(file: Path) -> Listing:
     left_out: dict[str, LeftOut] = {}
     without: list[int] = []
     for number, written, name, split_name in read_csv(file):
-        require_utf8(written, file)
+        _require_utf8(written, file)
         label = unicodedata.normalize("NFC", name)
         split = _SPLIT_NAMES.get(split_name.casefold()) if split_name else None
         if split_name and split is None:
@@ -452,7 +396,8 @@ def _from_csv(file: Path) -> Listing:
                 f"--data={file}: line {number} has the split {split_name!r}; expected train,"
                 " validation or test"
             )
-        path = os.path.normpath(written).replace(os.sep, "/")
+        as_windows = "\\" in written and not (file.parent / written).exists()
+        path = os.path.normpath(written.replace("\\", "/") if as_windows else written)
         if split is None:
             without.append(number)
         before, known = found.get(path, (number, None))

@@ -4,6 +4,7 @@ down.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ from trainer.errors import DataError
 from whisker_ml import files
 
 SPLITS = ("train", "validation", "test")
+_NAMED = 3
+
+
+def some(names: Sequence[str]) -> str:
+    """Names a few of many, for a person."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 _FORMAT = 1
 
 

@@ -6,27 +6,28 @@ import hashlib
 import http.client
 import io
 import os
+import posixpath
 import shutil
 import stat
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from trainer.config import Config
-from trainer.data.layout import CSV_SUFFIXES, PICTURE_SUFFIXES, find, read_csv
+from trainer.data.layout import CSV_SUFFIXES, find, read_csv
 from trainer.data.pictures import INDEX
 from trainer.data.sample import write_sample
 from trainer.data.splits import LEDGER_NAME
 from trainer.errors import DataError, WeightsError
 from trainer.variants import VARIANTS
 from whisker_ml import storage
-from whisker_ml.files import is_address, parse_address, replacing
+from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address, replacing
+from whisker_ml.formats import SUFFIXES
 
 # The zip that TensorFlow's tutorials use: 2,000 training and 1,000 validation pictures.
 CATS_AND_DOGS_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
@@ -38,7 +39,6 @@ IMAGENET_SIZES = (96, 128, 160, 192, 224)
 
 # What `--data` names without a folder.
 NAMES = ("sample", "cats_and_dogs")
-_FETCHED_AT_ONCE = 8
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 _SAMPLE_SEED = 1
@@ -82,8 +82,8 @@ def pictures_folder(
         folder = downloads / "gs" / name / prefix
         if folder.suffix.lower() in CSV_SUFFIXES:
             storage.download_file(data, folder)
-            return _with_pictures(folder, downloads, f"gs://{name}/{Path(prefix).parent}")
-        storage.download_folder(data, folder, suffixes=(*PICTURE_SUFFIXES, *_FROZEN))
+            return _with_pictures(folder, downloads, f"{BUCKET_SCHEME}{name}/{Path(prefix).parent}")
+        storage.download_folder(data, folder, suffixes=(*SUFFIXES, *_FROZEN))
         return folder
     path = Path(data).expanduser()
     return _with_pictures(path, downloads) if path.is_file() else path
@@ -99,6 +99,8 @@ def require(data: str, classes: str) -> None:
     Raises:
         DataError: there is no such folder or CSV file on this machine, or it cannot be trained on.
     """
+    if not data:
+        raise DataError("--data is empty; expected one folder of pictures per class")
     if data in NAMES or is_address(data):
         return
     if "://" in data:
@@ -144,21 +146,19 @@ def _with_pictures(file: Path, downloads: Path, base: str = "") -> Path:
         The file, or a copy that names what was fetched.
     """
     rows = list(read_csv(file))
-    addresses = {
-        path: path if is_address(path) else f"{base}/{path}"
-        for _, path, _, _ in rows
-        if base or is_address(path)
-    }
-    if not addresses:
+    local: dict[str, Path] = {}
+    for number, path, _, _ in rows:
+        if base or is_address(path):
+            bucket, name = parse_address(path if is_address(path) else f"{base}/{path}")
+            local[path] = Path(bucket, posixpath.normpath(name))
+            if ".." in local[path].parts:
+                raise DataError(f"--data={file}: line {number} leads out of its bucket: {path}")
+    if not local:
         return file
     root = downloads / "gs"
-    local = {path: Path(*parse_address(address)) for path, address in addresses.items()}
-    with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
-        list(
-            pool.map(
-                lambda path: storage.download_file(addresses[path], root / local[path]), addresses
-            )
-        )
+    storage.download_files(
+        {f"{BUCKET_SCHEME}{file.as_posix()}": root / file for file in local.values()}
+    )
     digest = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:12]
     copy = root / f"{file.stem}-{digest}.csv"
     with replacing(copy) as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:

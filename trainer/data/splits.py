@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from trainer.config import split_percentages
-from trainer.data.ledger import SPLITS, Found, Ledger, LeftOut, Picture
+from trainer.data.ledger import SPLITS, Found, Ledger, LeftOut, Picture, some
 from trainer.errors import DataError
 from whisker_ml import files
 
@@ -261,7 +261,6 @@ def _fill_small_classes(
 
 LEDGER_NAME = "ledger.json"
 _LOOKS = "looks.jsonl"
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ class Changes:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{len(paths)} {how} ({_some(paths)})" for how, paths in vars(self).items() if paths
+            f"{len(paths)} {how} ({some(paths)})" for how, paths in vars(self).items() if paths
         )
 
 
@@ -379,7 +378,3 @@ def count_test_set_evaluation(data: Path, ledger: Ledger, run: str) -> int | Non
             return sum(1 for _ in stream)
     except OSError:
         return None
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")

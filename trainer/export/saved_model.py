@@ -15,8 +15,9 @@ import keras
 import tensorflow as tf
 
 from trainer.variants.objective import Objective
-from trainer.variants.preprocessing import MAX_PIXELS, decode_batch
+from trainer.variants.preprocessing import decode_batch
 from whisker_ml import contract
+from whisker_ml.formats import MAX_PIXELS
 
 
 class _Served(tf.Module):

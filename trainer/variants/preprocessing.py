@@ -9,8 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# Width times height of a picture at most: decoded, it takes 300 MB.
-MAX_PIXELS = 100_000_000
+from whisker_ml.formats import CONVERT, MAX_PIXELS, format_by_content
 
 # Goes up when the same bytes give other pixels. 2: upright by the orientation tag, palettes of BMP.
 PIXELS_VERSION = 2
@@ -18,13 +17,12 @@ PIXELS_VERSION = 2
 # From these bytes format, size and peculiarities of a picture are known.
 _HEADER_BYTES = 70
 
-# How bytes begin that are no picture to us, and what they are.
-_CONVERT = "convert it, for example with ImageMagick: magick mogrify -format jpg"
-_NO_PICTURES = {
+# How bytes begin of pictures that are of no format of ours, and what they are.
+_CONVERT = f"convert it, for example with ImageMagick: {CONVERT}"
+_CONVERTIBLE = {
     rb".{4}ftyp(avif|avis)": f"an AVIF picture; {_CONVERT}",
     rb".{4}ftyp(hei|hev|mif1|msf1)": f"a HEIC picture; {_CONVERT}",
     rb"II\*\0|MM\0\*": f"a TIFF picture; {_CONVERT}",
-    rb"(?!\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF.{4}WEBP)": "no JPEG, PNG, GIF, BMP or WebP picture",
 }
 
 # Segments or chunks of a file that are looked through for its orientation tag at most.
@@ -60,7 +58,10 @@ def decode(
         lambda: _other_format(image_bytes, header, max_pixels),
     )
     if orientation is None:
-        orientation = _orientation(image_bytes)
+        # Only of what decodes: a call that is under way when another operation fails ends as
+        # "cancelled", which is no answer about the picture.
+        with tf.control_dependencies([pixels]):
+            orientation = _orientation(tf.identity(image_bytes))
     pixels = tf.cond(
         orientation > 1, lambda: _turned(pixels, orientation), lambda: tf.identity(pixels)
     )
@@ -71,9 +72,11 @@ def why_undecodable(encoded: bytes, max_pixels: int = MAX_PIXELS) -> str:
     """Says, for a person, why bytes that do not decode are no picture."""
     if not encoded:
         return "empty file"
-    for begins, what in _NO_PICTURES.items():
+    for begins, what in _CONVERTIBLE.items():
         if re.match(begins, encoded, re.DOTALL):
             return what
+    if format_by_content(encoded) is None:
+        return "no JPEG, PNG, GIF, BMP or WebP picture"
     try:
         decode(tf.constant(encoded), max_pixels)
     except tf.errors.OpError as error:

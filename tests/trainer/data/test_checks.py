@@ -120,7 +120,7 @@ def test_each_problem_is_listed_with_its_reason():
         [LeftOut("train/cats/6.jpg", "empty file")],
         Listing((), (), (Unused(".heic", 2, "convert them"),)),
     )
-    assert list(table(found))[-1] == "not used: 2 .heic (convert them)"
+    assert list(table(found))[-1] == "not used: .heic: 2 (convert them)"
     assert found["mislabelled"] == [{"path": "train/cats/1.png", "reason": "JPEG"}]
     assert found["turned"] == [{"path": "train/cats/2.jpg", "reason": "tag 3"}]
     assert found["tiny"] == [{"path": "train/cats/3.jpg", "reason": "20×200"}]

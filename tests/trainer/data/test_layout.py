@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.layout import find
+from trainer.data.layout import find, not_used
 from trainer.data.ledger import Found
 from trainer.errors import DataError
 
@@ -182,7 +182,9 @@ def test_what_stands_beside_split_folders_is_counted(tmp_path):
         "pictures beside the class folders of train": 1,
         "pictures beside the folders": 1,
     }
-    assert listing.line().startswith("not used: 1 picture beside the folders (without a class)")
+    assert not_used(listing.unused).startswith(
+        "not used: pictures beside the folders: 1 (without a class); pictures in extra: 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,31 @@ def test_folders_of_class_folders_are_told_with_what_to_give_instead(
     assert "\n" not in text
 
 
+def test_command_that_is_told_can_be_pasted(tmp_path):
+    folder = tmp_path / "my pictures"
+    make(folder, "all/cats/1.jpg", "all/dogs/2.jpg")
+    with pytest.raises(DataError) as error:
+        find(folder)
+    assert f"--data='{folder}' --classes=leaves" in str(error.value)
+    assert str(error.value).endswith(f"--data='{folder}/all'")
+
+
+def test_endings_that_are_numbers_are_one_entry(tmp_path):
+    make(tmp_path, "cats/1.jpg", "dogs/2.jpg", *(f"dogs/img.{n} (1)" for n in range(50)))
+    make(tmp_path, *(f"dogs/img.2024100{n}" for n in range(5)))
+    assert unused(find(tmp_path)) == {"files of other kinds": 55}
+
+
+def test_thousands_of_folders_take_no_longer_than_their_number(tmp_path):
+    make(tmp_path, *(f"{number:04}/1.jpg" for number in range(3000)))
+    for number in range(3000):
+        (tmp_path / f"empty{number}").mkdir()
+    listing = find(tmp_path)
+    assert len(listing.found) == 3000
+    assert [entry.count for entry in listing.unused] == [3000]
+    assert "empty0, empty1, empty10 and 2997 more" in not_used(listing.unused)
+
+
 def test_lowest_folders_are_classes_by_their_path(tmp_path):
     make(
         tmp_path,
@@ -247,7 +274,7 @@ def test_other_endings_are_counted_with_what_to_do(tmp_path):
     listing = find(tmp_path)
     assert [file.path for file in listing.found] == ["cats/1.jfif", "cats/2.jpe", "dogs/3.jpg"]
     assert unused(listing) == {
-        "files without an ending": 1,
+        "files of other kinds": 1,
         ".avif files": 1,
         ".heic files": 1,
         ".tif files": 1,
@@ -255,7 +282,9 @@ def test_other_endings_are_counted_with_what_to_do(tmp_path):
         ".txt files": 1,
         "folders without a picture that can be used: birds, fish": 2,
     }
-    assert "1 .heic file (convert them: magick mogrify -format jpg *.heic)" in listing.line()
+    assert ".heic files: 1 (convert them: magick mogrify -format jpg *.heic)" in not_used(
+        listing.unused
+    )
 
 
 def test_hidden_and_system_folders_are_passed_over_at_any_depth(tmp_path):
@@ -270,7 +299,12 @@ def test_hidden_and_system_folders_are_passed_over_at_any_depth(tmp_path):
 def test_runs_and_models_are_no_classes(tmp_path):
     make(tmp_path, "cats/1.jpg", "dogs/2.jpg")
     make(tmp_path, *(f"runs/a/{name}" for name in ("config.json", "state.json", "pictures/3.png")))
-    make(tmp_path, "runs/compare/comparison.json", "runs/compare/a/pictures/4.png")
+    make(
+        tmp_path,
+        "runs/compare/compare.json",
+        "runs/compare/pictures/5.png",
+        "runs/compare/a/pictures/4.png",
+    )
     make(tmp_path, "models/models.config", "models/whisker/1/saved_model.pb")
     listing = find(tmp_path)
     assert {file.label for file in listing.found} == {"cats", "dogs"}
@@ -321,6 +355,8 @@ def test_class_of_one_split_names_the_folder_that_is_missing(tmp_path, extra, ha
         "a/1.jpg,cat\na/2.jpg,dog\n",
         "label;image_path\ncat;a/1.jpg\ndog;./a/2.jpg\n",
         "\ufefffilename\tclass\r\na/1.jpg\tcat\r\n\r\na/2.jpg\tdog\r\n",
+        "a\\1.jpg,cat\n.\\a\\2.jpg,dog\n",
+        'id,note,path,label\n1,"two\nlines",a/1.jpg,cat\n2,,a/2.jpg,dog\n',
     ],
 )
 def test_csv_names_pictures_and_their_labels(tmp_path, text):

@@ -117,6 +117,13 @@ def test_csv_may_name_pictures_in_a_bucket(bucket, tmp_path, where):
     assert [opened.read(file.path) for file in opened.found] == list(pictures.values())
 
 
+def test_csv_cannot_lead_out_of_its_bucket(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text("gs://bucket/../../elsewhere.jpg,cats\n")
+    with pytest.raises(DataError, match="line 1 leads out of its bucket: gs://bucket/../../else"):
+        pictures_folder(str(file), tmp_path / "downloads")
+
+
 def test_folder_is_used_where_it_is(tmp_path):
     assert pictures_folder(str(tmp_path), tmp_path / "downloads") == tmp_path
 

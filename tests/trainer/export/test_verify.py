@@ -20,7 +20,7 @@ from whisker_ml import contract
 
 def test_published_run_was_verified_on_its_whole_test_set(trained):
     found, n = trained.result["verification"], trained.result["test"]["n"]
-    assert (found["n"], found["over_rest"]["n"], found["warmup_records"]) == (n, min(n, 20), 3)
+    assert (found["n"], found["over_rest"]["n"], found["warmup_records"]) == (n, min(n, 20), 4)
     assert (
         max(found["largest_difference"], found["over_rest"]["largest_difference"])
         <= found["bound"]
