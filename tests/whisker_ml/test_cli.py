@@ -1,5 +1,8 @@
+import os
 import subprocess
 import sys
+
+import pytest
 
 SCRIPT = """
 from whisker_ml import cli
