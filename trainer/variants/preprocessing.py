@@ -27,6 +27,8 @@ _CONVERTIBLE = {
 
 # Segments or chunks of a file that are looked through for its orientation tag at most.
 _MOST_SEGMENTS = 64
+# A comment of 250 kB before the first image of a GIF.
+_MOST_GIF_BLOCKS = 1024
 _ORIENTATION_TAG = 0x0112
 _SHORT, _LONG = 3, 4  # types of numbers in TIFF 6.0, section 2
 
@@ -199,15 +201,19 @@ def _png(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tenso
 
 
 def _gif(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    whole = _checked(image_bytes, _little(header[6:8]) * _little(header[8:10]), max_pixels)
-    return _decoded(whole)
+    # The decoder goes by the first image, whatever the screen is said to be.
+    screen = _little(header[6:8]) * _little(header[8:10])
+    size = tf.maximum(screen, _first_gif_image(image_bytes, header))
+    return _decoded(_checked(image_bytes, size, max_pixels))
 
 
 def _bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
     height = _little(header[22:26])  # negative where the first row is the top one
     size = _little(header[18:22]) * tf.minimum(height, 2**32 - height)
-    readable = (_bmp_is_readable(header), "a BMP that is compressed or older than Windows 3")
-    pixels = _decoded(_checked(image_bytes, size, max_pixels, readable))
+    readable = _bmp_is_readable(header)
+    usual = (readable, "a BMP of an unusual kind; save it as PNG")
+    # Where it is none of the usual kinds, its size is not where this looked for it.
+    pixels = _decoded(_checked(image_bytes, _only(readable, size), max_pixels, usual))
     return tf.cond(
         _little(header[28:30]) == 8,
         lambda: _palette_colours(pixels, image_bytes, header),
@@ -297,6 +303,32 @@ def _palette_colours(pixels: tf.Tensor, image_bytes: tf.Tensor, header: tf.Tenso
     table = tf.io.decode_raw(tf.strings.substr(image_bytes, start, length), tf.uint8)
     # Numbers that the palette does not have are an error of `gather`: the file is damaged.
     return tf.gather(tf.reshape(table, [-1, 4])[:, 2::-1], tf.cast(pixels[..., 0], tf.int32))
+
+
+def _first_gif_image(image_bytes: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
+    """Pixels of the first image of a GIF (GIF89a, sections 17 to 25): int64; 0 where there is none
+    within the first blocks.
+    """
+    colours = _only(_bit(header[10], 0x80), 3 * 2 ** (1 + header[10] % 8))
+
+    def block(
+        position: tf.Tensor, inside: tf.Tensor, _size: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        head = _read(image_bytes, position, 9)
+        # Inside of an extension, parts with their length before them, up to one of length 0.
+        following = tf.where(inside, position + 1 + head[0], position + 2)
+        still_inside = tf.where(inside, head[0] > 0, head[0] == 0x21)
+        found = ~inside & (head[0] == 0x2C)
+        size = _little(head[5:7]) * _little(head[7:9])
+        return following, still_inside, _only(found, size)
+
+    _, _, size = tf.while_loop(
+        lambda position, _inside, size: (size == 0) & (position < _length(image_bytes)),
+        block,
+        (13 + colours, tf.constant(False), _number(0)),
+        maximum_iterations=_MOST_GIF_BLOCKS,
+    )
+    return size
 
 
 def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

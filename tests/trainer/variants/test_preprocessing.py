@@ -225,6 +225,7 @@ def test_no_byte_that_is_changed_fails_otherwise_than_as_no_picture(photo, decod
         tagged_png(encode(photo, "PNG"), tiff),
         tagged_webp(photo, tiff),
         encode(photo.convert("P"), "BMP"),
+        encode(photo.convert("P"), "GIF"),
     ]
     batch = []
     for number in range(1200):
@@ -278,7 +279,7 @@ def test_what_is_refused_is_refused_by_name(photo):
     wide = bytearray(encode(photo, "PNG"))
     wide[16:24] = struct.pack(">II", 20_000, 20_000)
     for encoded, reason in {
-        bytes(bmp): "a BMP that is compressed or older than Windows 3",
+        bytes(bmp): "a BMP of an unusual kind; save it as PNG",
         moving: "an animated WebP; save its first frame as a picture",
         encode(Image.new("1", (10_001, 10_000)), "PNG"): "more than 100,000,000 pixels",
         bytes(wide): "more than 100,000,000 pixels",
@@ -291,6 +292,61 @@ def test_what_is_refused_is_refused_by_name(photo):
         assert why_undecodable(encoded).startswith(reason)
         with pytest.raises(tf.errors.InvalidArgumentError):
             pixels(encoded)
+
+
+def bmp(bits, rows, palette=b"", compression=0, height=None, head=40):
+    """A BMP as programs other than Pillow write it; rows: uint8 [height, bytes], from the top."""
+    start = 14 + head + len(palette)
+    upwards = height is None
+    data = (rows[::-1] if upwards else rows).tobytes()
+    width = rows.shape[1] * 8 // bits
+    fields = (head, width, len(rows) if upwards else height, 1, bits, compression, 0, 0, 0, 0, 0)
+    return (
+        struct.pack("<2sIII", b"BM", start + len(data), 0, start)
+        + struct.pack("<IiiHHIIiiII", *fields)
+        + bytes(head - 40)
+        + palette
+        + data
+    )
+
+
+def test_bmp_of_many_kinds_is_right_or_refused():
+    generator = np.random.default_rng(0)
+    palette = generator.integers(0, 256, (256, 4), np.uint8)
+    numbers = generator.integers(0, 256, (20, 36), np.uint8)
+    expected = decode_and_resize(
+        tf.constant(encode(Image.fromarray(palette[:, 2::-1][numbers]), "PNG")), SIZE
+    )
+    for encoded in (
+        bmp(8, numbers, palette.tobytes()),
+        bmp(8, numbers, palette.tobytes(), height=-20),
+        bmp(8, numbers, palette.tobytes(), head=124),
+    ):
+        np.testing.assert_array_equal(pixels(encoded), expected)
+    colours = generator.integers(0, 256, (20, 36, 4), np.uint8)
+    rows = colours.reshape(20, -1)
+    masks = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+    shown = decode_and_resize(
+        tf.constant(encode(Image.fromarray(colours[:, :, 2::-1].copy()), "PNG")), SIZE
+    )
+    np.testing.assert_array_equal(pixels(bmp(32, rows, masks, compression=3)), shown)
+    old = b"BM" + struct.pack("<IIIIHHHH", 26, 0, 26, 12, 36, 20, 1, 24) + bytes(36 * 20 * 3)
+    for encoded in (
+        bmp(8, numbers, palette.tobytes(), compression=1),
+        bmp(32, rows, masks[::-1], compression=3),
+        old,
+    ):
+        assert why_undecodable(encoded) == "a BMP of an unusual kind; save it as PNG"
+    # Numbers that the palette does not have.
+    assert why_undecodable(bmp(8, numbers, palette[:16].tobytes())).startswith("truncated")
+
+
+@pytest.mark.parametrize("comment", [b"", b"by hand" * 100])
+def test_limit_of_pixels_of_a_gif_goes_by_its_first_image(comment):
+    encoded = bytearray(encode(Image.new("P", (300, 200)), "GIF", comment=comment))
+    encoded[6:10] = struct.pack("<HH", 1, 1)  # the screen
+    assert decode_and_resize(tf.constant(bytes(encoded)), SIZE, 60_000).shape == (SIZE, SIZE, 3)
+    assert why_undecodable(bytes(encoded), 59_999) == "more than 59,999 pixels"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
