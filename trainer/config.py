@@ -74,8 +74,8 @@ class Config:
     )
     max_pixels: int = setting(
         MAX_PIXELS,
-        "width times height of a picture at most, in training and in the exported model; larger"
-        " ones are left out",
+        "largest width times height of a picture, in training and in the exported model; larger"
+        " pictures are left out",
         minimum=1,
     )
     on_bad_image: str = setting(
@@ -96,8 +96,8 @@ class Config:
     )
     cache_dir: str = setting(
         "",
-        "folder that keeps what is drawn, downloaded and computed once; empty: whisker in"
-        " $XDG_CACHE_HOME or ~/.cache",
+        "folder for downloads, and for features that are computed once; empty:"
+        " $XDG_CACHE_HOME/whisker or ~/.cache/whisker",
     )
     variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS))
     base_weights: str = setting(

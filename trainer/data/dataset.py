@@ -348,7 +348,8 @@ def _log(ledger: Ledger, pictures: Pictures) -> None:
         f"{split} {sum(counts.values())}" for split, counts in ledger.counts().items()
     )
     logger.info("%d pictures of %d classes: %s", len(ledger.pictures), len(ledger.classes), sizes)
-    logger.info(splits.describe(ledger, pictures.found))
+    if pictures.frozen is None:
+        logger.info(splits.describe(ledger, pictures.found))
     if pictures.unused:
         logger.info(not_used(pictures.unused))
     if ledger.left_out:

@@ -233,7 +233,7 @@ def _split_folders(folder: Path, pictures: Sequence[_Parts]) -> dict[str, str]:
     if splits and "train" not in splits.values():
         raise DataError(
             f"--data={folder}: holds {' and '.join(splits)} but no train folder; expected"
-            " train/<class>/, or another name where this is a class"
+            f" train/<class>/; if {next(iter(splits))} is a class, rename it"
         )
     return splits
 
@@ -336,7 +336,7 @@ def _unused(
     ]
     if empty:
         names = some(["/".join(parts) for parts in empty])
-        unused.append(Unused(f"folders without a picture that can be used: {names}", len(empty)))
+        unused.append(Unused(f"folders without a usable picture ({names})", len(empty)))
     unused += [Unused(what, count) for what, count in sorted(tree.passed_over.items())]
     return tuple(unused)
 

@@ -24,15 +24,18 @@ def describe(ledger: Ledger, found: Sequence[Found]) -> str:
     """Says in one line how the pictures were split."""
     given = {file.given_split for file in found}
     if ledger.protocol not in PROTOCOLS:
-        how = "all of it by content hash, in these percentages"
+        how = "by content hash, in these percentages"
     elif given in ({None}, {"train"}):
         how = "by content hash: 60 % train, 20 % validation, 20 % test"
-    elif ledger.protocol == "hold_out" or not {"validation", "test"} <= given:
-        taken = [split for split in SPLITS if split not in given]
-        how = f"folders as given, {' and '.join(taken) or 'validation'} by content hash"
     else:
-        how = "folders as given"
-    return f"split {ledger.protocol}: {how}; pictures that are added move none (--split changes it)"
+        parts = []
+        if "test" not in given:
+            whole = ledger.protocol == "hold_out"
+            parts.append(f"{'all' if whole else 'a fifth'} of validation for testing")
+        if ledger.protocol == "hold_out" or "validation" not in given:
+            parts.append("a fifth of train for validation")
+        how = ", ".join(["as the folders say", *parts])
+    return f"split {ledger.protocol}: {how}; new pictures do not move old ones (see --split)"
 
 
 # Which bucket goes where, where nothing is given, and where validation pictures are taken from the

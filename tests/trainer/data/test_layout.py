@@ -280,7 +280,7 @@ def test_other_endings_are_counted_with_what_to_do(tmp_path):
         ".tif files": 1,
         ".tiff files": 1,
         ".txt files": 1,
-        "folders without a picture that can be used: birds, fish": 2,
+        "folders without a usable picture (birds, fish)": 2,
     }
     assert ".heic files: 1 (convert them: magick mogrify -format jpg *.heic)" in not_used(
         listing.unused

@@ -14,6 +14,7 @@ from trainer.data.pictures import assign, open_pictures
 from trainer.data.splits import (
     changes_since,
     count_test_set_evaluation,
+    describe,
     extend,
     freeze,
     ledger_file,
@@ -354,3 +355,23 @@ def test_notebooks_way_shows_test_pictures_in_validation_and_ours_shows_none(tmp
         == len(ledger.pictures)
         == sum(len(examples.indices(split)) for split in SPLITS)
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "protocol", "how"),
+    [
+        (FLAT, "given", "by content hash: 60 % train, 20 % validation, 20 % test"),
+        (FLAT, "70,15,15", "by content hash, in these percentages"),
+        (GIVEN, "given", "as the folders say, a fifth of validation for testing"),
+        (
+            GIVEN,
+            "hold_out",
+            "as the folders say, all of validation for testing, a fifth of train for validation",
+        ),
+    ],
+)
+def test_how_a_folder_is_split_is_said_in_one_line(names, protocol, how):
+    found, sha256 = found_and_hashes(names)
+    ledger = freeze(found, sha256, [], protocol=protocol)
+    expected = f"split {protocol}: {how}; new pictures do not move old ones (see --split)"
+    assert describe(ledger, found) == expected
