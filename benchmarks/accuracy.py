@@ -1,23 +1,27 @@
-"""How accurate the recipes are on the real cats and dogs: beside the stock Keras recipe, and part
-by part.
+"""How accurate the recipes are, beside stock Keras, on several data sets in one go.
 
-  python -m benchmarks.accuracy --data=cats_and_dogs_filtered \\
+  python -m benchmarks.accuracy --data=cats_and_dogs_filtered,clothing,sign_language_digits \\
     --weights=mobilenet_v2_..._160_no_top.h5
 
 Seed by seed, so that what is there after a part of the time is a table already; the same command
-goes on where it was stopped, in the middle of a run. No time is measured here: other work on the
-machine does no harm.
+goes on where it was stopped, in the middle of a run. Where a set has no test folder, its validation
+folder is the test set and a fifth of train selects; where it has neither, hashes split it.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
 from benchmarks.bench_training import Trainings, define_trainings
 from benchmarks.measurement import define_output, record
 from whisker_ml import cli
+
+# Draws of the bootstrap: its intervals are good to a tenth of a point.
+_DRAWS = 4000
 
 
 class Row(NamedTuple):
@@ -28,125 +32,151 @@ class Row(NamedTuple):
         side: ``whisker`` or ``stock``.
         variant: of the model.
         flags: of `trainer.task`.
-        seeds: how many; 0, 1, ….
+        against: the row that it is compared with, picture by picture; empty: none.
     """
 
     name: str
     side: str
     variant: str
-    flags: tuple[str, ...]
-    seeds: int
+    flags: tuple[str, ...] = ()
+    against: str = ""
 
 
-def _row(name: str, *more: str, seeds: int = 1) -> Row:
-    variant, kind, *_ = name.split()
-    return Row(name, "stock" if kind == "stock" else "whisker", variant, more, seeds)
-
-
-_SCRATCH = ("plain", "augmented", "preprocessed")
-_BEST, _FAST = "--recipe=best", "--recipe=fast"
-RECIPES = (
-    *(_row(f"{variant} stock", seeds=3) for variant in _SCRATCH),
-    *(_row(f"{variant} notebook", seeds=3) for variant in _SCRATCH),
-    _row("transfer stock", seeds=5),
-    _row("transfer notebook", seeds=5),
-    _row("transfer fast", _FAST, seeds=5),
-    _row("preprocessed best", _BEST, seeds=3),
-    _row("transfer best", _BEST, seeds=5),
-    _row("transfer best 224", _BEST, "--image_size=224", seeds=5),
+_FAST, _BEST, _224 = "--recipe=fast", "--recipe=best", "--image_size=224"
+TRANSFER = (
+    Row("stock", "stock", "tutorial"),
+    Row("fast", "whisker", "transfer", (_FAST,), "stock"),
+    Row("best", "whisker", "transfer", (_BEST,), "fast"),
+    Row("fast 224", "whisker", "transfer", (_FAST, _224)),
+    Row("best 224", "whisker", "transfer", (_BEST, _224), "fast 224"),
 )
-# What `best` is made of, one part at a time; one seed each, as the parts differ by more than seeds
-# do or are not taken.
-ABLATION = (
-    _row(
-        "preprocessed notebook for 60 epochs at a falling rate",
-        "--epochs=60",
-        "--learning_rate=cosine:0.001",
-    ),
-    _row("preprocessed best for 20 epochs", _BEST, "--epochs=20"),
-    _row("transfer fast with 4 views", _FAST, "--feature_views=4"),
-    _row("transfer fast then fine-tuned", _FAST, "--fine_tune_epochs=4"),
-    _row("transfer best with 8 epochs of fine-tuning", _BEST, "--fine_tune_epochs=8"),
-    _row("transfer fast 224", _FAST, "--image_size=224"),
+SCRATCH = (
+    *(Row(f"{name} stock", "stock", name) for name in ("plain", "augmented", "preprocessed")),
+    *(Row(f"{name} notebook", "whisker", name) for name in ("plain", "augmented", "preprocessed")),
+    Row("preprocessed best", "whisker", "preprocessed", (_BEST,), "preprocessed notebook"),
 )
+ROWS = (*TRANSFER, *SCRATCH)
 
 
 def main() -> None:
     """Entry point."""
     define_trainings(None, "runs/accuracy")
-    cli.define("rows", [], "names of the rows to measure; empty: all")
+    cli.define("rows", [row.name for row in TRANSFER], "names of the rows to measure")
+    cli.define("seeds", 3, "of each row: 0, 1, …", minimum=1)
     define_output("accuracy")
     cli.run(_measure)
 
 
 def _measure(_: Sequence[str]) -> None:
-    trainings = Trainings()
+    options = flags.FLAGS
+    work = Path(options.work_dir)
+    sets = {
+        Path(folder).name: Trainings(folder, str(work / Path(folder).name))
+        for folder in options.data.split(",")
+    }
     # Whisker's first: its ledger says which pictures the stock recipe trains on.
-    rows = sorted((*RECIPES, *ABLATION), key=lambda row: row.side == "stock")
-    wanted = [
-        (row, trainings.wanted(row.side, row.variant, seed, row.flags))
-        for seed in range(max(row.seeds for row in rows))
-        for row in rows
-        if seed < row.seeds
-    ]
-    for row, training in wanted:
-        if not flags.FLAGS.rows or row.name in flags.FLAGS.rows:
-            trainings.measure(training, resume=True)
-            _record(trainings, wanted)
+    rows = sorted(
+        (row for row in ROWS if row.name in options.rows), key=lambda row: row.side == "stock"
+    )
+    found: dict[str, dict[str, list[Mapping[str, Any]]]] = {name: {} for name in sets}
+    for seed in range(options.seeds):
+        for name, trainings in sets.items():
+            for row in rows:
+                wanted = trainings.wanted(row.side, row.variant, seed, row.flags)
+                run = trainings.measure(wanted, resume=True)
+                found[name].setdefault(row.name, []).append(run)
+                _record(sets, found)
 
 
-def _record(trainings: Trainings, wanted: Sequence[tuple[Row, Mapping[str, Any]]]) -> None:
-    """Writes all that is known, whatever is measured now."""
-    found: dict[Row, list[Mapping[str, Any]]] = {}
-    for row, training in wanted:
-        if run := trainings.known(training):
-            found.setdefault(row, []).append(run)
+def _record(
+    sets: Mapping[str, Trainings],
+    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+) -> None:
     record(
-        "test accuracy on cats_and_dogs_filtered, --split=hold_out: the given validation folder is"
-        " the test set, a fifth of train selects; one test picture in the wrong class is 0.001",
-        commits=sorted(
-            {
-                run["environment"]["commit"]
-                for row, runs in found.items()
-                for run in runs
-                if row.side == "whisker"
+        "test accuracy; stock: Keras as a tutorial writes it, 20 epochs; seconds: process start to"
+        " SavedModel; against: points more than that row, with the 95 % interval over pictures and"
+        " seeds (bootstrap of both)",
+        ["rows", "seeds"],
+        sets={
+            name: {
+                "pictures": sets[name].counts(),
+                "rows": [
+                    summarize(row, runs[row.name], runs.get(row.against))
+                    for row in ROWS
+                    if row.name in runs
+                ],
             }
-        ),
-        pictures=trainings.counts(),
-        recipes=[summarize(row, found[row]) for row in RECIPES if row in found],
-        ablation=[summarize(row, found[row]) for row in ABLATION if row in found],
+            for name, runs in found.items()
+            if runs
+        },
     )
 
 
-def summarize(row: Row, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize(
+    row: Row,
+    runs: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
     """Sums the runs of a row up.
 
     Args:
         row: what was done.
         runs: measurements, as `Trainings.measure` gives them.
+        others: those of the row that it is compared with.
 
     Returns:
-        The row's own fields; `seeds` that are there, `n` test pictures, `test` accuracy as {`mean`,
-        `min`, `max`}; for Whisker's also `precision`, each seed's `interval_95`, and means of
-        `test_loss`, `validation_accuracy` and `validation_loss`.
+        `name`, `flags`, `seeds`; of the test accuracy `mean`, `min`, `max`; mean `seconds`;
+        `against`, None or the other row's `name` with `points` more and their `interval_95`.
     """
     accuracy = [run["test_accuracy"] for run in runs]
-    summary = row._asdict() | {
+    against = None
+    if others:
+        points, interval = paired_difference(_right(others), _right(runs))
+        against = {"name": row.against, "points": points, "interval_95": interval}
+    return {
+        "name": row.name,
+        "flags": row.flags,
         "seeds": [run["seed"] for run in runs],
         "n": runs[0]["test_pictures"],
-        "test": {"mean": mean(accuracy), "min": min(accuracy), "max": max(accuracy)},
+        "mean": mean(accuracy),
+        "min": min(accuracy),
+        "max": max(accuracy),
+        "seconds": mean(run["seconds"] for run in runs),
+        "against": against,
     }
-    if row.side == "whisker":
-        tests = [run["chosen"]["test"] for run in runs]
-        validations = [run["chosen"]["validation"] for run in runs]
-        summary |= {
-            "precision": runs[0]["precision"],
-            "interval_95": [test["interval_95"] for test in tests],
-            "test_loss": mean(test["loss"] for test in tests),
-            "validation_accuracy": mean(validation["accuracy"] for validation in validations),
-            "validation_loss": mean(validation["loss"] for validation in validations),
-        }
-    return summary
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, list[float]]:
+    """Difference of mean accuracies in points, second minus first, with its 95 % interval.
+
+    Args:
+        first: bool [seeds, pictures]; of the same pictures as `second`.
+        second: bool [seeds, pictures].
+
+    Returns:
+        The difference, and the ends of the interval: percentiles of a bootstrap that draws pictures
+        and, on either side, seeds.
+    """
+    generator = np.random.default_rng(0)
+    pictures = first.shape[1]
+    drawn = []
+    for _ in range(_DRAWS):
+        weights = np.bincount(generator.integers(pictures, size=pictures), minlength=pictures)
+        means = [
+            (side[generator.integers(len(side), size=len(side))].mean(axis=0) * weights).mean()
+            for side in (first, second)
+        ]
+        drawn.append(means[1] - means[0])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return round(100 * float(second.mean() - first.mean()), 2), [
+        round(100 * float(low), 2),
+        round(100 * float(high), 2),
+    ]
+
+
+def _right(runs: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    pictures = sorted(runs[0]["right"])
+    return np.array([[run["right"][picture] for picture in pictures] for run in runs])
 
 
 if __name__ == "__main__":

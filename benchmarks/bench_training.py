@@ -34,7 +34,7 @@ from whisker_ml.errors import WhiskerError
 
 _STOCK_EPOCHS = 20
 # What a row of the results leaves out: said once for all, or a path of the machine.
-_UNTOLD = ("environment", "data", "weights", "chosen")
+_UNTOLD = ("environment", "data", "weights", "chosen", "right")
 
 Row = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def define_trainings(weights: str | None, work: str) -> None:
-    """Defines the flags that `Trainings` reads, with these defaults."""
+    """Defines the flags of what trains, with these defaults."""
     cli.define("data", None, "folder of the real pictures", required=True)
     text = "file of MobileNetV2 weights, or none"
     cli.define("weights", weights, text, required=weights is None)
@@ -62,7 +62,7 @@ def define_trainings(weights: str | None, work: str) -> None:
 
 def _measure(_: Sequence[str]) -> None:
     options = flags.FLAGS
-    trainings = Trainings()
+    trainings = Trainings(options.data, options.work_dir)
     rows = []
     for variant in options.variants:
         transfer = variant == "transfer"
@@ -134,23 +134,26 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 class Trainings:
-    """Trains with either side, each time in a process of its own, as the flags of
-    `define_trainings` say; keeps in --work_dir what is measured, Whisker's ledger, and the same
-    pictures as links for the other side.
+    """Trains with either side, each time in a process of its own, from --weights; keeps what is
+    measured, Whisker's ledger, and the same pictures as links for the other side.
+
+    Args:
+        data: folder of pictures.
+        work: folder that keeps all this.
     """
 
-    def __init__(self) -> None:
-        options = flags.FLAGS
-        self._data = Path(options.data).expanduser().resolve()
+    def __init__(self, data: str, work: str) -> None:
+        self._data = Path(data).expanduser().resolve()
         if not self._data.is_dir():
             raise WhiskerError(
-                f"--data={options.data}: expected a folder: a name would be downloaded anew by each"
-                " process"
+                f"--data={data}: expected a folder: a name would be downloaded anew by each process"
             )
-        self._weights = options.weights
+        # Where there is a test folder, all that trains and selects is given too.
+        self._split = "given" if (self._data / "test").is_dir() else "hold_out"
+        self._weights = flags.FLAGS.weights
         if self._weights != "none":
             self._weights = str(Path(self._weights).expanduser().resolve())
-        self._work = Path(options.work_dir).expanduser().resolve()
+        self._work = Path(work).expanduser().resolve()
         self._work.mkdir(parents=True, exist_ok=True)
         self._lines = self._work / "measured.jsonl"
         self._lines.touch()
@@ -228,7 +231,7 @@ class Trainings:
             "-m",
             "trainer.task",
             f"--data={self._data}",
-            "--split=hold_out",
+            f"--split={self._split}",
             f"--variant={wanted['variant']}",
             f"--base_weights={self._weights}",
             f"--seed={wanted['seed']}",
@@ -240,6 +243,7 @@ class Trainings:
         result = json.loads((run / "result.json").read_text())
         self._keep_ledger(run / "ledger.json")
         history, test = result["history"], result["test"]
+        rows = map(json.loads, (run / "predictions.jsonl").read_text().splitlines())
         return {
             "seconds": seconds,
             "epoch_seconds": history["seconds"],
@@ -248,6 +252,11 @@ class Trainings:
             "validation_accuracy": history["validation_accuracy"],
             "test_accuracy": test["accuracy"],
             "test_pictures": test["n"],
+            "right": {
+                row["sha256"]: row["label"] == row["predicted"]
+                for row in rows
+                if row["split"] == "test"
+            },
             "validation_loss": history["validation_loss"],
             "chosen": {"validation": result["validation"], "test": test},
             "recipe": result["recipe"],
@@ -269,7 +278,12 @@ class Trainings:
             f"--saved_model={saved_model}",
         ]
         seconds, output = self._timed(command, scratch, saved_model)
-        return {"seconds": seconds, **json.loads(output.splitlines()[-1])}
+        found = json.loads(output.splitlines()[-1])
+        pictures = json.loads(self._ledger.read_text())["pictures"]
+        found["right"] = {
+            pictures[int(number)]["sha256"]: right for number, right in found["right"].items()
+        }
+        return {"seconds": seconds, **found}
 
     def _timed(
         self, arguments: Sequence[str], scratch: Path, saved_model: Path

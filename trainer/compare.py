@@ -1,5 +1,5 @@
-"""Trains variants with several seeds on one split, each in a process of its own, and lists them in
-one table and report.
+"""Trains variants or backbones with several seeds on one split, each in a process of its own, and
+lists them in one table and report.
 
 python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2 \\
     --run_dir=runs/compare
@@ -62,6 +62,9 @@ def main() -> None:
     """Entry point of `python -m trainer.compare` and `whisker-compare`."""
     cli.define_settings(Config)
     cli.define("variants", ",".join(VARIANTS), "variants to train, with commas between")
+    cli.define(
+        "backbones", "", "backbones of transfer to compare instead of variants, with commas between"
+    )
     cli.define("seeds", "0,1,2", "seeds to train each with, with commas between")
     cli.run(_main)
 
@@ -92,13 +95,19 @@ def _main(arguments: Sequence[str]) -> int | None:
     passed_on = [
         argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")
     ]
-    # Seed by seed, so that a comparison that is stopped early has seen every variant.
+    if values.backbones and values["variants"].present:
+        raise ConfigError(
+            "--variants with --backbones: backbones are those of transfer; leave --variants out"
+        )
+    compared = "backbone" if values.backbones else "variant"
+    fixed = {"variant": "transfer"} if values.backbones else {}
+    # Seed by seed, so that a comparison that is stopped early has seen every model.
     runs = []
     for seed in dict.fromkeys(seeds):
-        for variant in dict.fromkeys(values.variants.split(",")):
-            run_dir = str(folder / f"{variant}-seed{seed}")
-            config = cli.settings(Config, variant=variant, seed=seed, run_dir=run_dir)
-            runs.append(Run(config, passed_on))
+        for model in dict.fromkeys(values[f"{compared}s"].value.split(",")):
+            chosen: dict[str, Any] = {**fixed, compared: model, "seed": seed}
+            chosen["run_dir"] = str(folder / f"{model}-seed{seed}")
+            runs.append(Run(cli.settings(Config, **chosen), passed_on, compared))
     problems = compare(runs, folder)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -117,11 +126,18 @@ class Run:
 
     Attributes:
         config: its settings; `run_dir` is its own folder.
-        arguments: flags of `trainer.task` as they were given; variant, seed and run_dir are added.
+        arguments: flags of `trainer.task` as they were given; those of the run's own are added.
+        compared: the setting that is compared: ``variant`` or ``backbone``.
     """
 
     config: Config
     arguments: Sequence[str]
+    compared: str = "variant"
+
+    @property
+    def model(self) -> str:
+        """What is compared: a variant, or a backbone."""
+        return str(getattr(self.config, self.compared))
 
     @property
     def folder(self) -> Path:
@@ -136,9 +152,8 @@ class Run:
     @property
     def command(self) -> list[str]:
         """What starts it."""
-        added = [
-            f"--{name}={getattr(self.config, name)}" for name in ("variant", "seed", "run_dir")
-        ]
+        names = dict.fromkeys(("variant", self.compared, "seed", "run_dir"))
+        added = [f"--{name}={getattr(self.config, name)}" for name in names]
         return [sys.executable, "-m", "trainer.task", *self.arguments, *added]
 
     def state(self) -> dict[str, Any]:
@@ -191,7 +206,7 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
             done_rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
             for row in rows:
                 if row["state"] == "done":
-                    done_rows[row["variant"]].append(row)
+                    done_rows[row["model"]].append(row)
             compared = _compared(done_rows) | {"runs": rows}
             files.write_json(folder / "compare.json", compared)
         if done_rows:
@@ -203,6 +218,7 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
             pictures = folder / "pictures"
             charts.compared_accuracies(done_rows, pictures / style.COMPARED_ACCURACIES)
             charts.compared_curves(done_rows, pictures / style.COMPARED_CURVES)
+            charts.compared_costs(compared["variants"], pictures / style.COMPARED_COSTS)
             write_comparison(compared, pictures, folder / "report.html")
             logger.info(f"report {folder / 'report.html'}")
     for line in table(compared["variants"]):
@@ -212,10 +228,23 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
 
 
 def table(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines of a table with one row per variant, aligned; no line where there is no variant."""
+    """Lines of a table with one row per model, aligned; no line where there is none."""
     if not variants:
         return []
-    rows = [["variant", "runs", "test accuracy", "(min to max)", "n", "parameters", "seconds"]]
+    rows = [
+        [
+            "model",
+            "runs",
+            "test accuracy",
+            "(min to max)",
+            "n",
+            "macro F1",
+            "parameters",
+            "ms",
+            "MB",
+            "seconds",
+        ]
+    ]
     for variant, found in variants.items():
         test = found["test"]
         rows.append(
@@ -225,7 +254,10 @@ def table(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{test['mean']:.3f}",
                 f"({test['min']:.3f} to {test['max']:.3f})",
                 f"{found['n']:,}",
+                f"{found['macro_f1']:.3f}",
                 f"{found['parameters']['total']:,}",
+                f"{found['latency_ms']:.1f}",
+                f"{found['size_bytes'] / 1e6:.1f}",
                 f"{found['seconds']:.0f}",
             ]
         )
@@ -286,6 +318,7 @@ def _execute(run: Run, lock: int) -> str:
 
 def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {
+        "model": run.model,
         "variant": run.config.variant,
         "seed": run.config.seed,
         "run_dir": str(run.folder),
@@ -303,13 +336,13 @@ def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
 
 
 def _compared(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Sums the runs that are done up, by variant, in the order in which they were asked for.
+    """Sums the runs that are done up, by model, in the order in which they were asked for.
 
     Returns:
-        `variants` {variant: `seeds`, `n` test pictures, accuracies `test` and `validation` over
-        seeds, `parameters`, and means of `seconds` in all, `images_per_second`, `size_bytes` and
-        `latency_ms`}; `paired`, the tests of each variant against the one before it; and `reading`,
-        what all this says.
+        `variants` {model: `seeds`, `n` test pictures, accuracies `test` and `validation` over
+        seeds, `parameters`, and means of `macro_f1` and `balanced_accuracy` on the test pictures,
+        of `seconds` in all, `images_per_second`, `size_bytes` and `latency_ms`}; `paired`, the
+        tests of each model against the one before it; and `reading`, what all this says.
     """
     variants = {
         variant: {
@@ -317,6 +350,8 @@ def _compared(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
             "n": rows[0]["test"]["n"],
             "test": over_seeds([row["test"]["accuracy"] for row in rows]),
             "validation": over_seeds([row["validation"]["accuracy"] for row in rows]),
+            "macro_f1": mean(row["test"]["macro_f1"] for row in rows),
+            "balanced_accuracy": mean(row["test"]["balanced_accuracy"] for row in rows),
             "parameters": rows[0]["parameters"],
             "seconds": mean(row["seconds"]["total"] for row in rows),
             "images_per_second": mean(row["images_per_second"] for row in rows),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.errors import ConfigError
-from trainer.variants import RECIPES, VARIANTS
+from trainer.variants import BACKBONES, HEADS, RECIPES, VARIANTS
 from whisker_ml.cli import setting
 from whisker_ml.contract import DEFAULT_MODEL_NAME
 from whisker_ml.formats import MAX_PIXELS
@@ -57,7 +57,10 @@ class Config:
         " folder of class folders, a CSV file with path,label[,split], or gs://bucket/folder",
     )
     image_size: int = setting(
-        160, "side in pixels of the square that pictures are resized to", minimum=32
+        -1,
+        "side in pixels of the square that pictures are resized to, at least 32; -1: what the"
+        " backbone was trained with, else 160",
+        minimum=-1,
     )
     batch_size: int = setting(32, "pictures per step over all replicas", minimum=1)
     split: str = setting(
@@ -100,17 +103,30 @@ class Config:
         " $XDG_CACHE_HOME/whisker or ~/.cache/whisker",
     )
     variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS))
+    backbone: str = setting(
+        "mobilenet_v2",
+        "transfer only: the model whose features are used",
+        choices=tuple(BACKBONES),
+    )
     base_weights: str = setting(
         "imagenet",
-        "MobileNetV2 weights for --variant=transfer: imagenet (downloaded once), none, a .h5 file,"
-        " or gs://…",
+        "transfer only: weights of the backbone: imagenet (downloaded once), none, a .h5 file, or"
+        " gs://…",
     )
     recipe: str = setting(
-        "notebook",
+        "",
         "sets the defaults of other flags: notebook: 20 epochs, pictures augmented anew in each;"
-        " fast (transfer only): train the head on features that are computed once; best: the best"
-        " accuracy that was measured, for several times the work",
-        choices=RECIPES,
+        " fast (transfer only): train the head on features that are computed once; best (transfer"
+        " and preprocessed): the best accuracy that was measured, for several times the work;"
+        " empty: fast for transfer, else notebook",
+        choices=("", *RECIPES),
+    )
+    head: str = setting(
+        "",
+        "transfer only: what follows the backbone: wide: average pooling, a dense layer of 512,"
+        " dropout of 0.5; notebook: max pooling, a dense layer of 128, dropout of 0.2; empty: the"
+        " recipe's",
+        choices=("", *HEADS),
     )
     feature_views: int = setting(
         -1,
@@ -227,6 +243,13 @@ class Config:
     def _follow_recipe(self) -> None:
         """Fills in what the recipe decides, so that a config holds what is done."""
         variant = VARIANTS[self.variant]
+        if not self.recipe:
+            object.__setattr__(self, "recipe", "fast" if variant.backbone else "notebook")
+        if self.image_size == -1:
+            size = BACKBONES[self.backbone].image_size if variant.backbone else 160
+            object.__setattr__(self, "image_size", size)
+        if self.image_size < 32:
+            raise ConfigError(f"--image_size={self.image_size}: expected at least 32")
         recipe = variant.recipes.get(self.recipe)
         if recipe is None:
             raise ConfigError(
@@ -243,12 +266,17 @@ class Config:
                 object.__setattr__(self, name, value)
         if self.epochs == 0:
             raise ConfigError("--epochs=0: expected at least 1")
-        for name in ("feature_views", "fine_tune_epochs"):
+        for name in ("feature_views", "fine_tune_epochs", "head"):
             if getattr(self, name) and not variant.backbone:
                 raise ConfigError(
                     f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer"
                     " has a backbone"
                 )
+        if self.backbone != "mobilenet_v2" and not variant.backbone:
+            raise ConfigError(
+                f"--backbone={self.backbone} with --variant={self.variant}: only transfer has a"
+                " backbone"
+            )
 
     @property
     def rate(self) -> LearningRate:

@@ -2,46 +2,58 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks.accuracy import ABLATION, RECIPES, summarize
+from benchmarks.accuracy import ROWS, Row, paired_difference, summarize
 from tests.trained_model import write_pictures
 from trainer.config import Config
 
-ROWS = (*RECIPES, *ABLATION)
-
 
 def test_rows_have_names_of_their_own_and_settings_that_the_trainer_takes():
-    assert len({row.name for row in ROWS}) == len(ROWS)
-    assert not any("," in row.name for row in ROWS), "--rows is a list with commas"
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(ROWS)
+    assert not any("," in name for name in names), "--rows is a list with commas"
     for row in ROWS:
         values = dict(flag.removeprefix("--").split("=") for flag in row.flags)
-        Config(
-            variant=row.variant,
-            **{name: type(getattr(Config, name))(value) for name, value in values.items()},
-        )
-        assert row.side == "whisker" or not row.flags
+        if row.side == "whisker":
+            settings = {name: type(getattr(Config, name))(value) for name, value in values.items()}
+            Config(variant=row.variant, **settings)
+        else:
+            assert not values
+        assert row.against in ("", *names)
 
 
-def run(seed, right, loss):
-    judged = {"accuracy": right, "loss": loss, "interval_95": [right - 0.01, right + 0.01]}
+def run(seed, right):
     return {
-        "side": "whisker",
         "seed": seed,
-        "test_accuracy": right,
-        "test_pictures": 1000,
-        "precision": "float32",
-        "chosen": {"validation": judged, "test": judged},
+        "test_accuracy": sum(right) / len(right),
+        "test_pictures": len(right),
+        "seconds": 10.0 + seed,
+        "right": {f"{number}": found for number, found in enumerate(right)},
     }
 
 
-def test_row_has_mean_and_range_over_its_seeds():
-    row = next(row for row in RECIPES if row.name == "transfer fast")
-    summary = summarize(row, [run(0, 0.97, 0.1), run(1, 0.98, 0.2), run(2, 0.96, 0.3)])
-    assert summary["test"] == {"mean": pytest.approx(0.97), "min": 0.96, "max": 0.98}
-    assert (summary["seeds"], summary["n"]) == ([0, 1, 2], 1000)
-    assert summary["test_loss"] == pytest.approx(0.2)
-    assert len(summary["interval_95"]) == 3
+def test_row_has_mean_and_range_and_what_it_is_ahead_of_another():
+    row = Row("fast", "whisker", "transfer", ("--recipe=fast",), "stock")
+    ours = [run(seed, [True] * 90 + [False] * 10) for seed in (0, 1)]
+    theirs = [run(0, [True] * 70 + [False] * 30), run(1, [True] * 72 + [False] * 28)]
+    summary = summarize(row, ours, theirs)
+    assert (summary["mean"], summary["min"], summary["max"]) == (0.9, 0.9, 0.9)
+    assert (summary["seeds"], summary["n"], summary["seconds"]) == ([0, 1], 100, 10.5)
+    assert (summary["against"]["name"], summary["against"]["points"]) == ("stock", 19.0)
+    assert summarize(row, ours, None)["against"] is None
+
+
+def test_paired_difference_is_narrow_where_the_same_pictures_are_right():
+    generator = np.random.default_rng(1)
+    right = generator.random((3, 400)) < 0.8
+    points, (low, high) = paired_difference(right[:1], right[:1])
+    assert (points, low, high) == (0, 0, 0)
+    points, (low, high) = paired_difference(right[:1], right[1:2])
+    # Two independent answers at 0.8: a deviation of 100 * sqrt(2 * 0.16 / 400) = 2.8 points.
+    assert high - low == pytest.approx(2 * 1.96 * 2.83, rel=0.15)
+    assert low < points < high
 
 
 @pytest.mark.long
@@ -53,13 +65,14 @@ def test_row_is_measured_once(tmp_path):
         "benchmarks.accuracy",
         f"--data={pictures}",
         "--weights=none",
-        "--rows=plain notebook",
+        "--rows=stock,fast",
+        "--seeds=1",
         f"--work_dir={tmp_path / 'work'}",
         f"--output={tmp_path / 'accuracy.json'}",
     ]
     first = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
-    assert first.stdout.count("plain, seed") == 3
-    (row,) = json.loads((tmp_path / "accuracy.json").read_text())["recipes"]
-    assert (row["name"], row["seeds"]) == ("plain notebook", [0, 1, 2])
+    assert first.stdout.count(", seed 0") == 2
+    rows = json.loads((tmp_path / "accuracy.json").read_text())["sets"]["pictures"]["rows"]
+    assert [(row["name"], row["seeds"]) for row in rows] == [("stock", [0]), ("fast", [0])]
     again = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
     assert again.stdout == ""

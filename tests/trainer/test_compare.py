@@ -83,7 +83,7 @@ def test_run_that_fails_is_listed_and_does_not_stop_the_others(compared):
 def test_table_has_a_row_for_each_variant_that_is_done(compared):
     header, row = compared.ended.stdout.splitlines()[-2:]
     assert header.split() == [
-        "variant",
+        "model",
         "runs",
         "test",
         "accuracy",
@@ -91,7 +91,11 @@ def test_table_has_a_row_for_each_variant_that_is_done(compared):
         "to",
         "max)",
         "n",
+        "macro",
+        "F1",
         "parameters",
+        "ms",
+        "MB",
         "seconds",
     ]
     accuracy = json.loads((compared.folder / "plain-seed3" / "result.json").read_text())["test"][
@@ -115,6 +119,8 @@ def test_json_holds_what_the_runs_found(compared):
                 dict.fromkeys(("mean", "min", "max"), result["validation"]["accuracy"])
                 | {"interval_95": None}
             ),
+            "macro_f1": result["test"]["macro_f1"],
+            "balanced_accuracy": result["test"]["balanced_accuracy"],
             "parameters": result["parameters"],
             "seconds": result["seconds"]["total"],
             "images_per_second": result["images_per_second"],
@@ -126,7 +132,7 @@ def test_json_holds_what_the_runs_found(compared):
     assert [each["about"] for each in written["reading"]] == ["seeds"]
     failed, done = written["runs"]
     assert (failed["variant"], failed["state"]) == ("transfer", "failed")
-    assert "weights.h5: cannot be loaded as MobileNetV2" in failed["reason"]
+    assert "weights.h5: cannot be loaded as mobilenet_v2" in failed["reason"]
     assert (done["state"], done["split"], done["test"]) == (
         "done",
         result["data"]["digest"],
@@ -235,7 +241,7 @@ def test_report_says_how_a_variant_does_against_the_one_before(compared, copied)
     assert pair["test"]["only_second"] == wrong
     page = (copied / "report.html").read_text()
     assert html.escape(written["reading"][0]["text"], quote=False) in page
-    assert page.count('src="data:image/png;base64,') == 2
+    assert page.count('src="data:image/png;base64,') == 3
 
 
 def test_run_of_an_earlier_version_is_named_in_one_line(compared, copied):
@@ -326,13 +332,19 @@ def test_table_is_aligned_and_has_the_spread_over_seeds():
         "seeds": [0, 1, 2],
         "n": 1000,
         "test": {"mean": 0.97, "min": 0.965, "max": 0.9801},
+        "macro_f1": 0.9687,
         "parameters": {"total": 2_422_081},
+        "latency_ms": 12.34,
+        "size_bytes": 10_460_000,
         "seconds": 81.4,
     }
     assert table({"transfer": row, "plain": row | {"seeds": [0], "seconds": 1200.0}}) == [
-        "variant   runs  test accuracy      (min to max)      n  parameters  seconds",
-        "transfer     3          0.970  (0.965 to 0.980)  1,000   2,422,081       81",
-        "plain        1          0.970  (0.965 to 0.980)  1,000   2,422,081     1200",
+        "model     runs  test accuracy      (min to max)      n  macro F1  parameters    ms    MB"
+        "  seconds",
+        "transfer     3          0.970  (0.965 to 0.980)  1,000     0.969   2,422,081  12.3  10.5"
+        "       81",
+        "plain        1          0.970  (0.965 to 0.980)  1,000     0.969   2,422,081  12.3  10.5"
+        "     1200",
     ]
 
 

@@ -28,7 +28,7 @@ from trainer.variants import VARIANTS
         ),
         (
             {"recipe": "fast", "variant": "plain"},
-            "--recipe=fast with --variant=plain: expected one of notebook, best",
+            "--recipe=fast with --variant=plain: expected one of notebook",
         ),
         (
             {"fine_tune_epochs": 2},

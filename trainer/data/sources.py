@@ -24,7 +24,7 @@ from trainer.data.pictures import INDEX
 from trainer.data.sample import write_sample
 from trainer.data.splits import LEDGER_NAME
 from trainer.errors import DataError, WeightsError
-from trainer.variants import VARIANTS
+from trainer.variants import BACKBONES, VARIANTS
 from whisker_ml import storage
 from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address, replacing
 from whisker_ml.formats import SUFFIXES
@@ -33,9 +33,8 @@ from whisker_ml.formats import SUFFIXES
 CATS_AND_DOGS_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
 CATS_AND_DOGS_BYTES = 68_606_236
 
-# Where keras.applications.mobilenet_v2 loads its weights from, and the sizes it has them for.
-IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2"
-IMAGENET_SIZES = (96, 128, 160, 192, 224)
+# Where keras.applications loads its weights from.
+IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 # What `--data` names without a folder.
 NAMES = ("sample", "cats_and_dogs")
@@ -174,33 +173,29 @@ def _with_pictures(file: Path, downloads: Path, base: str = "") -> Path:
     return copy
 
 
-def backbone_weights(config: Config, downloads: Path) -> Path | None:
-    """Finds or fetches the weights that a run starts from; None for random ones, or no backbone."""
-    if not VARIANTS[config.variant].backbone:
-        return None
-    return weights_file(config.base_weights, config.image_size, downloads)
-
-
-def weights_file(
-    base_weights: str, image_size: int, downloads: Path, *, imagenet_url: str = IMAGENET_URL
+def backbone_weights(
+    config: Config, downloads: Path, *, imagenet_url: str = IMAGENET_URL
 ) -> Path | None:
-    """Finds or fetches the backbone's weights that `--base_weights` names; None for ``none``.
+    """Finds or fetches the weights that a run starts from; None for random ones, or no backbone.
 
     Raises:
-        DataError: the network does not answer.
+        DataError: the network does not answer, or something else was sent.
         WeightsError: there is no such file.
     """
-    if base_weights == "none":
+    base_weights = config.base_weights
+    if not VARIANTS[config.variant].backbone or base_weights == "none":
         return None
     if base_weights == "imagenet":
+        row = BACKBONES[config.backbone]
         # As Keras does: the weights of the same picture size where there are any, else those of 224
         # pixels.
-        size = image_size if image_size in IMAGENET_SIZES else 224
-        name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"
+        size = config.image_size if config.image_size in row.weights_sizes else 224
+        address = row.weights.format(size=size)
         return download(
-            f"{imagenet_url}/{name}",
-            downloads / name,
+            f"{imagenet_url}/{address}",
+            downloads / posixpath.basename(address),
             size_bytes=None,
+            digest=row.digest,
             instead=(
                 "fetch the file where there is a network and use --base_weights=FILE, or train with"
                 " --base_weights=none"
@@ -272,7 +267,9 @@ _CHUNK_BYTES = 1 << 18
 _BROKEN = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)
 
 
-def download(url: str, path: Path, *, size_bytes: int | None, instead: str) -> Path:
+def download(
+    url: str, path: Path, *, size_bytes: int | None, instead: str, digest: str = ""
+) -> Path:
     """Fetches a file, unless it is there already.
 
     What has arrived is kept as ``<name>.part``, so that the next call goes on where this one was
@@ -283,12 +280,14 @@ def download(url: str, path: Path, *, size_bytes: int | None, instead: str) -> P
         path: where the file ends up; its folder is made.
         size_bytes: what it must measure; None: what the server announces.
         instead: what to do where the network does not answer, as the end of a sentence.
+        digest: its MD5 or SHA-256 in hexadecimal; empty: not known.
 
     Returns:
         The path.
 
     Raises:
-        DataError: the network does not answer, the file has another size, or it cannot be written.
+        DataError: the network does not answer, the file has another size or digest, or it cannot be
+            written.
     """
     if path.is_file() and size_bytes in (None, path.stat().st_size):
         return path
@@ -301,6 +300,11 @@ def download(url: str, path: Path, *, size_bytes: int | None, instead: str) -> P
             part.unlink()
             raise DataError(
                 f"{url}: sent {received:,} bytes where {expected:,} were expected; {instead}"
+            )
+        if digest and _digest(part, "sha256" if len(digest) == 64 else "md5") != digest:
+            part.unlink()
+            raise DataError(
+                f"{url}: sent another file than was expected (digest {digest}); {instead}"
             )
         part.replace(path)
     except urllib.error.HTTPError as error:
@@ -316,6 +320,11 @@ def download(url: str, path: Path, *, size_bytes: int | None, instead: str) -> P
             f"{part}: cannot be written ({error.strerror}); free space or give permission"
         ) from error
     return path
+
+
+def _digest(file: Path, algorithm: str) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def _fetch(url: str, part: Path, size_bytes: int | None) -> int:

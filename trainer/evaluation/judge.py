@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,12 @@ def evaluate(
         logits: float32 [n, units].
 
     Returns:
-        `n`, `accuracy`, `interval_95`, `loss` in nats; `per_class` with `n`, `correct`, `recall`
-        and its `interval_95` (None without pictures), `predicted` (how often the model says this
-        class) and `precision` (None where it never does); `recall_spread_by_chance`, what the
+        `n`, `accuracy`, `interval_95`, `loss` in nats; `balanced_accuracy` (mean recall) and
+        `macro_f1` (mean F1), each over the classes that have one; `top_5_accuracy` (None below 6
+        classes); `per_class` with `n`, `correct`, `recall` and its `interval_95` (None without
+        pictures), `predicted` (how often the model says this class), `precision` (None where it
+        never does) and `f1` (None where the class is neither there nor predicted);
+        `recall_spread_by_chance`, what the
         distance between the highest and the lowest recall stays below in 95 of 100 cases where all
         classes are equally hard; and `confused`, the cells of the confusion matrix beside its
         diagonal that are not 0, as `true`, `predicted`, `n`, the largest first.
@@ -50,7 +54,7 @@ def evaluate(
     size = len(classes)
     matrix = np.bincount(labels * size + predictions, minlength=size**2).reshape(size, size)
     correct = matrix.diagonal()
-    per_class = {}
+    per_class: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(classes):
         total, said, right = (
             int(matrix[number].sum()),
@@ -64,6 +68,7 @@ def evaluate(
             "interval_95": list(wilson_interval(right, total)) if total else None,
             "predicted": said,
             "precision": right / said if said else None,
+            "f1": 2 * right / (total + said) if total + said else None,
         }
     confused = [
         {"true": classes[true], "predicted": classes[said], "n": int(matrix[true, said])}
@@ -71,6 +76,9 @@ def evaluate(
         if true != said
     ]
     accuracy, totals = float(correct.sum() / len(labels)), matrix.sum(axis=1)
+    # Stable, so that a tie goes to the first class, as in the prediction.
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    among_five = float((ranked == labels[:, None]).any(axis=1).mean())
     seen = totals[totals > 0]
     recalls = np.random.default_rng(0).binomial(seen, accuracy, (_DRAWS, len(seen))) / seen
     return {
@@ -78,10 +86,17 @@ def evaluate(
         "accuracy": accuracy,
         "interval_95": list(wilson_interval(int(correct.sum()), len(labels))),
         "loss": float(tf.reduce_mean(objective.loss(tf.constant(labels), tf.constant(logits)))),
+        "balanced_accuracy": _mean(per_class, "recall"),
+        "macro_f1": _mean(per_class, "f1"),
+        "top_5_accuracy": among_five if size > 5 else None,
         "per_class": per_class,
         "recall_spread_by_chance": float(np.quantile(np.ptp(recalls, axis=1), 0.95)),
         "confused": sorted(confused, key=lambda cell: -cell["n"]),
     }
+
+
+def _mean(per_class: Mapping[str, Mapping[str, Any]], number: str) -> float:
+    return mean(found[number] for found in per_class.values() if found[number] is not None)
 
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from trainer.reporting import style
 from trainer.reporting.style import and_more, figure_with_axes, shorten
 
-# Each variant is known by its colour and its dashes.
-_LOOKS = ((style.GREY, ":"), (style.VERMILION, "-."), (style.GREEN, "--"), (style.BLUE, "-"))
+# Each model of a comparison is known by its colour and its dashes; sixteen of them differ.
+_COLOURS, _DASHES = (style.GREY, style.VERMILION, style.GREEN, style.BLUE), (":", "-.", "--", "-")
+
+
+def _look(number: int) -> tuple[str, str]:
+    return _COLOURS[number % 4], _DASHES[(number + number // 4) % 4]
 
 
 def training_curves(
@@ -208,15 +212,16 @@ def compared_accuracies(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: P
         path: the PNG file to write.
     """
     figure, (axes,) = figure_with_axes(0.8 + 0.6 * len(runs), 1, 1)
-    for row, (variant, look) in enumerate(zip(runs, _LOOKS, strict=False)):
+    for row, variant in enumerate(runs):
         places = row + 0.14 * (np.arange(len(runs[variant])) - (len(runs[variant]) - 1) / 2)
         low, high = np.transpose([run["test"]["interval_95"] for run in runs[variant]])
-        axes.hlines(places, low, high, color=look[0], linewidth=2)
+        colour, _ = _look(row)
+        axes.hlines(places, low, high, color=colour, linewidth=2)
         axes.plot(
             [run["test"]["accuracy"] for run in runs[variant]],
             places,
             "o",
-            color=look[0],
+            color=colour,
             markersize=6,
         )
     axes.set_yticks(range(len(runs)), list(runs), **style.text(10))
@@ -234,7 +239,8 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
         path: the PNG file to write.
     """
     figure, (upper, lower) = figure_with_axes(4.8, 2, 1)
-    for (variant, of_variant), (color, dashes) in zip(runs.items(), _LOOKS, strict=False):
+    for place, (variant, of_variant) in enumerate(runs.items()):
+        color, dashes = _look(place)
         for number, run in enumerate(of_variant):
             for axes, name in ((upper, "validation_accuracy"), (lower, "validation_loss")):
                 values, label = run["history"][name], None if number else variant
@@ -256,6 +262,34 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
     lower.set_ylim(bottom=0)
     _by_epoch(upper, lower)
     _legend(figure, upper, 4)
+    style.save(figure, path)
+
+
+def compared_costs(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draws mean test accuracy against the milliseconds that a picture takes; the area of a mark is
+    the size of the exported model.
+
+    Args:
+        models: by name, with `test`, `latency_ms` and `size_bytes`.
+        path: the PNG file to write.
+    """
+    figure, (axes,) = figure_with_axes(3.2, 1, 1)
+    for number, (name, found) in enumerate(models.items()):
+        place = found["latency_ms"], found["test"]["mean"]
+        megabytes = found["size_bytes"] / 1e6
+        axes.scatter(*place, s=20 + 4 * megabytes, color=_look(number)[0], alpha=0.5, linewidths=0)
+        axes.annotate(
+            f"{style.shorten(name, 20)}, {megabytes:.0f} MB",
+            place,
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            **style.text(8),
+        )
+    axes.margins(0.25)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("milliseconds a picture, one at a time", **style.text(9, style.GREY))
+    axes.set_title("test accuracy", loc="left", **style.text(11))
     style.save(figure, path)
 
 

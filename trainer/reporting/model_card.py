@@ -36,6 +36,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
         names(result["classes"]),
     )
     low, high = map(percent, test["interval_95"])
+    top = test["top_5_accuracy"]
     areas = {
         "ROC": result["curves"]["roc"],
         "precision-recall": result["curves"]["precision_recall"],
@@ -44,7 +45,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
         (
             "Model",
             [
-                ("variant", f"{result['variant']}, recipe {result['recipe']}"),
+                ("variant", _variant(result["variant"], config["backbone"], result["recipe"])),
                 ("classes", classes),
                 (
                     "parameters",
@@ -92,6 +93,12 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                 (
                     "accuracy",
                     f"{percent(test['accuracy'])} of {test['n']:,} (95 % interval {low} to {high})",
+                ),
+                (
+                    "every class counted alike",
+                    f"balanced accuracy {percent(test['balanced_accuracy'])}, macro F1"
+                    f" {percent(test['macro_f1'])}"
+                    + (f", {percent(top)} among the first 5" if top is not None else ""),
                 ),
                 (
                     "baseline",
@@ -145,6 +152,11 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
         ("Settings", [(name, value(setting)) for name, setting in config.items()]),
         ("Environment", [(name, value(setting)) for name, setting in environment.items()]),
     ]
+
+
+def _variant(variant: str, backbone: str, recipe: str) -> str:
+    on = f" on {backbone}" if VARIANTS[variant].backbone else ""
+    return f"{variant}{on}, recipe {recipe}"
 
 
 def example(result: Mapping[str, Any]) -> str:

@@ -73,6 +73,13 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
             ),
             "How they learnt, a line for each seed",
         ),
+        style.COMPARED_COSTS: (
+            (
+                "Mean test accuracy against milliseconds a picture; the same numbers stand in the"
+                " table."
+            ),
+            "What accuracy costs: time a picture, and megabytes (the area of a mark)",
+        ),
     }
     _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
 

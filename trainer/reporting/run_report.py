@@ -211,7 +211,7 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
     ):
         original = examples.pictures(generator.choice(train, 1))
         batch = tf.cast(tf.repeat(original, AUGMENTED_COPIES, axis=0), tf.float32)
-        layers = augmentation_layers(config.seed, config.augmentation, scaled=False)
+        layers = augmentation_layers(config.seed, config.augmentation)
         augmented = {
             _DONE_BY[layer.name]: list(
                 tf.cast(

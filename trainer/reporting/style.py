@@ -223,6 +223,7 @@ RELIABILITY = "reliability.png"
 COVERAGE = "coverage.png"
 COMPARED_ACCURACIES = "compared_accuracies.png"
 COMPARED_CURVES = "compared_curves.png"
+COMPARED_COSTS = "compared_costs.png"
 # What of `result.json` each of them shows.
 PREDICTION_GRIDS = {
     "prediction_grid.png": "at_random",

@@ -28,7 +28,7 @@ from trainer.training.features import extract, split_backbone
 from trainer.training.fit import Batches, History, Plan, make_optimizer
 from trainer.training.loop import Loop, inference
 from trainer.training.observers import Observers
-from trainer.variants import VARIANTS
+from trainer.variants import BACKBONES, HEADS, TF, VARIANTS
 from trainer.variants.models import (
     build,
     copy_variables,
@@ -102,6 +102,8 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         objective,
         seed=config.seed,
         augmentation=config.augmentation,
+        backbone=config.backbone,
+        head=HEADS[config.head or "notebook"],
     )
     with devices.strategy.scope():
         model = make(weights=weights, precision=devices.precision)
@@ -258,7 +260,7 @@ class Stages:
             WhiskerError: as `trainer.training.fit.train`.
         """
         config = self._config
-        unfreeze_top(self._model)
+        unfreeze_top(self._model, config.backbone)
         rate = LearningRate("cosine", config.rate.peak * _FINE_TUNE_RATE)
         epochs = len(history.loss) + config.fine_tune_epochs
         # Patience for all of them: the best one is kept, or what was there before.
@@ -347,8 +349,11 @@ def check_start(
             " together, or inputs are not scaled"
         )
     scaled = model.get_layer("rescaling")(pixels).numpy()
-    if scaled.min() < -1.001 or scaled.max() > 1.001 or scaled.max() - scaled.min() < 0.1:
+    scaling = BACKBONES[config.backbone].scaling if VARIANTS[config.variant].backbone else TF
+    low, high = scaling.range
+    grey = 0.001 * (high - low)
+    if scaled.min() < low - grey or scaled.max() > high + grey or np.ptp(scaled) < 50 * grey:
         raise TrainingError(
             f"{config.variant}: inputs are scaled to {scaled.min():.2f} … {scaled.max():.2f},"
-            " expected within -1 … 1 and more than one grey"
+            f" expected within {low:g} … {high:g} and more than one grey"
         )

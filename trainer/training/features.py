@@ -50,7 +50,11 @@ BATCH = 16
 # per second of a `tf.function`. One interpreter with a thread per core and two with a thread each
 # came out alike.
 
-# Pixels, uint8 or float32 [n, H, W, 3] in 0…255, n at most `BATCH`, to float32 features [n, 1280].
+# XNNPACK and TensorFlow may differ by so much of the largest feature; MobileNetV2: by 2e-4.
+XNNPACK_BOUND = 2e-3
+_COMPARED = 4
+
+# Pixels, uint8 or float32 [n, H, W, 3] in 0…255, n at most `BATCH`, to features, float32 [n, m].
 Extract = Callable[[np.ndarray], np.ndarray]
 
 
@@ -83,6 +87,10 @@ class FeatureExamples:
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Class numbers of pictures: int32 [n]."""
         return self._examples.labels(indices)
+
+    def features(self, indices: np.ndarray) -> np.ndarray:
+        """Features of untouched pictures: float32 [n, m]."""
+        return self._features[self._rows[indices]]
 
     def training_batches(
         self,
@@ -176,10 +184,18 @@ def extract(
     start = time.perf_counter()
     backend = backend or fastest_backend()
     rows = len(ledger.pictures) + (views - 1) * len(examples.indices("train"))
-    file = (
-        cache_folder
-        / f"{cache_name(ledger, extractor, views=views, seed=seed, backend=backend)}.npy"
-    )
+
+    def file_of(backend: str) -> Path:
+        name = cache_name(ledger, extractor, views=views, seed=seed, backend=backend)
+        return cache_folder / f"{name}.npy"
+
+    file = file_of(backend)
+    run = None
+    if backend == "XNNPACK" and not file.exists():
+        run = _checked_xnnpack(extractor, examples)
+        if run is None:
+            backend = "TensorFlow"
+            file = file_of(backend)
     try:
         if reused := file.exists():
             reused = _is_whole(file)
@@ -187,7 +203,7 @@ def extract(
                 logger.warning("features in %s are damaged; they are computed again", file)
         if not reused:
             cache_folder.mkdir(parents=True, exist_ok=True)
-            blocks = _compute(examples, BACKENDS[backend](extractor), views, seed)
+            blocks = _compute(examples, run or BACKENDS[backend](extractor), views, seed)
             _write(file, (rows, extractor.output_shape[1]), blocks)
         features = np.load(file, mmap_mode="r")
     except OSError as error:
@@ -218,6 +234,7 @@ def cache_name(
         "ledger": ledger.digest,
         "order": [[picture.sha256, picture.split] for picture in ledger.pictures],
         "weights": weights.hexdigest(),
+        "layers": [type(layer).__name__ for layer in extractor.layers],
         "input": list(extractor.input_shape),
         "dtype": extractor.compute_dtype,
         "views": views,
@@ -299,8 +316,8 @@ def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:
             was built under.
 
     Returns:
-        The extractor, from float32 [N, H, W, 3] in 0…255 to float32 [N, 1280], without
-        augmentation; and the head, from there to logits.
+        The extractor, from float32 [N, H, W, 3] in 0…255 to float32 [N, features],
+        without augmentation; and the head, from there to logits.
     """
     backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     pool = model.get_layer("pool")
@@ -310,6 +327,25 @@ def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return keras.Model(pixels, features, name="extractor"), keras.Model(
         pool.output, model.output, name="head"
     )
+
+
+def _checked_xnnpack(extractor: keras.Model, examples: Examples) -> Extract | None:
+    """What runs the extractor on XNNPACK; None, with a line in the log, where that cannot run it or
+    gives other features than TensorFlow.
+    """
+    try:
+        run = _xnnpack(extractor)
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+    else:
+        pixels = examples.pictures(examples.indices("validation")[:_COMPARED])
+        expected = extractor(tf.cast(pixels, tf.float32), training=False).numpy()
+        difference = np.abs(run(pixels) - expected).max() / max(np.abs(expected).max(), 1e-9)
+        if difference <= XNNPACK_BOUND:
+            return run
+        reason = f"off by {difference:.1g} of the largest feature, {XNNPACK_BOUND:g} is allowed"
+    logger.warning("XNNPACK cannot run this backbone (%s): TensorFlow does, more slowly", reason)
+    return None
 
 
 def fastest_backend() -> str:

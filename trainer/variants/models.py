@@ -8,10 +8,14 @@ from typing import Any
 import keras
 
 from trainer.errors import WeightsError
-from trainer.variants import VARIANTS
+from trainer.variants import BACKBONES, HEADS, TF, VARIANTS, Head
 from trainer.variants.objective import Objective
 
 _DROPOUT = 0.2
+_POOLING = {
+    "max": keras.layers.GlobalMaxPooling2D,
+    "average": keras.layers.GlobalAveragePooling2D,
+}
 
 # The notebook's values: a mirror image half of the time, and a turn by up to 0.2 of a full one
 # either way.
@@ -24,9 +28,6 @@ _STRONG_ZOOM = 0.3
 _STRONG_SHIFT = 0.1
 _STRONG_CONTRAST = 0.3
 
-# Fine-tuning changes the last three inverted residual blocks and what follows them.
-_FIRST_TUNED = "block_14_expand"
-
 
 def build(
     variant: str,
@@ -37,6 +38,8 @@ def build(
     weights: Path | None = None,
     precision: str = "float32",
     augmentation: str = "light",
+    backbone: str = "mobilenet_v2",
+    head: Head = HEADS["notebook"],
 ) -> keras.Model:
     """Builds one variant.
 
@@ -50,6 +53,8 @@ def build(
         precision: Keras' name of what layers compute in; variables and logits are float32 in any
             case.
         augmentation: ``light``, as in the notebook, or ``strong``.
+        backbone: a name in `trainer.variants.BACKBONES`; a variant without one does not read it.
+        head: what follows the backbone.
 
     Returns:
         A model from float32 [N, image_size, image_size, 3] in 0…255 to float32 logits [N,
@@ -61,7 +66,7 @@ def build(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return _build(variant, image_size, objective, seed, weights, augmentation)
+        return _build(variant, image_size, objective, seed, weights, augmentation, backbone, head)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -81,29 +86,49 @@ def _build(
     seed: int,
     weights: Path | None,
     augmentation: str,
+    backbone: str,
+    head: Head,
 ) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     x = inputs
     properties = VARIANTS[variant]
+    scaling = BACKBONES[backbone].scaling if properties.backbone else TF
     if properties.scaled:
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(x)
+        x = keras.layers.Rescaling(scaling.scale, scaling.offset, name="rescaling")(x)
     if properties.augmented:
-        for layer in augmentation_layers(seed, augmentation, scaled=properties.scaled):
+        pixels = scaling.range if properties.scaled else (0.0, 255.0)
+        for layer in augmentation_layers(seed, augmentation, pixels):
             x = layer(x)
     if properties.backbone:
         # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.
-        x = mobilenet_v2(image_size, weights)(x, training=False)
-        x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
-        x = keras.layers.Dropout(_DROPOUT, name="dropout_features")(x)
+        x = make_backbone(backbone, image_size, weights)(x, training=False)
+        x = _POOLING[head.pooling](name="pool")(x)
+        layers = head_layers(head, objective)
     else:
         for number in range(1, 4):
             x = _convolution(x, number)
         x = keras.layers.Flatten(name="flatten")(x)
-    x = keras.layers.Dense(128, activation="relu", name="dense")(x)
-    x = keras.layers.Dropout(_DROPOUT, name="dropout")(x)
+        layers = _dense(128, _DROPOUT, objective)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x, name=variant)
+
+
+def head_layers(head: Head, objective: Objective) -> list[keras.layers.Layer]:
+    """Makes the layers from pooled features, float32 [N, features], to logits."""
+    dropout = keras.layers.Dropout(head.dropout, name="dropout_features")
+    return [dropout, *_dense(head.units, head.dropout, objective)]
+
+
+def _dense(units: int, dropout: float, objective: Objective) -> list[keras.layers.Layer]:
+    layers = []
+    if units:
+        layers = [
+            keras.layers.Dense(units, activation="relu", name="dense"),
+            keras.layers.Dropout(dropout, name="dropout"),
+        ]
     # float32 even where the rest computes in half precision: a loss needs the range.
-    logits = keras.layers.Dense(objective.units, dtype="float32", name="logits")(x)
-    return keras.Model(inputs, logits, name=variant)
+    return [*layers, keras.layers.Dense(objective.units, dtype="float32", name="logits")]
 
 
 def _convolution(x: keras.KerasTensor, number: int) -> keras.KerasTensor:
@@ -136,14 +161,14 @@ def describe_layers(model: keras.Model) -> list[dict[str, Any]]:
 
 
 def augmentation_layers(
-    seed: int, augmentation: str = "light", *, scaled: bool = True
+    seed: int, augmentation: str = "light", pixels: tuple[float, float] = (0.0, 255.0)
 ) -> list[keras.Layer]:
     """Makes the layers that change pictures in training and pass them on untouched otherwise.
 
     Args:
         seed: of their random streams.
         augmentation: ``light``, as in the notebook, or ``strong``.
-        scaled: pixels are in [-1, 1], not in 0…255; only ``strong`` needs to know.
+        pixels: least and most of their values; only ``strong`` needs to know.
 
     Returns:
         Keras layers, float32 [N, H, W, 3] in and out.
@@ -160,28 +185,33 @@ def augmentation_layers(
         ),
         keras.layers.RandomContrast(
             _STRONG_CONTRAST,
-            value_range=(-1, 1) if scaled else (0, 255),
+            value_range=pixels,
             seed=seed + 4,
             name="random_contrast",
         ),
     ]
 
 
-def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
-    """Builds MobileNetV2 (width 1.0, no top), frozen.
+def make_backbone(name: str, image_size: int, weights: Path | None) -> keras.Model:
+    """Builds a backbone (no top), frozen.
 
     Args:
+        name: in `trainer.variants.BACKBONES`.
         image_size: side of the input in pixels.
         weights: a Keras weights file, or None for random weights.
 
     Returns:
-        A model from float32 [N, image_size, image_size, 3] in [-1, 1] to float32 [N, h, w, 1280].
+        A model from float32 [N, image_size, image_size, 3], scaled as the table says, to float32
+        [N, h, w, features].
 
     Raises:
         WeightsError: the file is missing, no Keras weights file, or one of another architecture.
     """
-    backbone = keras.applications.MobileNetV2(
-        (image_size, image_size, 3), include_top=False, weights=None
+    row = BACKBONES[name]
+    make = getattr(keras.applications, row.constructor)
+    shape = (image_size, image_size, 3)
+    backbone: keras.Model = make(
+        input_shape=shape, include_top=False, weights=None, **row.arguments
     )
     backbone.trainable = False
     if weights is not None:
@@ -194,14 +224,13 @@ def mobilenet_v2(image_size: int, weights: Path | None) -> keras.Model:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeightsError(
-                f"--base_weights={weights}: cannot be loaded as MobileNetV2 1.0 without top"
-                f" ({reason}); expected the file that"
-                " keras.applications.MobileNetV2(include_top=False) downloads"
+                f"--base_weights={weights}: cannot be loaded as {name} ({reason}); expected the"
+                f" file that keras.applications.{row.constructor} downloads with include_top=False"
             ) from error
     return backbone
 
 
-def unfreeze_top(model: keras.Model) -> None:
+def unfreeze_top(model: keras.Model, name: str) -> None:
     """Makes the last blocks of a variant's backbone trainable, all but BatchNorm.
 
     A BatchNorm layer that may train takes the batch's statistics, however the backbone is called:
@@ -209,10 +238,11 @@ def unfreeze_top(model: keras.Model) -> None:
 
     Args:
         model: the variant `transfer`.
+        name: of its backbone.
     """
     backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     backbone.trainable = True
     frozen = True
     for layer in backbone.layers:
-        frozen = frozen and layer.name != _FIRST_TUNED
+        frozen = frozen and layer.name != BACKBONES[name].first_tuned
         layer.trainable = not (frozen or isinstance(layer, keras.layers.BatchNormalization))

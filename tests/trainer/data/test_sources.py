@@ -11,9 +11,10 @@ import pytest
 from google.cloud import storage
 
 from tests.trained_model import draw, write_pictures
+from trainer.config import Config
 from trainer.data.layout import find
 from trainer.data.pictures import open_pictures
-from trainer.data.sources import download, pictures_folder, unpack, weights_file
+from trainer.data.sources import backbone_weights, download, pictures_folder, unpack
 from trainer.errors import DataError, WeightsError
 
 
@@ -128,39 +129,61 @@ def test_folder_is_used_where_it_is(tmp_path):
     assert pictures_folder(str(tmp_path), tmp_path / "downloads") == tmp_path
 
 
+def transfer(base_weights):
+    return Config(variant="transfer", base_weights=base_weights)
+
+
 def test_imagenet_weights_of_the_picture_size_are_downloaded_once(web, tmp_path):
     folder, address = web
+    (folder / "mobilenet_v2").mkdir()
     for size in (160, 224):
-        name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"
-        (folder / name).write_text(str(size))
-    for image_size, expected in ((160, "160"), (224, "224"), (100, "224")):
-        assert (
-            weights_file(
-                "imagenet", image_size, tmp_path / "downloads", imagenet_url=address
-            ).read_text()
-            == expected
-        )
+        for width in ("1.0", "0.35"):
+            name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_{size}_no_top.h5"
+            (folder / "mobilenet_v2" / name).write_text(f"{width} {size}")
+    for backbone, image_size, expected in (
+        ("mobilenet_v2", -1, "1.0 160"),
+        ("mobilenet_v2", 224, "1.0 224"),
+        ("mobilenet_v2", 100, "1.0 224"),
+        ("mobilenet_v2_035", 160, "0.35 160"),
+    ):
+        config = Config(variant="transfer", backbone=backbone, image_size=image_size)
+        found = backbone_weights(config, tmp_path / "downloads", imagenet_url=address)
+        assert found is not None
+        assert found.read_text() == expected
+
+
+def test_weights_of_another_digest_than_keras_has_are_not_kept(web, tmp_path):
+    folder, address = web
+    config = Config(variant="transfer", backbone="convnext_tiny")
+    (folder / "convnext").mkdir()
+    (folder / "convnext" / "convnext_tiny_notop.h5").write_text("something else")
+    with pytest.raises(DataError, match=r"sent another file than was expected \(digest d547c096"):
+        backbone_weights(config, tmp_path, imagenet_url=address)
+    assert not list(tmp_path.glob("*.h5*"))
 
 
 def test_weights_in_a_bucket_are_fetched(bucket, tmp_path):
     with storage.Client(project="test") as client:
         client.bucket(bucket).blob("weights/w.h5").upload_from_string(b"weights")
-    assert weights_file(f"gs://{bucket}/weights/w.h5", 160, tmp_path).read_bytes() == b"weights"
+    found = backbone_weights(transfer(f"gs://{bucket}/weights/w.h5"), tmp_path)
+    assert found is not None
+    assert found.read_bytes() == b"weights"
 
 
 def test_imagenet_weights_without_network_say_what_to_do(tmp_path):
     with pytest.raises(
         DataError, match="use --base_weights=FILE, or train with --base_weights=none"
     ):
-        weights_file("imagenet", 160, tmp_path, imagenet_url="http://127.0.0.1:9")
+        backbone_weights(transfer("imagenet"), tmp_path, imagenet_url="http://127.0.0.1:9")
 
 
 def test_weights_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(
         WeightsError, match="there is no such file; expected imagenet, none, a .h5 file or gs://…"
     ):
-        weights_file(str(tmp_path / "none.h5"), 160, tmp_path)
-    assert weights_file("none", 160, tmp_path) is None
+        backbone_weights(transfer(str(tmp_path / "none.h5")), tmp_path)
+    assert backbone_weights(transfer("none"), tmp_path) is None
+    assert backbone_weights(Config(variant="plain"), tmp_path) is None
 
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

@@ -105,10 +105,46 @@ def test_evaluation_counts_every_class():
     cats, dogs = judged["per_class"]["cats"], judged["per_class"]["dogs"]
     assert cats.pop("interval_95") == list(wilson_interval(1, 2))
     assert dogs.pop("interval_95") == list(wilson_interval(2, 3))
-    assert cats == {"n": 2, "correct": 1, "recall": 0.5, "predicted": 2, "precision": 0.5}
-    assert dogs == {"n": 3, "correct": 2, "recall": 2 / 3, "predicted": 3, "precision": 2 / 3}
+    assert cats == {
+        "n": 2,
+        "correct": 1,
+        "recall": 0.5,
+        "predicted": 2,
+        "precision": 0.5,
+        "f1": 0.5,
+    }
+    third = 2 / 3
+    assert dogs == {
+        "n": 3,
+        "correct": 2,
+        "recall": third,
+        "predicted": 3,
+        "precision": third,
+        "f1": third,
+    }
+    assert judged["balanced_accuracy"] == judged["macro_f1"] == pytest.approx(7 / 12)
+    assert judged["top_5_accuracy"] is None
     signs = np.where(labels == 1, -1, 1) * logits[:, 0]
     assert judged["loss"] == pytest.approx(np.log1p(np.exp(signs)).mean(), rel=1e-5)
+
+
+def test_usual_numbers_are_those_of_scikit_learn():
+    # scikit-learn 1.9.1: f1_score(average="macro"), balanced_accuracy_score, and
+    # top_k_accuracy_score(k=5), of these answers.
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 7, 60).astype(np.int32)
+    logits = generator.normal(0, 1, (60, 7)).astype(np.float32)
+    logits[np.arange(60), labels] += 1
+    judged = evaluate(Objective(7), list("abcdefg"), labels, logits)
+    assert judged["macro_f1"] == pytest.approx(0.4879245733381071)
+    assert judged["balanced_accuracy"] == pytest.approx(0.501077097505669)
+    assert judged["top_5_accuracy"] == pytest.approx(0.9)
+
+
+def test_a_tie_of_logits_ranks_the_first_class_first():
+    labels = np.array([4, 5], np.int32)
+    judged = evaluate(Objective(6), list("abcdef"), labels, np.zeros((2, 6), np.float32))
+    assert judged["top_5_accuracy"] == 0.5
 
 
 def test_class_that_is_absent_and_never_named_has_no_recall_and_no_precision():
@@ -123,6 +159,7 @@ def test_class_that_is_absent_and_never_named_has_no_recall_and_no_precision():
         "interval_95": None,
         "predicted": 0,
         "precision": None,
+        "f1": None,
     }
     assert judged["per_class"]["c"] == nothing
     assert judged["confused"] == [

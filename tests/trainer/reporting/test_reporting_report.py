@@ -72,6 +72,9 @@ RESULT = {
         "accuracy": 0.6363,
         "interval_95": [0.5673, 0.7002],
         "loss": 0.62672,
+        "balanced_accuracy": 0.6364,
+        "macro_f1": 0.6362,
+        "top_5_accuracy": None,
         "per_class": {
             "cats": {
                 "n": 99,
@@ -79,8 +82,16 @@ RESULT = {
                 "recall": 0.6566,
                 "predicted": 103,
                 "precision": 0.6311,
+                "f1": 0.6436,
             },
-            "dogs": {"n": 99, "correct": 61, "recall": 0.6162, "predicted": 95, "precision": None},
+            "dogs": {
+                "n": 99,
+                "correct": 61,
+                "recall": 0.6162,
+                "predicted": 95,
+                "precision": None,
+                "f1": None,
+            },
         },
     },
     "calibration": {
@@ -151,6 +162,7 @@ RESULT = {
         "epochs": 1,
         "deterministic": False,
         "gpus": "",
+        "backbone": "mobilenet_v2",
         "base_weights": "imagenet",
     },
 }
@@ -259,7 +271,7 @@ def test_tables_show_counts_layers_recalls_and_settings(result, pictures):
     assert counts[0] == ["class", "train", "validation", "test", "total"]
     assert counts[2] == ["dogs", "1,001", "400", "98", "1,499"]
     assert counts[3] == ["total", "2,001", "801", "197", "2,999"]
-    assert recalls[1] == ["cats", "99", "65", "65.7 %", "63.1 %"]
+    assert recalls[1] == ["cats", "99", "65", "65.7 %", "63.1 %", "64.4 %"]
     layers = page.table("layer")
     assert layers[1:] == [
         ["pixels", "InputLayer", "160 × 160 × 3", "0", "–"],
@@ -276,7 +288,7 @@ def test_tables_show_counts_layers_recalls_and_settings(result, pictures):
     ]
     assert page.table("picture")[1] == ["dogs/7.jpg", "dogs", "cats", "97.3 %"]
     assert page.table("python")[1] == ["devices", "GPU:0, GPU:1"]
-    for words in ("2 min 15 s", "1 h 6 min", "1,730", "0.6267"):
+    for words in ("2 min 15 s", "1 h 6 min", "1,730", "0.6267", "balanced accuracy 63.6 %"):
         assert words in page.text
 
 
@@ -332,7 +344,7 @@ def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures
         split: dict.fromkeys(names, 10) for split in ("train", "validation", "test")
     }
     result["test"]["per_class"] = {
-        name: {"n": 10, "correct": 0, "recall": 1 - number / 200, "precision": 0.5}
+        name: {"n": 10, "correct": 0, "recall": 1 - number / 200, "precision": 0.5, "f1": 0.5}
         for number, name in enumerate(names)
     }
     result["test"]["per_class"]["class_199"] = {
@@ -340,6 +352,7 @@ def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures
         "correct": 0,
         "recall": None,
         "precision": None,
+        "f1": None,
     }
     page = write(result, pictures)
     counts, recalls = (rows for rows in page.tables if rows[0][0] == "class")
@@ -355,8 +368,14 @@ def test_many_classes_are_cut_to_fifty_and_the_worst_come_first(result, pictures
 
 
 def test_class_without_test_pictures_has_no_recall(result, pictures):
-    result["test"]["per_class"]["dogs"] = {"n": 0, "correct": 0, "recall": None, "precision": 0.25}
-    assert ["dogs", "0", "0", "–", "25.0 %"] in write(result, pictures).tables[2]
+    result["test"]["per_class"]["dogs"] = {
+        "n": 0,
+        "correct": 0,
+        "recall": None,
+        "precision": 0.25,
+        "f1": 0.0,
+    }
+    assert ["dogs", "0", "0", "–", "25.0 %", "0.0 %"] in write(result, pictures).tables[2]
 
 
 def test_reading_says_what_is_good_and_what_pictures_do_not_tell(result, pictures):

@@ -98,7 +98,7 @@ def test_fine_tuning_changes_the_top_of_the_backbone_and_no_statistics(whole):
 def test_top_of_the_backbone_is_trainable_and_runs_with_fixed_statistics():
     model = build("transfer", SIZE, Objective(2), seed=0)
     head_alone = len(model.trainable_variables)
-    unfreeze_top(model)
+    unfreeze_top(model, "mobilenet_v2")
     assert len(model.trainable_variables) > head_alone
     statistics = [variable for variable in model.variables if "moving_" in variable.path]
     before = [variable.value.numpy().copy() for variable in statistics]

@@ -119,7 +119,7 @@ def test_weights_file_is_loaded_into_the_backbone(weights):
 def test_weights_file_of_something_else_is_refused_with_one_line(weights, name):
     with pytest.raises(WeightsError) as error:
         build("transfer", 32, Objective(2), seed=0, weights=weights[0] / name)
-    assert "cannot be loaded as MobileNetV2 1.0 without top" in str(error.value)
+    assert "cannot be loaded as mobilenet_v2 (" in str(error.value)
     assert "\n" not in str(error.value)
 
 
