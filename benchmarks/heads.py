@@ -41,8 +41,6 @@ ROWS = (
     Row("one dense layer, constant rate", Head("average", 0, 0.2), learning_rate="0.001"),
     Row("wide", _WIDE, 40),
     Row("one dense layer", Head("average", 0, 0.2)),
-    Row("wide, 20 epochs", _WIDE),
-    Row("wide, max pooling", replace(_WIDE, pooling="max"), 40),
 )
 
 

@@ -213,7 +213,7 @@ class Variant:
 # convolutions gain nothing from AMX: measured, 0.7 times the speed of float32.
 #
 # Fixed views are learned by heart sooner than fresh ones: a rate that falls to 0 keeps the last
-# epochs from swinging. `best` is what benchmarks/results/accuracy.json shows.
+# epochs from swinging.
 VARIANTS: dict[str, Variant] = {
     "plain": Variant(
         scaled=False, augmented=False, recipes={"notebook": {**_NOTEBOOK, "augmentation": ""}}

@@ -22,7 +22,7 @@ _POOLING = {
 ROTATION = 0.2
 
 # Animals seldom stand on their heads, but are near or far, anywhere in the picture, in any light:
-# measured, see benchmarks/results/accuracy.json.
+# measured, see benchmarks/results/scratch.json.
 _STRONG_ROTATION = 0.1
 _STRONG_ZOOM = 0.3
 _STRONG_SHIFT = 0.1
