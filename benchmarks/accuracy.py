@@ -94,8 +94,8 @@ def _record(
 ) -> None:
     record(
         "test accuracy; stock: Keras as a tutorial writes it, 20 epochs; seconds: process start to"
-        " SavedModel, of the fastest run; against: points more than that row, with the 95 % interval"
-        " over pictures and seeds (bootstrap of both)",
+        " SavedModel, of the fastest run; against: points more than that row, and their 95 %"
+        " interval over pictures and seeds (bootstrap of both)",
         ["rows", "seeds"],
         sets={
             name: {
