@@ -50,7 +50,6 @@ format: .venv-check/installed
 
 # Measures what README quotes; needs the real pictures and weights: make bench DATA=folder WEIGHTS=file
 bench: .venv/installed-dev .venv-bench/installed
-	$(BIN)/python -m benchmarks.step_profile
 	$(BIN)/python -m benchmarks.bench_training --data=$(DATA) --weights=$(WEIGHTS) \
 		--whisker_transfer_flags=--recipe=fast
 	$(BIN)/python -m benchmarks.bench_input --data=$(DATA)/train
