@@ -240,8 +240,8 @@ def _limits(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     backbone = VARIANTS[result["variant"]].backbone
     if backbone and weights == "imagenet":
         seen = (
-            "ImageNet, which its weights come from, has many cats and dogs: not new to it; others"
-            " may fare worse"
+            "its weights come from ImageNet: animals and objects that ImageNet shows are not new to"
+            " it; other classes may fare worse"
         )
         limits.append(("backbone", seen))
     elif backbone and weights != "none":
