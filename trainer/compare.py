@@ -95,10 +95,13 @@ def _main(arguments: Sequence[str]) -> int | None:
     passed_on = [
         argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")
     ]
-    if values.backbones and values["variants"].present:
-        raise ConfigError(
-            "--variants with --backbones: backbones are those of transfer; leave --variants out"
-        )
+    if values.backbones:
+        for name in ("variants", "backbone"):
+            if values[name].present:
+                raise ConfigError(
+                    f"--{name} with --backbones: the backbones of transfer are compared; leave"
+                    f" --{name} out"
+                )
     compared = "backbone" if values.backbones else "variant"
     fixed = {"variant": "transfer"} if values.backbones else {}
     # Seed by seed, so that a comparison that is stopped early has seen every model.

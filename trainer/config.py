@@ -272,6 +272,14 @@ class Config:
                     f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer"
                     " has a backbone"
                 )
+        untouched = self.feature_views == 1 and not self.fine_tune_epochs
+        if self.augmentation and untouched:
+            raise ConfigError(
+                f"--augmentation={self.augmentation} with --feature_views=1: features of untouched"
+                " pictures are not augmented; give --feature_views=4, or --recipe=notebook"
+            )
+        if variant.augmented and not self.augmentation and not untouched:
+            object.__setattr__(self, "augmentation", "light")
         if self.backbone != "mobilenet_v2" and not variant.backbone:
             raise ConfigError(
                 f"--backbone={self.backbone} with --variant={self.variant}: only transfer has a"

@@ -125,7 +125,9 @@ class RunFolder:
 
     def differences(self, config: Config) -> list[str]:
         """Lists the settings that change what is computed and that the run began with otherwise."""
-        before = self._read("config.json")
+        # What runs did before there were these settings.
+        head = "notebook" if config.variant == "transfer" else ""
+        before = {"backbone": "mobilenet_v2", "head": head} | self._read("config.json")
         return [
             f"{name} was {before[name]}, is {value}"
             for name, value in asdict(config).items()

@@ -348,5 +348,29 @@ def test_table_is_aligned_and_has_the_spread_over_seeds():
     ]
 
 
+@pytest.mark.parametrize("flag", ["--variants=plain", "--backbone=densenet121"])
+def test_backbones_go_with_neither_variants_nor_one_backbone(flag):
+    ended = ask("--data=sample", "--backbones=mobilenet_v2,densenet121", flag)
+    name = flag.partition("=")[0]
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(
+        f"error: {name} with --backbones: the backbones of transfer are compared; leave {name}"
+        " out\n"
+    )
+
+
+def test_run_of_a_backbone_is_named_after_it():
+    config = Config(variant="transfer", backbone="densenet121", seed=2, run_dir="runs/x")
+    run = Run(config, ["--data=sample"], "backbone")
+    assert run.model == "densenet121"
+    assert run.command[3:] == [
+        "--data=sample",
+        "--variant=transfer",
+        "--backbone=densenet121",
+        "--seed=2",
+        "--run_dir=runs/x",
+    ]
+
+
 def test_nothing_done_gives_no_table():
     assert table({}) == []

@@ -27,6 +27,22 @@ from trainer.variants import VARIANTS
             "--profile_steps=9,3: expected two growing numbers, such as 20,40",
         ),
         (
+            {"recipe": "best", "variant": "augmented"},
+            "--recipe=best with --variant=augmented: expected one of notebook",
+        ),
+        (
+            {"variant": "transfer", "augmentation": "strong"},
+            "--augmentation=strong with --feature_views=1: features of untouched pictures are not",
+        ),
+        (
+            {"variant": "plain", "head": "wide"},
+            "--head=wide with --variant=plain: only transfer has a backbone",
+        ),
+        (
+            {"variant": "plain", "backbone": "densenet121"},
+            "--backbone=densenet121 with --variant=plain: only transfer has a backbone",
+        ),
+        (
             {"recipe": "fast", "variant": "plain"},
             "--recipe=fast with --variant=plain: expected one of notebook",
         ),
@@ -88,6 +104,28 @@ def test_recipe_decides_settings_that_no_flag_gives(recipe, variant):
     config = Config(recipe=recipe, variant=variant)
     assert {name: getattr(config, name) for name in decided} == decided
     assert Config(**asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe", "image_size"),
+    [
+        ({"variant": "plain"}, "notebook", 160),
+        ({"variant": "transfer"}, "fast", 160),
+        ({"variant": "transfer", "backbone": "efficientnet_v2_b3"}, "fast", 300),
+        ({"variant": "transfer", "backbone": "densenet121"}, "fast", 224),
+        ({"variant": "transfer", "backbone": "densenet121", "image_size": 64}, "fast", 64),
+    ],
+)
+def test_defaults_follow_variant_and_backbone(settings, recipe, image_size):
+    config = Config(**settings)
+    assert (config.recipe, config.image_size) == (recipe, image_size)
+
+
+def test_augmentation_is_recorded_where_there_is_any():
+    assert Config(variant="transfer").augmentation == ""
+    assert Config(variant="transfer", feature_views=3).augmentation == "light"
+    assert Config(variant="transfer", recipe="notebook").augmentation == "light"
+    assert Config(variant="transfer", recipe="best").augmentation == "strong"
 
 
 def test_flag_wins_over_the_recipe():

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import json
 import os
@@ -153,6 +154,24 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path):
     assert "holds a run with other settings (epochs was 20, is 7; seed was 0, is 1)" in str(
         error.value
     )
+
+
+def test_run_of_before_heads_and_backbones_had_those_of_the_notebook(tmp_path):
+    config = Config(variant="transfer", recipe="notebook", run_dir=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), open_run(config, [], NOW):
+        raise KeyboardInterrupt
+    file = tmp_path / "config.json"
+    before = json.loads(file.read_text())
+    del before["backbone"], before["head"]
+    file.write_text(json.dumps(before))
+    with open_run(config, [], NOW) as run:
+        assert run.resumed
+        assert run.differences(config) == []
+        other = dataclasses.replace(config, head="wide", backbone="densenet121")
+        assert run.differences(other) == [
+            "backbone was mobilenet_v2, is densenet121",
+            "head was notebook, is wide",
+        ]
 
 
 def test_changed_pictures_are_refused(tmp_path):

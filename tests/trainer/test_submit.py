@@ -59,6 +59,7 @@ def another_value(setting):
         "gpus": "0",
         "learning_rate": "cosine:0.01",
         "profile_steps": "3,5",
+        "image_size": 64,
     }
     if setting.name in special:
         return special[setting.name]

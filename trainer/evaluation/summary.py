@@ -98,7 +98,7 @@ def read_comparison(
             _statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text)
         )
     if any(len(found["seeds"]) == 1 for found in variants.values()):
-        text = "A variant with one seed says nothing about how much another seed would change it."
+        text = "A model with one seed says nothing about how much another seed would change it."
         statements.append(_statement("seeds", UNCLEAR, text))
     return statements
 

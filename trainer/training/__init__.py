@@ -101,7 +101,7 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         config.image_size,
         objective,
         seed=config.seed,
-        augmentation=config.augmentation,
+        augmentation=config.augmentation or "light",
         backbone=config.backbone,
         head=HEADS[config.head or "notebook"],
     )
@@ -223,6 +223,7 @@ class Stages:
             views=self._config.feature_views,
             seed=self._config.seed,
             cache_folder=cache_folder,
+            augmentation=self._config.augmentation,
         )
 
     def train(self, features: Batches | None) -> History:

@@ -16,9 +16,10 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,6 +33,7 @@ from trainer.devices import Part
 from trainer.errors import RunError
 from trainer.variants.models import augmentation_layers
 from trainer.variants.preprocessing import PIXELS_VERSION
+from whisker_ml.errors import WhiskerError
 from whisker_ml.files import replacing
 from whisker_ml.processors import available_processors
 
@@ -166,6 +168,7 @@ def extract(
     views: int,
     seed: int,
     cache_folder: Path,
+    augmentation: str = "light",
     backend: str | None = None,
 ) -> FeatureExamples:
     """Computes the features of all pictures, or finds them computed.
@@ -177,6 +180,7 @@ def extract(
         views: of each training picture, the untouched one among them.
         seed: of the augmented views.
         cache_folder: keeps features from run to run; made where it is missing.
+        augmentation: of the views: ``light`` or ``strong``.
         backend: name in `BACKENDS`; None: the fastest on this machine.
 
     Raises:
@@ -187,12 +191,17 @@ def extract(
     rows = len(ledger.pictures) + (views - 1) * len(examples.indices("train"))
 
     def file_of(backend: str) -> Path:
-        name = cache_name(ledger, extractor, views=views, seed=seed, backend=backend)
+        of_views = [seed, augmentation] if views > 1 else []
+        name = cache_name(ledger, extractor, [views, *of_views], backend)
         return cache_folder / f"{name}.npy"
 
     file = file_of(backend)
     run = None
-    if backend == "XNNPACK" and not file.exists():
+    if backend == "XNNPACK" and extractor.output.dtype != "float32":
+        # That would be a difference of precision, not a fault.
+        backend = "TensorFlow"
+        file = file_of(backend)
+    elif backend == "XNNPACK" and not file.exists():
         run = _checked_xnnpack(extractor, examples)
         if run is None:
             backend = "TensorFlow"
@@ -204,7 +213,8 @@ def extract(
                 logger.warning("features in %s are damaged; they are computed again", file)
         if not reused:
             cache_folder.mkdir(parents=True, exist_ok=True)
-            blocks = _compute(examples, run or BACKENDS[backend](extractor), views, seed)
+            augmentations = [_augmentation(seed, view, augmentation) for view in range(1, views)]
+            blocks = _compute(examples, run or BACKENDS[backend](extractor), augmentations)
             _write(file, (rows, extractor.output_shape[1]), blocks)
         features = np.load(file, mmap_mode="r")
     except OSError as error:
@@ -222,25 +232,26 @@ def extract(
     return FeatureExamples(examples, features, views)
 
 
-def cache_name(
-    ledger: Ledger, extractor: keras.Model, *, views: int, seed: int, backend: str
-) -> str:
-    """SHA-256 in hexadecimal over everything that features depend on."""
+def cache_name(ledger: Ledger, extractor: keras.Model, views: Sequence[Any], backend: str) -> str:
+    """SHA-256 in hexadecimal over everything that features depend on: views, and what they are made
+    with, too.
+    """
     weights = hashlib.sha256()
+    # By their order: some have names that count on from model to model.
     for variable in extractor.variables:
-        weights.update(f"{variable.path} {variable.shape} {variable.dtype}".encode())
+        weights.update(f"{variable.shape} {variable.dtype}".encode())
         weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
+    scaling = extractor.get_layer("rescaling")
     inputs = {
         "format": [_FORMAT, PIXELS_VERSION],
         "ledger": ledger.digest,
         "order": [[picture.sha256, picture.split] for picture in ledger.pictures],
         "weights": weights.hexdigest(),
         "layers": [type(layer).__name__ for layer in extractor.layers],
+        "scaling": [np.ravel(part).tolist() for part in (scaling.scale, scaling.offset)],
         "input": list(extractor.input_shape),
-        "dtype": extractor.compute_dtype,
+        "dtype": extractor.output.dtype,
         "views": views,
-        # Without augmented views the seed decides nothing.
-        "seed": seed if views > 1 else None,
         "batch": BATCH,
         "backend": backend,
         "versions": [tf.__version__, keras.__version__],
@@ -248,9 +259,10 @@ def cache_name(
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-def _compute(examples: Examples, extract: Extract, views: int, seed: int) -> Iterator[np.ndarray]:
+def _compute(
+    examples: Examples, extract: Extract, augmentations: Sequence[Callable[[tf.Tensor], tf.Tensor]]
+) -> Iterator[np.ndarray]:
     """Blocks of rows in the order of the file."""
-    augmentations = [_augmentation(seed, view) for view in range(1, views)]
     pictures = sum(len(examples.indices(split)) for split in SPLITS)
     # disable=None: a bar on a terminal, nothing in a log.
     bar = tqdm(desc="features", total=pictures, unit=" pictures", leave=False, disable=None)
@@ -265,15 +277,14 @@ def _compute(examples: Examples, extract: Extract, views: int, seed: int) -> Ite
     bar.close()
 
 
-def _augmentation(seed: int, view: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _augmentation(seed: int, view: int, augmentation: str) -> Callable[[tf.Tensor], tf.Tensor]:
     # Layers of its own for each view, always called on the same batches in the same order: the same
     # views each time. Half of 32 bits, as the layers count on from their seed.
     layers = augmentation_layers(
-        int(np.random.SeedSequence([seed, view]).generate_state(1)[0]) // 2
+        int(np.random.SeedSequence([seed, view]).generate_state(1)[0]) // 2, augmentation
     )
 
-    # Flipping and turning are linear, so that it is all the same whether scaling to [-1, 1] comes
-    # before or after.
+    # All that they do is linear, so that it is the same whether scaling comes before or after.
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
     def augment(pixels: tf.Tensor) -> tf.Tensor:
         for layer in layers:
@@ -334,14 +345,17 @@ def _checked_xnnpack(extractor: keras.Model, examples: Examples) -> Extract | No
     """What runs the extractor on XNNPACK; None, with a line in the log, where that cannot run it or
     gives other features than TensorFlow.
     """
+    pixels = examples.pictures(examples.indices("validation")[:_COMPARED])
     try:
         run = _xnnpack(extractor)
+        found = run(pixels)
+    except WhiskerError:  # a request to stop
+        raise
     except Exception as error:  # the converter's error has no public class
         reason = shorten(str(error), 120)
     else:
-        pixels = examples.pictures(examples.indices("validation")[:_COMPARED])
         expected = extractor(tf.cast(pixels, tf.float32), training=False).numpy()
-        difference = np.abs(run(pixels) - expected).max() / max(np.abs(expected).max(), 1e-9)
+        difference = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-9)
         if difference <= XNNPACK_BOUND:
             return run
         reason = f"off by {difference:.1g} of the largest feature, {XNNPACK_BOUND:g} is allowed"

@@ -173,6 +173,7 @@ _FAST = {
     "epochs": 40,
     "learning_rate": "cosine:0.001",
     "feature_views": 1,
+    "augmentation": "",
     "head": "wide",
 }
 

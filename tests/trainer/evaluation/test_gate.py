@@ -135,8 +135,8 @@ def judged_with(**changes):
         ({"judged": judged_with(right_dogs=30)}, "at best, the recall of dogs"),
         ({"judged": judged_with(error=0.2)}, "calibration error"),
         ({"cost": gate.Cost(2500.0, 5_000_000)}, "latency in ms"),
-        ({"cost": gate.Cost(120.0, 5_000_000)}, "latency beside the live one in ms"),
-        ({"cost": gate.Cost(9.0, 51_000_000)}, "size beside the live one in bytes"),
+        ({"cost": gate.Cost(950.0, 5_000_000)}, "latency beside the live one in ms"),
+        ({"cost": gate.Cost(9.0, 510_000_000)}, "size beside the live one in bytes"),
         ({"cost": gate.Cost(9.0, 2_100_000_000)}, "size in bytes"),
     ],
 )
@@ -155,6 +155,8 @@ def test_what_is_broken_breaks_its_floor(changes, floor):
         {"judged": judged_with(right_dogs=60, error=0.15)},
         # From plain to transfer, by benchmarks/results/compare.json.
         {"cost": gate.Cost(17.9, 11_052_207), "live_cost": gate.Cost(4.0, 5_470_481)},
+        # From the smallest backbone to the largest.
+        {"cost": gate.Cost(110.0, 113_000_000), "live_cost": gate.Cost(4.0, 2_400_000)},
     ],
 )
 def test_honest_model_breaks_no_floor(changes):

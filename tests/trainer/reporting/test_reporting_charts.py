@@ -96,6 +96,18 @@ def test_comparison_shows_every_variant(epochs, tmp_path):
     charts.compared_accuracies(runs, tmp_path / "accuracies.png")
     charts.compared_curves(runs, tmp_path / "curves.png")
     read(tmp_path / "curves.png")
+    costs = {
+        f"model {number}": {
+            "latency_ms": 2.0 * number,
+            "size_bytes": 10_000_000,
+            "test": {"mean": 0.8 + number / 100},
+        }
+        for number in range(9)
+    }
+    charts.compared_costs(costs, tmp_path / "costs.png")
+    read(tmp_path / "costs.png")
+    looks = [charts._look(number) for number in range(16)]
+    assert len(set(looks)) == 16
     pixels = read(tmp_path / "accuracies.png")
     assert all(
         shows(pixels, color) > 50

@@ -163,6 +163,7 @@ RESULT = {
         "deterministic": False,
         "gpus": "",
         "backbone": "mobilenet_v2",
+        "head": "",
         "base_weights": "imagenet",
     },
 }

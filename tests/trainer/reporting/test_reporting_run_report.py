@@ -96,7 +96,12 @@ def test_perfect_run_on_one_class_has_no_mistakes_and_no_curves_to_draw(trained,
 
 def test_features_of_untouched_pictures_show_no_augmentation(trained, tmp_path):
     examples, ledger, config, _ = awkward(trained, ["cats", "dogs"], right=True)
-    fast = asdict(config) | {"variant": "transfer", "recipe": "fast"}
+    fast = asdict(config) | {
+        "variant": "transfer",
+        "recipe": "fast",
+        "augmentation": "",
+        "head": "wide",
+    }
     for views, drawn in ((1, False), (2, True)):
         illustrate_data(examples, ledger, Config(**fast | {"feature_views": views}), tmp_path)
         assert (tmp_path / "augmentation.png").exists() == drawn

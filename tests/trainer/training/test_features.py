@@ -14,6 +14,7 @@ from trainer.devices import prepare
 from trainer.errors import RunError
 from trainer.training import features
 from trainer.training.features import BACKENDS, BATCH, fastest_backend, split_backbone
+from trainer.variants import HEADS
 from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
 from trainer.variants.objective import Objective
 
@@ -292,14 +293,19 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
     same = {
         "ledger": ledger,
         "extractor": extractor,
-        "views": VIEWS,
-        "seed": SEED,
+        "views": [VIEWS, SEED, "light"],
         "backend": "XNNPACK",
     }
+    keras.utils.set_random_seed(0)
+    averaged = split_backbone(build("transfer", SIZE, Objective(2), seed=0, head=HEADS["wide"]))[0]
+    averaged.set_weights(extractor.get_weights())
+    rescaled = split_backbone(make_model())[0]
+    rescaled.get_layer("rescaling").scale = 0.5
     changes = {
         "nothing": {},
-        "seed": {"seed": SEED + 1},
-        "views": {"views": VIEWS - 1},
+        "views": {"views": [VIEWS - 1, SEED, "light"]},
+        "pooling": {"extractor": averaged},
+        "scaling": {"extractor": rescaled},
         "backend": {"backend": "TensorFlow"},
         "order": {"ledger": other_order(ledger)},
         "picture": {"ledger": other_content(ledger)},
@@ -311,6 +317,9 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
     }
     assert len(set(names.values())) == len(changes), names
     assert features.cache_name(**same) == names["nothing"]
+    # Another model of the same kind, whose layers have other names of their own.
+    again = split_backbone(make_model())[0]
+    assert features.cache_name(**same | {"extractor": again}) == names["nothing"]
 
 
 def test_other_views_are_computed_when_the_seed_changes(cached, extracted):
@@ -321,9 +330,40 @@ def test_other_views_are_computed_when_the_seed_changes(cached, extracted):
     assert not np.array_equal(epoch_of(other)[0][0], epoch_of(extracted)[0][0])
 
 
-def test_seeds_share_features_without_augmented_views(pictures, extractor):
-    same = {"ledger": pictures[1], "extractor": extractor, "views": 1, "backend": "XNNPACK"}
-    assert features.cache_name(**same, seed=1) == features.cache_name(**same, seed=2)
+def test_seeds_share_features_without_augmented_views(cached):
+    # A rerun with another seed finds what is there; other views it does not.
+    cached(views=1, seed=SEED)
+    cached(views=1, seed=SEED + 1)
+    assert "found in" in cached.lines[-1]
+    before = len(cached.files)
+    cached(views=2, seed=SEED)
+    assert len(cached.files) == before + 1
+
+
+def test_views_are_augmented_as_the_setting_says(pictures, extractor, tmp_path):
+    light, strong = (
+        features.extract(
+            *pictures,
+            extractor,
+            views=2,
+            seed=SEED,
+            cache_folder=tmp_path,
+            augmentation=augmentation,
+        )
+        for augmentation in ("light", "strong")
+    )
+    train = light.indices("train")
+    np.testing.assert_array_equal(light.features(train), strong.features(train))
+    rows = [np.concatenate([values for values, _, _ in epoch_of(one)]) for one in (light, strong)]
+    assert not np.array_equal(*rows)
+
+
+def test_half_precision_is_left_to_tensorflow_without_a_warning(pictures, tmp_path):
+    model = build("transfer", SIZE, Objective(2), seed=0, precision="mixed_bfloat16")
+    extraction = Extraction(pictures, split_backbone(model)[0], tmp_path / "cache")
+    extraction(views=1)
+    assert "computed with TensorFlow" in extraction.lines[-1]
+    assert not [line for line in extraction.lines if "XNNPACK" in line]
 
 
 def flip_a_byte(file):

@@ -11,7 +11,7 @@ from serving.server.lite import TOLERANCE, XnnpackModel
 from serving.server.loading import LoadingOptions, load
 from tests.trained_model import logged, write_pictures
 from trainer.config import Config
-from trainer.errors import WeightsError
+from trainer.errors import RunStopped, WeightsError
 from trainer.pipeline import run
 from trainer.training import features
 from trainer.training.features import split_backbone
@@ -118,6 +118,15 @@ def test_backbone_that_xnnpack_computes_otherwise_is_left_to_tensorflow(monkeypa
     (line,) = lines
     assert line.startswith("XNNPACK cannot run this backbone (off by ")
     assert line.endswith("TensorFlow does, more slowly")
+
+
+def test_request_to_stop_is_no_failure_of_xnnpack(monkeypatch):
+    def stopped(_):
+        raise RunStopped("stopped")
+
+    monkeypatch.setattr(features, "_xnnpack", stopped)
+    with pytest.raises(RunStopped):
+        features._checked_xnnpack(None, Pixels(8))
 
 
 def test_backbone_that_xnnpack_cannot_run_is_left_to_tensorflow():
