@@ -99,8 +99,10 @@ def _machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    features = next((line.split() for line in lines if line.startswith("flags")), [])
     return {
         "processors": os.cpu_count(),
         "processor": names[0] if names else platform.processor(),
+        "features": [name for name in ("avx2", "avx512f", "amx_bf16") if name in features],
         "system": f"{platform.system()} {platform.machine()}",
     }
