@@ -49,7 +49,7 @@ ROWS = (
 def main() -> None:
     """Entry point."""
     cli.define("data", [], "folders of pictures")
-    cli.define("weights", None, "file of MobileNetV2 weights", required=True)
+    cli.define("weights", None, "file of MobileNetV2 weights, or none", required=True)
     cli.define("work_dir", "runs/heads", "keeps features, and what is measured already")
     cli.define("seeds", 5, "of weights, order and dropout", minimum=1)
     define_output("heads")
@@ -128,7 +128,8 @@ class _Features:
         from trainer.data import dataset
         from trainer.session import open_session
 
-        self._weights = Path(flags.FLAGS.weights).expanduser()
+        weights = flags.FLAGS.weights
+        self._weights = None if weights == "none" else Path(weights).expanduser()
         self._cache = work / "features"
         split = "hold_out" if (data / "validation").is_dir() else "given"
         self._config = Config(

@@ -67,6 +67,17 @@ def results(name):
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
 
 
+def test_accuracies_of_heads_are_those_of_the_ablation():
+    measured = results("heads")
+    means = {
+        head: sum(rows[head]["last"] for rows in measured["sets"].values()) / len(measured["sets"])
+        for head in measured["heads"]
+    }
+    assert max(means, key=means.__getitem__) == "wide"
+    assert f"({means['wide']:.3f} in the mean, the notebook's {means['notebook']:.3f};" in README
+    assert measured["commit"][:7] in README
+
+
 def accuracy_rows():
     """Rows of README's table of accuracies, from the benchmark's results."""
     for name, found in results("accuracy")["sets"].items():

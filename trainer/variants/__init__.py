@@ -154,8 +154,8 @@ class Head:
 
 
 # benchmarks/results/heads.json, three sets, by validation: the average instead of the maximum gains
-# 0.7 points in the mean; a wide layer with much dropout and 40 epochs 0.3 more, and the lowest loss;
-# its best epoch another 0.2.
+# 0.7 points in the mean; a wide layer with much dropout and 40 epochs 0.3 more; its best epoch
+# another 0.2.
 HEADS = {"notebook": Head("max", 128, 0.2), "wide": Head("average", 512, 0.5)}
 
 # The notebook's settings. What a recipe leaves out is as here.
