@@ -264,5 +264,5 @@ def test_other_pictures_and_single_seeds_are_said():
     )
     assert (
         seeds["text"]
-        == "A variant with one seed says nothing about how much another seed would change it."
+        == "A model with one seed says nothing about how much another seed would change it."
     )

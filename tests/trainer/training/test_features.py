@@ -300,6 +300,7 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
     averaged = split_backbone(build("transfer", SIZE, Objective(2), seed=0, head=HEADS["wide"]))[0]
     averaged.set_weights(extractor.get_weights())
     rescaled = split_backbone(make_model())[0]
+    rescaled.set_weights(extractor.get_weights())
     rescaled.get_layer("rescaling").scale = 0.5
     changes = {
         "nothing": {},
@@ -319,6 +320,7 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
     assert features.cache_name(**same) == names["nothing"]
     # Another model of the same kind, whose layers have other names of their own.
     again = split_backbone(make_model())[0]
+    again.set_weights(extractor.get_weights())
     assert features.cache_name(**same | {"extractor": again}) == names["nothing"]
 
 
