@@ -10,6 +10,7 @@ goes on where it was stopped.
 
 import json
 import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -132,11 +133,7 @@ class _Features:
         self._weights = None if weights == "none" else Path(weights).expanduser()
         self._cache = work / "features"
         split = "hold_out" if (data / "validation").is_dir() else "given"
-        self._config = Config(
-            data=str(data),
-            variant="transfer",
-            split=split,
-        )
+        self._config = Config(data=str(data), variant="transfer", split=split)
         with tempfile.TemporaryDirectory() as folder:
             config = replace(self._config, run_dir=f"{folder}/run")
             with open_session(config) as session:
@@ -153,27 +150,11 @@ class _Features:
 
     def judged(self, row: Row, seeds: int) -> list[dict[str, list[float]]]:
         """Accuracy and loss on each fold, of each seed, after each epoch."""
-        import keras
         import numpy as np
-        import tensorflow as tf
 
         from trainer.training.features import FeatureExamples
-        from trainer.training.fit import make_optimizer
-        from trainer.training.loop import Loop
-        from trainer.variants.models import copy_variables, head_layers
-        from trainer.variants.objective import Objective
 
         features = self._features(row.head.pooling)
-        objective = Objective(len(self._ledger.classes))
-        config = Config(variant="transfer", learning_rate=row.learning_rate)
-
-        def make() -> keras.Model:
-            inputs = keras.Input(features.shape[1:])
-            x = inputs
-            for layer in head_layers(row.head, objective):
-                x = layer(x)
-            return keras.Model(inputs, x)
-
         runs = []
         for fold in range(FOLDS):
             train, validation = (
@@ -182,32 +163,7 @@ class _Features:
             order = np.concatenate([train, validation])
             folded = _Fold(self._examples, self._pool, train, validation)
             batches = FeatureExamples(folded, features[order], 1)
-            labels = tf.constant(batches.labels(batches.indices("validation")))
-            steps = -(-len(batches.indices("train")) // config.batch_size)
-            model = make()
-            optimizer = make_optimizer(config.rate, row.epochs * steps)
-            loop = Loop(model, objective, optimizer, tf.distribute.get_strategy(), tf.float32)
-            fresh = [keras.ops.copy(variable) for variable in optimizer.variables]
-            for seed in range(seeds):
-                keras.utils.set_random_seed(seed)
-                copy_variables(make(), model)
-                for variable, value in zip(optimizer.variables, fresh, strict=True):
-                    variable.assign(value)
-                run: dict[str, list[float]] = {"accuracy": [], "loss": []}
-                for epoch in range(row.epochs):
-                    for _ in loop.train(
-                        batches.training_batches(
-                            config.batch_size, seed=seed, epoch=epoch, full=False
-                        )
-                    ):
-                        pass
-                    logits = tf.constant(
-                        loop.logits(batches.evaluation_batches("validation", config.batch_size))
-                    )
-                    right = tf.equal(objective.predictions(logits), labels)
-                    run["accuracy"].append(float(tf.reduce_mean(tf.cast(right, tf.float32))))
-                    run["loss"].append(float(tf.reduce_mean(objective.loss(labels, logits))))
-                runs.append(run)
+            runs += _trained(row, seeds, batches, len(self._ledger.classes))
         return runs
 
     def _features(self, pooling: str) -> Any:
@@ -231,6 +187,47 @@ class _Features:
             )
             self._pooled[pooling] = extracted.features(self._pool)
         return self._pooled[pooling]
+
+
+def _trained(row: Row, seeds: int, batches: Any, classes: int) -> list[dict[str, list[float]]]:
+    """Trains a head with each seed; one loop for all, as its functions take long to be traced."""
+    import keras
+    import tensorflow as tf
+
+    from trainer.training.fit import make_optimizer
+    from trainer.training.loop import Loop
+    from trainer.variants.models import copy_variables, head_layers
+    from trainer.variants.objective import Objective
+
+    objective = Objective(classes)
+    size = Config(variant="transfer").batch_size
+    labels = batches.labels(batches.indices("validation"))
+    width = batches.features(batches.indices("validation")).shape[1]
+
+    def make() -> keras.Model:
+        return keras.Sequential([keras.Input((width,)), *head_layers(row.head, objective)])
+
+    model = make()
+    steps = -(-len(batches.indices("train")) // size)
+    rate = Config(variant="transfer", learning_rate=row.learning_rate).rate
+    optimizer = make_optimizer(rate, row.epochs * steps)
+    loop = Loop(model, objective, optimizer, tf.distribute.get_strategy(), tf.float32)
+    fresh = [keras.ops.copy(variable) for variable in optimizer.variables]
+    runs = []
+    for seed in range(seeds):
+        keras.utils.set_random_seed(seed)
+        copy_variables(make(), model)
+        for variable, value in zip(optimizer.variables, fresh, strict=True):
+            variable.assign(value)
+        run: dict[str, list[float]] = {"accuracy": [], "loss": []}
+        for epoch in range(row.epochs):
+            deque(loop.train(batches.training_batches(size, seed=seed, epoch=epoch, full=False)), 0)
+            logits = tf.constant(loop.logits(batches.evaluation_batches("validation", size)))
+            right = tf.equal(objective.predictions(logits), labels)
+            run["accuracy"].append(float(tf.reduce_mean(tf.cast(right, tf.float32))))
+            run["loss"].append(float(tf.reduce_mean(objective.loss(labels, logits))))
+        runs.append(run)
+    return runs
 
 
 class _Fold:

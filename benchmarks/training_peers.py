@@ -7,8 +7,7 @@
 Nothing of Whisker is in it, and the faults of the notebook are left in its four variants: a sigmoid
 before a loss that expects logits, pictures that are read and decoded anew in every epoch.
 `tutorial` is how Keras' guide to transfer learning has it: average pooling, dropout, one dense
-layer; without its flips and turns, which cost it points where classes are not animals. It prints
-one JSON line at the end.
+layer; without its flips and turns. It prints one JSON line at the end.
 """
 
 import json

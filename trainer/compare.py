@@ -102,6 +102,11 @@ def _main(arguments: Sequence[str]) -> int | None:
                     f"--{name} with --backbones: the backbones of transfer are compared; leave"
                     f" --{name} out"
                 )
+        if "," in values.backbones and values.base_weights not in ("imagenet", "none"):
+            raise ConfigError(
+                f"--base_weights={values.base_weights} with several --backbones: a file holds the"
+                " weights of one; give imagenet or none"
+            )
     compared = "backbone" if values.backbones else "variant"
     fixed = {"variant": "transfer"} if values.backbones else {}
     # Seed by seed, so that a comparison that is stopped early has seen every model.

@@ -60,7 +60,6 @@ class Config:
         -1,
         "side in pixels of the square that pictures are resized to, at least 32; -1: what the"
         " backbone was trained with, else 160",
-        minimum=-1,
     )
     batch_size: int = setting(32, "pictures per step over all replicas", minimum=1)
     split: str = setting(
@@ -244,7 +243,7 @@ class Config:
         """Fills in what the recipe decides, so that a config holds what is done."""
         variant = VARIANTS[self.variant]
         if not self.recipe:
-            object.__setattr__(self, "recipe", "fast" if variant.backbone else "notebook")
+            object.__setattr__(self, "recipe", next(iter(variant.recipes)))
         if self.image_size == -1:
             size = BACKBONES[self.backbone].image_size if variant.backbone else 160
             object.__setattr__(self, "image_size", size)
@@ -266,8 +265,14 @@ class Config:
                 object.__setattr__(self, name, value)
         if self.epochs == 0:
             raise ConfigError("--epochs=0: expected at least 1")
-        for name in ("feature_views", "fine_tune_epochs", "head"):
-            if getattr(self, name) and not variant.backbone:
+        without = {
+            "backbone": "mobilenet_v2",
+            "feature_views": 0,
+            "fine_tune_epochs": 0,
+            "head": "",
+        }
+        for name, value in without.items():
+            if getattr(self, name) != value and not variant.backbone:
                 raise ConfigError(
                     f"--{name}={getattr(self, name)} with --variant={self.variant}: only transfer"
                     " has a backbone"
@@ -280,11 +285,6 @@ class Config:
             )
         if variant.augmented and not self.augmentation and not untouched:
             object.__setattr__(self, "augmentation", "light")
-        if self.backbone != "mobilenet_v2" and not variant.backbone:
-            raise ConfigError(
-                f"--backbone={self.backbone} with --variant={self.variant}: only transfer has a"
-                " backbone"
-            )
 
     @property
     def rate(self) -> LearningRate:

@@ -182,7 +182,13 @@ def _examine(
                 took_ms = [
                     float(np.median(times)) for times in latencies([served, candidate], expected)
                 ]
-                live = gate.Live(number, 0, live_labels, gate.Cost(took_ms[0], served.size_bytes))
+                live = gate.Live(
+                    number,
+                    0,
+                    live_labels,
+                    gate.Cost(took_ms[0], served.size_bytes),
+                    _is_same_model(store.manifest(number), config),
+                )
                 cost = gate.Cost(took_ms[1], candidate.size_bytes)
     labels = [picture.label for picture in expected.pictures]
     predicted = [answer.label for answer in answers]
@@ -193,6 +199,12 @@ def _examine(
         # A refusal ends the run with its sentence.
         logger.info(decision["sentence"])
     return found, decision
+
+
+def _is_same_model(manifest: Mapping[str, Any], config: Config) -> bool:
+    # Before there was a choice, it was the first one.
+    live = {"backbone": "mobilenet_v2"} | manifest.get("config", {})
+    return all(live.get(name) == getattr(config, name) for name in ("variant", "backbone"))
 
 
 def _trained_on(store: ModelStore, version: int, expected: Expected) -> int | None:

@@ -359,6 +359,13 @@ def test_backbones_go_with_neither_variants_nor_one_backbone(flag):
     )
 
 
+def test_one_file_of_weights_is_not_for_several_backbones():
+    ended = ask("--data=sample", "--backbones=mobilenet_v2,densenet121", "--base_weights=w.h5")
+    assert ended.returncode == 2
+    assert "--base_weights=w.h5 with several --backbones: a file holds" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_run_of_a_backbone_is_named_after_it():
     config = Config(variant="transfer", backbone="densenet121", seed=2, run_dir="runs/x")
     run = Run(config, ["--data=sample"], "backbone")

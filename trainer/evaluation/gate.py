@@ -36,8 +36,9 @@ _CALIBRATION = 0.15
 _LATENCY_MS = 2000.0
 # Memory of the smallest machines that serve; the variants and backbones take 2 to 115 MB.
 _SIZE_BYTES = 2_000_000_000
-# An honest change of backbone: ConvNeXt has 68 times the parameters of the small MobileNetV2.
-_TIMES_LIVE = 100.0
+# Of the same variant and backbone; of another, a hundred times is an honest change: ConvNeXt has 68
+# times the parameters of the small MobileNetV2.
+_TIMES_LIVE, _TIMES_ANOTHER = 10.0, 100.0
 # By how much medians of a few milliseconds differ on a machine that does something else, too.
 _LATENCY_NOISE_MS = 20.0
 
@@ -65,12 +66,14 @@ class Live:
             can tell.
         predicted: its answers about the test pictures, class names [n]; empty where that is not 0.
         cost: measured side by side with the candidate's, where it was asked.
+        same_model: it has the candidate's variant and backbone.
     """
 
     version: int
     trained_on: int | None
     predicted: Sequence[str] = ()
     cost: Cost | None = None
+    same_model: bool = True
 
 
 def compare(live_right: np.ndarray, candidate_right: np.ndarray, margin: float) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def _pictures_needed(differ: int, n: int, margin: float) -> int | None:
 def floors(
     judged: Mapping[str, Any],
     cost: Cost,
-    live: Cost | None = None,
+    live: Live | None = None,
     by_class: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Holds a model to what no published one may fall below.
@@ -132,7 +135,7 @@ def floors(
     Args:
         judged: `test` and `calibration` as `trainer.evaluation.judge.judge_rows` gives them.
         cost: of the candidate.
-        live: cost of the live version, measured side by side.
+        live: the live version, its cost measured side by side.
         by_class: by class, on how many test pictures of it the live version alone is right, the
             candidate alone, and how many there are.
 
@@ -154,15 +157,18 @@ def floors(
         _ceiling("latency in ms", cost.latency_ms, _LATENCY_MS),
         _ceiling("size in bytes", cost.size_bytes, _SIZE_BYTES),
     ]
-    if live is not None:
+    if live is not None and live.cost is not None:
+        times = _TIMES_LIVE if live.same_model else _TIMES_ANOTHER
         rows += [
             _ceiling(
                 "latency beside the live one in ms",
                 cost.latency_ms,
-                _beside(live.latency_ms, _LATENCY_NOISE_MS),
+                times * live.cost.latency_ms + _LATENCY_NOISE_MS,
             ),
             _ceiling(
-                "size beside the live one in bytes", cost.size_bytes, _beside(live.size_bytes, 0.0)
+                "size beside the live one in bytes",
+                cost.size_bytes,
+                times * live.cost.size_bytes,
             ),
         ]
     if by_class:
@@ -185,10 +191,6 @@ def _floor(name: str, value: float, limit: float, broken: bool) -> dict[str, Any
 
 def _ceiling(name: str, value: float, limit: float) -> dict[str, Any]:
     return _floor(name, value, limit, broken=value > limit)
-
-
-def _beside(live: float, noise: float) -> float:
-    return _TIMES_LIVE * live + noise
 
 
 def decide(
@@ -245,7 +247,7 @@ def decide(
             for name, own in ((name, true == name) for name in np.unique(true))
         }
     if policy != "off":
-        record["floors"] = floors(judged, cost, live.cost if live else None, by_class)
+        record["floors"] = floors(judged, cost, live, by_class)
     broken = [row for row in record["floors"] if row["broken"]]
     record |= {"verdict": verdict, "passed": verdict not in REFUSED[policy] and not broken}
     return record | {"sentence": _sentence(record, live, len(labels), broken)}

@@ -28,7 +28,7 @@ from trainer.training.features import extract, split_backbone
 from trainer.training.fit import Batches, History, Plan, make_optimizer
 from trainer.training.loop import Loop, inference
 from trainer.training.observers import Observers
-from trainer.variants import BACKBONES, HEADS, TF, VARIANTS
+from trainer.variants import HEADS, VARIANTS, scaling
 from trainer.variants.models import (
     build,
     copy_variables,
@@ -350,8 +350,7 @@ def check_start(
             " together, or inputs are not scaled"
         )
     scaled = model.get_layer("rescaling")(pixels).numpy()
-    scaling = BACKBONES[config.backbone].scaling if VARIANTS[config.variant].backbone else TF
-    low, high = scaling.range
+    low, high = scaling(config.variant, config.backbone).range
     grey = 0.001 * (high - low)
     if scaled.min() < low - grey or scaled.max() > high + grey or np.ptp(scaled) < 50 * grey:
         raise TrainingError(

@@ -53,8 +53,8 @@ BATCH = 16
 # per second of a `tf.function`. One interpreter with a thread per core and two with a thread each
 # came out alike.
 
-# XNNPACK and TensorFlow may differ by so much of the largest feature; MobileNetV2: by 2e-4.
-XNNPACK_BOUND = 2e-3
+# Backends may differ by so much of the largest feature; measured: at most 2e-4.
+BACKENDS_BOUND = 2e-3
 _COMPARED = 4
 
 # Pixels, uint8 or float32 [n, H, W, 3] in 0…255, n at most `BATCH`, to features, float32 [n, m].
@@ -187,44 +187,30 @@ def extract(
         RunError: the cache cannot be read or written.
     """
     start = time.perf_counter()
-    backend = backend or fastest_backend()
+    backends = [backend] if backend else preferred_backends(extractor)
     rows = len(ledger.pictures) + (views - 1) * len(examples.indices("train"))
 
-    def file_of(backend: str) -> Path:
-        of_views = [seed, augmentation] if views > 1 else []
-        name = cache_name(ledger, extractor, [views, *of_views], backend)
-        return cache_folder / f"{name}.npy"
-
-    file = file_of(backend)
-    run = None
-    if backend == "XNNPACK" and extractor.output.dtype != "float32":
-        # That would be a difference of precision, not a fault.
-        backend = "TensorFlow"
-        file = file_of(backend)
-    elif backend == "XNNPACK" and not file.exists():
-        run = _checked_xnnpack(extractor, examples)
-        if run is None:
-            backend = "TensorFlow"
-            file = file_of(backend)
+    name = cache_name(ledger, extractor, [views, seed, augmentation] if views > 1 else [views])
+    files = {backend: cache_folder / f"{name}-{backend}.npy" for backend in backends}
     try:
-        if reused := file.exists():
-            reused = _is_whole(file)
-            if not reused:
-                logger.warning("features in %s are damaged; they are computed again", file)
-        if not reused:
+        used = next((backend for backend, file in files.items() if _is_usable(file)), None)
+        if reused := used is not None:
+            file = files[used]
+        else:
             cache_folder.mkdir(parents=True, exist_ok=True)
+            used, run = _first_that_runs(backends, extractor, examples)
+            file = files[used]
             augmentations = [_augmentation(seed, view, augmentation) for view in range(1, views)]
-            blocks = _compute(examples, run or BACKENDS[backend](extractor), augmentations)
-            _write(file, (rows, extractor.output_shape[1]), blocks)
+            _write(file, (rows, extractor.output_shape[1]), _compute(examples, run, augmentations))
         features = np.load(file, mmap_mode="r")
     except OSError as error:
         raise RunError(
-            f"{file}: the feature cache cannot be used ({error.strerror or error}); expected a"
-            " folder that this user may write, with"
+            f"{cache_folder}: the feature cache cannot be used ({error.strerror or error});"
+            " expected a folder that this user may write, with"
             f" {4 * rows * extractor.output_shape[1] / 1e6:.1f} MB free"
         ) from error
     seconds = time.perf_counter() - start
-    how = f"found in {file}" if reused else f"computed with {backend}, {rows / seconds:.0f} views/s"
+    how = f"found in {file}" if reused else f"computed with {used}, {rows / seconds:.0f} views/s"
     logger.info(
         f"features of {len(ledger.pictures)} pictures, {views} view{'s' * (views > 1)} of each"
         f" training picture: {how} ({seconds:.1f} s)"
@@ -232,9 +218,9 @@ def extract(
     return FeatureExamples(examples, features, views)
 
 
-def cache_name(ledger: Ledger, extractor: keras.Model, views: Sequence[Any], backend: str) -> str:
-    """SHA-256 in hexadecimal over everything that features depend on: views, and what they are made
-    with, too.
+def cache_name(ledger: Ledger, extractor: keras.Model, views: Sequence[Any]) -> str:
+    """SHA-256 in hexadecimal over everything that features depend on, but for the backend; `views`
+    with what they are made with.
     """
     weights = hashlib.sha256()
     # By their order: some have names that count on from model to model.
@@ -253,7 +239,6 @@ def cache_name(ledger: Ledger, extractor: keras.Model, views: Sequence[Any], bac
         "dtype": extractor.output.dtype,
         "views": views,
         "batch": BATCH,
-        "backend": backend,
         "versions": [tf.__version__, keras.__version__],
     }
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
@@ -307,6 +292,15 @@ def _write(file: Path, shape: tuple[int, int], blocks: Iterator[np.ndarray]) -> 
         stream.write(digest)
 
 
+def _is_usable(file: Path) -> bool:
+    if not file.exists():
+        return False
+    if _is_whole(file):
+        return True
+    logger.warning("features in %s are damaged; they are computed again", file)
+    return False
+
+
 def _is_whole(file: Path) -> bool:
     digest = hashlib.sha256()
     left = file.stat().st_size - _DIGEST_BYTES
@@ -341,33 +335,41 @@ def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     )
 
 
-def _checked_xnnpack(extractor: keras.Model, examples: Examples) -> Extract | None:
-    """What runs the extractor on XNNPACK; None, with a line in the log, where that cannot run it or
-    gives other features than TensorFlow.
+def preferred_backends(extractor: keras.Model) -> list[str]:
+    """Names in `BACKENDS`, the fastest first; XNNPACK, on every core, is for float32 without a
+    GPU.
     """
+    if tf.config.list_logical_devices("GPU") or extractor.output.dtype != "float32":
+        return ["TensorFlow"]
+    return ["XNNPACK", "TensorFlow"]
+
+
+def _first_that_runs(
+    backends: Sequence[str], extractor: keras.Model, examples: Examples
+) -> tuple[str, Extract]:
+    """The first backend that can run the extractor and gives TensorFlow's features, and what runs
+    it; the last one is not checked.
+    """
+    *checked, last = backends
     pixels = examples.pictures(examples.indices("validation")[:_COMPARED])
-    try:
-        run = _xnnpack(extractor)
-        found = run(pixels)
-    except WhiskerError:  # a request to stop
-        raise
-    except Exception as error:  # the converter's error has no public class
-        reason = shorten(str(error), 120)
-    else:
-        expected = extractor(tf.cast(pixels, tf.float32), training=False).numpy()
-        difference = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-9)
-        if difference <= XNNPACK_BOUND:
-            return run
-        reason = f"off by {difference:.1g} of the largest feature, {XNNPACK_BOUND:g} is allowed"
-    logger.warning("XNNPACK cannot run this backbone (%s): TensorFlow does, more slowly", reason)
-    return None
-
-
-def fastest_backend() -> str:
-    """Name in `BACKENDS`: TensorFlow on the first GPU where there is one, else XNNPACK on every
-    core.
-    """
-    return "TensorFlow" if tf.config.list_logical_devices("GPU") else "XNNPACK"
+    for backend in checked:
+        try:
+            run = BACKENDS[backend](extractor)
+            found = run(pixels)
+        except WhiskerError:  # a request to stop
+            raise
+        except Exception as error:  # the converter's error has no public class
+            reason = shorten(str(error), 120)
+        else:
+            expected = extractor(tf.cast(pixels, tf.float32), training=False).numpy()
+            difference = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-9)
+            if difference <= BACKENDS_BOUND:
+                return backend, run
+            reason = f"off by {difference:.1g} of the largest feature, {BACKENDS_BOUND:g} allowed"
+        logger.warning(
+            "%s cannot run this backbone (%s); %s does, more slowly", backend, reason, last
+        )
+    return last, BACKENDS[last](extractor)
 
 
 def _tensorflow(extractor: keras.Model) -> Extract:

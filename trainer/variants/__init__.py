@@ -3,7 +3,7 @@ it imports no TensorFlow.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -70,23 +70,19 @@ class Backbone:
 
 
 # Fine-tuning changes the last blocks, those that see the picture in the fewest places.
-_MOBILENET_V2 = "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_"
+_MOBILENET_V2 = Backbone(
+    "MobileNetV2",
+    "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
+    "block_14_expand",
+    TF,
+    image_size=160,
+    weights_sizes=(96, 128, 160, 192, 224),
+)
 BACKBONES: dict[str, Backbone] = {
-    "mobilenet_v2": Backbone(
-        "MobileNetV2",
-        _MOBILENET_V2 + "1.0_{size}_no_top.h5",
-        "block_14_expand",
-        TF,
-        image_size=160,
-        weights_sizes=(96, 128, 160, 192, 224),
-    ),
-    "mobilenet_v2_035": Backbone(
-        "MobileNetV2",
-        _MOBILENET_V2 + "0.35_{size}_no_top.h5",
-        "block_14_expand",
-        TF,
-        image_size=160,
-        weights_sizes=(96, 128, 160, 192, 224),
+    "mobilenet_v2": _MOBILENET_V2,
+    "mobilenet_v2_035": replace(
+        _MOBILENET_V2,
+        weights=_MOBILENET_V2.weights.replace("1.0", "0.35"),
         arguments={"alpha": 0.35},
     ),
     "mobilenet_v3_small": Backbone(
@@ -192,8 +188,8 @@ class Variant:
             unscaled inputs make any loss possible.
         bfloat16: what has units for bfloat16 that make it faster without harm: ``gpu``, ``cpu``
             (with AMX).
-        recipes: settings that each recipe decides; a recipe that is missing is not for this
-            variant.
+        recipes: settings that each recipe decides, the default recipe first; one that is missing is
+            not for this variant.
     """
 
     scaled: bool
@@ -236,11 +232,16 @@ VARIANTS: dict[str, Variant] = {
         largest_first_loss=15.0,
         bfloat16=frozenset({"gpu"}),
         recipes={
-            "notebook": {**_NOTEBOOK, "head": "notebook"},
             "fast": _FAST,
             "best": {**_FAST, "fine_tune_epochs": 4, "augmentation": "strong"},
+            "notebook": {**_NOTEBOOK, "head": "notebook"},
         },
     ),
 }
 
 RECIPES = tuple(dict.fromkeys(name for variant in VARIANTS.values() for name in variant.recipes))
+
+
+def scaling(variant: str, backbone: str) -> Scaling:
+    """How a variant that scales does it: as its backbone was trained, else to [-1, 1]."""
+    return BACKBONES[backbone].scaling if VARIANTS[variant].backbone else TF

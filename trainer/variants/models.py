@@ -2,13 +2,15 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from trainer.errors import WeightsError
-from trainer.variants import BACKBONES, HEADS, TF, VARIANTS, Head
+from trainer.variants import BACKBONES, HEADS, VARIANTS, Head, scaling
 from trainer.variants.objective import Objective
 
 _DROPOUT = 0.2
@@ -27,6 +29,17 @@ _STRONG_ROTATION = 0.1
 _STRONG_ZOOM = 0.3
 _STRONG_SHIFT = 0.1
 _STRONG_CONTRAST = 0.3
+
+
+@contextmanager
+def _policy(precision: str) -> Iterator[None]:
+    """Keras' precision inside the block."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def build(
@@ -63,12 +76,30 @@ def build(
     Raises:
         WeightsError: the file does not hold this backbone's weights.
     """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        return _build(variant, image_size, objective, seed, weights, augmentation, backbone, head)
-    finally:
-        keras.config.set_dtype_policy(before)
+    with _policy(precision):
+        inputs = keras.Input((image_size, image_size, 3), name="pixels")
+        x = inputs
+        properties = VARIANTS[variant]
+        scale = scaling(variant, backbone)
+        if properties.scaled:
+            x = keras.layers.Rescaling(scale.scale, scale.offset, name="rescaling")(x)
+        if properties.augmented:
+            pixels = scale.range if properties.scaled else (0.0, 255.0)
+            for layer in augmentation_layers(seed, augmentation, pixels):
+                x = layer(x)
+        if properties.backbone:
+            # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.
+            x = make_backbone(backbone, image_size, weights)(x, training=False)
+            x = _POOLING[head.pooling](name="pool")(x)
+            layers = head_layers(head, objective)
+        else:
+            for number in range(1, 4):
+                x = _convolution(x, number)
+            x = keras.layers.Flatten(name="flatten")(x)
+            layers = _dense(128, _DROPOUT, objective)
+        for layer in layers:
+            x = layer(x)
+        return keras.Model(inputs, x, name=variant)
 
 
 def copy_variables(source: keras.Model, target: keras.Model) -> None:
@@ -77,41 +108,6 @@ def copy_variables(source: keras.Model, target: keras.Model) -> None:
     """
     for value, variable in zip(source.variables, target.variables, strict=True):
         variable.assign(value.value.numpy())
-
-
-def _build(
-    variant: str,
-    image_size: int,
-    objective: Objective,
-    seed: int,
-    weights: Path | None,
-    augmentation: str,
-    backbone: str,
-    head: Head,
-) -> keras.Model:
-    inputs = keras.Input((image_size, image_size, 3), name="pixels")
-    x = inputs
-    properties = VARIANTS[variant]
-    scaling = BACKBONES[backbone].scaling if properties.backbone else TF
-    if properties.scaled:
-        x = keras.layers.Rescaling(scaling.scale, scaling.offset, name="rescaling")(x)
-    if properties.augmented:
-        pixels = scaling.range if properties.scaled else (0.0, 255.0)
-        for layer in augmentation_layers(seed, augmentation, pixels):
-            x = layer(x)
-    if properties.backbone:
-        # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.
-        x = make_backbone(backbone, image_size, weights)(x, training=False)
-        x = _POOLING[head.pooling](name="pool")(x)
-        layers = head_layers(head, objective)
-    else:
-        for number in range(1, 4):
-            x = _convolution(x, number)
-        x = keras.layers.Flatten(name="flatten")(x)
-        layers = _dense(128, _DROPOUT, objective)
-    for layer in layers:
-        x = layer(x)
-    return keras.Model(inputs, x, name=variant)
 
 
 def head_layers(head: Head, objective: Objective) -> list[keras.layers.Layer]:

@@ -24,9 +24,17 @@ def answers(*wrong):
 
 
 def decided(
-    policy, live_wrong, candidate_wrong, *, judged=JUDGED, cost=COST, live_cost=COST, trained_on=0
+    policy,
+    live_wrong,
+    candidate_wrong,
+    *,
+    judged=JUDGED,
+    cost=COST,
+    live_cost=COST,
+    trained_on=0,
+    same_model=True,
 ):
-    live = gate.Live(4, trained_on, answers(live_wrong), live_cost)
+    live = gate.Live(4, trained_on, answers(live_wrong), live_cost, same_model)
     return gate.decide(policy, 0.02, LABELS, answers(candidate_wrong), judged, cost, live)
 
 
@@ -135,8 +143,8 @@ def judged_with(**changes):
         ({"judged": judged_with(right_dogs=30)}, "at best, the recall of dogs"),
         ({"judged": judged_with(error=0.2)}, "calibration error"),
         ({"cost": gate.Cost(2500.0, 5_000_000)}, "latency in ms"),
-        ({"cost": gate.Cost(950.0, 5_000_000)}, "latency beside the live one in ms"),
-        ({"cost": gate.Cost(9.0, 510_000_000)}, "size beside the live one in bytes"),
+        ({"cost": gate.Cost(120.0, 5_000_000)}, "latency beside the live one in ms"),
+        ({"cost": gate.Cost(9.0, 51_000_000)}, "size beside the live one in bytes"),
         ({"cost": gate.Cost(9.0, 2_100_000_000)}, "size in bytes"),
     ],
 )
@@ -156,7 +164,11 @@ def test_what_is_broken_breaks_its_floor(changes, floor):
         # From plain to transfer, by benchmarks/results/compare.json.
         {"cost": gate.Cost(17.9, 11_052_207), "live_cost": gate.Cost(4.0, 5_470_481)},
         # From the smallest backbone to the largest.
-        {"cost": gate.Cost(110.0, 113_000_000), "live_cost": gate.Cost(4.0, 2_400_000)},
+        {
+            "cost": gate.Cost(110.0, 113_000_000),
+            "live_cost": gate.Cost(4.0, 2_400_000),
+            "same_model": False,
+        },
     ],
 )
 def test_honest_model_breaks_no_floor(changes):

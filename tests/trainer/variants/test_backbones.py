@@ -107,26 +107,30 @@ class Pixels:
         return self._pixels[indices]
 
 
+def chosen(extractor):
+    return features._first_that_runs(["XNNPACK", "TensorFlow"], extractor, Pixels(8))[0]
+
+
 def test_backbone_that_xnnpack_computes_otherwise_is_left_to_tensorflow(monkeypatch):
     extractor, _ = split_backbone(make("mobilenet_v3_small"))
     with logged() as lines:
-        assert features._checked_xnnpack(extractor, Pixels(8)) is not None
+        assert chosen(extractor) == "XNNPACK"
     assert not lines
-    monkeypatch.setattr(features, "XNNPACK_BOUND", -1.0)
+    monkeypatch.setattr(features, "BACKENDS_BOUND", -1.0)
     with logged() as lines:
-        assert features._checked_xnnpack(extractor, Pixels(8)) is None
+        assert chosen(extractor) == "TensorFlow"
     (line,) = lines
     assert line.startswith("XNNPACK cannot run this backbone (off by ")
-    assert line.endswith("TensorFlow does, more slowly")
+    assert line.endswith("; TensorFlow does, more slowly")
 
 
 def test_request_to_stop_is_no_failure_of_xnnpack(monkeypatch):
     def stopped(_):
         raise RunStopped("stopped")
 
-    monkeypatch.setattr(features, "_xnnpack", stopped)
+    monkeypatch.setitem(features.BACKENDS, "XNNPACK", stopped)
     with pytest.raises(RunStopped):
-        features._checked_xnnpack(None, Pixels(8))
+        chosen(None)
 
 
 def test_backbone_that_xnnpack_cannot_run_is_left_to_tensorflow():
@@ -135,7 +139,7 @@ def test_backbone_that_xnnpack_cannot_run_is_left_to_tensorflow():
     strange = keras.layers.Lambda(lambda x: tf.raw_ops.Betainc(a=x * 0 + 1, b=x * 0 + 1, x=x / 256))
     extractor = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(strange(inputs)))
     with logged() as lines:
-        assert features._checked_xnnpack(extractor, Pixels(8)) is None
+        assert chosen(extractor) == "TensorFlow"
     assert lines[-1].startswith("XNNPACK cannot run this backbone (")
     assert "\n" not in lines[-1]
 
