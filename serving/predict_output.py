@@ -48,12 +48,13 @@ def _table(stream: TextIO, top: int | None) -> Write:
             heading = "  ".join(
                 f"{title:<{width}}" for title, width in zip(titles, widths, strict=True)
             )
-            print(f"{heading}  version  path", file=stream)
+            print(f"{heading}  unsure  version  path", file=stream)
         cells = (
             f"{cell:<{width}}" if isinstance(cell, str) else f"{cell:>{width}.4f}"
             for cell, width in zip(chain.from_iterable(best), widths, strict=False)
         )
-        print(f"{'  '.join(cells)}  {outcome.model_version:>7}  {path}", file=stream)
+        unsure = {True: "unsure", False: "", None: "–"}[outcome.unsure]
+        print(f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}", file=stream)
 
     return write
 
@@ -68,6 +69,7 @@ def _json(stream: TextIO, top: int | None) -> Write:
                 "label": outcome.label,
                 "probability": outcome.probability,
                 "probabilities": dict(_best(outcome, top)) if top else outcome.probabilities,
+                "unsure": outcome.unsure,
                 "model_version": outcome.model_version,
             }
         print(json.dumps(line), file=stream)
@@ -87,7 +89,7 @@ def _csv(stream: TextIO, top: int | None) -> Write:
         else:
             best = _best(outcome, top or 1)
             row |= zip(_titles(len(best)), chain.from_iterable(best), strict=True)
-            row["model_version"] = outcome.model_version
+            row |= {"unsure": outcome.unsure, "model_version": outcome.model_version}
         writer.writerow(row)
 
     return write
@@ -104,7 +106,7 @@ def csv_titles(top: int | None) -> list[str]:
     """Gives the columns of CSV with so many classes; the first is the path, and the last the
     error.
     """
-    return ["path", *_titles(top or 1), "model_version", "error"]
+    return ["path", *_titles(top or 1), "unsure", "model_version", "error"]
 
 
 def _best(prediction: Prediction, count: int) -> list[tuple[str, float]]:
@@ -245,17 +247,17 @@ def _errors(file: Path) -> Iterator[None]:
         raise UnusableResults(f"{file}: cannot be read and written: {error.strerror}") from error
 
 
-# Pictures and their answers on one sheet, the wrong and the least certain first; needs Pillow.
+# Pictures and their answers on one sheet, the wrong and the least sure first; needs Pillow.
 
 SHOWN = 100
-# Probabilities are calibrated: of answers at this one, every fifth is wrong.
-UNCERTAIN_BELOW = 0.8
+# Where a version of before does not say: of calibrated answers at this one, every fifth is wrong.
+UNSURE_BELOW = 0.8
 
 _SIDE, _BORDER, _MARGIN, _LINE, _COLUMNS = 160, 6, 10, 18, 8
 _FRAME = _SIDE + 2 * _BORDER
 _WIDTH, _HEIGHT = _FRAME + _MARGIN, _FRAME + 2 * _LINE + _MARGIN
 _TEXT, _PAPER = (30, 30, 30), (255, 255, 255)
-_WRONG, _UNCERTAIN, _CERTAIN = (205, 30, 40), (240, 160, 0), (205, 210, 205)
+_WRONG, _UNSURE, _SURE = (205, 30, 40), (240, 160, 0), (205, 210, 205)
 
 
 class NoSheet(WhiskerError):
@@ -267,6 +269,7 @@ class _Tile(NamedTuple):
     picture: bytes | str
     caption: str
     wrong: bool
+    unsure: bool
     probability: float
 
 
@@ -295,7 +298,7 @@ class Sheet:
             )
         self._file = file
         self._tiles: list[_Tile] = []
-        self._counts = {"answers": 0, "wrong": 0, "uncertain": 0, "failed": 0}
+        self._counts = {"answers": 0, "wrong": 0, "unsure": 0, "failed": 0}
 
     def add(
         self, path: str, picture: bytes | str | ClientError, outcome: Prediction | ClientError
@@ -315,11 +318,14 @@ class Sheet:
         wrong = folder in outcome.probabilities and folder != outcome.label
         self._counts["answers"] += 1
         self._counts["wrong"] += wrong
-        self._counts["uncertain"] += not wrong and outcome.probability < UNCERTAIN_BELOW
+        unsure = outcome.unsure
+        if unsure is None:
+            unsure = outcome.probability < UNSURE_BELOW
+        self._counts["unsure"] += unsure and not wrong
         caption = f"{outcome.label} {outcome.probability:.2f}" + (
             f", not {folder}" if wrong else ""
         )
-        self._tiles.append(_Tile(path, picture, caption, wrong, outcome.probability))
+        self._tiles.append(_Tile(path, picture, caption, wrong, unsure, outcome.probability))
         if len(self._tiles) >= 2 * SHOWN:
             self._keep_the_worst()
 
@@ -354,13 +360,7 @@ class Sheet:
             draw.text((_MARGIN + _LINE, y - 2), line, _TEXT, font)
         for number, tile in enumerate(self._tiles):
             x, y = _MARGIN + number % columns * _WIDTH, top + number // columns * _HEIGHT
-            colour = (
-                _WRONG
-                if tile.wrong
-                else _CERTAIN
-                if tile.probability >= UNCERTAIN_BELOW
-                else _UNCERTAIN
-            )
+            colour = _WRONG if tile.wrong else _UNSURE if tile.unsure else _SURE
             draw.rectangle((x, y, x + _FRAME - 1, y + _FRAME - 1), outline=colour, width=_BORDER)
             thumbnail = _thumbnail(tile.picture)
             sheet.paste(
@@ -374,33 +374,32 @@ class Sheet:
         except OSError as error:
             raise NoSheet(f"{self._file}: cannot be written: {error.strerror}") from error
         return f"{self._file}: {len(self._tiles)} pictures" + (
-            f", the wrong and the least certain; {left_out:,} others are left out"
-            if left_out
-            else ""
+            f", the wrong and the least sure; {left_out:,} others are left out" if left_out else ""
         )
 
     def _keep_the_worst(self) -> None:
-        # The surest of the wrong are the worst; of the others the least certain are.
+        # The surest of the wrong are the worst; of the others the least sure are.
         self._tiles.sort(
-            key=lambda tile: (not tile.wrong, -tile.probability if tile.wrong else tile.probability)
+            key=lambda tile: (
+                not tile.wrong,
+                tile.unsure if tile.wrong else not tile.unsure,
+                -tile.probability if tile.wrong else tile.probability,
+            )
         )
         del self._tiles[SHOWN:]
 
     def _heading(self, left_out: int) -> list[tuple[str, tuple[int, int, int]]]:
         counts = self._counts
-        others = counts["answers"] - counts["wrong"] - counts["uncertain"]
+        others = counts["answers"] - counts["wrong"] - counts["unsure"]
         lines = [
             (f"{counts['wrong']:,} wrong: the folder is named after another class", _WRONG),
-            (
-                f"{counts['uncertain']:,} uncertain: probability below {UNCERTAIN_BELOW:g}",
-                _UNCERTAIN,
-            ),
-            (f"{others:,} others", _CERTAIN),
+            (f"{counts['unsure']:,} not sure, as the model says", _UNSURE),
+            (f"{others:,} others", _SURE),
         ]
         if counts["failed"]:
             lines.append((f"{counts['failed']:,} without an answer, not shown", _PAPER))
         if left_out:
-            shown = f"{len(self._tiles):,} shown, the wrong and the least certain"
+            shown = f"{len(self._tiles):,} shown, the wrong and the least sure"
             lines.append((f"{shown}; {left_out:,} not", _PAPER))
         return lines
 
@@ -422,4 +421,4 @@ def _thumbnail(picture: bytes | str) -> "Image.Image":
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         # The file is gone, or Pillow draws a line where TensorFlow does not.
-        return Image.new("RGB", (_SIDE, _SIDE), _CERTAIN)
+        return Image.new("RGB", (_SIDE, _SIDE), _SURE)

@@ -5,6 +5,7 @@ then made live.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -132,13 +133,15 @@ def publish(
         session.clock.stop("publish")
         return Publication()
     logits = tf.constant(exported.test_logits())
-    objective = exported.objective
+    objective, doubt = exported.objective, exported.doubt
+    probabilities = objective.probabilities(logits).numpy()
     expected = Expected(
         ledger.classes,
         by_split["test"],
         read,
         [ledger.classes[number] for number in objective.predictions(logits).numpy()],
-        objective.probabilities(logits).numpy(),
+        probabilities,
+        partial(doubt.unsure, probabilities.max(axis=1), exported.familiarity),
     )
     with serve(str(folder), "the exported model") as candidate:
         verification, decision = _examine(

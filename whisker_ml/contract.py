@@ -7,8 +7,9 @@ Two signatures (design of the SavedModel: README, "The served model"):
 * ``pixels``: ``pixels`` float32 [N, size, size, 3] in 0…255.
 
 Both answer ``label`` string [N], ``probability`` float32 [N], ``probabilities`` float32 [N, K],
-``classes`` string [N, K] in the order of ``probabilities``, and ``valid`` bool [N]. An element that
-is no picture has ``valid`` false, an empty ``label`` and zeros; it is never an error.
+``classes`` string [N, K] in the order of ``probabilities``, ``valid`` bool [N], and, models of
+before left out, ``unsure`` bool [N]. An element that is no picture has ``valid`` false, ``unsure``
+true, an empty ``label`` and zeros; it is never an error.
 """
 
 SIGNATURE_BYTES = "serving_default"
@@ -22,7 +23,16 @@ OUTPUT_PROBABILITY = "probability"
 OUTPUT_PROBABILITIES = "probabilities"
 OUTPUT_CLASSES = "classes"
 OUTPUT_VALID = "valid"
-OUTPUTS = (OUTPUT_LABEL, OUTPUT_PROBABILITY, OUTPUT_PROBABILITIES, OUTPUT_CLASSES, OUTPUT_VALID)
+OUTPUT_UNSURE = "unsure"
+# What models of before answer, too.
+FIRST_OUTPUTS = (
+    OUTPUT_LABEL,
+    OUTPUT_PROBABILITY,
+    OUTPUT_PROBABILITIES,
+    OUTPUT_CLASSES,
+    OUTPUT_VALID,
+)
+OUTPUTS = (*FIRST_OUTPUTS, OUTPUT_UNSURE)
 # What a client asks for that has read the names of the classes.
 OUTPUTS_WITHOUT_CLASSES = tuple(name for name in OUTPUTS if name != OUTPUT_CLASSES)
 

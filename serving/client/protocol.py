@@ -49,12 +49,15 @@ class Prediction:
         probability: its probability, 0 to 1.
         probabilities: the probability of every class, 0 to 1, in the model's order of classes.
         model_version: the version that answered.
+        unsure: the model is not sure of its answer: it is too close to call, or the picture is
+            unlike all that the model has learnt; None: a version of before, which does not say.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     model_version: int
+    unsure: bool | None = None
 
 
 def _read_file(path: Path) -> bytes:
@@ -312,9 +315,19 @@ class ClientProtocol:
     ) -> Steps[list[Prediction | None]]:
         """Asks about one or more pictures; gives None for each that is none."""
         parts = yield from self._request(signature, {name: values})
-        response = yield from self._answer(
-            signature, parts, contract.OUTPUTS_WITHOUT_CLASSES if self._classes else ()
-        )
+        known = yield from self.signatures()
+        wanted = [
+            output
+            for output in contract.OUTPUTS_WITHOUT_CLASSES
+            if self._classes and output in known[signature or contract.SIGNATURE_BYTES].outputs
+        ]
+        try:
+            response = yield from self._answer(signature, parts, wanted)
+        except InvalidRequest:
+            # The server may have moved to a version that answers less.
+            if contract.OUTPUT_UNSURE not in wanted:
+                raise
+            response = yield from self._answer(signature, parts, ())
         version = response.model_spec.version.value
         if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:
             # The server has moved to a version whose class names nobody has asked for yet.
@@ -330,6 +343,9 @@ class ClientProtocol:
 
     def _read(self, response: Any, version: int, count: int) -> list[Prediction | None]:
         valid, labels, best, every = (_output(response, name) for name in _READ)
+        unsure: list[bool | None] = [None] * count
+        if contract.OUTPUT_UNSURE in response.outputs:
+            unsure = _output(response, contract.OUTPUT_UNSURE)
         if not len(valid) == len(labels) == len(best) == count:
             raise ValueError(f"{len(labels)} labels for {count} pictures")
         if version not in self._classes:
@@ -353,6 +369,7 @@ class ClientProtocol:
                         )
                     ),
                     version,
+                    unsure[row],
                 )
                 if valid[row]
                 else None

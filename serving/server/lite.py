@@ -221,13 +221,14 @@ class XnnpackModel(Servable):
     ) -> dict[str, np.ndarray]:
         count = len(self._classes)
         probabilities = np.zeros((len(valid), count), np.float32)
+        unsure = ~valid
         rows = np.flatnonzero(valid)
         # A lone picture needs no other thread.
         run = map if len(rows) == 1 else self._threads.map
         for row, answer in zip(
             rows, run(lambda row: self._network(pixels[row], end), rows), strict=True
         ):
-            probabilities[row] = answer
+            probabilities[row], unsure[row] = answer[:count], answer[-1]
         return {
             contract.OUTPUT_LABEL: np.where(
                 valid, self._classes[probabilities.argmax(axis=1)], b""
@@ -236,9 +237,11 @@ class XnnpackModel(Servable):
             contract.OUTPUT_PROBABILITIES: probabilities,
             contract.OUTPUT_CLASSES: np.broadcast_to(self._classes, (len(valid), count)),
             contract.OUTPUT_VALID: valid,
+            contract.OUTPUT_UNSURE: unsure,
         }
 
     def _network(self, pixels: np.ndarray, end: float | None) -> np.ndarray:
+        """Probabilities of one picture, and after them 1 where the answer is not sure."""
         if end is not None and time.monotonic() >= end:
             raise StatusError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the network ran"
@@ -249,8 +252,8 @@ class XnnpackModel(Servable):
                 source["index"], pixels[np.newaxis].astype(np.float32, copy=False)
             )
             interpreter.invoke()
-            probabilities: np.ndarray = interpreter.get_tensor(target["index"])[0]
-        return probabilities
+            answer: np.ndarray = interpreter.get_tensor(target["index"])[0]
+        return answer
 
     def _compare(self) -> np.ndarray:
         """Compares with TensorFlow on noise, and gives the names of the classes."""
@@ -263,7 +266,7 @@ class XnnpackModel(Servable):
             [signature.outputs[alias].name for alias in aliases],
             None,
         )
-        actual = np.stack([self._network(row, None) for row in pixels])
+        actual = np.stack([self._network(row, None) for row in pixels])[:, :-1]
         difference = np.abs(actual - expected).max()
         if not difference <= TOLERANCE:
             raise NotConvertible(
@@ -296,7 +299,7 @@ def _image_size(model: SavedModel) -> int:
         if (
             signature is None
             or set(signature.inputs) != {alias}
-            or set(signature.outputs) != set(contract.OUTPUTS)
+            or set(signature.outputs) not in (set(contract.OUTPUTS), set(contract.FIRST_OUTPUTS))
         ):
             raise NotConvertible(f"it has not the signature {name} of a Whisker model")
     shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
@@ -321,11 +324,12 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
             f"its graph turns pictures into floats at {len(cut)} places, expected 1"
         )
     # Outputs are in the order of their names.
-    valid = frozen.outputs[sorted(contract.OUTPUTS).index(contract.OUTPUT_VALID)]
+    signature = model.signatures[contract.SIGNATURE_BYTES]
+    valid = frozen.outputs[sorted(signature.outputs).index(contract.OUTPUT_VALID)]
     half = tf.compat.v1.graph_util.extract_sub_graph(
         frozen.graph.as_graph_def(), [cut[0].op.name, valid.op.name]
     )
-    source = model.signatures[contract.SIGNATURE_BYTES].inputs[contract.INPUT_BYTES].name
+    source = signature.inputs[contract.INPUT_BYTES].name
     with model.graph.as_default():
         fed = {frozen.inputs[0].name: model.graph.get_tensor_by_name(source)}
         outputs = tf.import_graph_def(half, fed, [cut[0].name, valid.name], name="decoding")
@@ -336,10 +340,16 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
 
 def _convert(loaded: Any, size: int) -> bytes:
     pixels = loaded.signatures[contract.SIGNATURE_PIXELS]
-    network = tf.function(
-        lambda rows: pixels(**{contract.INPUT_PIXELS: rows})[contract.OUTPUT_PROBABILITIES]
-    )
-    concrete = network.get_concrete_function(tf.TensorSpec([1, size, size, 3], tf.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec([1, size, size, 3], tf.float32)])
+    def network(rows: tf.Tensor) -> tf.Tensor:
+        answer = pixels(**{contract.INPUT_PIXELS: rows})
+        unsure = answer.get(contract.OUTPUT_UNSURE, tf.zeros([1], tf.bool))
+        return tf.concat(
+            [answer[contract.OUTPUT_PROBABILITIES], tf.cast(unsure, tf.float32)[:, tf.newaxis]], 1
+        )
+
+    concrete = network.get_concrete_function()
     verbosity = absl_logging.get_verbosity()
     # It advises to name the owner of the variables, with which they would be no constants for
     # XNNPACK to take over.

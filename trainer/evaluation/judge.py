@@ -19,6 +19,7 @@ from trainer.evaluation.calibration import (
     threshold_curves,
 )
 from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.unsure import Doubt, judge_unsure, learn_familiarity
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
@@ -111,12 +112,16 @@ class Judged:
     Attributes:
         numbers: as `judge_rows` gives them.
         objective: the model's, with the temperature that fits the validation pictures.
+        doubt: says when the model's answers are not sure.
+        familiarity: of the test pictures, float32 [n], in the ledger's order; None: not known.
         test_set_evaluations: how often a model was judged on this frozen test set; None where the
             split is not frozen.
     """
 
     numbers: dict[str, Any]
     objective: Objective
+    doubt: Doubt
+    familiarity: np.ndarray | None
     test_set_evaluations: int | None
 
 
@@ -130,11 +135,16 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
         trained: the model.
     """
     ledger, objective = data.ledger, trained.objective
+    familiarity = trained.features and learn_familiarity(trained.features("train"))
     rows = []
     for split in ("validation", "test"):
         logits = trained.logits(split)
         answers = objective.predictions(tf.constant(logits)).numpy()
-        for index, answer, row in zip(data.examples.indices(split), answers, logits, strict=True):
+        indices = data.examples.indices(split)
+        scores = None
+        if familiarity and trained.features:
+            scores = familiarity.of(trained.features(split)).numpy()
+        for place, (index, answer, row) in enumerate(zip(indices, answers, logits, strict=True)):
             picture = ledger.pictures[index]
             rows.append(
                 {
@@ -143,6 +153,7 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
                     "label": picture.label,
                     "predicted": ledger.classes[answer],
                     "logits": row.tolist(),
+                    "familiarity": None if scores is None else float(scores[place]),
                 }
             )
     session.folder.write_predictions(rows)
@@ -153,8 +164,9 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
         evaluations = splits.count_test_set_evaluation(data.data, ledger, session.folder.address)
         logger.info("evaluation %d of the frozen test set", evaluations)
     session.clock.stop("evaluate")
-    temperature = numbers["calibration"]["temperature"]
-    return Judged(numbers, replace(objective, temperature=temperature), evaluations)
+    temperature, unsure = numbers["calibration"]["temperature"], numbers["unsure"]
+    doubt = Doubt(unsure["lowest_probability"], unsure["lowest_familiarity"] or 0.0, familiarity)
+    return Judged(numbers, replace(objective, temperature=temperature), doubt, scores, evaluations)
 
 
 def judge_rows(
@@ -171,14 +183,16 @@ def judge_rows(
     Args:
         objective: of the model as it was trained.
         classes: names in the order of its outputs.
-        rows: of `predictions.jsonl`: `sha256`, `split`, `label`, `logits`.
+        rows: of `predictions.jsonl`: `sha256`, `split`, `label`, `logits`, and
+            `familiarity` where it is known.
         paths: of the pictures, by hash.
         seed: of the choice of test pictures to show.
 
     Returns:
         `validation` and `test` as `evaluate` has them, of the logits as they are; and with the
         temperature `calibration` (`temperature`, `fitted_on`, and `before` and `after` it `loss`
-        and what `reliability` tells), `curves`, `coverage`, and test pictures `at_random`,
+        and what `reliability` tells), `curves`, `coverage`, `unsure` (as `judge_unsure` gives it),
+        and test pictures `at_random`,
         `mistakes` (the surest first) and `least_certain`, each as `sha256`, `path`, `label`,
         `predicted`, `probability`.
     """
@@ -203,6 +217,12 @@ def judge_rows(
         loss = float(tf.reduce_mean(each.loss(tf.constant(labels), tf.constant(logits))))
         calibration[moment] = {"loss": loss, **reliability(len(classes), right, confidence)}
 
+    familiarity = {
+        name: np.array([row.get("familiarity") for row in rows if row["split"] == name], np.float32)
+        for name in split
+    }
+    validation = scaled.probabilities(tf.constant(split["validation"][1])).numpy().max(axis=1)
+    unsure = judge_unsure(validation, confidence, familiarity, right)
     test = [row for row in rows if row["split"] == "test"]
 
     def listed(places: np.ndarray) -> list[dict[str, Any]]:
@@ -224,6 +244,7 @@ def judge_rows(
         "calibration": calibration,
         "curves": threshold_curves(classes, labels, probabilities),
         "coverage": coverage_curve(right, confidence),
+        "unsure": unsure,
         "at_random": listed(at_random),
         "mistakes": listed(order[~right[order]]),
         "least_certain": listed(order[::-1]),

@@ -10,6 +10,7 @@ import numpy as np
 from trainer.config import Config
 from trainer.data.dataset import Dataset
 from trainer.evaluation.judge import Judged
+from trainer.evaluation.unsure import Doubt
 from trainer.export import saved_model
 from trainer.session import Session
 from trainer.training import Trained
@@ -27,6 +28,8 @@ class Exported:
         folder: the SavedModel.
         checkpoint: file with the same weights, in Keras' own format.
         objective: with the temperature that is in the graph.
+        doubt: as it is in the graph.
+        familiarity: of the test pictures, float32 [n], in the ledger's order; None: not known.
         cost: `size_bytes`, `latency_ms` and `calls`, as `saved_model.measure` gives them.
         test_logits: computes the trained model's logits of the test pictures from their pixels,
             float32 [n, units], in the ledger's order.
@@ -35,6 +38,8 @@ class Exported:
     folder: Path
     checkpoint: Path
     objective: Objective
+    doubt: Doubt
+    familiarity: np.ndarray | None
     cost: dict[str, Any]
     test_logits: Callable[[], np.ndarray]
 
@@ -59,6 +64,7 @@ def write(
         config.image_size,
         folder,
         config.max_pixels,
+        judged.doubt,
     )
     trained.model.save(checkpoint)
     test = [picture for picture in data.ledger.pictures if picture.split == "test"]
@@ -66,5 +72,11 @@ def write(
     cost = saved_model.measure(folder, answer, timed)
     session.clock.stop("export")
     return Exported(
-        folder, checkpoint, judged.objective, cost, lambda: trained.logits_from_pixels("test")
+        folder,
+        checkpoint,
+        judged.objective,
+        judged.doubt,
+        judged.familiarity,
+        cost,
+        lambda: trained.logits_from_pixels("test"),
     )

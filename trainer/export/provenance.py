@@ -81,6 +81,7 @@ def describe(
             "name": checkpoint.name,
             "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         },
+        "unsure": result["unsure"],
         "metrics": {
             split: {name: result[split][name] for name in _METRICS}
             for split in ("validation", "test")

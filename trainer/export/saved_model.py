@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.evaluation.unsure import NO_DOUBT, Doubt
+from trainer.training.features import split_backbone
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_batch
 from whisker_ml import contract
@@ -30,27 +32,35 @@ class _Served(tf.Module):
         classes: Sequence[str],
         image_size: int,
         max_pixels: int,
+        doubt: Doubt,
     ) -> None:
         super().__init__(name="whisker")
         # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to
         # be loaded.
         self.model_variables = [variable.value for variable in model.variables]
+        extractor, head = split_backbone(model) if doubt.familiarity else (None, model)
 
         def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
-            logits = model(pixels, training=False)
+            familiarity = None
+            if extractor and doubt.familiarity:
+                pixels = extractor(pixels, training=False)
+                familiarity = doubt.familiarity.of(pixels)
+            logits = head(pixels, training=False)
             probabilities = objective.probabilities(logits)
             probabilities = tf.where(
                 valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities)
             )
+            probability = tf.reduce_max(probabilities, axis=1)
             names = tf.constant(list(classes))
             return {
                 contract.OUTPUT_LABEL: tf.where(
                     valid, tf.gather(names, objective.predictions(logits)), ""
                 ),
-                contract.OUTPUT_PROBABILITY: tf.reduce_max(probabilities, axis=1),
+                contract.OUTPUT_PROBABILITY: probability,
                 contract.OUTPUT_PROBABILITIES: probabilities,
                 contract.OUTPUT_CLASSES: tf.tile(names[tf.newaxis], [tf.shape(pixels)[0], 1]),
                 contract.OUTPUT_VALID: valid,
+                contract.OUTPUT_UNSURE: doubt.unsure(probability, familiarity) | ~valid,
             }
 
         def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -81,6 +91,7 @@ def export(
     image_size: int,
     folder: Path,
     max_pixels: int = MAX_PIXELS,
+    doubt: Doubt = NO_DOUBT,
 ) -> Callable:
     """Writes the SavedModel; the folder appears when it is whole.
 
@@ -91,12 +102,13 @@ def export(
         image_size: side in pixels.
         folder: what to write; a folder of that name is replaced.
         max_pixels: width times height of a picture at most.
+        doubt: says when an answer is not sure.
 
     Returns:
         The signature for bytes, ready to be called in this process: encoded pictures, string [N],
             to the answer.
     """
-    served = _Served(model, objective, classes, image_size, max_pixels)
+    served = _Served(model, objective, classes, image_size, max_pixels, doubt)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         tf.saved_model.save(

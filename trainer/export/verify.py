@@ -34,6 +34,9 @@ _NO_GPU = 'device_count { key: "GPU" value: 0 }'
 # A record that fails, fails for good.
 _AT_ONCE = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
 
+# Within it of a threshold, rounding may decide whether an answer is sure: features of XNNPACK and
+# of TensorFlow differ by 2e-4.
+_SLACK = 2e-3
 _OVER_REST = 20
 _TIMED = 100
 _TIMEOUT_S = 60.0
@@ -67,6 +70,8 @@ class Expected:
         read: gives the encoded bytes of one, by its path.
         predicted: class names, [n].
         probabilities: float32 [n, K], 0…1.
+        unsure: whether they are not sure, with some slack of the scores below or above the
+            thresholds: bool [n].
     """
 
     classes: Sequence[str]
@@ -74,6 +79,7 @@ class Expected:
     read: Callable[[str], bytes]
     predicted: Sequence[str]
     probabilities: np.ndarray
+    unsure: Callable[[float], np.ndarray]
 
 
 @contextmanager
@@ -187,6 +193,13 @@ def verify(
         bound,
         "over gRPC",
     )
+    unsure = np.array([answer.unsure for answer in answers])
+    if (other := (unsure & ~expected.unsure(-_SLACK)) | (~unsure & expected.unsure(_SLACK))).any():
+        raise VerificationError(
+            f"the served model is not sure of other pictures than the trained one: {other.sum():,}"
+            f" of {len(unsure):,}, such as {expected.pictures[int(other.argmax())].path}; nothing"
+            " was published"
+        )
     sample = _over_rest(
         served.rest_url, [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]]
     )

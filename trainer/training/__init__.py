@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from trainer.errors import TrainingError
 from trainer.session import Session
 from trainer.training import fit
 from trainer.training.checkpoints import Checkpoints
-from trainer.training.features import extract, split_backbone
+from trainer.training.features import FeatureExamples, extract, split_backbone
 from trainer.training.fit import Batches, History, Plan, make_optimizer
 from trainer.training.loop import Loop, inference
 from trainer.training.observers import Observers
@@ -61,8 +61,9 @@ class Trained:
         parameters: `total`, and `trainable` in the last stage.
         layers: as `describe_layers` lists them.
         steps: training steps in all epochs.
-        logits: gives those of every picture of a split, float32 [n, units], in the ledger's order;
-            from the features where the model was trained on them.
+        features: gives the pooled features of every picture of a split, untouched, float32
+            [n, features], in the ledger's order; None: the variant has no backbone.
+        logits: the same of logits, float32 [n, units]; from the features where there are some.
         logits_from_pixels: the same, by the whole model.
     """
 
@@ -73,6 +74,7 @@ class Trained:
     parameters: dict[str, int]
     layers: list[dict[str, Any]]
     steps: int
+    features: Callable[[str], np.ndarray] | None
     logits: Callable[[str], np.ndarray]
     logits_from_pixels: Callable[[str], np.ndarray]
 
@@ -142,11 +144,14 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
     if not devices.is_single or devices.precision != "float32":
         single = make()
         copy_variables(model, single)
-    from_pixels = _evaluation(data.examples, inference(single), config)
-    from_features = from_pixels
-    if features is not None and not config.fine_tune_epochs:
-        _, head = split_backbone(single)
-        from_features = _evaluation(features, inference(head, tf.float32), config)
+    from_pixels = logits = _evaluation(data.examples, inference(single), config)
+    features_of: Callable[[str], np.ndarray] | None = None
+    if VARIANTS[config.variant].backbone:
+        extractor, head = split_backbone(single)
+        features_of = cache(_evaluation(data.examples, inference(extractor), config))
+        if features is not None and not config.fine_tune_epochs:
+            features_of = features.features_of
+        logits = _after(features_of, inference(head, tf.float32))
     return Trained(
         single,
         objective,
@@ -155,15 +160,22 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         {"total": model.count_params(), "trainable": trainable_parameters(model)},
         describe_layers(model),
         stages.steps(history),
-        from_features,
+        features_of,
+        logits,
         from_pixels,
     )
 
 
 def _evaluation(
-    batches: Batches, infer: Callable[[tf.data.Dataset], np.ndarray], config: Config
+    examples: Examples, infer: Callable[[tf.data.Dataset], np.ndarray], config: Config
 ) -> Callable[[str], np.ndarray]:
-    return lambda split: infer(batches.evaluation_batches(split, config.batch_size))
+    return lambda split: infer(examples.evaluation_batches(split, config.batch_size))
+
+
+def _after(
+    features_of: Callable[[str], np.ndarray], infer: Callable[[Any], np.ndarray]
+) -> Callable[[str], np.ndarray]:
+    return lambda split: infer([(features_of(split), None)])
 
 
 class Stages:
@@ -204,7 +216,7 @@ class Stages:
         self._observers = observers
         self._stop = stop
 
-    def features(self, ledger: Ledger, cache_folder: Path) -> Batches:
+    def features(self, ledger: Ledger, cache_folder: Path) -> FeatureExamples:
         """Computes what the head is trained on, or finds it computed.
 
         Args:
