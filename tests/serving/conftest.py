@@ -119,7 +119,12 @@ class StandIn:
             ),
             contract.OUTPUT_CLASSES: encode([classes] * len(read)),
             contract.OUTPUT_VALID: encode([bool(label) for label, _ in read]),
+            contract.OUTPUT_UNSURE: encode([probability < 0.5 for _, probability in read]),
         }
+        if unknown := set(request.output_filter) - set(self.outputs):
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"output tensor alias not found: {unknown}"
+            )
         response = message("tensorflow.serving.PredictResponse")()
         response.model_spec.version.value = self.version
         for name in request.output_filter or self.outputs:
@@ -146,7 +151,7 @@ class StandIn:
                 signature.inputs[key].dtype = dtype
                 for size in sizes:
                     signature.inputs[key].tensor_shape.dim.add(size=size)
-            for key in contract.OUTPUTS:
+            for key in self.outputs:
                 signature.outputs[key].dtype = 7
         response = message("tensorflow.serving.GetModelMetadataResponse")()
         response.model_spec.version.value = self.version

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -23,7 +24,7 @@ from serving.predict_output import (
 )
 
 CAT = Prediction("cats", 0.5, {"cats": 0.5, "dogs": 0.125, "hedgehogs": 0.375}, 3)
-DOG = Prediction("dogs", 1.0, {"cats": 0.0, "dogs": 1.0, "hedgehogs": 0.0}, 12)
+DOG = Prediction("dogs", 1.0, {"cats": 0.0, "dogs": 1.0, "hedgehogs": 0.0}, 12, unsure=False)
 OUTCOMES = [("a.jpg", CAT), ("b, c.jpg", NotAPicture()), ("d.jpg", DOG)]
 
 
@@ -37,18 +38,26 @@ def written(name, top):
 
 def test_table_is_aligned_by_class_names_and_leaves_failures_out():
     assert (
-        written("table", None) == "label      probability  version  path\n"
-        "cats            0.5000        3  a.jpg\n"
-        "dogs            1.0000       12  d.jpg\n"
+        written("table", None) == "label      probability  unsure  version  path\n"
+        "cats            0.5000  –             3  a.jpg\n"
+        "dogs            1.0000               12  d.jpg\n"
     )
 
 
 def test_table_with_top_shows_the_most_probable_classes_first():
     assert (
-        written("table", 2) == "label      probability  label_2    probability_2  version  path\n"
-        "cats            0.5000  hedgehogs         0.3750        3  a.jpg\n"
-        "dogs            1.0000  cats              0.0000       12  d.jpg\n"
+        written("table", 2)
+        == "label      probability  label_2    probability_2  unsure  version  path\n"
+        "cats            0.5000  hedgehogs         0.3750  –             3  a.jpg\n"
+        "dogs            1.0000  cats              0.0000               12  d.jpg\n"
     )
+
+
+def test_table_marks_what_is_not_sure():
+    stream = io.StringIO()
+    write = FORMATS["table"](stream, None)
+    write("a.jpg", replace(DOG, unsure=True))
+    assert stream.getvalue().endswith("1.0000  unsure       12  a.jpg\n")
 
 
 def test_table_with_more_classes_than_there_are_shows_all():
@@ -63,6 +72,7 @@ def test_json_is_one_object_a_line_with_every_class_in_order():
         "label": "cats",
         "probability": 0.5,
         "probabilities": {"cats": 0.5, "dogs": 0.125, "hedgehogs": 0.375},
+        "unsure": None,
         "model_version": 3,
     }
     assert list(lines[0]["probabilities"]) == ["cats", "dogs", "hedgehogs"]
@@ -77,10 +87,10 @@ def test_json_with_top_keeps_the_most_probable_classes():
 def test_csv_has_one_row_a_picture_and_an_error_column():
     rows = list(csv.reader(io.StringIO(written("csv", None))))
     assert rows == [
-        ["path", "label", "probability", "model_version", "error"],
-        ["a.jpg", "cats", "0.5", "3", ""],
-        ["b, c.jpg", "", "", "", str(NotAPicture())],
-        ["d.jpg", "dogs", "1.0", "12", ""],
+        ["path", "label", "probability", "unsure", "model_version", "error"],
+        ["a.jpg", "cats", "0.5", "", "3", ""],
+        ["b, c.jpg", "", "", "", "", str(NotAPicture())],
+        ["d.jpg", "dogs", "1.0", "False", "12", ""],
     ]
 
 
@@ -222,10 +232,10 @@ def colours(path):
     return found
 
 
-WRONG, UNCERTAIN, CERTAIN = (205, 30, 40), (240, 160, 0), (205, 210, 205)
+WRONG, UNSURE, SURE = (205, 30, 40), (240, 160, 0), (205, 210, 205)
 
 
-def test_wrong_come_first_then_the_least_certain_each_in_a_frame_of_its_colour(tmp_path):
+def test_wrong_come_first_then_the_least_sure_each_in_a_frame_of_its_colour(tmp_path):
     sheet = Sheet(tmp_path / "sheet.png")
     sheet.add("dogs/sure.png", picture("green"), answer("dogs", 0.95))
     sheet.add("dogs/hardly.png", picture("yellow"), answer("dogs", 0.6))
@@ -237,9 +247,9 @@ def test_wrong_come_first_then_the_least_certain_each_in_a_frame_of_its_colour(t
     assert colours(tmp_path / "sheet.png") == [
         (WRONG, (128, 0, 128)),
         (WRONG, (0, 0, 255)),
-        (UNCERTAIN, (255, 255, 0)),
-        (CERTAIN, (0, 128, 0)),
-        (CERTAIN, (0, 0, 0)),
+        (UNSURE, (255, 255, 0)),
+        (SURE, (0, 128, 0)),
+        (SURE, (0, 0, 0)),
     ]
 
 
@@ -250,11 +260,9 @@ def test_of_many_the_worst_are_shown_and_the_rest_is_counted(tmp_path):
     for number in range(5 * SHOWN):
         sheet.add("dogs/a.png", str(file), answer("cats" if number == 17 else "dogs", 0.9))
     assert sheet.draw().endswith(
-        f": {SHOWN} pictures, the wrong and the least certain; 400 others are left out"
+        f": {SHOWN} pictures, the wrong and the least sure; 400 others are left out"
     )
-    assert [frame for frame, _ in colours(tmp_path / "sheet.png")] == [WRONG] + [CERTAIN] * (
-        SHOWN - 1
-    )
+    assert [frame for frame, _ in colours(tmp_path / "sheet.png")] == [WRONG] + [SURE] * (SHOWN - 1)
 
 
 @pytest.mark.parametrize(

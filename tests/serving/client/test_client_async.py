@@ -29,7 +29,10 @@ def test_predict_gives_what_the_other_client_gives(stand_in, tmp_path):
     async def ask(client):
         return [await client.predict(picture) for picture in (b"dogs 0.75", path)]
 
-    assert run(stand_in, ask) == [Prediction("dogs", 0.75, {"cats": 0.25, "dogs": 0.75}, 3)] * 2
+    assert (
+        run(stand_in, ask)
+        == [Prediction("dogs", 0.75, {"cats": 0.25, "dogs": 0.75}, 3, unsure=False)] * 2
+    )
 
 
 def test_predict_many_keeps_order_and_gives_every_item_its_outcome(stand_in, tmp_path):

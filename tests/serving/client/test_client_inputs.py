@@ -58,7 +58,9 @@ def test_what_gives_no_bytes_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_pixels_go_to_their_signature_in_its_type(client, stand_in, dtype):
     (picture,) = pixels(25).astype(dtype)
-    assert client.predict(picture) == Prediction("cats", 0.25, {"cats": 0.25, "dogs": 0.75}, 3)
+    assert client.predict(picture) == Prediction(
+        "cats", 0.25, {"cats": 0.25, "dogs": 0.75}, 3, unsure=True
+    )
     (request,) = stand_in.requests
     assert request.model_spec.signature_name == contract.SIGNATURE_PIXELS
     tensor = request.inputs[contract.INPUT_PIXELS]
@@ -69,7 +71,7 @@ def test_batch_of_pixels_is_one_request(client, stand_in):
     for _ in range(2):
         outcomes = client.predict_batch(pixels(25, 50))
         assert outcomes == [
-            Prediction("cats", chance, {"cats": chance, "dogs": 1 - chance}, 3)
+            Prediction("cats", chance, {"cats": chance, "dogs": 1 - chance}, 3, chance < 0.5)
             for chance in (0.25, 0.5)
         ]
     assert len(stand_in.requests) == 2

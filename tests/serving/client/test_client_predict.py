@@ -22,8 +22,32 @@ def free_port():
 
 
 def test_predict_gives_label_probabilities_in_class_order_and_version(client):
-    assert client.predict(b"dogs 0.75") == Prediction("dogs", 0.75, {"cats": 0.25, "dogs": 0.75}, 3)
+    expected = Prediction("dogs", 0.75, {"cats": 0.25, "dogs": 0.75}, 3, unsure=False)
+    assert client.predict(b"dogs 0.75") == expected
     assert list(client.predict(b"dogs 0.75").probabilities) == ["cats", "dogs"]
+
+
+def test_answer_says_whether_the_model_is_sure(client, stand_in):
+    asked = [b"dogs 0.25", b"dogs 0.75", b"cats 0.25"]
+    assert [client.predict(picture).unsure for picture in asked] == [True, False, True]
+    assert contract.OUTPUT_UNSURE in stand_in.requests[-1].output_filter
+
+
+def test_version_of_before_does_not_say_whether_it_is_sure(client, stand_in, monkeypatch):
+    monkeypatch.setattr(stand_in, "outputs", contract.FIRST_OUTPUTS)
+    for _ in range(2):
+        assert client.predict(b"dogs 0.25").unsure is None
+    assert len(stand_in.requests) == 2, "its signature says what may be asked for"
+
+
+def test_server_that_rolls_back_to_a_version_of_before_goes_on_answering(
+    client, stand_in, monkeypatch
+):
+    assert client.predict(b"dogs 0.25").unsure
+    monkeypatch.setattr(stand_in, "outputs", contract.FIRST_OUTPUTS)
+    stand_in.version = 2
+    stand_in.classes[2] = stand_in.classes[3]
+    assert client.predict(b"dogs 0.25") == Prediction("dogs", 0.25, {"cats": 0.75, "dogs": 0.25}, 2)
 
 
 def test_predict_reads_the_file_of_a_path(client, tmp_path):
@@ -62,7 +86,7 @@ def test_class_names_are_asked_for_once_more_when_another_version_answers(client
     stand_in.version, stand_in.classes[4] = 4, ("birds", "dogs")
     for _ in range(2):
         assert client.predict(b"dogs 0.75") == Prediction(
-            "dogs", 0.75, {"birds": 0.25, "dogs": 0.75}, 4
+            "dogs", 0.75, {"birds": 0.25, "dogs": 0.75}, 4, unsure=False
         )
     assert [bool(request.output_filter) for request in stand_in.requests] == [
         False,
