@@ -16,7 +16,7 @@ from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.data import dataset, sources
 from trainer.errors import GateRefused
-from trainer.evaluation.judge import judge
+from trainer.evaluation.judge import explain, judge
 from trainer.publish import check_store, publish, require_same_classes
 from trainer.reporting import run_report
 from trainer.session import Stop, open_session
@@ -68,6 +68,7 @@ def run(
             return {}
         judged = judge(config, session, data, trained)
         exported = export.write(config, session, data, trained, judged)
+        judged = explain(session, data, trained, judged)
         result = record.compose(config, session, data, trained, judged, exported)
         publication = publish(config, session, data, exported, result, store)
         result = record.add_publication(result, publication, session)

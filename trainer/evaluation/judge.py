@@ -19,6 +19,7 @@ from trainer.evaluation.calibration import (
     threshold_curves,
 )
 from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.occlusion import importance
 from trainer.evaluation.unsure import Doubt, judge_unsure, learn_familiarity
 from trainer.session import Session
 from trainer.training import Trained
@@ -103,6 +104,8 @@ def _mean(per_class: Mapping[str, Mapping[str, Any]], number: str) -> float:
 logger = logging.getLogger(__name__)
 
 MOST_LISTED = 12
+# Lists of test pictures.
+SHOWN = ("at_random", "mistakes", "least_certain")
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,23 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     temperature, unsure = numbers["calibration"]["temperature"], numbers["unsure"]
     doubt = Doubt(unsure["lowest_probability"], unsure["lowest_familiarity"] or 0.0, familiarity)
     return Judged(numbers, replace(objective, temperature=temperature), doubt, scores, evaluations)
+
+
+def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> Judged:
+    """Adds to every test picture that the report shows what the answer rests on: `importance` of
+    its parts, as `trainer.evaluation.occlusion.importance` gives it.
+    """
+    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
+    shown = [row for name in SHOWN for row in judged.numbers[name]]
+    found: dict[str, list[list[float]]] = {}
+    for row in shown:
+        if row["sha256"] not in found:
+            (pixels,) = data.examples.pictures(np.array([places[row["sha256"]]]))
+            parts = importance(trained.classify, trained.objective, pixels)
+            found[row["sha256"]] = parts.round(3).tolist()
+        row["importance"] = found[row["sha256"]]
+    session.clock.stop("explain")
+    return judged
 
 
 def judge_rows(

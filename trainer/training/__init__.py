@@ -24,7 +24,12 @@ from trainer.errors import TrainingError
 from trainer.session import Session
 from trainer.training import fit
 from trainer.training.checkpoints import Checkpoints
-from trainer.training.features import FeatureExamples, extract, split_backbone
+from trainer.training.features import (
+    FeatureExamples,
+    extract,
+    fast_extractor,
+    split_backbone,
+)
 from trainer.training.fit import Batches, History, Plan, make_optimizer
 from trainer.training.loop import Loop, inference
 from trainer.training.observers import Observers
@@ -65,6 +70,8 @@ class Trained:
             [n, features], in the ledger's order; None: the variant has no backbone.
         logits: the same of logits, float32 [n, units]; from the features where there are some.
         logits_from_pixels: the same, by the whole model.
+        classify: gives the logits of any pixels, float32 [n, size, size, 3] in 0…255; as fast as
+            this machine can, and prepared at the first call.
     """
 
     model: keras.Model
@@ -77,6 +84,7 @@ class Trained:
     features: Callable[[str], np.ndarray] | None
     logits: Callable[[str], np.ndarray]
     logits_from_pixels: Callable[[str], np.ndarray]
+    classify: Callable[[np.ndarray], np.ndarray]
 
 
 def train(config: Config, session: Session, data: Dataset, weights: Path | None) -> Trained:
@@ -146,12 +154,15 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         copy_variables(model, single)
     from_pixels = logits = _evaluation(data.examples, inference(single), config)
     features_of: Callable[[str], np.ndarray] | None = None
+    classify = _after(np.asarray, inference(single, tf.float32))
     if VARIANTS[config.variant].backbone:
         extractor, head = split_backbone(single)
         features_of = cache(_evaluation(data.examples, inference(extractor), config))
         if features is not None and not config.fine_tune_epochs:
             features_of = features.features_of
-        logits = _after(features_of, inference(head, tf.float32))
+        infer = inference(head, tf.float32)
+        fast = cache(partial(fast_extractor, extractor, data.examples))
+        logits, classify = _after(features_of, infer), _after(lambda pixels: fast()(pixels), infer)
     return Trained(
         single,
         objective,
@@ -163,6 +174,7 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         features_of,
         logits,
         from_pixels,
+        classify,
     )
 
 
@@ -173,9 +185,9 @@ def _evaluation(
 
 
 def _after(
-    features_of: Callable[[str], np.ndarray], infer: Callable[[Any], np.ndarray]
-) -> Callable[[str], np.ndarray]:
-    return lambda split: infer([(features_of(split), None)])
+    features_of: Callable[[Any], np.ndarray], infer: Callable[[Any], np.ndarray]
+) -> Callable[[Any], np.ndarray]:
+    return lambda asked: infer([(features_of(asked), None)])
 
 
 class Stages:

@@ -348,6 +348,14 @@ def preferred_backends(extractor: keras.Model) -> list[str]:
     return ["XNNPACK", "TensorFlow"]
 
 
+def fast_extractor(extractor: keras.Model, examples: Examples) -> Extract:
+    """Makes what computes features of any number of pictures on the fastest backend."""
+    _, run = _first_that_runs(preferred_backends(extractor), extractor, examples)
+    return lambda pixels: np.concatenate(
+        [run(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    )
+
+
 def _first_that_runs(
     backends: Sequence[str], extractor: keras.Model, examples: Examples
 ) -> tuple[str, Extract]:
