@@ -57,7 +57,7 @@ def _quickstart(_: Sequence[str]) -> None:
         f"accuracy  {test['accuracy']:.3f} of {test['n']} test pictures (95 % interval {low:.3f} to"
         f" {high:.3f});"
     )
-    print(f"          always naming the most frequent class gets {result['baseline_accuracy']:.3f}")
+    print(f"          always answering the commonest class gets {result['baseline_accuracy']:.3f}")
     print(f"version   {result['model_version']}, published to {result['model_path']}")
     print(f"report    {result['run_dir']}/report.html")
     print("answers   of the server:")

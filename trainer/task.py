@@ -46,7 +46,8 @@ def _train(arguments: Sequence[str]) -> None:
     low, high = test["interval_95"]
     print(
         f"test accuracy {test['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f},"
-        f" n={test['n']}; majority-class baseline {result['baseline_accuracy']:.3f})"
+        f" n={test['n']}); always answering the commonest class gets"
+        f" {result['baseline_accuracy']:.3f}"
     )
     if result["model_version"] is not None:
         print(f"published version {result['model_version']}: {result['model_path']}")

@@ -52,17 +52,17 @@ def test_run_folder_holds_everything(trained):
         "result.json",
         "report.html",
         "export/saved_model.pb",
-        "pictures/class_rows.png",
+        "pictures/class_rows.jpg",
         "pictures/label_counts.png",
-        "pictures/augmentation.png",
+        "pictures/augmentation.jpg",
         "pictures/pace.png",
         "pictures/confusion.png",
         "pictures/thresholds.png",
         "pictures/reliability.png",
         "pictures/coverage.png",
-        "pictures/least_certain.png",
+        "pictures/least_certain.jpg",
         "pictures/training_curves.png",
-        "pictures/prediction_grid.png",
+        "pictures/prediction_grid.jpg",
     }
     assert json.loads((trained.run / "state.json").read_text())["state"] == "done"
     assert not [name for name in names if name.endswith(".part")]
@@ -123,13 +123,14 @@ def test_tensorboard_shows_the_pictures_from_the_start_and_at_the_end(trained):
     assert at_start == {"pictures/class_rows", "pictures/label_counts", "pictures/augmentation"}
     files = {f"pictures/{file.stem}" for file in (trained.run / "pictures").iterdir()}
     assert {tag for tag, step in shown if step == steps} == files
-    png = (trained.run / "pictures" / "confusion.png").read_bytes()
-    height, width, _ = tf.io.decode_png(png).shape
-    assert list(shown["pictures/confusion", steps]) == [
-        str(width).encode(),
-        str(height).encode(),
-        png,
-    ]
+    for name in ("confusion.png", "class_rows.jpg"):
+        encoded = (trained.run / "pictures" / name).read_bytes()
+        height, width, _ = tf.io.decode_image(encoded).shape
+        assert list(shown[f"pictures/{name[:-4]}", steps]) == [
+            str(width).encode(),
+            str(height).encode(),
+            encoded,
+        ]
 
 
 def test_test_pictures_are_in_no_other_split(trained):

@@ -10,7 +10,7 @@ python -m trainer.data convert my_pictures --out=gs://my-bucket/shards
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +64,18 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _scan(folder: Path) -> None:
-    from trainer.data import checks
+    from trainer.data import checks, pictures
 
     start = time.perf_counter()
     listing, facts, unreadable = _look(folder)
     seconds = time.perf_counter() - start
-    summed = checks.sum_up(facts, unreadable, listing)
+    baseline = None
+    with suppress(DataError):  # a run could not split the folder either
+        sha256 = {fact.path: fact.sha256 for fact in facts}
+        opened = pictures.open_pictures(folder, flags.FLAGS.classes)
+        ledger = pictures.assign(opened, sha256, unreadable, protocol="given")
+        baseline = ledger.baseline_accuracy()
+    summed = checks.sum_up(facts, unreadable, listing, baseline)
     if flags.FLAGS.out:
         with _writing(Path(flags.FLAGS.out)) as path:
             path.write_text(

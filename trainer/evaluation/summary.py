@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trainer.data.ledger import commonest_class
+from trainer.evaluation.intervals import sign_test
+
 # How numbers, settings and lists of names read in a report.
 
 _MOST_NAMES = 10
@@ -103,21 +106,44 @@ def read_comparison(
     return statements
 
 
+def against_baseline(result: Mapping[str, Any]) -> tuple[str, float]:
+    """Tests a model against always answering the commonest class: McNemar's exact test.
+
+    Both answer the same test pictures, so that only those count which one alone gets right. The
+    baseline is measured on these few pictures too: a binomial test, or an interval around the
+    accuracy alone, would take it for known.
+
+    Args:
+        result: what `result.json` holds.
+
+    Returns:
+        The verdict, and the two-sided p-value. The verdict is UNCLEAR from 0.05 on, as in a
+        comparison: that is a one-sided test on either side, each at 2.5 %.
+    """
+    per_class = result["test"]["per_class"]
+    commonest = per_class[commonest_class(result["data"]["counts"]["train"])]
+    only_baseline = commonest["n"] - commonest["correct"]
+    only_model = sum(found["correct"] for found in per_class.values()) - commonest["correct"]
+    p_value = sign_test(only_baseline, only_model)
+    if p_value >= 0.05:
+        return UNCLEAR, p_value
+    return (GOOD if only_model > only_baseline else BAD), p_value
+
+
 def _baseline(result: Mapping[str, Any]) -> dict[str, str]:
-    test, baseline = result["test"], result["baseline_accuracy"]
-    low, high = test["interval_95"]
-    found = (
-        f"{percent(test['accuracy'])} of {test['n']:,} test pictures are right (95 % interval"
-        f" {percent(low)} to {percent(high)}); always naming the commonest class gets"
-        f" {percent(baseline)}"
+    test, (verdict, p_value) = result["test"], against_baseline(result)
+    low, high = map(percent, test["interval_95"])
+    words = {
+        GOOD: "Better than guessing",
+        BAD: "Worse than guessing",
+        UNCLEAR: "Not enough pictures to tell it from guessing",
+    }
+    text = (
+        f"{words[verdict]}: {percent(test['accuracy'])} of {test['n']:,} test pictures are right"
+        f" (95 % interval {low} to {high}); always answering the commonest class gets"
+        f" {percent(result['baseline_accuracy'])} (exact paired test: {_p(p_value)})."
     )
-    if low > baseline:
-        return _statement("baseline", GOOD, f"Better than guessing: {found}.")
-    if high < baseline:
-        return _statement("baseline", BAD, f"Worse than guessing: {found}.")
-    return _statement(
-        "baseline", UNCLEAR, f"Not enough pictures to tell it from guessing: {found}."
-    )
+    return _statement("baseline", verdict, text)
 
 
 def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -191,23 +217,31 @@ def _classes(test: Mapping[str, Any]) -> dict[str, str]:
 
 def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
     calibration = result["calibration"]
-    after, temperature = calibration["after"], calibration["temperature"]
-    scaled = (
-        f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
-        if temperature == 1
-        else (
-            f"dividing logits by {temperature:.2f} took this from"
-            f" {percent(calibration['before']['error'])}"
-        )
+    before, after = calibration["before"], calibration["after"]
+    temperature = calibration["temperature"]
+    # To the digits that are shown.
+    error_rose, loss_rose = (
+        round(after[name], 3) > round(before[name], 3) for name in ("error", "loss")
     )
+    scaled = f"dividing logits by {temperature:.2f} " + (
+        f"made this worse, from {percent(before['error'])} to {percent(after['error'])}"
+        if error_rose
+        else f"took this from {percent(before['error'])}"
+    )
+    if loss_rose:
+        scaled += f", and made the loss worse, from {before['loss']:.3f} to {after['loss']:.3f}"
+    if temperature == 1:
+        scaled = f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
     error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
     limit = (
         f"{percent(after['error_by_chance'])}, what chance alone makes of {result['test']['n']:,}"
         " pictures"
     )
     if after["error"] <= after["error_by_chance"]:
-        text = f"As sure as it should be: {error}, within {limit}."
-        return [_statement("probabilities", GOOD, text)]
+        worse = error_rose or loss_rose
+        start = "The temperature made it worse" if worse else "As sure as it should be"
+        text = f"{start}: {error}, within {limit}."
+        return [_statement("probabilities", UNCLEAR if worse else GOOD, text)]
     sums = sum(each["n"] * (each["confidence"] - each["accuracy"]) for each in after["bins"])
     text = f"Too {'sure' if sums > 0 else 'modest'}: {error}, more than {limit}."
     return [_statement("probabilities", BAD, text)]

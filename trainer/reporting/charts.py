@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from trainer.reporting import style
-from trainer.reporting.style import and_more, figure_with_axes, shorten
+from trainer.reporting.style import and_more, figure_with_axes, labels
 
 # Each model of a comparison is known by its colour and its dashes; sixteen of them differ.
 _COLOURS, _DASHES = (style.GREY, style.VERMILION, style.GREEN, style.BLUE), (":", "-.", "--", "-")
@@ -31,7 +31,7 @@ def training_curves(
     Args:
         history: "accuracy", "loss", "validation_accuracy" and "validation_loss", one number an
             epoch.
-        baseline: accuracy of always answering the majority class of the training split, in [0, 1].
+        baseline: accuracy of always answering the commonest class, in [0, 1].
         chosen_epoch: the one whose weights were kept, from 1.
         path: the PNG file to write.
     """
@@ -50,11 +50,12 @@ def training_curves(
             **look,
         )
         axes.set_title(name, loc="left", **style.text(11))
-    upper.axhline(baseline, color=style.GREY, linestyle=":", label=f"baseline {baseline:.1%}")
+    constant = f"always answering the commonest class: {baseline:.1%}"
+    upper.axhline(baseline, color=style.GREY, linestyle=":", label=constant)
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
     lower.set_ylim(bottom=0)
     _by_epoch(upper, lower)
-    _legend(figure, upper, 4)
+    _legend(figure, upper, 2)
     style.save(figure, path)
 
 
@@ -106,14 +107,8 @@ def confusion_matrix(
         look = {"ha": "center", "va": "center", **style.text(14 if few else 9.5, color)}
         if counts[row, column] or few:
             axes.text(column, row, f"{counts[row, column]:,}", **look)
-    names = [shorten(name, 14 if few else 11) for name in shown]
-    axes.set_xticks(
-        range(len(shown)),
-        names,
-        rotation=0 if few else 45,
-        ha="center" if few else "right",
-        **style.text(),
-    )
+    names = list((labels(shown, 11, 3) if few else labels(shown, 16, 2)).values())
+    axes.set_xticks(range(len(shown)), names, rotation=0 if few else 90, **style.text())
     axes.set_yticks(range(len(shown)), names, **style.text())
     axes.set_xlabel("answered", **style.text(9.5, style.GREY))
     axes.set_ylabel("true", **style.text(9.5, style.GREY))
@@ -224,7 +219,7 @@ def compared_accuracies(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: P
             color=colour,
             markersize=6,
         )
-    axes.set_yticks(range(len(runs)), list(runs), **style.text(10))
+    axes.set_yticks(range(len(runs)), list(labels(runs, 20, 2).values()), **style.text(10))
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title("test accuracy, each run with its 95 % interval", loc="left", **style.text(10))
@@ -274,12 +269,13 @@ def compared_costs(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         path: the PNG file to write.
     """
     figure, (axes,) = figure_with_axes(3.2, 1, 1)
+    names = labels(models, 20)
     for number, (name, found) in enumerate(models.items()):
         place = found["latency_ms"], found["test"]["mean"]
         megabytes = found["size_bytes"] / 1e6
         axes.scatter(*place, s=20 + 4 * megabytes, color=_look(number)[0], alpha=0.5, linewidths=0)
         axes.annotate(
-            f"{style.shorten(name, 20)}, {megabytes:.0f} MB",
+            f"{names[name]}, {megabytes:.0f} MB",
             place,
             xytext=(0, 4),
             textcoords="offset points",

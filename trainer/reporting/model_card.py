@@ -102,7 +102,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                 ),
                 (
                     "baseline",
-                    f"{percent(result['baseline_accuracy'])}: always naming the commonest class",
+                    f"{percent(result['baseline_accuracy'])}: always answering the commonest class",
                 ),
                 *(
                     (f"area, {name}", f"{curve['area']:.4f}")

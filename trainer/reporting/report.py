@@ -9,12 +9,24 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from trainer.evaluation.summary import duration, names, percent
+from trainer.evaluation.summary import (
+    BAD,
+    GOOD,
+    UNCLEAR,
+    against_baseline,
+    duration,
+    names,
+    percent,
+)
 from trainer.reporting import style
 from trainer.reporting.model_card import example, model_card
 
 _MOST_ROWS = 50
-_PHOTOGRAPHS = (style.CLASS_ROWS, style.AUGMENTATION, *style.PREDICTION_GRIDS)
+_VERDICTS = {
+    GOOD: "it does better than",
+    BAD: "it does worse than",
+    UNCLEAR: "an exact test does not tell it apart from",
+}
 
 
 def write_report(
@@ -25,7 +37,7 @@ def write_report(
     Args:
         result: what `result.json` holds.
         environment: what `environment.json` holds.
-        pictures: folder with the PNG files that `trainer.reporting` drew.
+        pictures: folder with the pictures that `trainer.reporting` drew.
         report: the HTML file to write.
 
     Raises:
@@ -38,7 +50,7 @@ def write_report(
         result=result,
         card=model_card(result, environment),
         example=example(result),
-        verdict=_verdict(result["test"], result["baseline_accuracy"]),
+        verdict=_VERDICTS[against_baseline(result)[0]],
         figures=_figures(_words(result), pictures),
         counts=counts,
         totals=[sum(column) for column in zip(*(row for _, row in counts), strict=True)],
@@ -177,15 +189,15 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             ),
             "What leaving the least certain pictures to a human would gain; shaded: 95 % interval",
         ),
-        "prediction_grid.png": (
+        "prediction_grid.jpg": (
             f"Test pictures. {captions}",
             "Test pictures, taken at random, and what the model says",
         ),
-        "mistakes.png": (
+        "mistakes.jpg": (
             f"Test pictures that are wrong, the surest first. {captions}",
             "Wrong, and sure of it",
         ),
-        "least_certain.png": (
+        "least_certain.jpg": (
             f"Test pictures with the lowest probability. {captions}",
             "Could be either",
         ),
@@ -195,27 +207,18 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 def _figures(words: Mapping[str, tuple[str, str]], pictures: Path) -> dict[str, dict[str, Any]]:
     """Address, alternative text and caption of each picture that is there, by its name."""
     return {
-        name.removesuffix(".png"): {
+        Path(name).stem: {
             "address": (
-                "data:image/png;base64,"
+                f"data:image/{'png' if name.endswith('.png') else 'jpeg'};base64,"
                 + base64.b64encode((pictures / name).read_bytes()).decode("ascii")
             ),
             "alt": alt,
             "caption": caption,
-            "chart": name not in _PHOTOGRAPHS,
+            "chart": name.endswith(".png"),
         }
         for name, (alt, caption) in words.items()
         if (pictures / name).is_file()
     }
-
-
-def _verdict(test: Mapping[str, Any], baseline: float) -> str:
-    low, high = test["interval_95"]
-    if low > baseline:
-        return "it does better than"
-    return (
-        "it does worse than" if high < baseline else "the 95 % interval does not tell it apart from"
-    )
 
 
 def _counts(

@@ -10,17 +10,17 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.data.ledger import Ledger
+from trainer.data.ledger import Ledger, commonest_class
 from trainer.reporting import charts, style
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
-from trainer.reporting.style import Grid, and_more, figure_with_axes, shorten
+from trainer.reporting.style import Grid, and_more, figure_with_axes, labels
 from trainer.session import Session
 from trainer.training.observers import show_pictures
 from trainer.variants import VARIANTS
 from trainer.variants.models import augmentation_layers
 
-# Photographs of a run and how many there are, as small PNG files, legible on a phone.
+# Photographs of a run and how many there are, as small JPEG files, legible on a phone.
 
 PICTURES_PER_CLASS = 3
 AUGMENTED_COPIES = 9
@@ -31,13 +31,14 @@ def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None
 
     Args:
         pictures: class -> its pictures, uint8 [H, W, 3]; from the fourth on they are left out.
-        path: the PNG file to write.
+        path: the JPEG file to write.
     """
     shown = list(pictures)[: style.MOST_CLASSES]
     footer = and_more(len(pictures) - len(shown), "classes")
     grid = Grid(len(shown), PICTURES_PER_CLASS, above_in=0.34, footer=footer)
+    names = labels(shown, 40)
     for row, label in enumerate(shown):
-        grid.tag(row, 0, shorten(label, 40) + ("" if len(pictures[label]) else ": no pictures"))
+        grid.tag(row, 0, names[label] + ("" if len(pictures[label]) else ": no pictures"))
         for column, picture in enumerate(pictures[label][:PICTURES_PER_CLASS]):
             grid.picture(row, column, picture)
     grid.save(path)
@@ -48,19 +49,19 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
 
     Args:
         counts: split, "train" among them -> class -> number of pictures.
-        baseline: accuracy of always answering the majority class of the training split, in [0, 1].
+        baseline: accuracy of always answering the commonest class, in [0, 1].
         path: the PNG file to write.
     """
     totals: dict[str, int] = {}
     for of_split in counts.values():
         for label, number in of_split.items():
             totals[label] = totals.get(label, 0) + number
-    labels = sorted(totals, key=lambda label: -totals[label])
+    ordered = sorted(totals, key=lambda label: -totals[label])
     shown, rest = (
-        labels[: style.MOST_CLASSES],
-        [totals[label] for label in labels[style.MOST_CLASSES :]],
+        ordered[: style.MOST_CLASSES],
+        [totals[label] for label in ordered[style.MOST_CLASSES :]],
     )
-    majority = max(counts["train"], key=lambda label: counts["train"][label])
+    commonest = commonest_class(counts["train"])
 
     figure, (axes,) = figure_with_axes(1.3 + 0.36 * len(shown), 1, 1)
     ends = np.zeros(len(shown))
@@ -82,13 +83,15 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     for row, label in enumerate(shown):
         beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"{totals[label]:,}", (ends[row], row), **beside, **style.text())
-    axes.set_yticks(range(len(shown)), [shorten(label, 18) for label in shown], **style.text())
+    names = labels(shown, 18, 2)
+    axes.set_yticks(range(len(shown)), list(names.values()), **style.text())
     axes.invert_yaxis()
     axes.margins(x=0.14)
     axes.grid(visible=False)
     axes.xaxis.set_visible(False)
     below = [
-        f"Baseline {baseline:.1%}: always answering “{shorten(majority, 16)}” (majority in train)"
+        f"always answering the commonest class, {labels([commonest], 22)[commonest]}:"
+        f" {baseline:.1%}"
     ]
     if rest:
         below.insert(
@@ -114,7 +117,7 @@ def augmentation_grid(
         original: uint8 [H, W, 3].
         augmented: name of the augmentation -> its copies, uint8 [H, W, 3] each; from the tenth on
             they are left out.
-        path: the PNG file to write.
+        path: the JPEG file to write.
     """
     grid = Grid(2 * len(augmented), 5, above_in=0.34, above_every=2)
     for block, (name, copies) in enumerate(augmented.items()):
@@ -133,15 +136,17 @@ def prediction_grid(
     Args:
         pictures: uint8 [H, W, 3] each.
         said: `label`, `predicted` and `probability` of each.
-        path: the PNG file to write.
+        path: the JPEG file to write.
     """
-    grid = Grid(-(-len(pictures) // 3), 3, below_in=0.44)
+    names = labels((each[name] for each in said for name in ("predicted", "label")), 10, 3)
+    lines = 1 + max(name.count("\n") for name in names.values())
+    grid = Grid(-(-len(pictures) // 3), 3, below_in=0.14 + 0.3 * lines)
     for index, (picture, answer) in enumerate(zip(pictures, said, strict=True)):
         row, column = divmod(index, 3)
         right = answer["predicted"] == answer["label"]
         grid.picture(row, column, picture)
-        first = f"{'✓' if right else '✗'} {shorten(answer['predicted'], 9)}"
-        second = f"true: {shorten(answer['label'], 12)}"
+        first = f"{'✓' if right else '✗'} {names[answer['predicted']]}"
+        second = f"true: {names[answer['label']]}"
         color = style.BLUE if right else style.VERMILION
         grid.caption(row, column, first, f"{answer['probability']:.0%}", second, color)
     grid.save(path)
@@ -194,7 +199,7 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
         examples: the pictures.
         ledger: their classes and splits.
         config: says the variant and the seed.
-        folder: gets the PNG files.
+        folder: gets the pictures.
     """
     generator = np.random.default_rng(config.seed)
     train = examples.indices("train")
@@ -232,7 +237,7 @@ def illustrate_result(
         examples: the pictures.
         ledger: their classes and splits.
         result: what `result.json` holds.
-        folder: gets the PNG files.
+        folder: gets the pictures.
     """
     history, test = result["history"], result["test"]
     baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]

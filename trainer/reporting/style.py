@@ -1,9 +1,14 @@
-"""What the pictures share: colours, type, shortened labels, a bound on bytes, and a grid of
+"""What the pictures share: colours, type, labels that fit, a bound on bytes, and a grid of
 photographs.
 """
 
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +49,64 @@ def _drawable() -> frozenset[int]:
     return frozenset(get_font(findfont(_FONT)).get_charmap())
 
 
-def shorten(label: str, most: int) -> str:
-    """Returns a label of at most `most` characters, left out in the middle, □ for what the font
-    cannot draw.
+def labels(names: Iterable[str], width: int, lines: int = 1) -> dict[str, str]:
+    """Returns how a picture writes its class names, so that different ones look different.
+
+    Args:
+        names: of all classes in the picture.
+        width: characters in a line, at most.
+        lines: of a label, at most.
+
+    Returns:
+        Labels by name: what the font cannot draw is escaped, and what is too long is left out in
+        the middle; or at the beginning, where names would look the same otherwise.
     """
-    if len(label) > most:
-        label = f"{label[: most // 2]}…{label[len(label) - (most - 1) // 2 :]}"
-    return "".join(character if ord(character) in _drawable() else "□" for character in label)
+    drawn = {
+        name: "".join(
+            character
+            if ord(character) in _drawable()
+            else character.encode("unicode_escape").decode("ascii")
+            for character in name
+        )
+        for name in names
+    }
+    fitted = _fit_apart(dict.fromkeys(drawn.values()), 0, width, lines)
+    apart: dict[str, str] = {}
+    for name, label in drawn.items():
+        # A number where only blanks differ, or where what is left is another's too.
+        number = f"{len(apart) + 1} " if fitted[label] in apart.values() else ""
+        apart[name] = number + fitted[label]
+    return apart
+
+
+def _fit_apart(labels: Iterable[str], start: int, width: int, lines: int) -> dict[str, str]:
+    """Fits labels, which are the same before `start`; those that look the same once more, from
+    where they differ.
+    """
+    same: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        same[_fit("…" * bool(start) + label[start:], width, lines)].append(label)
+    fitted: dict[str, str] = {}
+    for shown, group in same.items():
+        places = enumerate(zip_longest(*group))
+        differ = next((place for place, each in places if len(set(each)) > 1), 0)
+        if differ > start and "…" in shown:
+            fitted |= _fit_apart(group, differ, width, lines)
+        else:
+            fitted |= dict.fromkeys(group, shown)
+    return fitted
+
+
+def _fit(label: str, width: int, lines: int) -> str:
+    """Breaks a label at blanks, hyphens and underscores, and leaves out as little as has to be."""
+    for most in range(width * lines, 0, -1):
+        short = label
+        if len(label) > most:
+            short = f"{label[: most // 2]}…{label[len(label) - (most - 1) // 2 :]}"
+        broken = textwrap.wrap(re.sub("_(?=[^_])", "_ ", short), width)
+        if len(broken) <= lines:
+            break
+    return "\n".join(broken).replace("_ ", "_")
 
 
 def and_more(count: int, what: str) -> str:
@@ -60,42 +116,24 @@ def and_more(count: int, what: str) -> str:
     return f"and {count:,} more {what}" if count > 0 else ""
 
 
-def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
-    """Writes a figure as PNG at the finest resolution that keeps it small enough.
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure at the finest resolution that keeps it small enough.
 
     Args:
         figure: what to write.
-        path: the PNG file.
-        photographs: the ground is transparent, and 255 colours do: as true colour, photographs take
-            four times the bytes.
+        path: a PNG file for a chart, a JPEG file (.jpg) for photographs.
     """
+    form, most = ("JPEG", MOST_BYTES) if path.suffix == ".jpg" else ("PNG", MOST_CHART_BYTES)
     canvas = FigureCanvasAgg(figure)
-    figure.set_facecolor("none" if photographs else "white")
-    for dots_per_inch in (160, 130, 100, 70) if photographs else (200, 160, 130, 100, 70):
+    figure.set_facecolor("white")
+    for dots_per_inch in (200, 160, 130, 100, 70):
         figure.set_dpi(dots_per_inch)
         canvas.draw()
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
-        png = BytesIO()
-        (_with_palette(image) if photographs else image.convert("RGB")).save(
-            png, "PNG", optimize=True
-        )
-        if png.tell() <= (MOST_BYTES if photographs else MOST_CHART_BYTES):
+        image, encoded = Image.fromarray(np.asarray(canvas.buffer_rgba())), BytesIO()
+        image.convert("RGB").save(encoded, form, optimize=True, quality=85)
+        if encoded.tell() <= most:
             break
-    write(path, png.getvalue())
-
-
-def _with_palette(image: Image.Image) -> Image.Image:
-    opaque = Image.new(
-        "RGB", image.size, "grey"
-    )  # Soft edges turn grey, which neither light nor dark ground shows.
-    opaque.paste(image, mask=image.getchannel("A"))
-    palette = opaque.quantize(255, Image.Quantize.MEDIANCUT)
-    indices = np.array(opaque.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
-    indices[np.asarray(image.getchannel("A")) < 128] = 255
-    result = Image.fromarray(indices)
-    result.putpalette(bytes(palette.getpalette() or ()).ljust(3 * 256, b"\0"))
-    result.info["transparency"] = 255
-    return result
+    write(path, encoded.getvalue())
 
 
 def figure_with_axes(height_in: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
@@ -112,8 +150,7 @@ def figure_with_axes(height_in: float, rows: int, columns: int) -> tuple[Figure,
 
 
 class Grid:
-    """Photographs in square tiles with tags and captions, counted from the top left; the ground is
-    transparent.
+    """Photographs in square tiles with tags and captions, counted from the top left.
 
     Args:
         rows: number of rows, at least 1.
@@ -188,7 +225,7 @@ class Grid:
     def caption(
         self, row: int, column: int, first: str, beside: str, second: str, color: str
     ) -> None:
-        """Writes two lines in white on a strip of `color` below a tile; `beside` ends the first
+        """Writes two texts in white on a strip of `color` below a tile; `beside` ends the first
         line.
         """
         axes = self._figure.add_axes(
@@ -201,20 +238,21 @@ class Grid:
                 (0, 0), 1, 1, boxstyle=corners, mutation_aspect=4, color=color, linewidth=0
             )
         )
-        axes.text(0.05, 0.72, first, va="center", fontweight="bold", **text(9, "white"))
-        axes.text(0.95, 0.72, beside, va="center", ha="right", **text(9, "white"))
-        axes.text(0.05, 0.28, second, va="center", **text(9, "white"))
+        edge = 0.05 / self._below_in
+        axes.text(0.05, 1 - edge, first, va="top", fontweight="bold", **text(9, "white"))
+        axes.text(0.95, 1 - edge, beside, va="top", ha="right", **text(9, "white"))
+        axes.text(0.05, edge, second, va="bottom", **text(9, "white"))
 
     def save(self, path: Path) -> None:
-        """Writes the grid as a PNG file."""
-        save(self._figure, path, photographs=True)
+        """Writes the grid as a JPEG file."""
+        save(self._figure, path)
 
 
 # The files that a report is made of: their names, and how one is written.
 
-CLASS_ROWS = "class_rows.png"
+CLASS_ROWS = "class_rows.jpg"
 LABEL_COUNTS = "label_counts.png"
-AUGMENTATION = "augmentation.png"
+AUGMENTATION = "augmentation.jpg"
 TRAINING_CURVES = "training_curves.png"
 PACE = "pace.png"
 CONFUSION = "confusion.png"
@@ -226,9 +264,9 @@ COMPARED_CURVES = "compared_curves.png"
 COMPARED_COSTS = "compared_costs.png"
 # What of `result.json` each of them shows.
 PREDICTION_GRIDS = {
-    "prediction_grid.png": "at_random",
-    "mistakes.png": "mistakes",
-    "least_certain.png": "least_certain",
+    "prediction_grid.jpg": "at_random",
+    "mistakes.jpg": "mistakes",
+    "least_certain.jpg": "least_certain",
 }
 
 

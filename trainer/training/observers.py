@@ -2,12 +2,12 @@
 
 import json
 import logging
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _scalar(tag: str, value: float | tf.Tensor, step: int | tf.Tensor) -> None:
 
 
 def show_pictures(folder: Path, tensorboard: Path, step: int) -> None:
-    """Lets TensorBoard show the PNG files of a folder.
+    """Lets TensorBoard show the PNG and JPEG files of a folder.
 
     Args:
         folder: their folder.
@@ -143,13 +143,12 @@ def show_pictures(folder: Path, tensorboard: Path, step: int) -> None:
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "images"})
     writer = tf.summary.create_file_writer(str(tensorboard))
     with writer.as_default():
-        for path in sorted(folder.glob("*.png")):
-            png = path.read_bytes()
-            # A PNG's first chunk, IHDR, begins with its width and height (RFC 2083, 4.1.1).
-            width, height = struct.unpack(">II", png[16:24])
+        for path in sorted(folder.glob("*.[jp][pn]g")):
+            with Image.open(path) as picture:
+                width, height = picture.size
             tf.summary.write(
                 f"pictures/{path.stem}",
-                [str(width), str(height), png],
+                [str(width), str(height), path.read_bytes()],
                 step=step,
                 metadata=metadata,
             )

@@ -129,12 +129,11 @@ def test_each_problem_is_listed_with_its_reason():
     assert found["unreadable"] == [{"path": "train/cats/6.jpg", "reason": "empty file"}]
 
 
-def test_counts_baseline_and_imbalance_are_by_split_and_class():
+def test_counts_and_imbalance_are_by_split_and_class():
     facts = [picture(f"train/cats/{number}.jpg", number) for number in range(1, 4)]
     facts += [picture("validation/dogs/1.jpg", 5, label="dogs", split="validation")]
-    found = sum_up(facts, [], NOTHING)
+    found = sum_up(facts, [], NOTHING, 0.25)
     assert found["counts"] == {"train": {"cats": 3}, "validation": {"dogs": 1}}
-    assert found["baseline_accuracy"] == {"train": 1.0, "validation": 1.0}
     assert found["imbalance"] == 3.0
     lines = list(table(found))
     assert [line.split() for line in lines[:3]] == [
@@ -142,6 +141,9 @@ def test_counts_baseline_and_imbalance_are_by_split_and_class():
         ["cats", "3", "0"],
         ["dogs", "0", "1"],
     ]
+    words = "imbalance 3.00 to 1; always answering the commonest class gets 0.250 of the test split"
+    assert lines[3] == words
+    assert list(table(found | {"baseline_accuracy": None}))[3] == "imbalance 3.00 to 1"
 
 
 def test_duplicates_are_told_across_splits_and_classes():

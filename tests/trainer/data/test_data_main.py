@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from tests.trained_model import draw, write_pictures
+from trainer.data.layout import find
 from trainer.data.ledger import Ledger
-from trainer.data.splits import read_frozen
+from trainer.data.splits import freeze, read_frozen
 
 
 def command(*arguments, code=0):
@@ -39,6 +40,9 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
     assert "  dogs/3.jpg = dogs/copy.jpg" in lines
     found = json.loads(out.read_text())
     assert (found["pictures"], found["duplicates"][0]["exact"]) == (61, True)
+    listed, hashes = find(folder).found, {each["path"]: each["sha256"] for each in found["files"]}
+    of_a_run = freeze(listed, hashes, [], protocol="given").baseline_accuracy()
+    assert found["baseline_accuracy"] == of_a_run
 
     assert "1 files left out" in command("split", folder)
     before = read_frozen(folder)

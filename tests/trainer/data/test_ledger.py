@@ -23,7 +23,7 @@ def test_digest_changes_with_a_label_but_not_with_a_path(tmp_path):
     assert json.loads((tmp_path / "ledger.json").read_text())["digest"] == ledger.digest
 
 
-def test_baseline_is_what_the_most_frequent_training_class_gets_on_the_test_set():
+def test_baseline_is_what_the_commonest_training_class_gets_of_the_test_pictures():
     names = [f"train/cats/{n}.jpg" for n in range(9)] + [f"train/dogs/{n}.jpg" for n in range(3)]
     names += [
         f"{split}/{label}/{n}.jpg"

@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from trainer.evaluation.summary import read_comparison, read_run
+from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation.summary import against_baseline, read_comparison, read_run
 
 
 @pytest.fixture
@@ -23,27 +24,66 @@ def said(result, about):
     )
 
 
+def judged(result, commonest, others):
+    """A result by the right answers and the pictures of the commonest class, and of the others."""
+    counted = {"cats": commonest} | {f"other {place}": each for place, each in enumerate(others)}
+    n = sum(total for _, total in counted.values())
+    correct = sum(right for right, _ in counted.values())
+    result["data"]["counts"]["train"] = dict.fromkeys(counted, 1) | {"cats": 2}
+    result["test"] |= {
+        "n": n,
+        "accuracy": correct / n,
+        "interval_95": list(wilson_interval(correct, n)),
+        "per_class": {
+            name: {"n": total, "correct": right, "recall": right / total if total else None}
+            for name, (right, total) in counted.items()
+        },
+    }
+    return result | {"baseline_accuracy": commonest[1] / n}
+
+
+# Right answers and pictures: of the commonest class, of each other class; the verdict.
+AGAINST_BASELINE = {
+    "3 against 2 of 369": ((0, 2), [(1, 1)] * 3 + [(0, 1)] * 295 + [(0, 69)], "unclear"),
+    # The interval around 3 of 369 ends above 1 of 369.
+    "3 against 1 of 369": ((0, 1), [(1, 1)] * 3 + [(0, 1)] * 295 + [(0, 70)], "unclear"),
+    "7 against 1 of 300": ((0, 1), [(1, 1)] * 7 + [(0, 1)] * 292, "unclear"),
+    "9 against 1 of 300": ((0, 1), [(1, 1)] * 9 + [(0, 1)] * 290, "good"),
+    "none right, few pictures": ((0, 5), [(0, 5)], "unclear"),
+    "none right": ((0, 6), [(0, 6)], "bad"),
+    "all right, few pictures": ((5, 5), [(5, 5)], "unclear"),
+    "all right": ((6, 6), [(6, 6)], "good"),
+    "always the commonest class": ((50, 50), [(0, 50)], "unclear"),
+    "one class only": ((50, 50), [], "unclear"),
+    "one picture": ((0, 0), [(1, 1)], "unclear"),
+}
+
+
 @pytest.mark.parametrize(
-    ("baseline", "verdict", "words"),
+    ("commonest", "others", "verdict"), AGAINST_BASELINE.values(), ids=AGAINST_BASELINE
+)
+def test_verdict_against_the_baseline_is_that_of_an_exact_test(result, commonest, others, verdict):
+    assert against_baseline(judged(result, commonest, others))[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("commonest", "others", "text"),
     [
         (
-            0.5,
-            "good",
-            (
-                "Better than guessing: 80.0% of 100 test pictures are right (95 % interval 71.1% to"
-                " 86.7%)"
-            ),
+            (40, 50),
+            (40, 50),
+            "Better than guessing: 80.0% of 100 test pictures are right (95 % interval 71.1% to"
+            " 86.7%); always answering the commonest class gets 50.0% (exact paired test:"
+            " p < 0.001).",
         ),
-        (0.8, "unclear", "Not enough pictures to tell it from guessing: "),
-        (0.9, "bad", "Worse than guessing: "),
+        ((0, 50), (20, 50), "Worse than guessing: "),
+        ((0, 2), (3, 2), "Not enough pictures to tell it from guessing: "),
     ],
 )
-def test_verdict_against_the_baseline_follows_the_interval(result, baseline, verdict, words):
-    result["test"] |= {"n": 100, "accuracy": 0.8, "interval_95": [0.711, 0.867]}
-    found = said(result | {"baseline_accuracy": baseline}, "baseline")
-    assert found[0] == verdict
-    assert found[1].startswith(words)
-    assert found[1].endswith(f"always naming the commonest class gets {baseline:.1%}.")
+def test_baseline_is_said_with_its_name_and_the_test(result, commonest, others, text):
+    verdict, found = said(judged(result, commonest, [others]), "baseline")
+    assert found.startswith(text)
+    assert verdict == against_baseline(result)[0]
 
 
 def trained_for(result, training, validation, losses, kept):
@@ -134,9 +174,9 @@ def test_swings_are_held_against_the_interval(result, late, verdict, words):
 def test_hardest_class_is_named_as_far_as_pictures_tell(result, by_chance, verdict):
     result["test"] |= {
         "per_class": {
-            "cats": {"n": 50, "recall": 0.7},
-            "dogs": {"n": 50, "recall": 0.9},
-            "none": {"n": 0},
+            "cats": {"n": 50, "correct": 35, "recall": 0.7},
+            "dogs": {"n": 50, "correct": 45, "recall": 0.9},
+            "none": {"n": 0, "correct": 0},
         },
         "recall_spread_by_chance": by_chance,
         "confused": [{"true": "cats", "predicted": "dogs", "n": 1}],
@@ -150,7 +190,7 @@ def test_hardest_class_is_named_as_far_as_pictures_tell(result, by_chance, verdi
 
 def test_equal_classes_without_a_mistake_are_said_to_be_so(result):
     result["test"] |= {
-        "per_class": {"cats": {"n": 5, "recall": 1.0}, "dogs": {"n": 5, "recall": 1.0}},
+        "per_class": {label: {"n": 5, "correct": 5, "recall": 1.0} for label in ("cats", "dogs")},
         "confused": [],
     }
     assert said(result, "classes") == ("good", "Every class is recognised equally often.")
@@ -164,8 +204,8 @@ def calibrated(result, error, by_chance, temperature=2.0):
         "calibration": {
             "temperature": temperature,
             "fitted_on": 40,
-            "before": {"error": 0.2},
-            "after": after,
+            "before": {"error": 0.2, "loss": 0.7},
+            "after": after | {"loss": 0.7},
         }
     }
 
@@ -183,6 +223,41 @@ def test_probabilities_are_held_against_chance(result):
     assert text.startswith(
         "Too sure: probabilities are off by 6.0% on average (40 validation pictures gave no reason"
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "by_chance", "verdict", "words"),
+    [
+        (
+            {"error": 0.029},
+            0.05,
+            "unclear",
+            "The temperature made it worse: probabilities are off by 4.0% on average (dividing"
+            " logits by 2.00 made this worse, from 2.9% to 4.0%), within 5.0%",
+        ),
+        (
+            {"loss": 0.68},
+            0.05,
+            "unclear",
+            "The temperature made it worse: probabilities are off by 4.0% on average (dividing"
+            " logits by 2.00 took this from 20.0%, and made the loss worse, from 0.680 to 0.700)",
+        ),
+        (
+            {"error": 0.029},
+            0.03,
+            "bad",
+            "Too sure: probabilities are off by 4.0% on average (dividing logits by 2.00 made this"
+            " worse, from 2.9% to 4.0%), more than 3.0%",
+        ),
+        ({"error": 0.0398, "loss": 0.6998}, 0.05, "good", "As sure as it should be"),
+    ],
+)
+def test_temperature_that_made_it_worse_is_no_success(result, before, by_chance, verdict, words):
+    result = calibrated(result, 0.04, by_chance)
+    result["calibration"]["before"] |= before
+    found = said(result, "probabilities")
+    assert found[0] == verdict
+    assert found[1].startswith(words)
 
 
 @pytest.mark.parametrize(("low", "verdict"), [(0.92, "good"), (0.88, "unclear")])

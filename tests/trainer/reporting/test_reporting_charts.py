@@ -57,7 +57,10 @@ def matrix(names, path):
     return read(path)
 
 
-@pytest.mark.parametrize("names", [HARD, ["cats", "dogs"]], ids=["hard", "two"])
+LONG = [f"golden retriever {what} of the northern hills" for what in ("puppy", "adult")]
+
+
+@pytest.mark.parametrize("names", [HARD, ["cats", "dogs"], LONG], ids=["hard", "two", "long"])
 def test_confusion_matrix_is_drawn_with_an_empty_class(names, tmp_path):
     matrix(names, tmp_path / "matrix.png")
 

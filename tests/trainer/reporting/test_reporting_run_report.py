@@ -75,22 +75,24 @@ def test_report_of_an_awkward_run_is_whole_and_below_five_megabytes(trained, tmp
     classes = [f"<script>{number}</script>&$x_{{" for number in range(count)]
     drawn = report(*awkward(trained, classes, right=False), tmp_path)
     assert drawn >= {
-        "mistakes.png",
-        "least_certain.png",
-        "prediction_grid.png",
-        "augmentation.png",
+        "mistakes.jpg",
+        "least_certain.jpg",
+        "prediction_grid.jpg",
+        "augmentation.jpg",
         "confusion.png",
     }
     page = (tmp_path / "report.html").read_text()
     assert len(page) < MOST_REPORT_BYTES
     assert "<script" not in page
-    assert page.count('src="data:image/png;base64,') == len(drawn)
+    for kind, ending in (("png", ".png"), ("jpeg", ".jpg")):
+        files = [name for name in drawn if name.endswith(ending)]
+        assert page.count(f'src="data:image/{kind};base64,') == len(files) > 3
     assert "<script" not in (tmp_path / "model_card.md").read_text()
 
 
 def test_perfect_run_on_one_class_has_no_mistakes_and_no_curves_to_draw(trained, tmp_path):
     drawn = report(*awkward(trained, ["cats", "dogs"], right=True), tmp_path)
-    assert not drawn & {"mistakes.png", "thresholds.png"}
+    assert not drawn & {"mistakes.jpg", "thresholds.png"}
     assert "None: every test picture is right." in (tmp_path / "report.html").read_text()
 
 
@@ -104,4 +106,4 @@ def test_features_of_untouched_pictures_show_no_augmentation(trained, tmp_path):
     }
     for views, drawn in ((1, False), (2, True)):
         illustrate_data(examples, ledger, Config(**fast | {"feature_views": views}), tmp_path)
-        assert (tmp_path / "augmentation.png").exists() == drawn
+        assert (tmp_path / "augmentation.jpg").exists() == drawn
