@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.data.ledger import commonest_class
-from trainer.evaluation.intervals import sign_test
+from trainer.evaluation.intervals import sign_test, wilson_interval
 
 # How numbers, settings and lists of names read in a report.
 
@@ -60,7 +60,7 @@ def read_run(result: Mapping[str, Any]) -> list[dict[str, str]]:
         *_training(result),
         _classes(result["test"]),
         *_calibration(result),
-        *_coverage(result),
+        _unsure(result),
     ]
 
 
@@ -247,31 +247,34 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
     return [_statement("probabilities", BAD, text)]
 
 
-def _coverage(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    curve, accuracy = result["coverage"], result["test"]["accuracy"]
-    place = max(
-        (place for place, share in enumerate(curve["coverage"]) if share <= 0.9), default=None
+def _unsure(result: Mapping[str, Any]) -> dict[str, str]:
+    found, n = result["unsure"], result["test"]["n"]
+    if not found["lowest_probability"]:
+        text = (
+            f"It never says that it is not sure: {found['fitted_on']:,} validation pictures are too"
+            f" few to choose a threshold, {found['pictures_needed']:,} are needed."
+        )
+        return _statement("not sure", UNCLEAR, text)
+    sure, right = found["sure"], found["sure_correct"]
+    low, high = wilson_interval(right, sure) if sure else (0.0, 1.0)
+    text = f"It is sure of {sure:,} of {n:,} test pictures" + (
+        f", and {percent(right / sure)} of these are right (95 % interval {percent(low)} to"
+        f" {percent(high)})"
+        if sure
+        else ""
     )
-    if place is None or accuracy == 1:
-        return []
-    low, high = percent(curve["low"][place]), percent(curve["high"][place])
-    found = (
-        f"on the {percent(curve['coverage'][place])} that it is surest of,"
-        f" {percent(curve['accuracy'][place])} are right (95 % interval {low} to {high})"
-    )
-    if curve["low"][place] > accuracy:
-        return [
-            _statement(
-                "certainty",
-                GOOD,
-                f"It knows what it does not know: {found}, instead of {percent(accuracy)}.",
-            )
-        ]
-    text = (
-        "Not enough pictures to tell whether leaving the least certain tenth to a human helps:"
-        f" {found}."
-    )
-    return [_statement("certainty", UNCLEAR, text)]
+    if not found["unsure"]:
+        return _statement("not sure", UNCLEAR, f"{text}.")
+    others = found["unsure_correct"] / found["unsure"]
+    text = f"{text}; of those that it is not sure of, {percent(others)}"
+    least, _ = wilson_interval(found["unsure"], n)
+    if least > found["target"]:
+        text = f"{text}. It was to be unsure of at most {found['target']:.0%}"
+        return _statement(
+            "not sure", BAD, f"{text}: test pictures differ from validation pictures."
+        )
+    helps = low > wilson_interval(found["unsure_correct"], found["unsure"])[1]
+    return _statement("not sure", GOOD if helps else UNCLEAR, f"{text}.")
 
 
 def _statement(about: str, verdict: str, text: str) -> dict[str, str]:

@@ -116,6 +116,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                         " validation pictures"
                     ),
                 ),
+                ("not sure", _unsure(result["unsure"])),
                 (
                     "calibration error",
                     (
@@ -152,6 +153,18 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
         ("Settings", [(name, value(setting)) for name, setting in config.items()]),
         ("Environment", [(name, value(setting)) for name, setting in environment.items()]),
     ]
+
+
+def _unsure(found: Mapping[str, Any]) -> str:
+    if not found["lowest_probability"]:
+        return "never: too few validation pictures to choose a threshold"
+    below = f"below a probability of {found['lowest_probability']:.3f}"
+    if found["lowest_familiarity"]:
+        below += (
+            ", or where less than"
+            f" {percent(found['lowest_familiarity'])} of a picture's features is familiar"
+        )
+    return f"{below}: at most {found['target']:.0%} of pictures like the validation pictures"
 
 
 def _variant(variant: str, backbone: str, recipe: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from trainer.config import Config
 from trainer.data.batches import Examples
@@ -24,6 +25,8 @@ from trainer.variants.models import augmentation_layers
 
 PICTURES_PER_CLASS = 3
 AUGMENTED_COPIES = 9
+# Light where an answer does not rest on a picture: it can still be made out.
+_DARK = 0.2
 
 
 def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
@@ -131,25 +134,36 @@ def prediction_grid(
     pictures: Sequence[np.ndarray], said: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
     """Draws test pictures with what the model says: ✓ on blue where it is right, ✗ on vermilion
-    where it is wrong.
+    where it is wrong; and beside each the same picture, dark where the answer does not rest on it.
 
     Args:
         pictures: uint8 [H, W, 3] each.
-        said: `label`, `predicted` and `probability` of each.
+        said: `label`, `predicted`, `probability` and `importance` of each.
         path: the JPEG file to write.
     """
-    names = labels((each[name] for each in said for name in ("predicted", "label")), 10, 3)
+    names = labels((each[name] for each in said for name in ("predicted", "label")), 20, 3)
     lines = 1 + max(name.count("\n") for name in names.values())
-    grid = Grid(-(-len(pictures) // 3), 3, below_in=0.14 + 0.3 * lines)
+    grid = Grid(-(-len(pictures) // 2), 4, below_in=0.14 + 0.3 * lines)
     for index, (picture, answer) in enumerate(zip(pictures, said, strict=True)):
-        row, column = divmod(index, 3)
+        row, column = index // 2, 2 * (index % 2)
         right = answer["predicted"] == answer["label"]
         grid.picture(row, column, picture)
+        grid.picture(row, column + 1, _lit(picture, np.array(answer["importance"], np.float32)))
         first = f"{'✓' if right else '✗'} {names[answer['predicted']]}"
         second = f"true: {names[answer['label']]}"
         color = style.BLUE if right else style.VERMILION
         grid.caption(row, column, first, f"{answer['probability']:.0%}", second, color)
     grid.save(path)
+
+
+def _lit(picture: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """A picture whose important parts are bright, the most important one as it is."""
+    height, width, _ = picture.shape
+    found = Image.fromarray(np.maximum(importance, 0)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    light = np.clip(np.asarray(found) / max(importance.max(), 1e-6), 0, 1)
+    return (picture * (_DARK + (1 - _DARK) * light[..., np.newaxis])).astype(np.uint8)
 
 
 # What each layer of augmentation makes of a picture.

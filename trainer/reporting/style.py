@@ -186,14 +186,14 @@ class Grid:
         return row * self._row_in + (row // self._above_every + 1) * self._above_in
 
     def _box(
-        self, row: int, column: int, down_in: float, height_in: float
+        self, row: int, column: int, down_in: float, height_in: float, columns: int = 1
     ) -> tuple[float, float, float, float]:
         left = column * (self._tile_in + _GAP_IN)
         bottom = self._height_in - self._top(row) - down_in - height_in
         return (
             left / WIDTH_IN,
             bottom / self._height_in,
-            self._tile_in / WIDTH_IN,
+            (columns * (self._tile_in + _GAP_IN) - _GAP_IN) / WIDTH_IN,
             height_in / self._height_in,
         )
 
@@ -225,11 +225,11 @@ class Grid:
     def caption(
         self, row: int, column: int, first: str, beside: str, second: str, color: str
     ) -> None:
-        """Writes two texts in white on a strip of `color` below a tile; `beside` ends the first
+        """Writes two texts in white on a strip of `color` below two tiles; `beside` ends the first
         line.
         """
         axes = self._figure.add_axes(
-            self._box(row, column, self._tile_in + 0.03, self._below_in - 0.03)
+            self._box(row, column, self._tile_in + 0.03, self._below_in - 0.03, columns=2)
         )
         axes.set_axis_off()
         corners = "round,pad=0,rounding_size=0.04"

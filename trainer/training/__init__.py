@@ -161,8 +161,8 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         if features is not None and not config.fine_tune_epochs:
             features_of = features.features_of
         infer = inference(head, tf.float32)
-        fast = cache(partial(fast_extractor, extractor, data.examples))
-        logits, classify = _after(features_of, infer), _after(lambda pixels: fast()(pixels), infer)
+        logits = _after(features_of, infer)
+        classify = _after(fast_extractor(extractor, data.examples), infer)
     return Trained(
         single,
         objective,

@@ -17,6 +17,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -349,11 +350,17 @@ def preferred_backends(extractor: keras.Model) -> list[str]:
 
 
 def fast_extractor(extractor: keras.Model, examples: Examples) -> Extract:
-    """Makes what computes features of any number of pictures on the fastest backend."""
-    _, run = _first_that_runs(preferred_backends(extractor), extractor, examples)
-    return lambda pixels: np.concatenate(
-        [run(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
-    )
+    """Gives what computes features of any number of pictures on the fastest backend, which is
+    prepared at the first call.
+    """
+    prepared = cache(lambda: _first_that_runs(preferred_backends(extractor), extractor, examples))
+
+    def extract(pixels: np.ndarray) -> np.ndarray:
+        _, run = prepared()
+        blocks = range(0, len(pixels), BATCH)
+        return np.concatenate([run(pixels[start : start + BATCH]) for start in blocks])
+
+    return extract
 
 
 def _first_that_runs(
