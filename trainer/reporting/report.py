@@ -123,7 +123,7 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     )
     captions = (
         "Below each: a tick or a cross, the predicted class with its probability, the true class."
-        " Beside each: the same picture, bright where the answer rests on it."
+        " Beside each: the same picture, faded where the answer does not rest on it."
     )
     return {
         style.CLASS_ROWS: (
@@ -192,7 +192,7 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         ),
         "prediction_grid.jpg": (
             f"Test pictures. {captions}",
-            "Test pictures, taken at random, what the model says, and (bright) where it sees it",
+            "Test pictures, taken at random, what the model says, and where it sees it",
         ),
         "mistakes.jpg": (
             f"Test pictures that are wrong, the surest first. {captions}",

@@ -25,8 +25,8 @@ from trainer.variants.models import augmentation_layers
 
 PICTURES_PER_CLASS = 3
 AUGMENTED_COPIES = 9
-# Light where an answer does not rest on a picture: it can still be made out.
-_DARK = 0.2
+# What stays of a picture where the answer does not rest on it, and what it fades to.
+_LEFT, _FOG = 0.15, 140
 
 
 def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
@@ -134,7 +134,7 @@ def prediction_grid(
     pictures: Sequence[np.ndarray], said: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
     """Draws test pictures with what the model says: ✓ on blue where it is right, ✗ on vermilion
-    where it is wrong; and beside each the same picture, dark where the answer does not rest on it.
+    where it is wrong; and beside each the same picture, faded where the answer does not rest on it.
 
     Args:
         pictures: uint8 [H, W, 3] each.
@@ -148,7 +148,7 @@ def prediction_grid(
         row, column = index // 2, 2 * (index % 2)
         right = answer["predicted"] == answer["label"]
         grid.picture(row, column, picture)
-        grid.picture(row, column + 1, _lit(picture, np.array(answer["importance"], np.float32)))
+        grid.picture(row, column + 1, _faded(picture, np.array(answer["importance"], np.float32)))
         first = f"{'✓' if right else '✗'} {names[answer['predicted']]}"
         second = f"true: {names[answer['label']]}"
         color = style.BLUE if right else style.VERMILION
@@ -156,14 +156,15 @@ def prediction_grid(
     grid.save(path)
 
 
-def _lit(picture: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """A picture whose important parts are bright, the most important one as it is."""
+def _faded(picture: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """A picture that is faded but for its important parts."""
     height, width, _ = picture.shape
     found = Image.fromarray(np.maximum(importance, 0)).resize(
         (width, height), Image.Resampling.BICUBIC
     )
     light = np.clip(np.asarray(found) / max(importance.max(), 1e-6), 0, 1)
-    return (picture * (_DARK + (1 - _DARK) * light[..., np.newaxis])).astype(np.uint8)
+    left = _LEFT + (1 - _LEFT) * light[..., np.newaxis]
+    return (_FOG + (picture.astype(np.float32) - _FOG) * left).astype(np.uint8)
 
 
 # What each layer of augmentation makes of a picture.
