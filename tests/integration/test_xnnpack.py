@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from serving.server.lite import TOLERANCE, XnnpackModel
@@ -11,6 +12,11 @@ from serving.server.loading import LoadingOptions, load
 from serving.server.status import StatusError
 from tests.trained_model import draw
 from tests.trainer.variants.test_preprocessing import STORED
+from trainer.evaluation.unsure import Doubt, learn_familiarity
+from trainer.export import saved_model
+from trainer.training.features import split_backbone
+from trainer.variants.models import build
+from trainer.variants.objective import Objective
 from whisker_ml import contract
 
 
@@ -75,9 +81,73 @@ def test_answer_is_the_same_however_the_picture_is_stored(pair):
         assert np.ptp(answer[contract.OUTPUT_PROBABILITY]) < TOLERANCE
 
 
+@pytest.fixture(scope="module")
+def unsure(tmp_path_factory):
+    """A model that is not sure of some pictures, and the same as one of before was exported."""
+    base = tmp_path_factory.mktemp("unsure")
+    model = build("transfer", 32, Objective(2), seed=0)
+    extractor, _ = split_backbone(model)
+    pixels = np.random.default_rng(0).uniform(0, 255, (40, 32, 32, 3)).astype(np.float32)
+    features = extractor(pixels, training=False).numpy()
+    familiarity = learn_familiarity(features[:20])
+    doubt = Doubt(0.0, float(np.median(familiarity.of(features[20:]))), familiarity)
+    saved_model.export(model, Objective(2), ["cats", "dogs"], 32, base / "1", doubt=doubt)
+    loaded = tf.saved_model.load(str(base / "1"))
+    before, signatures = tf.Module(), {}
+    before.loaded = loaded
+    for name, signature in loaded.signatures.items():
+        _, inputs = signature.structured_input_signature
+
+        def answer(value, signature=signature, key=next(iter(inputs))):
+            found = signature(**{key: value})
+            return {output: found[output] for output in contract.FIRST_OUTPUTS}
+
+        (spec,) = inputs.values()
+        signatures[name] = tf.function(answer, input_signature=[spec])
+    before.functions = signatures
+    tf.saved_model.save(before, str(base / "2"), signatures=signatures)
+    models = [
+        load(number, str(base / str(number)), LoadingOptions(warm_up=False, xnnpack=xnnpack))
+        for number in (1, 2)
+        for xnnpack in (False, True)
+    ]
+    yield pixels[20:], models
+    for each in models:
+        each.close()
+
+
+def test_xnnpack_is_unsure_of_the_same_pictures(unsure):
+    pixels, models = unsure
+    assert isinstance(models[1], XnnpackModel)
+    found = [answers(model, contract.SIGNATURE_PIXELS, pixels) for model in models[:2]]
+    by_tensorflow, by_xnnpack = (each[contract.OUTPUT_UNSURE] for each in found)
+    assert 5 < by_tensorflow.sum() < 15
+    assert (by_tensorflow != by_xnnpack).sum() <= 1, "one picture is the threshold"
+    assert answers(models[1], contract.SIGNATURE_BYTES, np.array([b""], object))["unsure"].all()
+
+
+def test_model_of_before_runs_in_xnnpack_too(unsure):
+    pixels, models = unsure
+    assert isinstance(models[3], XnnpackModel)
+    found = [
+        answers(model, contract.SIGNATURE_PIXELS, pixels, contract.FIRST_OUTPUTS)
+        for model in models[2:]
+    ]
+    assert contract.OUTPUT_UNSURE not in models[3].signatures[contract.SIGNATURE_PIXELS].outputs
+    assert found[0]["label"].tolist() == found[1]["label"].tolist()
+    assert np.abs(found[0]["probability"] - found[1]["probability"]).max() <= TOLERANCE
+
+
 def test_no_picture_gets_an_empty_answer(pair):
     answer = answers(pair[1], contract.SIGNATURE_BYTES, np.array([], object))
-    assert [answer[alias].shape for alias in contract.OUTPUTS] == [(0,), (0,), (0, 2), (0, 2), (0,)]
+    assert [answer[alias].shape for alias in contract.OUTPUTS] == [
+        (0,),
+        (0,),
+        (0, 2),
+        (0, 2),
+        (0,),
+        (0,),
+    ]
 
 
 def test_xnnpack_really_runs_the_network(pair, monkeypatch):

@@ -17,6 +17,7 @@ from trainer.data.pictures import open_pictures
 from trainer.devices import prepare
 from trainer.errors import ConfigError
 from trainer.export import Exported, provenance, saved_model
+from trainer.evaluation.unsure import NO_DOUBT
 from trainer.publish import publish, require_same_classes
 from trainer.run_folder import RunFolder
 from trainer.session import Clock, Session, Stop
@@ -58,7 +59,13 @@ def published(trained, store, folder, logits):
     ledger = Ledger.read(trained.run / "ledger.json")
     data = Dataset(trained.pictures, open_pictures(trained.pictures), ledger, examples=None)
     exported = Exported(
-        folder, trained.run / "model.keras", Objective(2), {}, test_logits=lambda: logits
+        folder,
+        trained.run / "model.keras",
+        Objective(2),
+        NO_DOUBT,
+        None,
+        {},
+        test_logits=lambda: logits,
     )
     with logged() as lines:
         publication = publish(config, session, data, exported, trained.result, store)

@@ -260,23 +260,33 @@ def test_temperature_that_made_it_worse_is_no_success(result, before, by_chance,
     assert found[1].startswith(words)
 
 
-@pytest.mark.parametrize(("low", "verdict"), [(0.92, "good"), (0.88, "unclear")])
-def test_certainty_helps_where_the_interval_says_so(result, low, verdict):
-    result["coverage"] = {
-        "coverage": [0.5, 0.9, 1],
-        "accuracy": [1, 0.95, 0.9],
-        "low": [0.9, low, 0.8],
-        "high": [1] * 3,
-    }
-    result["test"]["accuracy"] = 0.9
-    found = said(result, "certainty")
+@pytest.mark.parametrize(
+    ("counts", "verdict", "words"),
+    [
+        ((950, 940, 50, 20), "good", "sure of 950 of 1,000 test pictures, and 98.9% of these"),
+        ((950, 900, 50, 45), "unclear", "of those that it is not sure of, 90.0%."),
+        ((850, 840, 150, 60), "bad", "to be unsure of at most 5%: test pictures differ from"),
+        ((1000, 900, 0, 0), "unclear", "sure of 1,000 of 1,000 test pictures, and 90.0% of these"),
+        ((0, 0, 1000, 500), "bad", "sure of 0 of 1,000 test pictures; of those that it is not"),
+    ],
+)
+def test_being_unsure_helps_where_the_intervals_say_so(result, counts, verdict, words):
+    result["test"]["n"] = 1000
+    names = ("sure", "sure_correct", "unsure", "unsure_correct")
+    result["unsure"] |= {"lowest_probability": 0.6, "fitted_on": 300}
+    result["unsure"] |= dict(zip(names, counts, strict=True))
+    found = said(result, "not sure")
     assert found[0] == verdict
-    assert "on the 90.0% that it is surest of, 95.0% are right" in found[1]
+    assert words in found[1]
 
 
-def test_perfect_test_set_has_no_certainty_to_speak_of(result):
-    result["test"]["accuracy"] = 1.0
-    assert said(result, "certainty") is None
+def test_threshold_that_could_not_be_chosen_is_said(result):
+    result["unsure"] |= {"lowest_probability": 0.0, "fitted_on": 12, "pictures_needed": 39}
+    assert said(result, "not sure") == (
+        "unclear",
+        "It never says that it is not sure: 12 validation pictures are too few to choose a"
+        " threshold, 39 are needed.",
+    )
 
 
 def compared(test, seeds=(0, 1)):

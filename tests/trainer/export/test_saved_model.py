@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests.trained_model import draw
+from trainer.evaluation.unsure import Doubt, learn_familiarity
 from trainer.export.saved_model import export, measure
+from trainer.training.features import split_backbone
 from trainer.variants.models import build
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_and_resize
@@ -66,6 +68,7 @@ def test_signatures_are_those_of_the_contract(signatures):
             contract.OUTPUT_PROBABILITIES: (tf.float32, 2),
             contract.OUTPUT_CLASSES: (tf.string, 2),
             contract.OUTPUT_VALID: (tf.bool, 1),
+            contract.OUTPUT_UNSURE: (tf.bool, 1),
         }
 
 
@@ -90,10 +93,33 @@ def test_bytes_that_are_no_picture_get_an_empty_answer_beside_good_ones(signatur
         image_bytes=tf.constant([b"rubbish", draw("ape", 1)])
     )
     assert given[contract.OUTPUT_VALID].numpy().tolist() == [False, True]
+    assert given[contract.OUTPUT_UNSURE].numpy().tolist() == [True, False]
     assert given[contract.OUTPUT_LABEL].numpy()[0] == b""
     assert given[contract.OUTPUT_PROBABILITY].numpy()[0] == 0
     assert not given[contract.OUTPUT_PROBABILITIES].numpy()[0].any()
     assert given[contract.OUTPUT_PROBABILITIES].numpy()[1].sum() == pytest.approx(1)
+
+
+def test_answer_is_unsure_below_either_threshold(tmp_path):
+    model = build("transfer", SIZE, Objective(3), seed=0)
+    pictures = [draw(label, number) for label in CLASSES for number in range(4)]
+    pixels = np.stack(
+        [decode_and_resize(tf.constant(picture), SIZE) for picture in pictures]
+    ).astype(np.float32)
+    extractor, _ = split_backbone(model)
+    features = extractor(pixels, training=False)
+    familiarity = learn_familiarity(features.numpy()[:6])
+    scores = familiarity.of(features).numpy()
+    probability = HEAD.probabilities(model(pixels, training=False)).numpy().max(axis=1)
+    for lowest in ((np.median(probability), 0.0), (0.0, np.median(scores))):
+        doubt = Doubt(*map(float, lowest), familiarity)
+        export(model, HEAD, CLASSES, SIZE, tmp_path / "export", doubt=doubt)
+        signature = tf.saved_model.load(str(tmp_path / "export")).signatures["pixels"]
+        unsure = signature(pixels=tf.constant(pixels))[contract.OUTPUT_UNSURE].numpy()
+        assert 0 < unsure.sum() < len(pictures)
+        score, threshold = (probability, lowest[0]) if lowest[0] else (scores, lowest[1])
+        apart = np.abs(score - threshold) > 1e-4
+        assert (unsure == (score < threshold))[apart].all()
 
 
 def test_model_answers_in_a_process_that_cannot_import_the_project(exported, signatures, tmp_path):

@@ -4,6 +4,7 @@ what was not.
 
 import json
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from trainer.data.ledger import Ledger
 from trainer.errors import VerificationError
+from trainer.evaluation.unsure import Doubt
 from trainer.export import saved_model
 from trainer.export.verify import Expected, _difference, serve, verify
 from trainer.variants.objective import Objective
@@ -48,7 +50,30 @@ def expected(trained, objective):
         lambda path: (trained.pictures / path).read_bytes(),
         predicted,
         probabilities,
+        lambda slack: unsure(trained, probabilities.max(axis=1), slack),
     )
+
+
+def unsure(trained, probability, slack):
+    return Doubt(trained.result["unsure"]["lowest_probability"]).unsure(probability, None, slack)
+
+
+def test_model_that_is_unsure_of_other_pictures_is_caught(trained, tmp_path):
+    objective = Objective(2, trained.result["calibration"]["temperature"])
+    model = keras.models.load_model(trained.run / "model.keras")
+    told = expected(trained, objective)
+    half = float(np.median(told.probabilities.max(axis=1)))
+    saved_model.export(
+        model, objective, ["cats", "dogs"], 32, tmp_path / "export", doubt=Doubt(half)
+    )
+    with serve(str(tmp_path / "export"), "the exported model") as served:
+        with pytest.raises(VerificationError, match="is not sure of other pictures than the"):
+            verify(served, told, "CPU")
+        right = replace(
+            told,
+            unsure=lambda slack: Doubt(half).unsure(told.probabilities.max(axis=1), None, slack),
+        )
+        verify(served, right, "CPU")
 
 
 def test_model_that_resizes_another_way_is_caught(trained, tmp_path, monkeypatch):
@@ -75,7 +100,9 @@ def test_label_may_differ_only_where_two_probabilities_are_as_good_as_equal(trai
     ledger = Ledger.read(trained.run / "ledger.json")
     for apart, passes in ((8e-6, True), (8e-5, False)):
         before = np.array([[0.5 - apart / 2, 0.5 + apart / 2]], np.float32)
-        told = Expected(["cats", "dogs"], ledger.pictures[:1], lambda _: b"", ["dogs"], before)
+        told = Expected(
+            ["cats", "dogs"], ledger.pictures[:1], lambda _: b"", ["dogs"], before, np.zeros
+        )
         served = [dict(zip(("cats", "dogs"), before[0].tolist(), strict=True))]
         if passes:
             assert _difference(["cats"], served, told, 1e-5, "over gRPC")["flips"] == 1

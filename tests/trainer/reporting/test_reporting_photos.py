@@ -38,7 +38,7 @@ def read(path):
 
 def said(true, predicted):
     return [
-        {"label": label, "predicted": answer, "probability": 0.9}
+        {"label": label, "predicted": answer, "probability": 0.9, "importance": np.eye(5).tolist()}
         for label, answer in zip(true, predicted, strict=True)
     ]
 
@@ -93,6 +93,30 @@ def reads_as(pixels, color):
     """Pixels near a colour: JPEG does not keep it exactly."""
     rgb = np.array([int(color[at : at + 2], 16) for at in (1, 3, 5)])
     return int((np.abs(pixels[..., :3].astype(int) - rgb).max(axis=-1) < 12).sum())
+
+
+def test_picture_is_shown_as_it_is_and_beside_it_faded_where_the_answer_does_not_rest(tmp_path):
+    white = np.full((1, 100, 100, 3), 255, np.uint8)
+    (answer,) = said(["cats"], ["cats"])
+    answer["importance"] = [[1.0, 0, 0, 0, -9.0], *([[0.0] * 5] * 4)]
+    run_report.prediction_grid(white, [answer], tmp_path / "one.jpg")
+    pixels = read(tmp_path / "one.jpg")[..., :3].mean(axis=-1)
+    tile = pixels.shape[1] // 4
+    shown, faded = (
+        pixels[8 : tile - 8, 8 : tile - 8],
+        pixels[8 : tile - 8, tile + 12 : 2 * tile - 4],
+    )
+    assert shown.min() > 250
+    assert faded[: tile // 10, : tile // 10].mean() > 240
+    assert faded[tile // 3 :, tile // 3 :].mean() < 180
+
+
+@pytest.mark.parametrize("importance", [np.zeros((5, 5)), -np.ones((5, 5))])
+def test_answer_that_rests_on_nothing_fades_all(importance, noise, tmp_path):
+    (answer,) = said(["cats"], ["cats"])
+    answer["importance"] = importance.tolist()
+    run_report.prediction_grid(noise[:1], [answer], tmp_path / "one.jpg")
+    read(tmp_path / "one.jpg")
 
 
 def test_prediction_grid_of_one_picture_is_drawn(noise, tmp_path):

@@ -12,7 +12,7 @@ from trainer.config import Config
 from trainer.data.batches import Examples
 from trainer.data.ledger import SPLITS, Found, Ledger, Picture
 from trainer.data.pictures import Pictures
-from trainer.evaluation.judge import judge_rows
+from trainer.evaluation.judge import SHOWN, judge_rows
 from trainer.evaluation.summary import read_run
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
@@ -59,6 +59,9 @@ def awkward(trained, classes, *, right):
     result |= judge_rows(
         head, classes, rows, {picture.sha256: picture.path for picture in pictures}, seed=0
     )
+    for name in SHOWN:
+        for each in result[name]:
+            each["importance"] = np.eye(5).tolist()
     return examples, ledger, config, result | {"reading": read_run(result)}
 
 
