@@ -74,6 +74,11 @@ class Config:
         " folder that holds pictures is a class, named by its path, such as Fruit/Apple",
         choices=("folders", "leaves"),
     )
+    exclude: str = setting(
+        "",
+        "file that names pictures to leave out, a line each: SHA-256, path in the data folder, or"
+        " both, as trainer.data suspects writes; local or gs://; empty: none",
+    )
     max_pixels: int = setting(
         MAX_PIXELS,
         "largest width times height of a picture, in training and in the exported model; larger"

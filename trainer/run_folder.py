@@ -127,7 +127,9 @@ class RunFolder:
         """Lists the settings that change what is computed and that the run began with otherwise."""
         # What runs did before there were these settings.
         head = "notebook" if config.variant == "transfer" else ""
-        before = {"backbone": "mobilenet_v2", "head": head} | self._read("config.json")
+        before = {"backbone": "mobilenet_v2", "head": head, "exclude": ""} | self._read(
+            "config.json"
+        )
         return [
             f"{name} was {before[name]}, is {value}"
             for name, value in asdict(config).items()

@@ -30,7 +30,7 @@ def _train(arguments: Sequence[str]) -> None:
     # Here, as a bare --help needs no extra.
     from trainer.data import sources
 
-    sources.require(config.data, config.classes)
+    sources.require(config.data, config.classes, config.exclude)
     cli.import_tensorflow()
     from trainer.pipeline import run
     from trainer.session import Stop

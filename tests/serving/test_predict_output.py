@@ -253,6 +253,14 @@ def test_wrong_come_first_then_the_least_sure_each_in_a_frame_of_its_colour(tmp_
     ]
 
 
+def test_what_the_model_is_not_sure_of_stands_out_whatever_its_probability(tmp_path):
+    sheet = Sheet(tmp_path / "sheet.png")
+    sheet.add("dogs/sure.png", picture("green"), replace(answer("dogs", 0.6), unsure=False))
+    sheet.add("dogs/stranger.png", picture("yellow"), replace(answer("dogs", 0.99), unsure=True))
+    sheet.draw()
+    assert colours(tmp_path / "sheet.png") == [(UNSURE, (255, 255, 0)), (SURE, (0, 128, 0))]
+
+
 def test_of_many_the_worst_are_shown_and_the_rest_is_counted(tmp_path):
     file = tmp_path / "dogs.png"
     file.write_bytes(picture("green"))

@@ -87,7 +87,15 @@ def test_result_agrees_with_the_predictions_it_was_made_from(trained):
         == 3
     )
     assert result["images_per_second"] > 0
-    assert set(result["seconds"]) == {"data", "train", "evaluate", "export", "publish", "total"}
+    assert set(result["seconds"]) == {
+        "data",
+        "train",
+        "evaluate",
+        "export",
+        "explain",
+        "publish",
+        "total",
+    }
     assert result["model_version"] == 1
     assert result["export"]["latency_ms"] > 0
     assert result["export"]["calls"] == min(20, result["test"]["n"])

@@ -16,8 +16,8 @@ from trainer.data.ledger import Ledger
 from trainer.data.pictures import open_pictures
 from trainer.devices import prepare
 from trainer.errors import ConfigError
-from trainer.export import Exported, provenance, saved_model
 from trainer.evaluation.unsure import NO_DOUBT
+from trainer.export import Exported, provenance, saved_model
 from trainer.publish import publish, require_same_classes
 from trainer.run_folder import RunFolder
 from trainer.session import Clock, Session, Stop

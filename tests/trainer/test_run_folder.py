@@ -162,13 +162,14 @@ def test_run_of_before_heads_and_backbones_had_those_of_the_notebook(tmp_path):
         raise KeyboardInterrupt
     file = tmp_path / "config.json"
     before = json.loads(file.read_text())
-    del before["backbone"], before["head"]
+    del before["backbone"], before["head"], before["exclude"]
     file.write_text(json.dumps(before))
     with open_run(config, [], NOW) as run:
         assert run.resumed
         assert run.differences(config) == []
-        other = dataclasses.replace(config, head="wide", backbone="densenet121")
+        other = dataclasses.replace(config, head="wide", backbone="densenet121", exclude="a.txt")
         assert run.differences(other) == [
+            "exclude was , is a.txt",
             "backbone was mobilenet_v2, is densenet121",
             "head was notebook, is wide",
         ]

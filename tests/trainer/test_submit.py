@@ -52,7 +52,7 @@ def submit(*arguments, missing=(), home="/nonexistent"):
 
 def another_value(setting):
     """A value of a setting that is not its default and that a job in the cloud can have."""
-    if setting.name in ("data", "base_weights", "run_dir", "model_dir"):
+    if setting.name in ("data", "base_weights", "exclude", "run_dir", "model_dir"):
         return "gs://bucket/x"
     special = {
         "split": "70,15,15",

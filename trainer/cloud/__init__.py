@@ -47,6 +47,7 @@ def require_remote(config: Config) -> None:
     for name, known, remedy in (
         ("data", ("sample", "cats_and_dogs"), "copy the folder to a bucket"),
         ("base_weights", ("imagenet", "none"), "copy the file to a bucket"),
+        ("exclude", ("",), "copy the file to a bucket"),
         ("run_dir", ("",), "name a folder in a bucket"),
         ("model_dir", ("",), "name a store in a bucket"),
     ):

@@ -4,6 +4,7 @@ as they are.
 python -m trainer.data scan my_pictures --out=scan.json
 python -m trainer.data split my_pictures --split=hold_out
 python -m trainer.data extend my_pictures
+python -m trainer.data suspects my_pictures --out=suspects.html
 python -m trainer.data convert my_pictures --out=gs://my-bucket/shards
 """
 
@@ -27,9 +28,28 @@ if TYPE_CHECKING:
     from trainer.data.ledger import Ledger, LeftOut
 
 
+_SETTINGS = (
+    "classes",
+    "exclude",
+    "max_pixels",
+    "base_weights",
+    "backbone",
+    "image_size",
+    "cache_dir",
+)
+_SUSPECTS_SHOWN, _SUSPECTS_PRINTED = 200, 10
+
+
 def main() -> None:
     """Entry point of `python -m trainer.data` and `whisker-data`."""
-    cli.define("out", "", "scan: JSON file to write; convert: folder for shards, local or gs://")
+    cli.define(
+        "out",
+        "",
+        (
+            "scan: JSON file to write; convert: folder for shards, local or gs://; suspects: HTML"
+            " file to write, suspects.html if empty, and beside it the list, .txt"
+        ),
+    )
     cli.define(
         "shrink",
         0,
@@ -44,7 +64,7 @@ def main() -> None:
         "split: given, hold_out (as in trainer.task), or percentages of train, validation and test:"
         " 70,15,15",
     )
-    cli.define_settings(Config, only=("classes", "max_pixels"))
+    cli.define_settings(Config, only=_SETTINGS)
     cli.run(_run)
 
 
@@ -54,6 +74,7 @@ def _run(arguments: Sequence[str]) -> None:
         "split": _split,
         "extend": _extend,
         "convert": _convert,
+        "suspects": _suspects,
     }
     if len(arguments) != 3 or arguments[1] not in commands:
         raise ConfigError(
@@ -151,10 +172,51 @@ def _convert(folder: Path) -> None:
         )
 
 
+def _suspects(folder: Path) -> None:
+    sheet = Path(flags.FLAGS.out or "suspects").expanduser().with_suffix(".html")
+    listing = sheet.with_suffix(".txt")
+    if listing.exists():
+        raise DataError(
+            f"{listing}: is there already, and may have been edited; remove it, or name another"
+            " with --out"
+        )
+    from trainer.data import sources
+
+    given = {name: flags.FLAGS[name].value for name in (*_SETTINGS, "split")}
+    config = Config(data=str(folder), variant="transfer", **given)
+    sources.require(config.data, config.classes, config.exclude)
+    cli.import_tensorflow()
+    from trainer.evaluation import suspects
+    from trainer.reporting.report import write_suspects
+
+    found = suspects.find(config)
+    shown = found.suspects[:_SUSPECTS_SHOWN]
+    with _writing(sheet):
+        write_suspects(found, _SUSPECTS_SHOWN, str(listing), sheet)
+    with _writing(listing):
+        suspects.write_list(shown, listing)
+    for label, count in found.too_small.items():
+        print(
+            f"class {label}: not judged, as {count} pictures that are not for testing are too few"
+        )
+    print(
+        f"{len(found.suspects):,} of {found.judged:,} training and validation pictures look like"
+        " another class"
+    )
+    for suspect in shown[:_SUSPECTS_PRINTED]:
+        print(f"  {suspect.picture.path}: {suspect.picture.label}, looks like {suspect.suggestion}")
+    print(f"the worst {len(shown):,} to look through: {sheet}")
+    print(
+        f"the list of them: {listing}; delete the lines of pictures whose label is right, then"
+        f" train with --exclude={listing}"
+    )
+
+
 def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
     from trainer.data import checks, layout, sources, splits
+    from trainer.data.ledger import exclude
 
-    sources.require(str(data), flags.FLAGS.classes)
+    sources.require(str(data), flags.FLAGS.classes, flags.FLAGS.exclude)
     listing = layout.find(data, flags.FLAGS.classes)
     cli.import_tensorflow()
     known = splits.read_frozen(data)
@@ -166,7 +228,8 @@ def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
     if known is not None:
         frozen = {picture.path: picture.split for picture in known.pictures}
         facts = [replace(fact, split=frozen.get(fact.path, "not frozen")) for fact in facts]
-    return listing, facts, unreadable
+    kept, excluded = exclude(flags.FLAGS.exclude, facts)
+    return listing, list(kept), [*unreadable, *excluded]
 
 
 def _freeze(ledger: "Ledger", file: Path, unused: str) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from trainer.config import Config
 from trainer.data import batches, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
 from trainer.data.layout import not_used
-from trainer.data.ledger import Ledger, LeftOut
+from trainer.data.ledger import EXCLUDED, Ledger, LeftOut, exclude
 from trainer.data.pictures import Pictures, assign, open_pictures
 from trainer.errors import DataError
 from trainer.session import Session
@@ -325,6 +325,10 @@ def load(config: Config, session: Session) -> Dataset:
         max_pixels=config.max_pixels,
     )
     ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
+    # After the splits are made: what is left out moves nothing else.
+    kept, excluded = exclude(config.exclude, ledger.pictures)
+    ledger = replace(ledger, pictures=kept, left_out=(*ledger.left_out, *excluded))
+    splits.require_every_split(ledger)
     digest = run_digest(ledger)
     workers.require_same("the pictures or their split", digest)
     workers.require_same("what they compute in (--mixed_precision)", session.devices.precision)
@@ -354,7 +358,9 @@ def _log(ledger: Ledger, pictures: Pictures) -> None:
         logger.info(not_used(pictures.unused))
     if ledger.left_out:
         logger.info("%d files left out:", len(ledger.left_out))
-        for file in ledger.left_out[:_LEFT_OUT_SHOWN]:
+        # What nobody has chosen comes first.
+        listed = sorted(ledger.left_out, key=lambda file: file.reason.startswith(EXCLUDED))
+        for file in listed[:_LEFT_OUT_SHOWN]:
             logger.info("  %s: %s", file.path, file.reason)
         if len(ledger.left_out) > _LEFT_OUT_SHOWN:
             logger.info("  and %d more, all in ledger.json", len(ledger.left_out) - _LEFT_OUT_SHOWN)

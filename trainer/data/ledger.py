@@ -3,14 +3,19 @@ down.
 """
 
 import hashlib
+import logging
+import posixpath
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from trainer.errors import DataError
 from whisker_ml import files
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _NAMED = 3
@@ -140,3 +145,88 @@ class Ledger:
             left_out=tuple(LeftOut(**row) for row in content["left_out"]),
             protocol=content["protocol"],
         )
+
+
+# Pictures that a person leaves out: `--exclude`.
+
+EXCLUDED = "excluded by "
+_HASHED = re.compile(r"([0-9a-fA-F]{64})(?:[ \t]+(.*))?")
+
+
+class _Hashed(Protocol):
+    @property
+    def path(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def split(self) -> str | None: ...
+
+
+_Picture = TypeVar("_Picture", bound=_Hashed)
+
+
+def read_exclusions(address: str) -> dict[str, str]:
+    """Reads what `--exclude` names: a file with a picture a line, ``SHA-256``, ``SHA-256 path`` or
+    ``path``; lines that begin with # say nothing.
+
+    Returns:
+        For each picture its hash, or else its path, and what to call it.
+
+    Raises:
+        DataError: it cannot be read.
+        StorageError: the bucket cannot be read.
+    """
+    try:
+        if files.is_address(address):
+            # Here, as a folder on this machine needs no package for buckets.
+            from whisker_ml import storage
+
+            content = storage.read(address)[0]
+        else:
+            content = Path(address).expanduser().read_bytes()
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--exclude={address}: cannot be read ({getattr(error, 'strerror', '') or error});"
+            " expected a text file with a SHA-256 or a path in the data folder on each line"
+        ) from error
+    names = {}
+    for line in map(str.strip, text.split("\n")):
+        if hashed := _HASHED.fullmatch(line):
+            names[hashed[1].lower()] = hashed[2] or hashed[1]
+        elif line and not line.startswith("#"):
+            names[posixpath.normpath(line)] = line
+    return names
+
+
+def exclude(
+    address: str, pictures: Sequence[_Picture]
+) -> tuple[tuple[_Picture, ...], tuple[LeftOut, ...]]:
+    """Parts the pictures that stay from those that `--exclude` names, and logs how many those are.
+
+    Args:
+        address: of the file; empty: all stay.
+        pictures: of a ledger, or of a look at a folder.
+
+    Raises:
+        WhiskerError: the file cannot be read.
+    """
+    if not address:
+        return tuple(pictures), ()
+    names = read_exclusions(address)
+    excluded = [each for each in pictures if each.sha256 in names or each.path in names]
+    counts = Counter(each.split for each in excluded)
+    by_split = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
+    known = {name for each in excluded for name in (each.sha256, each.path)}
+    gone = [shown for name, shown in names.items() if name not in known]
+    logger.info(
+        f"{len(excluded)} pictures {EXCLUDED}{address}"
+        + (f" ({by_split})" if by_split else "")
+        + (", so that the test set is another one" if counts["test"] else "")
+        + (f"; {len(gone)} that it names are not there ({some(gone)})" if gone else "")
+    )
+    paths = {each.path for each in excluded}
+    return (
+        tuple(each for each in pictures if each.path not in paths),
+        tuple(LeftOut(each.path, f"{EXCLUDED}{address}") for each in excluded),
+    )

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from trainer.config import Config
 from trainer.data.layout import CSV_SUFFIXES, find, read_csv
+from trainer.data.ledger import read_exclusions
 from trainer.data.pictures import INDEX
 from trainer.data.sample import write_sample
 from trainer.data.splits import LEDGER_NAME
@@ -88,16 +89,20 @@ def pictures_folder(
     return _with_pictures(path, downloads) if path.is_file() else path
 
 
-def require(data: str, classes: str) -> None:
-    """Refuses what `--data` cannot mean, before anything is started or written.
+def require(data: str, classes: str, exclude: str = "") -> None:
+    """Refuses what `--data` and `--exclude` cannot mean, before anything is started or written.
 
     Args:
         data: as `--data`.
         classes: as `trainer.data.layout.find` takes it.
+        exclude: as `--exclude`.
 
     Raises:
-        DataError: there is no such folder or CSV file on this machine, or it cannot be trained on.
+        DataError: there is no such folder or CSV file on this machine, or it cannot be trained on;
+            or the file that names pictures to leave out cannot be read.
     """
+    if exclude and not is_address(exclude):
+        read_exclusions(exclude)
     if not data:
         raise DataError("--data is empty; expected one folder of pictures per class")
     if data in NAMES or is_address(data):

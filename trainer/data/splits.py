@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from trainer.config import split_percentages
-from trainer.data.ledger import SPLITS, Found, Ledger, LeftOut, Picture, some
+from trainer.data.ledger import EXCLUDED, SPLITS, Found, Ledger, LeftOut, Picture, some
 from trainer.errors import DataError
 from whisker_ml import files
 
@@ -121,6 +121,16 @@ def freeze(
         left_out=tuple(sorted([*left_out, *torn, *copies], key=lambda file: file.path)),
         protocol=protocol,
     )
+    require_every_split(ledger)
+    return ledger
+
+
+def require_every_split(ledger: Ledger) -> None:
+    """Refuses a ledger with a class that has no picture in one of the splits.
+
+    Raises:
+        DataError: there is such a class.
+    """
     for split, by_class in ledger.counts().items():
         for label, count in by_class.items():
             if not count:
@@ -129,7 +139,6 @@ def freeze(
                     f"class {label}: none of its {total} usable pictures is in the {split} split;"
                     f" add pictures (20 or more a class), or a {split}/{label} folder of your own"
                 )
-    return ledger
 
 
 def uneven(ledger: Ledger) -> Iterator[str]:
@@ -340,7 +349,7 @@ def extend(
     alike: Iterable[Sequence[str]],
 ) -> Ledger:
     """Assigns pictures that were added; each that was there keeps its split, under another name
-    too.
+    too, and what was excluded stays so.
 
     Args:
         ledger: what was frozen.
@@ -356,6 +365,9 @@ def extend(
     by_content = {picture.sha256: picture.split for picture in ledger.pictures}
     before = {path: by_path.get(path) or by_content.get(digest) for path, digest in sha256.items()}
     assigned = {path: split for path, split in before.items() if split}
+    excluded = {file.path: file for file in ledger.left_out if file.reason.startswith(EXCLUDED)}
+    found = [file for file in found if file.path not in excluded]
+    left_out = [*(file for file in left_out if file.path not in excluded), *excluded.values()]
     return freeze(found, sha256, left_out, protocol=ledger.protocol, alike=alike, before=assigned)
 
 

@@ -4,10 +4,13 @@ script.
 
 import base64
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from trainer.evaluation.summary import (
     BAD,
@@ -20,6 +23,9 @@ from trainer.evaluation.summary import (
 )
 from trainer.reporting import style
 from trainer.reporting.model_card import example, model_card
+
+if TYPE_CHECKING:
+    from trainer.evaluation.suspects import Found
 
 _MOST_ROWS = 50
 _VERDICTS = {
@@ -94,6 +100,30 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
         ),
     }
     _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
+
+
+def write_suspects(found: "Found", shown: int, listing: str, report: Path) -> None:
+    """Writes the sheet of pictures whose labels look wrong.
+
+    Args:
+        found: the pictures, the worst first.
+        shown: how many of them at most.
+        listing: address of the file that lists the same pictures.
+        report: the HTML file to write.
+
+    Raises:
+        RunError: the file cannot be written; nothing is left behind.
+    """
+    suspects = found.suspects[:shown]
+    positions = np.array([suspect.position for suspect in suspects], np.int64)
+    tiles = []
+    for suspect, pixels in zip(
+        suspects, found.data.examples.pictures(positions) if suspects else (), strict=True
+    ):
+        encoded = BytesIO()
+        Image.fromarray(pixels).save(encoded, "JPEG", quality=style.JPEG_QUALITY)
+        tiles.append((suspect, base64.b64encode(encoded.getvalue()).decode()))
+    _write("suspects.html", report, found=found, tiles=tiles, listing=listing)
 
 
 def _write(template: str, report: Path, **values: Any) -> None:

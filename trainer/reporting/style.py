@@ -34,6 +34,8 @@ MOST_CLASSES = 10
 # Five grids of photographs and seven charts of these sizes, as base64, leave the report below 5 MB.
 MOST_BYTES, MOST_CHART_BYTES = 550_000, 110_000
 
+JPEG_QUALITY = 85
+
 _GAP_IN = 0.08
 _FOOTER_IN = 0.3
 _FONT = "DejaVu Sans"  # Comes with Matplotlib: every machine draws the same.
@@ -130,7 +132,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.set_dpi(dots_per_inch)
         canvas.draw()
         image, encoded = Image.fromarray(np.asarray(canvas.buffer_rgba())), BytesIO()
-        image.convert("RGB").save(encoded, form, optimize=True, quality=85)
+        image.convert("RGB").save(encoded, form, optimize=True, quality=JPEG_QUALITY)
         if encoded.tell() <= most:
             break
     write(path, encoded.getvalue())

@@ -100,6 +100,7 @@ def test_run_without_run_and_model_folders_passes():
             "weights/w.h5",
             "copy the file to a bucket and give --base_weights=gs://…, or one of imagenet, none",
         ),
+        ("exclude", "list.txt", "copy the file to a bucket and give --exclude=gs://…"),
         ("run_dir", "runs/1", "name a folder in a bucket and give --run_dir=gs://…"),
         ("model_dir", "models", "name a store in a bucket and give --model_dir=gs://…"),
     ],

@@ -44,9 +44,12 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
     of_a_run = freeze(listed, hashes, [], protocol="given").baseline_accuracy()
     assert found["baseline_accuracy"] == of_a_run
 
-    assert "1 files left out" in command("split", folder)
+    (tmp_path / "list.txt").write_text("dogs/9.jpg\n")
+    lines = command("split", folder, f"--exclude={tmp_path / 'list.txt'}")
+    assert f"1 pictures excluded by {tmp_path / 'list.txt'}\n" in lines
+    assert "2 files left out" in lines
     before = read_frozen(folder)
-    assert len(before.pictures) == 61
+    assert len(before.pictures) == 60
     assert {
         each.split for each in before.pictures if each.path in ("dogs/3.jpg", "dogs/copy.jpg")
     } in (

@@ -1,9 +1,11 @@
+import hashlib
 import json
 
 import pytest
 
+from tests.trained_model import logged
 from tests.trainer.data.splitting import FLAT, found_and_hashes
-from trainer.data.ledger import Found, Ledger
+from trainer.data.ledger import Found, Ledger, Picture, exclude
 from trainer.data.splits import freeze
 from trainer.errors import DataError
 
@@ -57,3 +59,54 @@ def test_ledger_reads_what_it_has_written_and_refuses_what_it_has_not(tmp_path):
         with pytest.raises(DataError, match=rf"ledger.json: {reason}; put the file back") as error:
             Ledger.read(file)
         assert "\n" not in str(error.value)
+
+
+def hashed(path, split="train"):
+    return Picture(path, path.split("/")[0], split, hashlib.sha256(path.encode()).hexdigest())
+
+
+PICTURES = (hashed("cats/1.jpg"), hashed("cats/a b.jpg", "test"), hashed("dogs/1.jpg"))
+
+
+def excluded(tmp_path, text, pictures=PICTURES):
+    """Paths that stay and that are left out, and what is logged."""
+    file = tmp_path / "list.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with logged() as lines:
+        kept, left_out = exclude(str(file), pictures)
+    assert {each.reason for each in left_out} <= {f"excluded by {file}"}
+    (line,) = lines
+    return (
+        [each.path for each in kept],
+        [each.path for each in left_out],
+        line.replace(str(file), "F"),
+    )
+
+
+def test_pictures_are_excluded_by_hash_and_by_path_and_what_is_gone_is_counted(tmp_path):
+    sha256 = PICTURES[0].sha256
+    listed = f"\ufeff# cats/1.jpg\r\n{sha256.upper()}  cats/moved.jpg\r\n\r\n./cats//a b.jpg\r\n"
+    assert excluded(tmp_path, listed + "dogs/gone.jpg\n") == (
+        ["dogs/1.jpg"],
+        ["cats/1.jpg", "cats/a b.jpg"],
+        "2 pictures excluded by F (train 1, test 1), so that the test set is another one;"
+        " 1 that it names are not there (dogs/gone.jpg)",
+    )
+    assert excluded(tmp_path, "dogs/1.jpg") == (
+        ["cats/1.jpg", "cats/a b.jpg"],
+        ["dogs/1.jpg"],
+        "1 pictures excluded by F (train 1)",
+    )
+
+
+def test_path_beside_another_hash_excludes_nothing(tmp_path):
+    kept, left_out, line = excluded(tmp_path, f"{'0' * 64}  cats/1.jpg\n")
+    assert (len(kept), left_out) == (3, [])
+    assert line == "0 pictures excluded by F; 1 that it names are not there (cats/1.jpg)"
+
+
+def test_list_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(DataError, match="list.txt: cannot be read .*expected a text file"):
+        excluded(tmp_path, b"\xff\xd8\xff\xe0")
+    with pytest.raises(DataError, match="--exclude=/gone: cannot be read .No such file"):
+        exclude("/gone", PICTURES)

@@ -13,8 +13,9 @@ from google.cloud import storage
 from tests.trained_model import draw, write_pictures
 from trainer.config import Config
 from trainer.data.layout import find
+from trainer.data.ledger import read_exclusions
 from trainer.data.pictures import open_pictures
-from trainer.data.sources import backbone_weights, download, pictures_folder, unpack
+from trainer.data.sources import backbone_weights, download, pictures_folder, require, unpack
 from trainer.errors import DataError, WeightsError
 
 
@@ -101,6 +102,15 @@ def test_pictures_in_a_bucket_are_fetched(bucket, tmp_path):
             client.bucket(bucket).blob(name).upload_from_string(draw("cats", 1))
     folder = pictures_folder(f"gs://{bucket}/pictures", tmp_path)
     assert [file.path for file in find(folder).found] == ["cats/1.jpg", "dogs/2.jpg"]
+
+
+def test_list_of_exclusions_may_be_in_a_bucket_and_is_refused_early_where_it_is_gone(bucket):
+    with storage.Client(project="test") as client:
+        client.bucket(bucket).blob("list.txt").upload_from_string("# no\ncats/1.jpg\n")
+    require("sample", "folders", f"gs://{bucket}/list.txt")
+    assert read_exclusions(f"gs://{bucket}/list.txt") == {"cats/1.jpg": "cats/1.jpg"}
+    with pytest.raises(DataError, match="--exclude=/gone.txt: cannot be read .No such file"):
+        require("sample", "folders", "/gone.txt")
 
 
 @pytest.mark.parametrize("where", ["bucket", "here"])

@@ -201,6 +201,14 @@ def test_new_picture_that_looks_like_an_old_one_goes_where_that_is():
         assert split_of(after)["dogs/new.jpg"] == split_of(before)[old]
 
 
+def test_excluded_picture_stays_excluded_when_the_split_is_extended():
+    found, sha256 = found_and_hashes(FLAT)
+    out = LeftOut(FLAT[0], "excluded by list.txt")
+    before = freeze(found, {path: sha256[path] for path in FLAT[1:]}, [out], protocol="given")
+    after = extend(before, found, sha256, [], [])
+    assert (after.digest, after.left_out) == (before.digest, (out,))
+
+
 def test_picture_under_another_name_keeps_its_split():
     found, sha256 = found_and_hashes([*FLAT[:-1], "dogs/renamed.jpg"])
     sha256["dogs/renamed.jpg"] = next(

@@ -39,7 +39,7 @@ def test_evidence_against_the_answer_has_a_negative_importance():
     picture = np.full((SIZE, SIZE, 3), 255, np.uint8)
     picture[::2] = 0
     black = importance(lambda pixels: -white_at(1, 1)(pixels) + 1.0, Objective(2), picture)
-    white = importance(lambda pixels: white_at(1, 1)(pixels), Objective(2), picture)
+    white = importance(white_at(1, 1), Objective(2), picture)
     assert np.allclose(black, -white, atol=1e-5)
 
 

@@ -27,7 +27,7 @@ def test_requests_have_one_picture_and_batches(tmp_path):
 def test_outputs_are_those_that_the_client_asks_for_first_and_later(tmp_path):
     provenance.write_warmup(tmp_path, "whisker", [draw("cats", 1)])
     asked_for = [tuple(request.output_filter) for request in records(tmp_path)]
-    assert asked_for[:2] == [(), ("label", "probability", "probabilities", "valid")]
+    assert asked_for[:2] == [(), ("label", "probability", "probabilities", "valid", "unsure")]
 
 
 def test_large_pictures_make_fewer_records_and_no_large_file(tmp_path):

@@ -102,6 +102,12 @@ RESULT = {
     },
     "curves": {"of": "dogs", "roc": {"area": 0.71}, "precision_recall": {"area": 0.69}},
     "coverage": {"accuracy": [1.0, 0.6363]},
+    "unsure": {
+        "target": 0.05,
+        "lowest_probability": 0.61,
+        "lowest_familiarity": None,
+        "sure": 300,
+    },
     "at_random": [SAID],
     "mistakes": [SAID],
     "least_certain": [SAID | {"predicted": "dogs", "probability": 0.5}],
