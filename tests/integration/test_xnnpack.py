@@ -96,7 +96,8 @@ def unsure(tmp_path_factory):
 
     def of_before(function=None, **options):
         def answer(value):
-            return {name: function(value)[name] for name in contract.FIRST_OUTPUTS}
+            found = function(value)
+            return {name: found[name] for name in contract.FIRST_OUTPUTS}
 
         return decorate(answer if "input_signature" in options else function, **options)
 
