@@ -1,4 +1,4 @@
-"""How sure answers are: calibration, corrected by one number; coverage; thresholds."""
+"""How sure answers are: calibration, corrected by one number; thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -100,8 +100,7 @@ def reliability(classes: int, right: np.ndarray, confidence: np.ndarray) -> dict
     }
 
 
-# What the model trades as its threshold moves: ROC, precision against recall, accuracy against
-# coverage.
+# What the model trades as its threshold moves: ROC, precision against recall.
 
 # Points of a curve that are kept: finer than a picture of it can show.
 MOST_POINTS = 201
@@ -158,28 +157,6 @@ def threshold_curves(
             "recall": _thin(recall),
             "precision": _thin(precision),
         },
-    }
-
-
-def coverage_curve(right: np.ndarray, confidence: np.ndarray) -> dict[str, list[float]]:
-    """Accuracy on the pictures that the model is surest of, for growing shares of all pictures.
-
-    Args:
-        right: bool [n].
-        confidence: float [n], probability of the answer.
-
-    Returns:
-        `coverage`, 0…1 and at most 1, `accuracy`, and its Wilson interval `low` and `high`, a
-        number per point.
-    """
-    correct = np.cumsum(right[np.argsort(-confidence, kind="stable")])
-    kept = _places(len(correct)) if len(correct) > 1 else [0]
-    intervals = [wilson_interval(int(correct[place]), place + 1) for place in kept]
-    return {
-        "coverage": [(place + 1) / len(correct) for place in kept],
-        "accuracy": [float(correct[place] / (place + 1)) for place in kept],
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
     }
 
 

@@ -13,7 +13,6 @@ from trainer.config import Config
 from trainer.data import splits
 from trainer.data.dataset import Dataset
 from trainer.evaluation.calibration import (
-    coverage_curve,
     fit_temperature,
     reliability,
     threshold_curves,
@@ -211,7 +210,7 @@ def judge_rows(
     Returns:
         `validation` and `test` as `evaluate` has them, of the logits as they are; and with the
         temperature `calibration` (`temperature`, `fitted_on`, and `before` and `after` it `loss`
-        and what `reliability` tells), `curves`, `coverage`, `unsure` (as `judge_unsure` gives it),
+        and what `reliability` tells), `curves`, `unsure` (as `judge_unsure` gives it),
         and test pictures `at_random`,
         `mistakes` (the surest first) and `least_certain`, each as `sha256`, `path`, `label`,
         `predicted`, `probability`.
@@ -263,7 +262,6 @@ def judge_rows(
         **{name: evaluate(objective, classes, *each) for name, each in split.items()},
         "calibration": calibration,
         "curves": threshold_curves(classes, labels, probabilities),
-        "coverage": coverage_curve(right, confidence),
         "unsure": unsure,
         "at_random": listed(at_random),
         "mistakes": listed(order[~right[order]]),

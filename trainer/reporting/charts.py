@@ -59,28 +59,6 @@ def training_curves(
     style.save(figure, path)
 
 
-def pace(learning_rate: Sequence[float], throughput: Sequence[float], path: Path) -> None:
-    """Draws the learning rate and the training pictures per second by epoch, beside one another.
-
-    Args:
-        learning_rate: at the end of each epoch.
-        throughput: pictures per second of each epoch's training pass.
-        path: the PNG file to write.
-    """
-    figure, both = figure_with_axes(2.1, 1, 2)
-    for axes, values, title in zip(
-        both, (learning_rate, throughput), ("learning rate", "pictures/s"), strict=True
-    ):
-        axes.plot(
-            range(1, len(values) + 1), values, "o-", color=style.BLUE, markersize=3, clip_on=False
-        )
-        axes.set_title(title, loc="left", **style.text(11))
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        _by_epoch(axes)
-    style.save(figure, path)
-
-
 def confusion_matrix(
     per_class: Mapping[str, Mapping[str, Any]], confused: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
@@ -172,30 +150,6 @@ def reliability_diagram(calibration: Mapping[str, Any], path: Path) -> None:
         _unit_square(axes, bins[0]["low"] if bins[0]["low"] >= 0.5 else 0)
         axes.set_ylim(0, 1.03)
     both[0].set_ylabel("how often right", **style.text(9, style.GREY))
-    style.save(figure, path)
-
-
-def coverage(curve: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draws accuracy on the pictures that the model is surest of, for growing shares of all.
-
-    Args:
-        curve: as `trainer.evaluation.calibration` gives it.
-        path: the PNG file to write.
-    """
-    figure, (axes,) = figure_with_axes(2.4, 1, 1)
-    axes.fill_between(
-        curve["coverage"], curve["low"], curve["high"], color=style.SKY, alpha=0.3, linewidth=0
-    )
-    axes.plot(curve["coverage"], curve["accuracy"], color=style.BLUE, linewidth=2, clip_on=False)
-    # The first few pictures alone tell next to nothing: their intervals would make the rest flat.
-    axes.set_ylim(max(0.0, min(curve["low"][len(curve["low"]) // 10 :]) - 0.01), 1.005)
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(
-        "share of the test pictures that is answered, the surest first", **style.text(9, style.GREY)
-    )
-    axes.set_title("accuracy", loc="left", **style.text(11))
     style.save(figure, path)
 
 

@@ -143,7 +143,7 @@ def _write(template: str, report: Path, **values: Any) -> None:
 def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Alternative text and caption of each picture of a run."""
     last = {name: numbers[-1] for name, numbers in result["history"].items()}
-    calibration, curves, coverage = result["calibration"], result["curves"], result["coverage"]
+    calibration, curves = result["calibration"], result["curves"]
     before, after = calibration["before"]["error"], calibration["after"]["error"]
     areas = (
         f"area {curves['roc']['area']:.4f} under ROC, {curves['precision_recall']['area']:.4f}"
@@ -183,13 +183,6 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             ),
             "Accuracy and loss, epoch by epoch",
         ),
-        style.PACE: (
-            (
-                f"Two line charts by epoch. The learning rate ends at {last['learning_rate']:.2g},"
-                f" training at {result['throughput'][-1]:,.0f} pictures per second."
-            ),
-            "Learning rate, and pictures trained on per second",
-        ),
         style.CONFUSION: (
             (
                 "Confusion matrix of the test pictures, a row for each true class; right answers"
@@ -212,13 +205,6 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
                 f" share of pictures. Temperature {calibration['temperature']:.2f}, from"
                 f" {calibration['fitted_on']:,} validation pictures"
             ),
-        ),
-        style.COVERAGE: (
-            (
-                f"Line chart: accuracy falls to {percent(coverage['accuracy'][-1])} as the share of"
-                " pictures that is answered grows to all, the surest first."
-            ),
-            "What leaving the least certain pictures to a human would gain; shaded: 95 % interval",
         ),
         "prediction_grid.jpg": (
             f"Test pictures. {captions}",

@@ -257,12 +257,10 @@ def illustrate_result(
     history, test = result["history"], result["test"]
     baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]
     charts.training_curves(history, baseline, kept, folder / style.TRAINING_CURVES)
-    charts.pace(history["learning_rate"], result["throughput"], folder / style.PACE)
     charts.confusion_matrix(test["per_class"], test["confused"], folder / style.CONFUSION)
     if result["curves"]["roc"]:
         charts.threshold_curves(result["curves"], folder / style.THRESHOLDS)
     charts.reliability_diagram(result["calibration"], folder / style.RELIABILITY)
-    charts.coverage(result["coverage"], folder / style.COVERAGE)
     places = {picture.sha256: index for index, picture in enumerate(ledger.pictures)}
     for name, chosen in style.PREDICTION_GRIDS.items():
         if result[chosen]:

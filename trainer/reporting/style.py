@@ -31,7 +31,7 @@ INK, GREY, FAINT = "#1f2328", "#59636e", "#d8dee4"
 
 WIDTH_IN = 5.0  # A phone shows the picture 360 CSS pixels wide: one point is then one CSS pixel.
 MOST_CLASSES = 10
-# Five grids of photographs and seven charts of these sizes, as base64, leave the report below 5 MB.
+# Five grids of photographs and five charts of these sizes, as base64, leave the report below 5 MB.
 MOST_BYTES, MOST_CHART_BYTES = 550_000, 110_000
 
 JPEG_QUALITY = 85
@@ -256,11 +256,9 @@ CLASS_ROWS = "class_rows.jpg"
 LABEL_COUNTS = "label_counts.png"
 AUGMENTATION = "augmentation.jpg"
 TRAINING_CURVES = "training_curves.png"
-PACE = "pace.png"
 CONFUSION = "confusion.png"
 THRESHOLDS = "thresholds.png"
 RELIABILITY = "reliability.png"
-COVERAGE = "coverage.png"
 COMPARED_ACCURACIES = "compared_accuracies.png"
 COMPARED_CURVES = "compared_curves.png"
 COMPARED_COSTS = "compared_costs.png"

@@ -7,7 +7,6 @@ import tensorflow as tf
 from trainer.evaluation.calibration import (
     LOWEST_TEMPERATURE,
     MOST_POINTS,
-    coverage_curve,
     fit_temperature,
     reliability,
     threshold_curves,
@@ -145,18 +144,3 @@ def test_perfect_order_has_area_one_and_long_curves_are_thinned_to_their_ends():
     assert (roc["area"], curves["precision_recall"]["area"]) == (pytest.approx(1), pytest.approx(1))
     assert len(roc["false_positive_rate"]) == MOST_POINTS
     assert (roc["false_positive_rate"][0], roc["true_positive_rate"][-1]) == (0, 1)
-
-
-def test_coverage_takes_the_surest_first():
-    right = np.array([False, True, True, True])
-    curve = coverage_curve(right, np.array([0.5, 0.9, 0.8, 0.7]))
-    assert curve["coverage"] == [0.25, 0.5, 0.75, 1.0]
-    assert curve["accuracy"] == [1.0, 1.0, 1.0, 0.75]
-    assert all(
-        low < share <= high
-        for low, share, high in zip(curve["low"], curve["accuracy"], curve["high"], strict=True)
-    )
-    assert (
-        len(coverage_curve(np.ones(5000, bool), np.linspace(0, 1, 5000))["coverage"]) == MOST_POINTS
-    )
-    assert coverage_curve(right[:1], np.array([0.5]))["accuracy"] == [0.0]

@@ -44,12 +44,6 @@ def test_training_curves_show_both_series(epochs, tmp_path):
     assert min(shows(pixels, style.BLUE), shows(pixels, style.VERMILION)) > 50
 
 
-@pytest.mark.parametrize("epochs", [1, 20])
-def test_pace_is_drawn(epochs, tmp_path):
-    charts.pace([1e-3] * epochs, [100.0] * epochs, tmp_path / "pace.png")
-    assert shows(read(tmp_path / "pace.png"), style.BLUE) > 50
-
-
 def matrix(names, path):
     per_class = {name: {"n": 10 * (number != 1), "correct": 5} for number, name in enumerate(names)}
     confused = [{"true": names[-1], "predicted": names[0], "n": 3}]
@@ -75,20 +69,14 @@ def test_curves_of_a_judgement_are_drawn(trained, tmp_path):
     result = trained.result
     charts.threshold_curves(result["curves"], tmp_path / "curves.png")
     charts.reliability_diagram(result["calibration"], tmp_path / "reliability.png")
-    charts.coverage(result["coverage"], tmp_path / "coverage.png")
-    for name in ("curves", "reliability", "coverage"):
+    for name in ("curves", "reliability"):
         assert shows(read(tmp_path / f"{name}.png"), style.BLUE) > 50
 
 
 def test_one_test_picture_is_drawn(tmp_path):
-    charts.coverage(
-        {"coverage": [1.0], "accuracy": [0.0], "low": [0.0], "high": [0.79]},
-        tmp_path / "coverage.png",
-    )
     bins = [{"n": 1, "low": 0.0, "confidence": 0.01, "accuracy": 0.0, "interval_95": [0, 0.79]}]
     one = {"error": 0.01, "bins": bins}
     charts.reliability_diagram({"before": one, "after": one}, tmp_path / "reliability.png")
-    read(tmp_path / "coverage.png")
     read(tmp_path / "reliability.png")
 
 

@@ -19,11 +19,9 @@ PICTURES = (
     style.LABEL_COUNTS,
     style.AUGMENTATION,
     style.TRAINING_CURVES,
-    style.PACE,
     style.CONFUSION,
     style.THRESHOLDS,
     style.RELIABILITY,
-    style.COVERAGE,
     *style.PREDICTION_GRIDS,
 )
 SAID = {
@@ -101,7 +99,6 @@ RESULT = {
         "after": {"loss": 0.6, "error": 0.013, "error_by_chance": 0.02, "bins": []},
     },
     "curves": {"of": "dogs", "roc": {"area": 0.71}, "precision_recall": {"area": 0.69}},
-    "coverage": {"accuracy": [1.0, 0.6363]},
     "unsure": {
         "target": 0.05,
         "lowest_probability": 0.61,
