@@ -114,6 +114,11 @@ def test_result_agrees_with_the_predictions_it_was_made_from(trained):
     }
     for each in result["at_random"] + result["least_certain"]:
         assert ledger[each["sha256"]] == each["path"]
+        assert np.shape(each["importance"]) == (5, 5)
+    counted = result["unsure"]
+    assert counted["sure"] + counted["unsure"] == result["test"]["n"]
+    right = counted["sure_correct"] + counted["unsure_correct"]
+    assert right == round(result["test"]["accuracy"] * result["test"]["n"])
 
 
 def test_tensorboard_shows_the_pictures_from_the_start_and_at_the_end(trained):
