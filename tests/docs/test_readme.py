@@ -78,6 +78,19 @@ def test_accuracies_of_heads_are_those_of_the_ablation():
     assert measured["commit"][:7] in README
 
 
+def test_numbers_of_answers_are_those_of_the_benchmark():
+    measured = results("answers")
+    for part, name in (
+        ("strangers", "unsure_strangers"),
+        ("strangers", "unsure_own"),
+        ("heatmaps", "occlusion"),
+        ("heatmaps", "Grad-CAM"),
+    ):
+        shares = [100 * found[name] for found in measured[part].values()]
+        assert f"{min(shares):.1f} to {max(shares):.1f} %" in README
+    assert measured["commit"][:7] in README
+
+
 def accuracy_rows():
     """Rows of README's table of accuracies, from the benchmark's results."""
     for name, found in results("accuracy")["sets"].items():
