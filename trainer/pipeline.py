@@ -68,7 +68,7 @@ def run(
             return {}
         judged = judge(config, session, data, trained)
         exported = export.write(config, session, data, trained, judged)
-        judged = explain(session, data, trained, judged)
+        explain(session, data, trained, judged)
         result = record.compose(config, session, data, trained, judged, exported)
         publication = publish(config, session, data, exported, result, store)
         result = record.add_publication(result, publication, session)

@@ -171,7 +171,7 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     return Judged(numbers, replace(objective, temperature=temperature), doubt, scores, evaluations)
 
 
-def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> Judged:
+def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> None:
     """Adds to every test picture that the report shows what the answer rests on: `importance` of
     its parts, as `trainer.evaluation.occlusion.importance` gives it.
     """
@@ -185,7 +185,6 @@ def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -
             found[row["sha256"]] = parts.round(3).tolist()
         row["importance"] = found[row["sha256"]]
     session.clock.stop("explain")
-    return judged
 
 
 def judge_rows(
