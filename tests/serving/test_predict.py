@@ -38,7 +38,7 @@ def test_table_of_a_folder_lists_failures_last_and_exits_with_4(stand_in, pictur
     ended = predict(f"--server={stand_in.address}", str(pictures), str(tmp_path / "missing.jpg"))
     assert ended.returncode == 4
     heading, *rows = ended.stdout.splitlines()
-    assert heading.split() == ["label", "probability", "version", "path"]
+    assert heading.split() == ["label", "probability", "unsure", "version", "path"]
     assert [row.split() for row in rows] == [
         ["cats", "0.5000", "3", f"{pictures}/a.jpg"],
         ["dogs", "0.7500", "3", f"{pictures}/more/c.png"],
@@ -62,9 +62,9 @@ def test_json_lines_come_in_order_of_the_paths(stand_in, pictures, tmp_path):
     ]
     assert [set(line) for line in lines] == [
         {"path", "error"},
-        {"path", "label", "probability", "probabilities", "model_version"},
+        {"path", "label", "probability", "probabilities", "unsure", "model_version"},
         {"path", "error"},
-        {"path", "label", "probability", "probabilities", "model_version"},
+        {"path", "label", "probability", "probabilities", "unsure", "model_version"},
     ]
     assert ended.returncode == 4
 
