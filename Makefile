@@ -29,7 +29,7 @@ run: install
 	$(BIN)/python -m trainer.quickstart
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-long: .venv/installed-dev
 	$(BIN)/python -m pytest -m long --numprocesses=2 --dist=loadfile

@@ -157,12 +157,12 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
     classify = _after(np.asarray, inference(single, tf.float32))
     if VARIANTS[config.variant].backbone:
         extractor, head = split_backbone(single)
-        features_of = cache(_evaluation(data.examples, inference(extractor), config))
+        features_of, known = cache(_evaluation(data.examples, inference(extractor), config)), None
         if features is not None and not config.fine_tune_epochs:
-            features_of = features.features_of
+            features_of, known = features.features_of, features.run
         infer = inference(head, tf.float32)
         logits = _after(features_of, infer)
-        classify = _after(fast_extractor(extractor, data.examples), infer)
+        classify = _after(fast_extractor(extractor, data.examples, known), infer)
     return Trained(
         single,
         objective,

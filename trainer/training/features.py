@@ -70,9 +70,13 @@ class FeatureExamples:
         examples: the pictures.
         features: float32 [rows, features], rows as the module says.
         views: of each training picture.
+        run: has computed them; None: they were found computed.
     """
 
-    def __init__(self, examples: Examples, features: np.ndarray, views: int) -> None:
+    def __init__(
+        self, examples: Examples, features: np.ndarray, views: int, run: Extract | None = None
+    ) -> None:
+        self.run = run
         self._examples = examples
         self._features = features
         self._views = views
@@ -198,6 +202,7 @@ def extract(
     name = cache_name(ledger, extractor, [views, seed, augmentation] if views > 1 else [views])
     files = {backend: cache_folder / f"{name}-{backend}.npy" for backend in backends}
     try:
+        run = None
         used = next((backend for backend, file in files.items() if _is_usable(file)), None)
         if reused := used is not None:
             file = files[used]
@@ -220,7 +225,7 @@ def extract(
         f"features of {len(ledger.pictures)} pictures, {views} view{'s' * (views > 1)} of each"
         f" training picture: {how} ({seconds:.1f} s)"
     )
-    return FeatureExamples(examples, features, views)
+    return FeatureExamples(examples, features, views, run)
 
 
 def cache_name(ledger: Ledger, extractor: keras.Model, views: Sequence[Any]) -> str:
@@ -349,14 +354,18 @@ def preferred_backends(extractor: keras.Model) -> list[str]:
     return ["XNNPACK", "TensorFlow"]
 
 
-def fast_extractor(extractor: keras.Model, examples: Examples) -> Extract:
-    """Gives what computes features of any number of pictures on the fastest backend, which is
-    prepared at the first call.
+def fast_extractor(
+    extractor: keras.Model, examples: Examples, known: Extract | None = None
+) -> Extract:
+    """Gives what computes features of any number of pictures: by what is known to compute them, or
+    on the fastest backend, which is prepared at the first call.
     """
-    prepared = cache(lambda: _first_that_runs(preferred_backends(extractor), extractor, examples))
+    prepared = cache(
+        lambda: known or _first_that_runs(preferred_backends(extractor), extractor, examples)[1]
+    )
 
     def extract(pixels: np.ndarray) -> np.ndarray:
-        _, run = prepared()
+        run = prepared()
         blocks = range(0, len(pixels), BATCH)
         return np.concatenate([run(pixels[start : start + BATCH]) for start in blocks])
 

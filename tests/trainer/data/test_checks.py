@@ -176,10 +176,11 @@ def test_duplicates_are_told_across_splits_and_classes():
 
 
 def test_table_of_hundreds_of_classes_shows_the_largest_and_the_smallest():
+    sizes = [*range(1, 11), *([11] * 180), *range(12, 22)]
     facts = [
         picture(f"{label:03}/{n}.jpg", 1000 * label + n, label=f"{label:03}")
-        for label in range(200)
-        for n in range(1 + label)
+        for label, size in enumerate(sizes)
+        for n in range(size)
     ]
     lines = list(table(sum_up(facts, [], NOTHING)))
     shown = [line.split()[0] for line in lines[1:22]]
