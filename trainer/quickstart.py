@@ -24,7 +24,7 @@ def main() -> None:
     """Entry point of `make run`."""
     cli.define("model_dir", "models", "model store to publish to")
     cli.define("epochs", 20, "passes over the training pictures", minimum=1)
-    cli.define("image_size", 160, "side in pixels of the square that pictures become", minimum=32)
+    cli.define("image_size", 96, "side in pixels of the square that pictures become", minimum=32)
     cli.run(_quickstart)
 
 
@@ -36,6 +36,7 @@ def _quickstart(_: Sequence[str]) -> None:
         epochs=flags.FLAGS.epochs,
         model_dir=flags.FLAGS.model_dir,
     )
+    print("training on pictures that this program draws; TensorFlow is starting ...", flush=True)
     cli.import_tensorflow()
     from trainer.data.sample import unseen_pictures
     from trainer.pipeline import run
