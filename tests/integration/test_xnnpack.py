@@ -106,8 +106,7 @@ def unsure(tmp_path_factory):
         saved_model.export(model, Objective(2), ["cats", "dogs"], 32, base / "2")
     models = [
         load(number, str(base / str(number)), LoadingOptions(warm_up=False, xnnpack=xnnpack))
-        for number in (1, 2)
-        for xnnpack in (False, True)
+        for number, xnnpack in ((1, False), (1, True), (2, True))
     ]
     yield pixels[20:], models
     for each in models:
@@ -120,20 +119,22 @@ def test_xnnpack_is_unsure_of_the_same_pictures(unsure):
     found = [answers(model, contract.SIGNATURE_PIXELS, pixels) for model in models[:2]]
     by_tensorflow, by_xnnpack = (each[contract.OUTPUT_UNSURE] for each in found)
     assert 5 < by_tensorflow.sum() < 15
-    assert (by_tensorflow != by_xnnpack).sum() <= 1, "one picture is the threshold"
+    assert by_tensorflow.tolist() == by_xnnpack.tolist()
     assert answers(models[1], contract.SIGNATURE_BYTES, np.array([b""], object))["unsure"].all()
 
 
 def test_model_of_before_runs_in_xnnpack_too(unsure):
     pixels, models = unsure
-    assert isinstance(models[3], XnnpackModel)
-    found = [
+    new, _, before = models
+    assert isinstance(before, XnnpackModel)
+    assert contract.OUTPUT_UNSURE not in before.signatures[contract.SIGNATURE_PIXELS].outputs
+    expected, found = (
         answers(model, contract.SIGNATURE_PIXELS, pixels, contract.FIRST_OUTPUTS)
-        for model in models[2:]
-    ]
-    assert contract.OUTPUT_UNSURE not in models[3].signatures[contract.SIGNATURE_PIXELS].outputs
-    assert found[0]["label"].tolist() == found[1]["label"].tolist()
-    assert np.abs(found[0]["probability"] - found[1]["probability"]).max() <= TOLERANCE
+        for model in (new, before)
+    )
+    # Random weights are not sure of any label.
+    assert np.abs(found["probabilities"] - expected["probabilities"]).max() <= TOLERANCE
+    assert set(found["label"].tolist()) <= {b"cats", b"dogs"}
 
 
 def test_no_picture_gets_an_empty_answer(pair):
