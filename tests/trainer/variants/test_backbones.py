@@ -158,6 +158,7 @@ def test_every_backbone_goes_the_whole_way(name, tmp_path):
         fine_tune_epochs=1,
         run_dir=str(tmp_path / "run"),
         model_dir=str(tmp_path / "models"),
+        gate="off",  # random weights
     )
     with logged() as lines:
         result = run(config, downloads=tmp_path / "downloads")
