@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.measurement import define_output, record, spread
+from benchmarks.measurement import define_sets, record, spread
 from trainer.config import Config
 from whisker_ml import cli
 
@@ -30,10 +30,7 @@ _CALLS = 300
 
 def main() -> None:
     """Entry point."""
-    cli.define("data", [], "folders of pictures, two or more")
-    cli.define("weights", None, "file of MobileNetV2 weights, or none", required=True)
-    cli.define("work_dir", "runs/answers", "keeps features")
-    define_output("answers")
+    define_sets("answers", "keeps features")
     cli.run(_measure)
 
 
@@ -97,7 +94,8 @@ def _strangers(own: _Set, sets: Sequence[_Set]) -> dict[str, Any]:
         return extract(one.data.examples.pictures(np.sort(chosen)))
 
     others = np.concatenate([read(one) for one in sets if one is not own])
-    known = scores(own, own.trained.features("test"), head)
+    _, features = own.trained.predict(own.data.examples.indices("test"))
+    known = scores(own, features, head)
     strange = scores(own, others, head)
     doubt = own.judged.doubt
     found = {
@@ -123,8 +121,9 @@ def scores(own: _Set, features: np.ndarray, head: Any) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
     logits = head(features, training=False)
-    learnt = own.trained.features("train")
-    labels = own.data.examples.labels(own.data.examples.indices("train"))
+    train = own.data.examples.indices("train")
+    _, learnt = own.trained.predict(train)
+    labels = own.data.examples.labels(train)
     means = np.stack([learnt[labels == label].mean(axis=0) for label in np.unique(labels)])
     away = np.linalg.norm(features[:, np.newaxis] - means, axis=2)
     both = tf.pad(logits, [[0, 0], [1, 0]]) if own.judged.objective.units == 1 else logits

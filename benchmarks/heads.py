@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from benchmarks.measurement import define_output, record
+from benchmarks.measurement import define_sets, record
 from trainer.config import Config
 from trainer.variants import HEADS, Head
 from whisker_ml import cli
@@ -49,11 +49,8 @@ ROWS = (
 
 def main() -> None:
     """Entry point."""
-    cli.define("data", [], "folders of pictures")
-    cli.define("weights", None, "file of MobileNetV2 weights, or none", required=True)
-    cli.define("work_dir", "runs/heads", "keeps features, and what is measured already")
+    define_sets("heads", "keeps features, and what is measured already")
     cli.define("seeds", 5, "of weights, order and dropout", minimum=1)
-    define_output("heads")
     cli.run(_measure)
 
 

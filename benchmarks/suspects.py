@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.measurement import define_output, record, run_python, spread
+from benchmarks.measurement import define_sets, record, run_python, spread
 from trainer.config import Config
 from whisker_ml import cli
 
@@ -26,11 +26,8 @@ FIRST = 20
 
 def main() -> None:
     """Entry point."""
-    cli.define("data", [], "folders of pictures")
-    cli.define("weights", None, "file of MobileNetV2 weights, or none", required=True)
-    cli.define("work_dir", "runs/suspects", "keeps features")
+    define_sets("suspects", "keeps features")
     cli.define("seeds", 10, "of the pictures whose label is made wrong", minimum=1)
-    define_output("suspects")
     cli.run(_measure)
 
 

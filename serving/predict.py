@@ -83,7 +83,7 @@ def main() -> None:
         None,
         "file to write: .csv, .json or .jsonl: answers, instead of standard output, a picture that"
         " was answered there is not asked about again; .png: pictures and answers, the wrong and"
-        " the least certain first (needs Pillow)",
+        " the least sure first (needs Pillow)",
     )
     cli.define("timeout_s", 10.0, "seconds that an answer may take")
     connection_flags.define()

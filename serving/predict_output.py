@@ -393,7 +393,11 @@ class Sheet:
         others = counts["answers"] - counts["wrong"] - counts["unsure"]
         lines = [
             (f"{counts['wrong']:,} wrong: the folder is named after another class", _WRONG),
-            (f"{counts['unsure']:,} not sure, as the model says", _UNSURE),
+            (
+                f"{counts['unsure']:,} not sure (if the model does not say: probability below"
+                f" {UNSURE_BELOW:g})",
+                _UNSURE,
+            ),
             (f"{others:,} others", _SURE),
         ]
         if counts["failed"]:

@@ -42,6 +42,10 @@ class LearningRate:
     peak: float
 
 
+# What runs did before there were these settings, for configs that lack them.
+OF_BEFORE = {"backbone": "mobilenet_v2", "exclude": ""}
+
+
 @dataclass(frozen=True)
 class Config:
     """One run's settings, checked when made.

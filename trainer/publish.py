@@ -5,16 +5,14 @@ then made live.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from serving.store import ModelStore, PublishedVersion, open_store
 from serving.store.manifest import LEDGER_FILE
-from trainer.config import Config
+from trainer.config import OF_BEFORE, Config
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.evaluation import gate
@@ -132,8 +130,9 @@ def publish(
         provenance.write_manifest(folder, {**origin, "verification": None, "gate": None})
         session.clock.stop("publish")
         return Publication()
-    logits = tf.constant(exported.test_logits())
+    logits, features = exported.predict_test()
     objective, doubt = exported.objective, exported.doubt
+    familiarity = doubt.familiarity and doubt.familiarity.of(features).numpy()
     probabilities = objective.probabilities(logits).numpy()
     expected = Expected(
         ledger.classes,
@@ -141,7 +140,7 @@ def publish(
         read,
         [ledger.classes[number] for number in objective.predictions(logits).numpy()],
         probabilities,
-        partial(doubt.unsure, probabilities.max(axis=1), exported.familiarity),
+        lambda slack: doubt.unsure(probabilities.max(axis=1), familiarity, slack=slack),
     )
     with serve(str(folder), "the exported model") as candidate:
         verification, decision = _examine(
@@ -205,8 +204,7 @@ def _examine(
 
 
 def _is_same_model(manifest: Mapping[str, Any], config: Config) -> bool:
-    # Before there was a choice, it was the first one.
-    live = {"backbone": "mobilenet_v2"} | manifest.get("config", {})
+    live = OF_BEFORE | manifest.get("config", {})
     return all(live.get(name) == getattr(config, name) for name in ("variant", "backbone"))
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config
+from trainer.config import OF_BEFORE, Config
 from trainer.errors import RunError, RunStopped, WorkersError
 from whisker_ml import files, storage
 from whisker_ml.errors import StorageError
@@ -127,9 +127,7 @@ class RunFolder:
         """Lists the settings that change what is computed and that the run began with otherwise."""
         # What runs did before there were these settings.
         head = "notebook" if config.variant == "transfer" else ""
-        before = {"backbone": "mobilenet_v2", "head": head, "exclude": ""} | self._read(
-            "config.json"
-        )
+        before = OF_BEFORE | {"head": head} | self._read("config.json")
         return [
             f"{name} was {before[name]}, is {value}"
             for name, value in asdict(config).items()

@@ -323,9 +323,9 @@ class ClientProtocol:
         ]
         try:
             response = yield from self._answer(signature, parts, wanted)
-        except InvalidRequest:
+        except InvalidRequest as error:
             # The server may have moved to a version that answers less.
-            if contract.OUTPUT_UNSURE not in wanted:
+            if f"not found in signature: {contract.OUTPUT_UNSURE} " not in error.details:
                 raise
             response = yield from self._answer(signature, parts, ())
         version = response.model_spec.version.value

@@ -326,6 +326,9 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
     # Outputs are in the order of their names.
     signature = model.signatures[contract.SIGNATURE_BYTES]
     valid = frozen.outputs[sorted(signature.outputs).index(contract.OUTPUT_VALID)]
+    # Behind what gives it out, which waits for all of the network.
+    while valid.op.type == "Identity":
+        valid = valid.op.inputs[0]
     half = tf.compat.v1.graph_util.extract_sub_graph(
         frozen.graph.as_graph_def(), [cut[0].op.name, valid.op.name]
     )

@@ -123,7 +123,9 @@ class StandIn:
         }
         if unknown := set(request.output_filter) - set(self.outputs):
             context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"output tensor alias not found: {unknown}"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {min(unknown)} Outputs expected to be"
+                f" in the set {{{','.join(self.outputs)}}}.",
             )
         response = message("tensorflow.serving.PredictResponse")()
         response.model_spec.version.value = self.version

@@ -63,9 +63,8 @@ def published(trained, store, folder, logits):
         trained.run / "model.keras",
         Objective(2),
         NO_DOUBT,
-        None,
         {},
-        test_logits=lambda: logits,
+        predict_test=lambda: (logits, None),
     )
     with logged() as lines:
         publication = publish(config, session, data, exported, trained.result, store)

@@ -85,7 +85,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _scan(folder: Path) -> None:
-    from trainer.data import checks, pictures
+    from trainer.data import checks, pictures, splits
 
     start = time.perf_counter()
     listing, facts, unreadable = _look(folder)
@@ -93,7 +93,7 @@ def _scan(folder: Path) -> None:
     baseline = None
     with suppress(DataError):  # a run could not split the folder either
         sha256 = {fact.path: fact.sha256 for fact in facts}
-        opened = pictures.open_pictures(folder, flags.FLAGS.classes)
+        opened = pictures.listed(folder, listing, splits.read_frozen(folder))
         ledger = pictures.assign(opened, sha256, unreadable, protocol="given")
         baseline = ledger.baseline_accuracy()
     summed = checks.sum_up(facts, unreadable, listing, baseline)
@@ -192,7 +192,7 @@ def _suspects(folder: Path) -> None:
     found = suspects.find(config)
     shown = found.suspects[:_SUSPECTS_SHOWN]
     with _writing(sheet):
-        write_suspects(found, _SUSPECTS_SHOWN, str(listing), sheet)
+        write_suspects(found, shown, str(listing), sheet)
     with _writing(listing):
         suspects.write_list(shown, listing)
     for label, count in found.too_small.items():

@@ -187,7 +187,11 @@ class Examples:
             A data set of (uint8 [n, image_size, image_size, 3], int32 [n]); the last batch may be
             smaller.
         """
-        return self._batches(self.indices(split), batch_size)
+        return self.batches(self.indices(split), batch_size)
+
+    def batches(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        """Batches of pictures by their positions in the ledger, as `evaluation_batches`."""
+        return self._batches(indices, batch_size)
 
     def _batches(
         self, indices: np.ndarray, batch_size: int, *others: np.ndarray

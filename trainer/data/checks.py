@@ -351,14 +351,8 @@ def sum_up(
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a person about what `sum_up` has found."""
-    yield from _count_lines(found)
-    yield (
-        f"{', '.join(f'{count:,} {kind}' for kind, count in found['kinds'].items())}; "
-        f"{', '.join(f'{count:,} {mode}' for mode, count in found['modes'].items())}"
-    )
-    for side in ("width", "height"):
-        least, middle, most = found[side]
-        yield f"{side} {least:,} to {most:,} pixels, median {middle:,}"
+    if found["files"]:
+        yield from _picture_lines(found)
     for name, meaning in _FILES.items():
         yield f"{len(found[name]):,} {meaning}"
         for file in found[name][:_SHOWN]:
@@ -382,7 +376,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         yield not_used([Unused(**unused) for unused in found["unused"]])
 
 
-def _count_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def _picture_lines(found: Mapping[str, Any]) -> Iterator[str]:
     counts = found["counts"]
     labels = sorted({label for by_class in counts.values() for label in by_class})
     width = max([5, *map(len, labels)])
@@ -408,6 +402,13 @@ def _count_lines(found: Mapping[str, Any]) -> Iterator[str]:
         if baseline is not None
         else ""
     )
+    yield (
+        f"{', '.join(f'{count:,} {kind}' for kind, count in found['kinds'].items())}; "
+        f"{', '.join(f'{count:,} {mode}' for mode, count in found['modes'].items())}"
+    )
+    for side in ("width", "height"):
+        least, middle, most = found[side]
+        yield f"{side} {least:,} to {most:,} pixels, median {middle:,}"
 
 
 def _and_more(count: int) -> Iterator[str]:

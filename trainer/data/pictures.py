@@ -118,7 +118,12 @@ def open_pictures(data: Path, classes: str = "folders") -> Pictures:
         found = [Found(picture.path, picture.label, picture.split) for picture in before.pictures]
         found.sort(key=lambda file: file.path)
         return Pictures(data, tuple(found), shards.read, before, shards.order())
-    listing = layout.find(data, classes)
+    return listed(data, layout.find(data, classes), before)
+
+
+def listed(data: Path, listing: layout.Listing, before: Ledger | None) -> Pictures:
+    """The pictures of a folder or a CSV file that was looked through, and its frozen split."""
+    folder = data.parent if data.is_file() else data
     return Pictures(
         data,
         listing.found,

@@ -19,7 +19,7 @@ from trainer.evaluation.calibration import (
 )
 from trainer.evaluation.intervals import wilson_interval
 from trainer.evaluation.occlusion import importance
-from trainer.evaluation.unsure import Doubt, judge_unsure, learn_familiarity
+from trainer.evaluation.unsure import Doubt, Familiarity, judge_unsure, learn_familiarity
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
@@ -103,6 +103,8 @@ def _mean(per_class: Mapping[str, Mapping[str, Any]], number: str) -> float:
 logger = logging.getLogger(__name__)
 
 MOST_LISTED = 12
+# Training pictures that are enough to know what is familiar, spread over all of them.
+_MOST_LEARNT = 10_000
 # Lists of test pictures.
 SHOWN = ("at_random", "mistakes", "least_certain")
 
@@ -115,7 +117,6 @@ class Judged:
         numbers: as `judge_rows` gives them.
         objective: the model's, with the temperature that fits the validation pictures.
         doubt: says when the model's answers are not sure.
-        familiarity: of the test pictures, float32 [n], in the ledger's order; None: not known.
         test_set_evaluations: how often a model was judged on this frozen test set; None where the
             split is not frozen.
     """
@@ -123,7 +124,6 @@ class Judged:
     numbers: dict[str, Any]
     objective: Objective
     doubt: Doubt
-    familiarity: np.ndarray | None
     test_set_evaluations: int | None
 
 
@@ -137,16 +137,17 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
         trained: the model.
     """
     ledger, objective = data.ledger, trained.objective
-    familiarity = trained.features and learn_familiarity(trained.features("train"))
+    familiarity = None
     rows = []
     for split in ("validation", "test"):
-        logits = trained.logits(split)
-        answers = objective.predictions(tf.constant(logits)).numpy()
         indices = data.examples.indices(split)
-        scores = None
-        if familiarity and trained.features:
-            scores = familiarity.of(trained.features(split)).numpy()
-        for place, (index, answer, row) in enumerate(zip(indices, answers, logits, strict=True)):
+        logits, features = trained.predict(indices)
+        answers = objective.predictions(tf.constant(logits)).numpy()
+        scores = [None] * len(indices)
+        if features is not None:
+            familiarity = familiarity or _learn(trained, data.examples.indices("train"))
+            scores = familiarity.of(features).numpy().tolist()
+        for index, answer, row, score in zip(indices, answers, logits, scores, strict=True):
             picture = ledger.pictures[index]
             rows.append(
                 {
@@ -155,7 +156,7 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
                     "label": picture.label,
                     "predicted": ledger.classes[answer],
                     "logits": row.tolist(),
-                    "familiarity": None if scores is None else float(scores[place]),
+                    "familiarity": score,
                 }
             )
     session.folder.write_predictions(rows)
@@ -167,8 +168,15 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
         logger.info("evaluation %d of the frozen test set", evaluations)
     session.clock.stop("evaluate")
     temperature, unsure = numbers["calibration"]["temperature"], numbers["unsure"]
-    doubt = Doubt(unsure["lowest_probability"], unsure["lowest_familiarity"] or 0.0, familiarity)
-    return Judged(numbers, replace(objective, temperature=temperature), doubt, scores, evaluations)
+    lowest = unsure["lowest_familiarity"]
+    # Without a threshold nobody has to know it.
+    doubt = Doubt(unsure["lowest_probability"], lowest or 0.0, familiarity if lowest else None)
+    return Judged(numbers, replace(objective, temperature=temperature), doubt, evaluations)
+
+
+def _learn(trained: Trained, train: np.ndarray) -> Familiarity:
+    spread = np.linspace(0, len(train) - 1, min(len(train), _MOST_LEARNT)).astype(int)
+    return learn_familiarity(trained.predict(train[spread])[1])
 
 
 def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> None:
@@ -235,12 +243,15 @@ def judge_rows(
         loss = float(tf.reduce_mean(each.loss(tf.constant(labels), tf.constant(logits))))
         calibration[moment] = {"loss": loss, **reliability(len(classes), right, confidence)}
 
-    familiarity = {
-        name: np.array([row.get("familiarity") for row in rows if row["split"] == name], np.float32)
-        for name in split
+    scores = {
+        "validation": [scaled.probabilities(split["validation"][1]).numpy().max(axis=1)],
+        "test": [confidence],
     }
-    validation = scaled.probabilities(tf.constant(split["validation"][1])).numpy().max(axis=1)
-    unsure = judge_unsure(validation, confidence, familiarity, right)
+    for name, found in scores.items():
+        known = [row.get("familiarity") for row in rows if row["split"] == name]
+        if None not in known:
+            found.append(np.array(known, np.float32))
+    unsure = judge_unsure(scores["validation"], scores["test"], right)
     test = [row for row in rows if row["split"] == "test"]
 
     def listed(places: np.ndarray) -> list[dict[str, Any]]:

@@ -269,10 +269,10 @@ def _unsure(result: Mapping[str, Any]) -> dict[str, str]:
     text = f"{text}; of those that it is not sure of, {percent(others)}"
     least, _ = wilson_interval(found["unsure"], n)
     if least > found["target"]:
-        text = f"{text}. It was to be unsure of at most {found['target']:.0%}"
-        return _statement(
-            "not sure", BAD, f"{text}: test pictures differ from validation pictures."
+        text = (
+            f"{text}. These are more than the {found['target']:.0%} that were allowed on validation"
         )
+        return _statement("not sure", BAD, f"{text} pictures.")
     helps = low > wilson_interval(found["unsure_correct"], found["unsure"])[1]
     return _statement("not sure", GOOD if helps else UNCLEAR, f"{text}.")
 

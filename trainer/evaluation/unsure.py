@@ -1,6 +1,6 @@
 """When an answer is "not sure": too close to call, or of a picture unlike all that were learnt."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,6 @@ import tensorflow as tf
 TARGET = 0.05
 # 16 to 256 tell strangers about as well.
 _DIRECTIONS = 64
-# Training pictures that they are learnt from.
-_MOST_PICTURES = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,10 @@ class Familiarity:
         )
 
 
-def learn_familiarity(features: np.ndarray) -> Familiarity:
+def learn_familiarity(features: Any) -> Familiarity:
     """Learns where the training pictures' features, float32 [n, F], vary."""
-    spread = np.linspace(0, len(features) - 1, min(len(features), _MOST_PICTURES)).astype(int)
-    mean = features[spread].mean(axis=0, dtype=np.float64)
-    away = features[spread] - mean
+    mean = features.mean(axis=0, dtype=np.float64)
+    away = features - mean
     _, directions = np.linalg.eigh(away.T @ away)
     return Familiarity(
         mean.astype(np.float32), directions[:, : -_DIRECTIONS - 1 : -1].astype(np.float32)
@@ -61,7 +58,7 @@ class Doubt:
     lowest_familiarity: float = 0.0
     familiarity: Familiarity | None = None
 
-    def unsure(self, probability: Any, familiarity: Any, slack: float = 0.0) -> Any:
+    def unsure(self, probability: Any, familiarity: Any = None, *, slack: float = 0.0) -> Any:
         """Whether answers are not sure.
 
         Args:
@@ -82,10 +79,7 @@ NO_DOUBT = Doubt()
 
 
 def judge_unsure(
-    validation: np.ndarray,
-    test: np.ndarray,
-    familiarity: Mapping[str, np.ndarray],
-    right: np.ndarray,
+    validation: Sequence[np.ndarray], test: Sequence[np.ndarray], right: np.ndarray
 ) -> dict[str, Any]:
     """Chooses thresholds on the validation pictures, below which at most the share `TARGET` of
     pictures like these falls, and counts what becomes of the test pictures.
@@ -94,9 +88,9 @@ def judge_unsure(
     "split conformal prediction" (Vovk et al. 2005, "Algorithmic Learning in a Random World").
 
     Args:
-        validation: probabilities of the answers about the validation pictures, float32 [n].
-        test: the same of the test pictures, float32 [m].
-        familiarity: of `validation` and `test` pictures, float32 [n] and [m]; NaN: not known.
+        validation: scores of the validation pictures, float32 [n] each: the probability of the
+            answer and, where it is known, the familiarity.
+        test: the same of the test pictures, float32 [m] each.
         right: bool [m], of the answers about the test pictures.
 
     Returns:
@@ -105,19 +99,17 @@ def judge_unsure(
         are too few; and of the test pictures how many are `sure` and `unsure`, and how many of each
         are right: `sure_correct`, `unsure_correct`.
     """
-    known = not np.isnan(familiarity["test"]).any()
-    scores = [validation, familiarity["validation"]] if known else [validation]
-    part, n = TARGET / len(scores), len(validation)
+    part, n = TARGET / len(validation), len(validation[0])
     rank = int(part * (n + 1))
-    lowest = [float(np.sort(score)[rank - 1]) if rank else 0.0 for score in scores]
-    doubt = Doubt(lowest[0], lowest[-1])
-    unsure = doubt.unsure(test, familiarity["test"] if known else None)
+    lowest = [float(np.sort(score)[rank - 1]) if rank else 0.0 for score in validation]
+    # Of a familiarity that is not known, the threshold is not looked at.
+    unsure = Doubt(lowest[0], lowest[-1]).unsure(*test)
     return {
         "target": TARGET,
         "fitted_on": n,
         "pictures_needed": round(1 / part) - 1,
         "lowest_probability": lowest[0],
-        "lowest_familiarity": lowest[1] if known else None,
+        "lowest_familiarity": lowest[1] if len(lowest) > 1 else None,
         "sure": int((~unsure).sum()),
         "sure_correct": int((right & ~unsure).sum()),
         "unsure": int(unsure.sum()),

@@ -29,19 +29,17 @@ class Exported:
         checkpoint: file with the same weights, in Keras' own format.
         objective: with the temperature that is in the graph.
         doubt: as it is in the graph.
-        familiarity: of the test pictures, float32 [n], in the ledger's order; None: not known.
         cost: `size_bytes`, `latency_ms` and `calls`, as `saved_model.measure` gives them.
-        test_logits: computes the trained model's logits of the test pictures from their pixels,
-            float32 [n, units], in the ledger's order.
+        predict_test: gives the trained model's logits and features of the test pictures, from
+            their pixels, in the ledger's order.
     """
 
     folder: Path
     checkpoint: Path
     objective: Objective
     doubt: Doubt
-    familiarity: np.ndarray | None
     cost: dict[str, Any]
-    test_logits: Callable[[], np.ndarray]
+    predict_test: Callable[[], tuple[np.ndarray, np.ndarray | None]]
 
 
 def write(
@@ -76,7 +74,6 @@ def write(
         checkpoint,
         judged.objective,
         judged.doubt,
-        judged.familiarity,
         cost,
-        lambda: trained.logits_from_pixels("test"),
+        lambda: trained.predict_from_pixels(data.examples.indices("test")),
     )

@@ -34,9 +34,6 @@ _NO_GPU = 'device_count { key: "GPU" value: 0 }'
 # A record that fails, fails for good.
 _AT_ONCE = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
 
-# Within it of a threshold, rounding may decide whether an answer is sure: features of XNNPACK and
-# of TensorFlow differ by 2e-4.
-_SLACK = 2e-3
 _OVER_REST = 20
 _TIMED = 100
 _TIMEOUT_S = 60.0
@@ -194,7 +191,9 @@ def verify(
         "over gRPC",
     )
     unsure = np.array([answer.unsure for answer in answers])
-    if (other := (unsure & ~expected.unsure(-_SLACK)) | (~unsure & expected.unsure(_SLACK))).any():
+    # Within the bound of a threshold, rounding may decide whether an answer is sure.
+    other = (unsure & ~expected.unsure(-bound)) | (~unsure & expected.unsure(bound))
+    if other.any():
         raise VerificationError(
             f"the served model is not sure of other pictures than the trained one: {other.sum():,}"
             f" of {len(unsure):,}, such as {expected.pictures[int(other.argmax())].path}; nothing"

@@ -3,7 +3,7 @@ script.
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from trainer.reporting import style
 from trainer.reporting.model_card import example, model_card
 
 if TYPE_CHECKING:
-    from trainer.evaluation.suspects import Found
+    from trainer.evaluation.suspects import Found, Suspect
 
 _MOST_ROWS = 50
 _VERDICTS = {
@@ -102,23 +102,22 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
     _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
 
 
-def write_suspects(found: "Found", shown: int, listing: str, report: Path) -> None:
+def write_suspects(found: "Found", shown: "Sequence[Suspect]", listing: str, report: Path) -> None:
     """Writes the sheet of pictures whose labels look wrong.
 
     Args:
-        found: the pictures, the worst first.
-        shown: how many of them at most.
+        found: all that were found.
+        shown: those that the sheet shows, the worst first.
         listing: address of the file that lists the same pictures.
         report: the HTML file to write.
 
     Raises:
         RunError: the file cannot be written; nothing is left behind.
     """
-    suspects = found.suspects[:shown]
-    positions = np.array([suspect.position for suspect in suspects], np.int64)
+    positions = np.array([suspect.position for suspect in shown], np.int64)
     tiles = []
     for suspect, pixels in zip(
-        suspects, found.data.examples.pictures(positions) if suspects else (), strict=True
+        shown, found.data.examples.pictures(positions) if shown else (), strict=True
     ):
         encoded = BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=style.JPEG_QUALITY)

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,11 @@ _CHECKED_PICTURES = 8
 _SAME = 5e-3
 
 
+# Answers about untouched pictures, by their positions in the ledger, int64 [n]: logits, float32
+# [n, units], and pooled features, float32 [n, m] (None: the variant has no backbone).
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training made.
@@ -66,10 +71,8 @@ class Trained:
         parameters: `total`, and `trainable` in the last stage.
         layers: as `describe_layers` lists them.
         steps: training steps in all epochs.
-        features: gives the pooled features of every picture of a split, untouched, float32
-            [n, features], in the ledger's order; None: the variant has no backbone.
-        logits: the same of logits, float32 [n, units]; from the features where there are some.
-        logits_from_pixels: the same, by the whole model.
+        predict: answers from the features that the model was trained on, where there are some.
+        predict_from_pixels: answers by the whole model.
         classify: gives the logits of any pixels, float32 [n, size, size, 3] in 0…255; as fast as
             this machine can, and prepared at the first call.
     """
@@ -81,9 +84,8 @@ class Trained:
     parameters: dict[str, int]
     layers: list[dict[str, Any]]
     steps: int
-    features: Callable[[str], np.ndarray] | None
-    logits: Callable[[str], np.ndarray]
-    logits_from_pixels: Callable[[str], np.ndarray]
+    predict: Predict
+    predict_from_pixels: Predict
     classify: Callable[[np.ndarray], np.ndarray]
 
 
@@ -152,17 +154,6 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
     if not devices.is_single or devices.precision != "float32":
         single = make()
         copy_variables(model, single)
-    from_pixels = logits = _evaluation(data.examples, inference(single), config)
-    features_of: Callable[[str], np.ndarray] | None = None
-    classify = _after(np.asarray, inference(single, tf.float32))
-    if VARIANTS[config.variant].backbone:
-        extractor, head = split_backbone(single)
-        features_of, known = cache(_evaluation(data.examples, inference(extractor), config)), None
-        if features is not None and not config.fine_tune_epochs:
-            features_of, known = features.features_of, features.run
-        infer = inference(head, tf.float32)
-        logits = _after(features_of, infer)
-        classify = _after(fast_extractor(extractor, data.examples, known), infer)
     return Trained(
         single,
         objective,
@@ -171,23 +162,38 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         {"total": model.count_params(), "trainable": trainable_parameters(model)},
         describe_layers(model),
         stages.steps(history),
-        features_of,
-        logits,
-        from_pixels,
-        classify,
+        *_predictors(config, single, data.examples, features),
     )
 
 
-def _evaluation(
-    examples: Examples, infer: Callable[[tf.data.Dataset], np.ndarray], config: Config
-) -> Callable[[str], np.ndarray]:
-    return lambda split: infer(examples.evaluation_batches(split, config.batch_size))
+def _predictors(
+    config: Config, model: keras.Model, examples: Examples, features: FeatureExamples | None
+) -> tuple[Predict, Predict, Callable[[np.ndarray], np.ndarray]]:
+    """The ways to ask a model, as `Trained` lists them."""
+    if not VARIANTS[config.variant].backbone:
+        infer, classify = inference(model), inference(model, tf.float32)
 
+        def predict(positions: np.ndarray) -> tuple[np.ndarray, None]:
+            return infer(examples.batches(positions, config.batch_size)), None
 
-def _after(
-    features_of: Callable[[Any], np.ndarray], infer: Callable[[Any], np.ndarray]
-) -> Callable[[Any], np.ndarray]:
-    return lambda asked: infer([(features_of(asked), None)])
+        return predict, predict, lambda pixels: classify([(pixels, None)])
+    extractor, head = split_backbone(model)
+    extract_from, answer = inference(extractor), inference(head, tf.float32)
+
+    def answered(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return answer([(found, None)]), found
+
+    def from_pixels(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return answered(extract_from(examples.batches(positions, config.batch_size)))
+
+    from_features, known = from_pixels, None
+    if features is not None and not config.fine_tune_epochs:
+        from_features, known = (
+            lambda positions: answered(features.features(positions)),
+            features.run,
+        )
+    fast = fast_extractor(extractor, examples, known)
+    return from_features, from_pixels, lambda pixels: answered(fast(pixels))[0]
 
 
 class Stages:

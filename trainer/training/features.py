@@ -100,10 +100,6 @@ class FeatureExamples:
         """Features of untouched pictures: float32 [n, m]."""
         return self._features[self._rows[indices]]
 
-    def features_of(self, split: str) -> np.ndarray:
-        """Features of a split's untouched pictures in the order of the ledger: float32 [n, m]."""
-        return self.features(self.indices(split))
-
     def training_batches(
         self,
         batch_size: int,

@@ -191,6 +191,13 @@ def test_table_of_hundreds_of_classes_shows_the_largest_and_the_smallest():
     ]
 
 
+def test_folder_of_which_nothing_decodes_has_a_table_too():
+    unreadable = [LeftOut("cats/a.jpg", "truncated or damaged picture")]
+    lines = list(table(sum_up([], unreadable, NOTHING)))
+    assert "1 unreadable" in lines
+    assert not any(line.startswith(("class", "imbalance", "width", ";")) for line in lines)
+
+
 def encoded_again(picture, quality):
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)

@@ -265,7 +265,11 @@ def test_temperature_that_made_it_worse_is_no_success(result, before, by_chance,
     [
         ((950, 940, 50, 20), "good", "sure of 950 of 1,000 test pictures, and 98.9% of these"),
         ((950, 900, 50, 45), "unclear", "of those that it is not sure of, 90.0%."),
-        ((850, 840, 150, 60), "bad", "to be unsure of at most 5%: test pictures differ from"),
+        (
+            (850, 840, 150, 60),
+            "bad",
+            "These are more than the 5% that were allowed on validation pictures.",
+        ),
         ((1000, 900, 0, 0), "unclear", "sure of 1,000 of 1,000 test pictures, and 90.0% of these"),
         ((0, 0, 1000, 500), "bad", "sure of 0 of 1,000 test pictures; of those that it is not"),
     ],

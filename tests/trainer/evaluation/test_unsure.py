@@ -41,10 +41,8 @@ def test_at_most_the_target_of_pictures_alike_is_not_sure(known):
     shares = []
     for _ in range(200):
         scores = generator.uniform(0.5, 1, (4, 300)).astype(np.float32)
-        familiarity = dict(zip(("validation", "test"), scores[2:], strict=True))
-        if not known:
-            familiarity = {name: np.full(300, np.nan, np.float32) for name in familiarity}
-        found = judge_unsure(scores[0], scores[1], familiarity, np.ones(300, bool))
+        kinds = 2 if known else 1
+        found = judge_unsure(scores[:kinds], scores[2 : 2 + kinds], np.ones(300, bool))
         assert found["sure"] + found["unsure"] == 300
         shares.append(found["unsure"] / 300)
     assert 0.8 * TARGET < np.mean(shares) <= 1.02 * TARGET
@@ -52,13 +50,10 @@ def test_at_most_the_target_of_pictures_alike_is_not_sure(known):
 
 @pytest.mark.parametrize(("known", "needed"), [(False, 19), (True, 39)])
 def test_with_too_few_validation_pictures_everything_is_sure(known, needed):
+    kinds = 2 if known else 1
     for n in (needed - 1, needed):
-        scores = np.linspace(0.5, 1, n, dtype=np.float32)
-        some = scores if known else np.full(n, np.nan, np.float32)
-        test = np.zeros(3, np.float32)
-        found = judge_unsure(
-            scores, test, {"validation": some, "test": test if known else test * np.nan}, test > 0
-        )
+        scores = [np.linspace(0.5, 1, n, dtype=np.float32)] * kinds
+        found = judge_unsure(scores, [np.zeros(3, np.float32)] * kinds, np.zeros(3, bool))
         assert found["pictures_needed"] == needed
         assert (found["lowest_probability"] > 0) == (n == needed)
         assert found["unsure"] == (3 if n == needed else 0)
@@ -66,9 +61,8 @@ def test_with_too_few_validation_pictures_everything_is_sure(known, needed):
 
 def test_counts_are_of_what_is_right():
     scores = np.linspace(0.5, 1, 19, dtype=np.float32)
-    unknown = {name: np.full(19, np.nan, np.float32) for name in ("validation", "test")}
     test = np.array([0.1, 0.2, 0.9, 0.95], np.float32)
-    found = judge_unsure(scores, test, unknown, np.array([True, False, True, True]))
+    found = judge_unsure([scores], [test], np.array([True, False, True, True]))
     counts = [found[name] for name in ("sure", "sure_correct", "unsure", "unsure_correct")]
     assert counts == [2, 2, 2, 1]
     assert found["lowest_familiarity"] is None
@@ -82,5 +76,5 @@ def test_array_and_graph_decide_alike():
     assert doubt.unsure(probability, familiarity).tolist() == expected
     in_graph = tf.function(doubt.unsure)(tf.constant(probability), tf.constant(familiarity))
     assert in_graph.numpy().tolist() == expected
-    assert doubt.unsure(probability, None).tolist() == [True, False, False, False]
+    assert doubt.unsure(probability).tolist() == [True, False, False, False]
     assert doubt.unsure(probability, familiarity, slack=0.11).tolist() == [False] * 4

@@ -55,7 +55,7 @@ def expected(trained, objective):
 
 
 def unsure(trained, probability, slack):
-    return Doubt(trained.result["unsure"]["lowest_probability"]).unsure(probability, None, slack)
+    return Doubt(trained.result["unsure"]["lowest_probability"]).unsure(probability, slack=slack)
 
 
 def test_model_that_is_unsure_of_other_pictures_is_caught(trained, tmp_path):
@@ -71,7 +71,7 @@ def test_model_that_is_unsure_of_other_pictures_is_caught(trained, tmp_path):
             verify(served, told, "CPU")
         right = replace(
             told,
-            unsure=lambda slack: Doubt(half).unsure(told.probabilities.max(axis=1), None, slack),
+            unsure=lambda slack: Doubt(half).unsure(told.probabilities.max(axis=1), slack=slack),
         )
         verify(served, right, "CPU")
 
