@@ -191,10 +191,6 @@ def _suspects(folder: Path) -> None:
 
     found = suspects.find(config)
     shown = found.suspects[:_SUSPECTS_SHOWN]
-    with _writing(sheet):
-        write_suspects(found, shown, str(listing), sheet)
-    with _writing(listing):
-        suspects.write_list(shown, listing)
     for label, count in found.too_small.items():
         print(
             f"class {label}: not judged, as {count} pictures that are not for testing are too few"
@@ -203,6 +199,12 @@ def _suspects(folder: Path) -> None:
         f"{len(found.suspects):,} of {found.judged:,} training and validation pictures look like"
         " another class"
     )
+    if not shown:
+        return
+    with _writing(sheet):
+        write_suspects(found, shown, str(listing), sheet)
+    with _writing(listing):
+        suspects.write_list(shown, listing)
     for suspect in shown[:_SUSPECTS_PRINTED]:
         print(f"  {suspect.picture.path}: {suspect.picture.label}, looks like {suspect.suggestion}")
     print(f"the worst {len(shown):,} to look through: {sheet}")

@@ -135,9 +135,11 @@ def require_every_split(ledger: Ledger) -> None:
         for label, count in by_class.items():
             if not count:
                 total = sum(picture.label == label for picture in ledger.pictures)
+                excluded = any(file.reason.startswith(EXCLUDED) for file in ledger.left_out)
                 raise DataError(
                     f"class {label}: none of its {total} usable pictures is in the {split} split;"
                     f" add pictures (20 or more a class), or a {split}/{label} folder of your own"
+                    + (", or exclude fewer" if excluded else "")
                 )
 
 

@@ -107,7 +107,7 @@ def write_suspects(found: "Found", shown: "Sequence[Suspect]", listing: str, rep
 
     Args:
         found: all that were found.
-        shown: those that the sheet shows, the worst first.
+        shown: those that the sheet shows, the worst first; at least one.
         listing: address of the file that lists the same pictures.
         report: the HTML file to write.
 
@@ -116,9 +116,7 @@ def write_suspects(found: "Found", shown: "Sequence[Suspect]", listing: str, rep
     """
     positions = np.array([suspect.position for suspect in shown], np.int64)
     tiles = []
-    for suspect, pixels in zip(
-        shown, found.data.examples.pictures(positions) if shown else (), strict=True
-    ):
+    for suspect, pixels in zip(shown, found.data.examples.pictures(positions), strict=True):
         encoded = BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=style.JPEG_QUALITY)
         tiles.append((suspect, base64.b64encode(encoded.getvalue()).decode()))

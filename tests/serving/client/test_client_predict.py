@@ -50,6 +50,14 @@ def test_server_that_rolls_back_to_a_version_of_before_goes_on_answering(
     assert client.predict(b"dogs 0.25") == Prediction("dogs", 0.25, {"cats": 0.75, "dogs": 0.25}, 2)
 
 
+def test_other_refusals_are_not_asked_twice(client, stand_in):
+    client.predict(b"dogs 0.75")
+    stand_in.failures.append((grpc.StatusCode.INVALID_ARGUMENT, "the batch is too large"))
+    with pytest.raises(errors.InvalidRequest, match="too large"):
+        client.predict(b"dogs 0.75")
+    assert len(stand_in.requests) == 2
+
+
 def test_predict_reads_the_file_of_a_path(client, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"cats 0.5")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from trainer.data.splits import (
     freeze,
     ledger_file,
     read_frozen,
+    require_every_split,
     uneven,
 )
 from trainer.errors import ConfigError, DataError
@@ -207,6 +209,13 @@ def test_excluded_picture_stays_excluded_when_the_split_is_extended():
     before = freeze(found, {path: sha256[path] for path in FLAT[1:]}, [out], protocol="given")
     after = extend(before, found, sha256, [], [])
     assert (after.digest, after.left_out) == (before.digest, (out,))
+
+
+def test_class_that_is_excluded_whole_is_refused_with_what_to_do():
+    out = tuple(LeftOut(each.path, "excluded by F") for each in LEDGER.pictures)
+    some = tuple(each for each in LEDGER.pictures if each.label != "dogs")
+    with pytest.raises(DataError, match="class dogs: none of its 0 .* or exclude fewer$"):
+        require_every_split(replace(LEDGER, pictures=some, left_out=out))
 
 
 def test_picture_under_another_name_keeps_its_split():

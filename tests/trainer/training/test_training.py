@@ -8,7 +8,9 @@ from trainer.config import Config
 from trainer.devices import prepare
 from trainer.errors import RunStopped
 from trainer.training import Stages
+from trainer.training.features import extract, split_backbone
 from trainer.training.observers import Observers
+from trainer.variants import HEADS
 from trainer.variants.models import build, unfreeze_top
 from trainer.variants.objective import Objective
 
@@ -137,3 +139,24 @@ def test_run_stopped_in_its_second_stage_resumes_there(pictures, whole, tmp_path
     assert history.validation_loss == whole[2].validation_loss
     for expected, variable in zip(whole[0].model.variables, second.model.variables, strict=True):
         np.testing.assert_array_equal(expected.value, variable.value, err_msg=variable.path)
+
+
+@pytest.mark.parametrize("recipe", ["fast", "best", "notebook"])
+def test_features_lead_to_the_answers_of_the_whole_model(recipe, pictures, tmp_path):
+    examples, ledger = pictures
+    config = Config(variant="transfer", recipe=recipe, base_weights="none", image_size=SIZE)
+    model = build("transfer", SIZE, Objective(2), seed=0, head=HEADS[config.head])
+    features = None
+    if config.feature_views:
+        extractor, _ = split_backbone(model)
+        features = extract(
+            examples, ledger, extractor, views=1, seed=0, cache_folder=tmp_path / "cache"
+        )
+    predict, from_pixels, classify = training._predictors(config, model, examples, features)
+    positions = examples.indices("test")[::-2]
+    pixels = examples.pictures(positions).astype(np.float32)
+    expected = model(pixels, training=False).numpy()
+    for logits, found in (predict(positions), from_pixels(positions)):
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+        assert found.shape == (len(positions), split_backbone(model)[0].output.shape[1])
+    np.testing.assert_allclose(classify(pixels), expected, atol=1e-4)
