@@ -120,6 +120,8 @@ def scores(own: _Set, features: np.ndarray, head: Any) -> dict[str, np.ndarray]:
     """
     import tensorflow as tf
 
+    from trainer.evaluation.unsure import learn_familiarity
+
     logits = head(features, training=False)
     train = own.data.examples.indices("train")
     _, learnt = own.trained.predict(train)
@@ -131,7 +133,7 @@ def scores(own: _Set, features: np.ndarray, head: Any) -> dict[str, np.ndarray]:
         "maximum probability": own.judged.objective.probabilities(logits).numpy().max(axis=1),
         "energy": tf.reduce_logsumexp(both, axis=1).numpy(),
         "distance to the nearest class mean": -away.min(axis=1),
-        "familiarity": own.judged.doubt.familiarity.of(features).numpy(),
+        "familiarity": learn_familiarity(learnt).of(features).numpy(),
     }
 
 
