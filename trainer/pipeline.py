@@ -70,9 +70,10 @@ def run(
         exported = export.write(config, session, data, trained, judged)
         explain(session, data, trained, judged)
         result = record.compose(config, session, data, trained, judged, exported)
+        run_report.draw_result(session, data, result, trained.steps)
         publication = publish(config, session, data, exported, result, store)
         result = record.add_publication(result, publication, session)
-        run_report.write(session, data, result, trained.steps)
+        run_report.write(session, result)
         session.folder.synchronise()
         if publication.refused:
             raise GateRefused(result["gate"]["sentence"])

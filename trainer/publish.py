@@ -5,7 +5,6 @@ then made live.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,6 @@ from trainer.export.verify import Expected, Served, ask, latencies, serve, verif
 from trainer.session import Session
 
 logger = logging.getLogger(__name__)
-
-# The smallest of so many are what warms a model up.
-_WARMUP_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,7 @@ def publish(
         config: of the run.
         session: of the run.
         data: the pictures.
-        exported: the model; its folder gets warm-up records, the rows of the ledger and
-            whisker.json.
+        exported: the model; its folder gets whisker.json.
         result: what `result.json` holds so far.
         store: where to; None: nothing is verified or published.
 
@@ -107,26 +102,14 @@ def publish(
         VerificationError: a server does not answer what was trained; nothing is published.
         StorageError: the store cannot be read or written; nothing is published.
     """
-    folder, ledger, read = exported.folder, data.ledger, data.pictures.read
-    by_split = {
-        name: [picture for picture in ledger.pictures if picture.split == name]
-        for name in ("train", "test")
-    }
-    # By hash, and so a sample of all classes that is the same at every run.
-    training = islice(
-        sorted(by_split["train"], key=lambda picture: picture.sha256), _WARMUP_CANDIDATES
-    )
-    records = provenance.write_warmup(
-        folder, config.model_name, [read(picture.path) for picture in training]
-    )
-    provenance.write_ledger(ledger, folder)
+    folder, ledger, candidate = exported.folder, data.ledger, exported.candidate
     origin = provenance.describe(
         result,
         config,
         commit=session.folder.environment["commit"],
         checkpoint=exported.checkpoint,
     )
-    if store is None:
+    if store is None or candidate is None:
         provenance.write_manifest(folder, {**origin, "verification": None, "gate": None})
         session.clock.stop("publish")
         return Publication()
@@ -136,17 +119,17 @@ def publish(
     probabilities = objective.probabilities(logits).numpy()
     expected = Expected(
         ledger.classes,
-        by_split["test"],
-        read,
+        [picture for picture in ledger.pictures if picture.split == "test"],
+        data.pictures.read,
         [ledger.classes[number] for number in objective.predictions(logits).numpy()],
         probabilities,
         lambda slack: doubt.unsure(probabilities.max(axis=1), familiarity, slack=slack),
     )
-    with serve(str(folder), "the exported model") as candidate:
+    with candidate.ready() as served:
         verification, decision = _examine(
-            candidate, store, expected, config, result, session.devices.kind
+            served, store, expected, config, result, session.devices.kind
         )
-    verification["warmup_records"] = records
+    verification["warmup_records"] = exported.warmup_records
     provenance.write_manifest(folder, {**origin, "verification": verification, "gate": decision})
     version = None
     if decision["passed"]:

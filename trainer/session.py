@@ -6,8 +6,8 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -129,6 +129,7 @@ class Session:
         stop: knows whether the run is to stop.
         downloads: folder that keeps drawn and downloaded pictures, weights and features from run to
             run.
+        servers: of the run, which end with it.
     """
 
     devices: Devices
@@ -136,6 +137,7 @@ class Session:
     clock: Clock
     stop: Stop
     downloads: Path
+    servers: ExitStack = field(default_factory=ExitStack)
 
     @property
     def workers(self) -> Workers:
@@ -186,8 +188,9 @@ def open_session(
     )
     with opened as folder, devices.workers.errors(), _quiet(not cluster.is_chief):
         logger.info("%s %s", "resuming in" if folder.resumed else "run folder", folder.address)
-        with stop.raised_plainly():
-            yield Session(devices, folder, clock, stop, downloads or cache_folder(config.cache_dir))
+        kept = downloads or cache_folder(config.cache_dir)
+        with stop.raised_plainly(), ExitStack() as servers:
+            yield Session(devices, folder, clock, stop, kept, servers)
 
 
 def _log_devices(config: Config, devices: Devices) -> None:

@@ -24,17 +24,47 @@ class LocalServerFailed(WhiskerError):
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A server that is ready.
+    """A server of a `with` block.
 
     Attributes:
-        port: of gRPC, on this machine.
-        rest_api_port: of REST, on this machine.
-        process: the server; the `with` block ends it.
+        process: the server; the block ends it.
+        ports_file: what it writes when it is ready.
+        log: where its output goes.
     """
 
-    port: int
-    rest_api_port: int
     process: subprocess.Popen[bytes]
+    ports_file: Path
+    log: Path
+
+    @property
+    def port(self) -> int:
+        """Port of gRPC, on this machine, of a server that is ready."""
+        return json.loads(self.ports_file.read_text())["port"]
+
+    @property
+    def rest_api_port(self) -> int:
+        """Port of REST, likewise."""
+        return json.loads(self.ports_file.read_text())["rest_api_port"]
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until the server is ready.
+
+        Raises:
+            LocalServerFailed: it ended or was not ready in time; the text quotes the last line of
+                its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.ports_file.exists():
+            if self.process.poll() is not None:
+                raise LocalServerFailed(
+                    f"the local server ended with exit code {self.process.returncode} before it was"
+                    f" ready: {_last_line(self.log)}"
+                )
+            if time.monotonic() > deadline:
+                raise LocalServerFailed(
+                    f"the local server was not ready after {timeout_s:g} s: {_last_line(self.log)}"
+                )
+            time.sleep(_POLL_S)
 
 
 @contextmanager
@@ -44,7 +74,7 @@ def local_server(
     model_base_path: str | Path | None = None,
     model_config_file: str | Path | None = None,
     log_path: str | Path | None = None,
-    start_timeout_s: float = 120.0,
+    start_timeout_s: float | None = 120.0,
     extra_flags: Sequence[str] = (),
 ) -> Iterator[LocalServer]:
     """Runs ``python -m serving.server`` on free ports; when the block ends, however it ends, so
@@ -56,15 +86,14 @@ def local_server(
         model_config_file: a models.config, instead of the two above; its labels may name versions
             not loaded yet.
         log_path: where the server's output goes; None throws it away at the end.
-        start_timeout_s: how long loading may take.
+        start_timeout_s: how long loading may take; None: it is not waited for.
         extra_flags: further flags of the server, as ``--name=value``.
 
     Yields:
-        The server, ready to answer.
+        The server, ready to answer if it was waited for.
 
     Raises:
-        LocalServerFailed: it ended or was not ready in time; the text quotes the last line of its
-            log.
+        LocalServerFailed: as `LocalServer.wait`.
     """
     with TemporaryDirectory(prefix="whisker-server-") as scratch:
         ports_file = Path(scratch, "ports.json")
@@ -80,8 +109,10 @@ def local_server(
                 "--allow_version_labels_for_unavailable_models=true",
             ]
         with log.open("wb") as output, _running([*command, *extra_flags], output) as process:
-            ports = _wait_for_ports(ports_file, process, log, start_timeout_s)
-            yield LocalServer(ports["port"], ports["rest_api_port"], process)
+            server = LocalServer(process, ports_file, log)
+            if start_timeout_s is not None:
+                server.wait(start_timeout_s)
+            yield server
 
 
 @contextmanager
@@ -98,24 +129,6 @@ def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _wait_for_ports(
-    ports_file: Path, process: subprocess.Popen[bytes], log: Path, timeout_s: float
-) -> dict[str, int]:
-    deadline = time.monotonic() + timeout_s
-    while not ports_file.exists():
-        if process.poll() is not None:
-            raise LocalServerFailed(
-                f"the local server ended with exit code {process.returncode} before it was ready:"
-                f" {_last_line(log)}"
-            )
-        if time.monotonic() > deadline:
-            raise LocalServerFailed(
-                f"the local server was not ready after {timeout_s:g} s: {_last_line(log)}"
-            )
-        time.sleep(_POLL_S)
-    return json.loads(ports_file.read_text())
 
 
 def _last_line(log: Path) -> str:

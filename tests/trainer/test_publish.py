@@ -18,6 +18,7 @@ from trainer.devices import prepare
 from trainer.errors import ConfigError
 from trainer.evaluation.unsure import NO_DOUBT
 from trainer.export import Exported, provenance, saved_model
+from trainer.export.verify import starting
 from trainer.publish import publish, require_same_classes
 from trainer.run_folder import RunFolder
 from trainer.session import Clock, Session, Stop
@@ -58,15 +59,19 @@ def published(trained, store, folder, logits):
     )
     ledger = Ledger.read(trained.run / "ledger.json")
     data = Dataset(trained.pictures, open_pictures(trained.pictures), ledger, examples=None)
-    exported = Exported(
-        folder,
-        trained.run / "model.keras",
-        Objective(2),
-        NO_DOUBT,
-        {},
-        predict_test=lambda: (logits, None),
-    )
-    with logged() as lines:
+    with session.servers, logged() as lines:
+        server = session.servers.enter_context(starting("the exported model"))
+        server.show(str(folder))
+        exported = Exported(
+            folder,
+            trained.run / "model.keras",
+            Objective(2),
+            NO_DOUBT,
+            {},
+            warmup_records=0,
+            candidate=server,
+            predict_test=lambda: (logits, None),
+        )
         publication = publish(config, session, data, exported, trained.result, store)
     # A refusal is said once, by whom it ends.
     assert (publication.gate["sentence"] in lines) == publication.gate["passed"]

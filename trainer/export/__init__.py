@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from trainer.config import Config
 from trainer.data.dataset import Dataset
 from trainer.evaluation.judge import Judged
 from trainer.evaluation.unsure import Doubt
-from trainer.export import saved_model
+from trainer.export import provenance, saved_model
+from trainer.export.verify import Starting, starting
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
 
 # Test pictures that are timed in this process.
 _TIMED = 20
+# The smallest of so many are what warms a model up.
+_WARMUP_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Exported:
         objective: with the temperature that is in the graph.
         doubt: as it is in the graph.
         cost: `size_bytes`, `latency_ms` and `calls`, as `saved_model.measure` gives them.
+        warmup_records: that travel with it.
+        candidate: the server that loads it meanwhile; None where it is not to be published.
         predict_test: gives the trained model's logits and features of the test pictures, from
             their pixels, in the ledger's order.
     """
@@ -39,13 +45,16 @@ class Exported:
     objective: Objective
     doubt: Doubt
     cost: dict[str, Any]
+    warmup_records: int
+    candidate: Starting | None
     predict_test: Callable[[], tuple[np.ndarray, np.ndarray | None]]
 
 
 def write(
     config: Config, session: Session, data: Dataset, trained: Trained, judged: Judged
 ) -> Exported:
-    """Writes the SavedModel and `model.keras` into the run folder, and measures one answer.
+    """Writes the SavedModel, with warm-up records and the rows of the ledger, and `model.keras`
+    into the run folder, and measures one answer.
 
     Args:
         config: of the run.
@@ -54,6 +63,10 @@ def write(
         trained: the model.
         judged: says the temperature.
     """
+    # What it imports takes seconds, and so does loading: both while this process goes on.
+    candidate = None
+    if config.model_dir:
+        candidate = session.servers.enter_context(starting("the exported model"))
     folder, checkpoint = session.folder.file("export"), session.folder.file("model.keras")
     answer = saved_model.export(
         trained.model,
@@ -64,10 +77,25 @@ def write(
         config.max_pixels,
         judged.doubt,
     )
-    trained.model.save(checkpoint)
-    test = [picture for picture in data.ledger.pictures if picture.split == "test"]
-    timed = [data.pictures.read(picture.path) for picture in test[:_TIMED]]
+    pictures, read = data.ledger.pictures, data.pictures.read
+    # By hash, and so a sample of all classes that is the same at every run.
+    training = sorted(
+        (picture for picture in pictures if picture.split == "train"),
+        key=lambda picture: picture.sha256,
+    )
+    warmup_records = provenance.write_warmup(
+        folder,
+        config.model_name,
+        [read(picture.path) for picture in training[:_WARMUP_CANDIDATES]],
+    )
+    provenance.write_ledger(data.ledger, folder)
+    # Before the server loads: its load would be measured too.
+    test = (picture for picture in pictures if picture.split == "test")
+    timed = [read(picture.path) for picture in islice(test, _TIMED)]
     cost = saved_model.measure(folder, answer, timed)
+    if candidate:
+        candidate.show(str(folder))
+    trained.model.save(checkpoint)
     session.clock.stop("export")
     return Exported(
         folder,
@@ -75,5 +103,7 @@ def write(
         judged.objective,
         judged.doubt,
         cost,
+        warmup_records,
+        candidate,
         lambda: trained.predict_from_pixels(data.examples.indices("test")),
     )

@@ -7,7 +7,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving.client.errors import ClientError
-from serving.client.local_server import LocalServerFailed, local_server
+from serving.client.local_server import LocalServer, LocalServerFailed, local_server
 from serving.client.predict_client import PredictClient, Prediction
 from trainer.data.ledger import Picture
 from trainer.errors import VerificationError
@@ -32,11 +32,12 @@ BOUNDS = {"CPU": 1e-5, "GPU": 5e-3}
 
 _NO_GPU = 'device_count { key: "GPU" value: 0 }'
 # A record that fails, fails for good.
-_AT_ONCE = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=0")
+_AT_ONCE = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=1")
 
 _OVER_REST = 20
 _TIMED = 100
 _TIMEOUT_S = 60.0
+_LOAD_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Served:
     Attributes:
         client: asks it.
         rest_url: answers POST requests about it.
-        load_seconds: from the start of the server's process until it was ready, warm-up records
-            replayed.
+        load_seconds: from when the server could see the version, or was started, if that was
+            later, until it was ready, warm-up records replayed.
         size_bytes: of its files.
     """
 
@@ -79,52 +80,85 @@ class Expected:
     unsure: Callable[[float], np.ndarray]
 
 
-@contextmanager
-def serve(path: str, what: str, fix: str = "") -> Iterator[Served]:
-    """Serves one version, in a process of its own on the CPU, for the while of a `with` block.
+class Starting:
+    """A server that is on its way, in a process of its own on the CPU, while its model is made.
 
     Args:
-        path: folder of the SavedModel, here or in a bucket.
-        what: it is, for messages.
+        what: it is to serve, for messages.
         fix: what to do where it cannot be served, likewise.
-
-    Raises:
-        VerificationError: it cannot be loaded, or a warm-up record fails.
-        StorageError: it cannot be fetched from its bucket.
+        folder: of the versions that it looks for.
+        server: the process.
     """
-    with TemporaryDirectory(prefix="whisker-verify-") as scratch, ExitStack() as running:
-        version = Path(scratch, "model", "1")
-        version.parent.mkdir()
+
+    def __init__(self, what: str, fix: str, folder: Path, server: LocalServer) -> None:
+        self._what, self._fix, self._folder, self._server = what, fix, folder, server
+        self._path = ""
+        self._shown = 0.0
+
+    def show(self, path: str) -> None:
+        """Lets the server load a version.
+
+        Args:
+            path: folder of the SavedModel, here or in a bucket.
+
+        Raises:
+            StorageError: it cannot be fetched from its bucket.
+        """
+        source = Path(path)
         if is_address(path):
-            storage.download_folder(path, version)
-        else:
-            version.symlink_to(Path(path).resolve())
-        session = Path(scratch, "session.config")
-        session.write_text(_NO_GPU, encoding="utf-8")
-        start = time.perf_counter()
+            source = self._folder / "fetched"
+            storage.download_folder(path, source)
+        self._path, self._shown = path, time.perf_counter()
+        (self._folder / "1").symlink_to(source.resolve())
+
+    @contextmanager
+    def ready(self) -> Iterator[Served]:
+        """Waits until the version is served.
+
+        Raises:
+            VerificationError: it cannot be loaded, or a warm-up record fails.
+        """
         try:
-            server = running.enter_context(
-                local_server(
-                    model_name=contract.DEFAULT_MODEL_NAME,
-                    model_base_path=version.parent,
-                    extra_flags=(*_AT_ONCE, f"--tensorflow_session_config_file={session}"),
-                )
-            )
+            self._server.wait(_LOAD_TIMEOUT_S)
         except LocalServerFailed as error:
             raise VerificationError(
-                f"{what}, {path}, cannot be served: {error}; nothing was published{fix}"
+                f"{self._what}, {self._path}, cannot be served: {error}; nothing was published"
+                f"{self._fix}"
             ) from error
-        load_seconds = time.perf_counter() - start
-        client = PredictClient(
-            f"localhost:{server.port}", contract.DEFAULT_MODEL_NAME, timeout_s=_TIMEOUT_S
-        )
-        rest_url = f"http://localhost:{server.rest_api_port}/v1/models/{contract.DEFAULT_MODEL_NAME}:predict"
-        yield Served(
-            running.enter_context(client),
-            rest_url,
-            load_seconds,
-            size_bytes(version.resolve()),
-        )
+        name, address = contract.DEFAULT_MODEL_NAME, f"localhost:{self._server.port}"
+        url = f"http://localhost:{self._server.rest_api_port}/v1/models/{name}:predict"
+        load_seconds = time.perf_counter() - self._shown
+        with PredictClient(address, name, timeout_s=_TIMEOUT_S) as client:
+            yield Served(client, url, load_seconds, size_bytes((self._folder / "1").resolve()))
+
+
+@contextmanager
+def starting(what: str, fix: str = "") -> Iterator[Starting]:
+    """Starts a server for the while of a `with` block, and does not wait for it; arguments as
+    `Starting` has them.
+    """
+    with TemporaryDirectory(prefix="whisker-verify-") as scratch:
+        folder, session = Path(scratch, "model"), Path(scratch, "session.config")
+        folder.mkdir()
+        session.write_text(_NO_GPU, encoding="utf-8")
+        with local_server(
+            model_name=contract.DEFAULT_MODEL_NAME,
+            model_base_path=folder,
+            start_timeout_s=None,
+            extra_flags=(*_AT_ONCE, f"--tensorflow_session_config_file={session}"),
+        ) as server:
+            yield Starting(what, fix, folder, server)
+
+
+@contextmanager
+def serve(path: str, what: str, fix: str = "") -> Iterator[Served]:
+    """Serves one version for the while of a `with` block; arguments and errors as `Starting` has
+    them.
+    """
+    with starting(what, fix) as server:
+        server.show(path)
+        with server.ready() as served:
+            yield served
 
 
 def ask(served: Served, expected: Expected) -> list[Prediction]:

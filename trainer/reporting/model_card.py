@@ -236,7 +236,7 @@ def _publication(result: Mapping[str, Any]) -> Card:
                 (
                     "loading",
                     (
-                        f"{found['load_seconds']:.1f} s from the start of a server, with"
+                        f"{found['load_seconds']:.1f} s in a server, with"
                         f" {found['warmup_records']:,} warm-up records answered"
                     ),
                 ),

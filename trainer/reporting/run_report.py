@@ -190,18 +190,28 @@ def draw_data(config: Config, session: Session, data: Dataset) -> None:
     show_pictures(folder, session.folder.path / "tensorboard", 0)
 
 
-def write(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
-    """Draws the pictures of a run, and writes its report and its model card.
+def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
+    """Draws how training went, and what the model says, for the report and for TensorBoard.
+
+    Args:
+        session: of the run; its folder gets the pictures.
+        data: the pictures that were judged.
+        result: what `result.json` holds, but for what becomes of the model.
+        steps: training steps, for TensorBoard.
+    """
+    folder = session.folder.file("pictures")
+    illustrate_result(data.examples, data.ledger, result, folder)
+    show_pictures(folder, session.folder.path / "tensorboard", steps)
+
+
+def write(session: Session, result: Mapping[str, Any]) -> None:
+    """Writes the report and the model card of a run, whose pictures are drawn.
 
     Args:
         session: of the run; its folder gets them.
-        data: the pictures that were judged.
         result: what `result.json` holds.
-        steps: training steps, for TensorBoard.
     """
     folder, pictures = session.folder, session.folder.file("pictures")
-    illustrate_result(data.examples, data.ledger, result, pictures)
-    show_pictures(pictures, folder.path / "tensorboard", steps)
     write_model_card(result, folder.environment, folder.file("model_card.md"))
     write_report(result, folder.environment, pictures, folder.file("report.html"))
 

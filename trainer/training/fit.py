@@ -6,9 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -56,7 +56,7 @@ class Batches(Protocol):
     ) -> tf.data.Dataset:
         """Batches of one epoch, from number `start` on; or a worker's part of each."""
 
-    def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
+    def evaluation_batches(self, split: str, batch_size: int) -> Iterable[tuple[Any, Any]]:
         """Batches of a split in the order of the ledger."""
 
 

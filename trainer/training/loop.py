@@ -7,7 +7,8 @@ unequally, without a word. Here every replica divides the sum of its losses by t
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -102,7 +103,7 @@ class Loop:
             steps -= count
             yield sums
 
-    def logits(self, batches: tf.data.Dataset) -> np.ndarray:
+    def logits(self, batches: Iterable[tuple[Any, Any]]) -> np.ndarray:
         """Logits of every picture once, in order, on one device: float32 [n, units]."""
         return self._infer(batches)
 
@@ -141,7 +142,7 @@ class Loop:
 
 def inference(
     model: keras.Model, dtype: tf.DType = tf.uint8
-) -> Callable[[tf.data.Dataset], np.ndarray]:
+) -> Callable[[Iterable[tuple[Any, Any]]], np.ndarray]:
     """Makes what gives a model's logits of every example once, in order, on one device.
 
     Args:

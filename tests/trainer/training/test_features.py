@@ -108,9 +108,7 @@ def cached(first, extraction):
 
 
 def features_of(extracted, split):
-    return np.concatenate(
-        [batch.numpy() for batch, _ in extracted.evaluation_batches(split, BATCH_SIZE)]
-    )
+    return np.concatenate([batch for batch, _ in extracted.evaluation_batches(split, BATCH_SIZE)])
 
 
 def epoch_of(extracted, *, seed=1, epoch=0, full=False):
@@ -190,9 +188,7 @@ def test_untouched_view_is_what_the_extractor_gives_in_the_order_of_the_ledger(
     np.testing.assert_allclose(
         features_of(extracted, part), extractor(pixels, training=False), rtol=0, atol=2e-4
     )
-    labels = np.concatenate(
-        [batch.numpy() for _, batch in extracted.evaluation_batches(part, BATCH_SIZE)]
-    )
+    labels = np.concatenate([batch for _, batch in extracted.evaluation_batches(part, BATCH_SIZE)])
     np.testing.assert_array_equal(labels, examples.labels(examples.indices(part)))
 
 
