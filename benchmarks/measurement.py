@@ -20,7 +20,7 @@ from whisker_ml.errors import WhiskerError
 from whisker_ml.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-_ENVIRONMENT = ("python", "tensorflow", "keras", "numpy", "devices", "commit")
+_ENVIRONMENT = ("python", "tensorflow", "keras", "numpy", "devices", "kernels", "commit")
 
 
 def define_output(name: str) -> None:

@@ -16,6 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# TensorFlow tells nowhere else whether it took oneDNN's kernels (TF_ENABLE_ONEDNN_OPTS, or by its
+# own choice).
+from tensorflow.python.util import _pywrap_util_port
+
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError, WorkersError
@@ -220,6 +224,13 @@ class Devices:
     def replicas(self) -> int:
         """How many copies of the model work at a time."""
         return len(self.names)
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels compute: ``oneDNN``, ``TensorFlow`` or ``cuDNN``."""
+        if self.kind == "GPU":
+            return "cuDNN"
+        return "oneDNN" if _pywrap_util_port.IsMklEnabled() else "TensorFlow"
 
     @property
     def is_single(self) -> bool:

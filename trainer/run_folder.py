@@ -132,7 +132,17 @@ class RunFolder:
             f"{name} was {before[name]}, is {value}"
             for name, value in asdict(config).items()
             if name not in _NOT_COMPUTED and before.get(name, value) != value
-        ]
+        ] + self._other_kernels()
+
+    def _other_kernels(self) -> list[str]:
+        """Kernels round differently: a run that began with others would not give what it would
+        have.
+        """
+        now = self.environment.get("kernels")
+        if now is None or not self.file("environment.json").exists():
+            return []
+        before = self._read("environment.json").get("kernels", now)
+        return [f"kernels were {before}, are {now}: see TF_ENABLE_ONEDNN_OPTS"] * (before != now)
 
     def mark(self, state: str, **more: str) -> None:
         """Writes how the run ended, and why, into `state.json`."""
@@ -150,7 +160,12 @@ class RunFolder:
 
 @contextmanager
 def open_run(
-    config: Config, devices: Sequence[str], now: datetime, *, tensorboard: str = ""
+    config: Config,
+    devices: Sequence[str],
+    now: datetime,
+    *,
+    kernels: str = "",
+    tensorboard: str = "",
 ) -> Iterator[RunFolder]:
     """Begins a run folder, or resumes the one of the same run; marks in `state.json` how the run
     ended.
@@ -162,9 +177,11 @@ def open_run(
         RunError: the folder cannot be written, holds a run that is done, or one with other
             settings.
     """
-    address = config.run_dir or _unfinished(config) or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
+    environment = _environment(devices, kernels)
+    unfinished = config.run_dir or _unfinished(config, environment)
+    address = unfinished or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
     with _local_folder(address) as path:
-        run = RunFolder(path, address, _environment(devices), tensorboard)
+        run = RunFolder(path, address, environment, tensorboard)
         run.resumed = _resumable(run, config)
         try:
             run.write_json(
@@ -197,12 +214,12 @@ def scratch_run(devices: Sequence[str]) -> Iterator[RunFolder]:
         yield RunFolder(Path(folder), folder, _environment(devices))
 
 
-def _unfinished(config: Config) -> str | None:
+def _unfinished(config: Config, environment: Mapping[str, str]) -> str | None:
     """The newest run folder of this very command that is neither done nor still at work."""
     if config.resume == "never":
         return None
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
-        run = RunFolder(path, str(path), {})
+        run = RunFolder(path, str(path), environment)
         try:
             resumable = run.state() == "incomplete" and not run.differences(config)
         except files.DamagedFileError as error:
@@ -280,13 +297,14 @@ def _unwritable(address: str, error: OSError) -> str:
     )
 
 
-def _environment(devices: Sequence[str]) -> dict[str, str]:
+def _environment(devices: Sequence[str], kernels: str = "") -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": str(available_processors()),
         **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
         "devices": ", ".join(devices),
+        **({"kernels": kernels} if kernels else {}),
         "commit": commit(),
     }
 

@@ -182,7 +182,7 @@ def open_session(
     stop.install_again()
     _log_devices(config, devices)
     opened = (
-        open_run(config, devices.names, now(), tensorboard=tensorboard)
+        open_run(config, devices.names, now(), kernels=devices.kernels, tensorboard=tensorboard)
         if cluster.is_chief
         else scratch_run(devices.names)
     )
@@ -200,7 +200,7 @@ def _log_devices(config: Config, devices: Devices) -> None:
         f" {devices.replicas} replica{'s' * (devices.replicas > 1)} ({devices.strategy_name});"
         f" batch {config.batch_size} in all,"
         f" {'up to ' * (config.batch_size % devices.replicas > 0)}{per_replica} per replica;"
-        f" {devices.precision}"
+        f" {devices.precision}; kernels of {devices.kernels}"
     )
 
 

@@ -22,12 +22,14 @@ def json_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_first_lines_say_devices_replicas_and_batches(trained):
+def test_first_lines_say_devices_replicas_batches_and_kernels(trained):
+    environment = json.loads((trained.run / "environment.json").read_text())
     assert (
         trained.lines[0]
         == "devices CPU:0, CPU:1; 2 replicas (MirroredStrategy); batch 32 in all, 16 per replica;"
-        " float32"
+        f" float32; kernels of {environment['kernels']}"
     )
+    assert environment["kernels"] in ("oneDNN", "TensorFlow")
     assert "1 files left out:" in trained.lines
     assert (
         "  cats/broken.jpg: truncated or damaged picture, or one of a format that TensorFlow does"

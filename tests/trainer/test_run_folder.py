@@ -10,7 +10,7 @@ import pytest
 from tests.trained_model import logged
 from trainer.config import Config
 from trainer.data.ledger import Ledger, Picture
-from trainer.errors import DataError, RunError
+from trainer.errors import DataError, RunError, RunStopped
 from trainer.run_folder import open_run
 from whisker_ml import storage
 from whisker_ml.files import DamagedFileError
@@ -144,6 +144,21 @@ def test_run_of_the_same_command_that_was_killed_is_resumed(tmp_path, monkeypatc
         assert (run.address, run.resumed) == (address, True)
     with open_run(Config(seed=3), [], later.replace(minute=40)) as run:
         assert run.address != address, "a run that is done is not resumed"
+
+
+def test_run_that_began_with_other_kernels_is_not_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunStopped), open_run(Config(), [], NOW, kernels="oneDNN") as run:
+        raise RunStopped("a test")
+    with (
+        pytest.raises(RunError, match="kernels were oneDNN, are TensorFlow: see TF_ENABLE_ONEDNN"),
+        open_run(Config(run_dir=run.address), [], NOW, kernels="TensorFlow"),
+    ):
+        pass
+    with open_run(Config(), [], NOW.replace(hour=4), kernels="TensorFlow") as other:
+        assert (other.resumed, other.address != run.address) == (False, True)
+    with open_run(Config(), [], NOW, kernels="oneDNN") as again:
+        assert (again.resumed, again.address) == (True, run.address)
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path):
