@@ -20,8 +20,8 @@ from whisker_ml import cli
 
 def main() -> None:
     """Entry point of `python -m trainer.submit` and `whisker-submit`."""
-    cli.define_settings(Config)
     cli.define_settings(Submission)
+    cli.define_settings(Config)
     cli.run(_submit, extra="cloud")
 
 
