@@ -14,15 +14,17 @@ from whisker_ml.errors import WrongUse
 
 def define() -> None:
     """Defines the flags, as flags of the running command."""
-    cli.define(
-        "tls_ca",
-        None,
-        "encrypt, and trust what is signed by a certificate in this PEM file, or, given the word"
-        " default, by one that gRPC comes with",
-    )
-    cli.define("tls_certificate", None, "PEM file of this client's own, if it needs one")
-    cli.define("tls_key", None, "PEM file of the private key that belongs to it")
-    cli.define("token_file", None, "file with a bearer token, read anew for each request")
+    for name, text in (
+        (
+            "tls_ca",
+            "encrypt, and trust what is signed by a certificate in this PEM file, or, given the"
+            " word default, by one that gRPC comes with",
+        ),
+        ("tls_certificate", "PEM file of this client's own, if it needs one"),
+        ("tls_key", "PEM file of the private key that belongs to it"),
+        ("token_file", "file with a bearer token, read anew for each request"),
+    ):
+        cli.define(name, None, text, group="Connection")
 
 
 def security() -> dict[str, Any]:

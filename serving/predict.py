@@ -1,11 +1,11 @@
-"""Predictions for pictures: which class each shows, and how probable that is.
+"""Asks a model about pictures: which class each shows, and how probable that is.
 
-  python -m serving.predict PATH…
-  find photos -newer last | python -m serving.predict
-  cat a.jpg | python -m serving.predict -
+  whisker-predict --server=localhost:8500 my_pictures/cats
+  whisker-predict --model_dir=models --out=results.csv 'photos/**/*.jpg'
+  find photos -newer last | whisker-predict --format=json --top=3
 
 A path is a file, a folder with all below it, or a pattern such as 'photos/**/*.jpg'. Without one,
-paths are read from standard input, one a line; ``-`` is one picture on standard input.
+paths are read from standard input, one a line; `-` is one picture on standard input.
 
 The server at --server answers, or, with --model_dir, a local one that serves that model store
 meanwhile. Answers go to standard output, one line a picture, or to --out=results.csv: the same
@@ -239,7 +239,7 @@ def _paths(arguments: Sequence[str]) -> Iterator[str]:
     first = next(paths, None)
     if first is None:
         raise WrongUse(
-            "no pictures named: expected paths of files or folders, as in python -m serving.predict"
+            "no pictures named: expected paths of files or folders, as in whisker-predict"
             " a.jpg, or one a line on standard input"
         )
     return itertools.chain([first], paths)

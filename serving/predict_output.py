@@ -1,4 +1,4 @@
-"""What `serving.predict` writes: lines of answers, a file that can be resumed, a sheet."""
+"""What `whisker-predict` writes: lines of answers, a file that can be resumed, a sheet."""
 
 import csv
 import io

@@ -1,8 +1,9 @@
 """Trains variants or backbones with several seeds on one split, each in a process of its own, and
 lists them in one table and report.
 
-python -m trainer.compare --data=my_pictures --variants=preprocessed,transfer --seeds=0,1,2 \\
-    --run_dir=runs/compare
+  whisker-compare --data=my_pictures --variants=preprocessed,transfer
+  whisker-compare --data=my_pictures --backbones=resnet50_v2,convnext_tiny
+  whisker-compare --data=my_pictures --seeds=0,1,2,3,4 --run_dir=runs/compare
 
 The same command resumes where it was stopped: what is done is not done again.
 """
@@ -40,7 +41,7 @@ _NOT_OURS = {
     "variant": "a comparison trains several; use --variants",
     "seed": "a comparison takes several; use --seeds",
     "model_dir": (
-        "a comparison publishes nothing; train what you choose with trainer.task and publish that"
+        "a comparison publishes nothing; train what you choose with whisker-train and publish that"
     ),
 }
 
@@ -66,6 +67,9 @@ def main() -> None:
         "backbones", "", "backbones of transfer to compare instead of variants, with commas between"
     )
     cli.define("seeds", "0,1,2", "seeds to train each with, with commas between")
+    folder = {"run_dir": "folder of the runs on this machine; empty: runs/compare"}
+    for name, text in (_NOT_OURS | folder).items():
+        flags.FLAGS[name].help = text
     cli.run(_main)
 
 

@@ -59,6 +59,7 @@ class Config:
         "sample",
         "pictures to train on: sample (drawn by the program), cats_and_dogs (downloaded once), a"
         " folder of class folders, a CSV file with path,label[,split], or gs://bucket/folder",
+        group="Data",
     )
     image_size: int = setting(
         -1,
@@ -81,7 +82,7 @@ class Config:
     exclude: str = setting(
         "",
         "file that names pictures to leave out, a line each: SHA-256, path in the data folder, or"
-        " both, as trainer.data suspects writes; local or gs://; empty: none",
+        " both, as whisker-data suspects writes; local or gs://; empty: none",
     )
     max_pixels: int = setting(
         MAX_PIXELS,
@@ -110,7 +111,7 @@ class Config:
         "folder for downloads, and for features that are computed once; empty:"
         " $XDG_CACHE_HOME/whisker or ~/.cache/whisker",
     )
-    variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS))
+    variant: str = setting("preprocessed", "model to train", choices=tuple(VARIANTS), group="Model")
     backbone: str = setting(
         "mobilenet_v2",
         "transfer only: the model whose features are used",
@@ -178,6 +179,7 @@ class Config:
         " devices, else none; none: one device; mirrored: MirroredStrategy; multi_worker:"
         " MultiWorkerMirroredStrategy",
         choices=("auto", "none", "mirrored", "multi_worker"),
+        group="Devices",
     )
     gpus: str = setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
     require_gpu: bool = setting(False, "stop where TensorFlow sees no GPU")
@@ -196,7 +198,9 @@ class Config:
     jit: bool = setting(
         False, "compile the training step with XLA, on one device; on CPUs it is slower"
     )
-    run_dir: str = setting("", "run folder, local or gs://; empty: runs/<time>-<variant>")
+    run_dir: str = setting(
+        "", "run folder, local or gs://; empty: runs/<time>-<variant>", group="Run"
+    )
     resume: str = setting(
         "auto",
         "auto: the same command resumes a run that was stopped or killed; never: begin a new run",
@@ -205,7 +209,9 @@ class Config:
     profile_steps: str = setting(
         "", "first and last step to profile for TensorBoard, as 20,40; empty: none"
     )
-    model_dir: str = setting("", "model store to publish to, local or gs://; empty: do not publish")
+    model_dir: str = setting(
+        "", "model store to publish to, local or gs://; empty: do not publish", group="Publish"
+    )
     model_name: str = setting(
         DEFAULT_MODEL_NAME, "name of the model in the store and on the server"
     )

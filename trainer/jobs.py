@@ -1,7 +1,10 @@
-"""Jobs in the cloud that `trainer.submit` has sent.
+"""Lists, watches and cancels jobs in the cloud that `whisker-submit` has sent.
 
-python -m trainer.jobs list --project=my-project --region=us-central1
-python -m trainer.jobs watch|logs|cancel JOB --project=my-project --region=us-central1
+  whisker-jobs list --project=my-project --region=us-central1
+  whisker-jobs watch 1234567890 --project=my-project --region=us-central1
+  whisker-jobs cancel 1234567890 --project=my-project --region=us-central1
+
+`logs` prints what a job has logged.
 """
 
 import sys

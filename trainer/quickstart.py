@@ -1,6 +1,10 @@
 """The whole way in one command: train on the built-in sample, publish, serve, and ask the server.
 
-python -m trainer.quickstart
+  make run
+  python -m trainer.quickstart --epochs=5 --image_size=64
+  python -m trainer.quickstart --model_dir=other_models
+
+No network is used, and no server is left running.
 """
 
 import shlex
@@ -75,14 +79,14 @@ def _quickstart(_: Sequence[str]) -> None:
 
 def _serve_command(config: Path) -> str:
     """Gives the command that serves what is live, with the page to try it."""
-    python = Path(sys.executable)
-    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    server = Path(sys.executable).with_name("whisker-serve")
+    server = server.relative_to(Path.cwd()) if server.is_relative_to(Path.cwd()) else server
     more = [
         "--demo_page",
         "--allow_version_labels_for_unavailable_models",
         f"--model_config_file={config}",
     ]
-    return shlex.join([str(python), "-m", "serving.server", f"--rest_api_port={_PAGE_PORT}", *more])
+    return shlex.join([str(server), f"--rest_api_port={_PAGE_PORT}", *more])
 
 
 if __name__ == "__main__":

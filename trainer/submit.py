@@ -1,10 +1,12 @@
-"""The run of `trainer.task` as a job on a cloud GPU.
+"""Sends a run of `whisker-train` as a job to a cloud GPU, and on a terminal watches it.
 
-python -m trainer.submit --project=… --region=… --image_uri=…@sha256:… --data=gs://… \\
-    --run_dir=gs://… --model_dir=gs://…
+  whisker-submit --project=my-project --region=us-central1 \\
+    --image_uri=…@sha256:… --data=gs://… --run_dir=gs://… --model_dir=gs://…
+  whisker-submit --dry_run --image_uri=… --data=gs://… --run_dir=gs://…
+  whisker-submit --dry_run --platform=kubernetes --image_uri=… --run_dir=gs://…
 
-sends it, and on a terminal watches it. With --dry_run it prints what `gcloud ai custom-jobs create
---config` accepts, without credentials or network. Every flag of `trainer.task` is forwarded.
+--dry_run prints what `gcloud ai custom-jobs create --config` accepts, without credentials or
+network. Every flag of `whisker-train` is forwarded.
 """
 
 import sys
@@ -18,8 +20,8 @@ from whisker_ml import cli
 
 def main() -> None:
     """Entry point of `python -m trainer.submit` and `whisker-submit`."""
-    cli.define_settings(Config)
     cli.define_settings(Submission)
+    cli.define_settings(Config)
     cli.run(_submit, extra="cloud")
 
 

@@ -1,10 +1,12 @@
 """Trains one model on a folder of pictures, judges it, reports, exports and publishes it.
 
-python -m trainer.task --data=my_pictures --variant=transfer --model_dir=models
+  whisker-train --data=my_pictures --variant=transfer --model_dir=models
+  whisker-train --data=my_pictures --variant=transfer --recipe=best
+  whisker-train --data=cats_and_dogs --split=hold_out --run_dir=runs/first
 
 The environment variable TF_CONFIG may name several workers, which are started with the same
-command. In a custom job of Vertex AI, AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR
-stand for flags that are not given (`trainer.cloud` says how).
+command. In a custom job of Vertex AI, AIP_MODEL_DIR and AIP_CHECKPOINT_DIR stand for --model_dir
+and --run_dir where these are not given.
 """
 
 import os

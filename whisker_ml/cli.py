@@ -2,17 +2,21 @@
 
 import dataclasses
 import importlib
+import inspect
 import io
 import logging
 import os
 import platform
+import re
+import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -29,6 +33,10 @@ from whisker_ml.processors import available_processors
 
 _SILENT = "3"
 
+# In --help: how many flags come first, the heading of those without a group, and the column of
+# what they mean.
+_FIRST, _UNGROUPED, _INDENT = 6, "More flags", " " * 27
+
 _PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
     float: lambda minimum: flags.FloatParser(lower_bound=minimum),
     int: lambda minimum: flags.IntegerParser(lower_bound=minimum),
@@ -37,6 +45,12 @@ _PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
 
 # Whose messages are printed.
 _LOGGERS = ("trainer", "serving", "whisker_ml")
+
+# absl's own flags that are of use.
+_ABSL_ROWS = [
+    ("Every command", "flagfile", "", "file with more flags, one a line"),
+    ("Every command", "verbosity", -1, "other packages' log: -1: warnings; 0: more; 1: all"),
+]
 
 Settings = TypeVar("Settings")
 
@@ -68,8 +82,7 @@ def run(main: Callable[[Sequence[str]], int | None], extra: str | None = None) -
         extra: that the command as a whole needs, to be named where a package is missing; None: the
             package's own.
     """
-    # absl prints the docstring of the started module as its usage; a console script has none of its
-    # own.
+    # What --help and --helpfull begin with; a console script has no docstring of its own.
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     for stream in (sys.stdout, sys.stderr):
         # Whatever the locale can show: a name in a message is no reason to fail.
@@ -87,6 +100,7 @@ def define(
     choices: Sequence[str] = (),
     minimum: float | None = None,
     required: bool = False,
+    group: str = _UNGROUPED,
 ) -> None:
     """Defines one flag of the running command, so that its --help shows it.
 
@@ -99,22 +113,35 @@ def define(
         choices: what a string may be; empty: anything.
         minimum: smallest number that is accepted.
         required: the command ends with one line where it is not given.
+        group: heading above it in --help.
     """
-    options = {"module_name": sys.argv[0], "required": required}
+    # absl groups flags by the module that defines them.
+    options = {"module_name": group, "required": required}
     kind = kind if default is None else type(default)
     if kind is bool:
         flags.DEFINE_boolean(name, default, text, **options)
     elif kind is list:
         flags.DEFINE_list(name, default, text, **options)
     elif choices:
-        parser = flags.EnumParser(choices)
-        flags.DEFINE(parser, name, default, f"<{'|'.join(choices)}>: {text}", **options)
+        flags.DEFINE(flags.EnumParser(choices), name, default, meaning(text, choices), **options)
     else:
         flags.DEFINE(_PARSERS[kind](minimum), name, default, text, **options)
 
 
+def meaning(text: str, choices: Sequence[str]) -> str:
+    """Adds the choices to what a flag means, unless the text names all of them."""
+    if all(choice in text for choice in choices):
+        return text
+    return f"{text} ({', '.join(filter(None, choices))})"
+
+
 def setting(
-    default: Any, text: str, *, choices: Sequence[str] = (), minimum: int | None = None
+    default: Any,
+    text: str,
+    *,
+    choices: Sequence[str] = (),
+    minimum: int | None = None,
+    group: str = "",
 ) -> Any:
     """Makes a field of a settings dataclass, from which `define_settings` makes a flag.
 
@@ -124,20 +151,26 @@ def setting(
         choices: what a string may be. The dataclass checks these and `minimum` itself, for users
             from Python too.
         minimum: smallest number that is accepted.
+        group: heading in --help above this flag and those that follow; empty: still the one before.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": text, "choices": choices, "minimum": minimum}
-    )
+    metadata = {"help": text, "choices": choices, "minimum": minimum, "group": group}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def grouped(settings: type) -> Iterator[tuple[str, Any]]:
+    """Gives the fields that `setting` made, each with its group."""
+    group = _UNGROUPED
+    for field in dataclasses.fields(settings):
+        group = field.metadata["group"] or group
+        yield group, field
 
 
 def define_settings(settings: type, only: Sequence[str] = ()) -> None:
     """Defines one flag for each field that `setting` made, or for those that are named."""
-    for field in dataclasses.fields(settings):
-        if only and field.name not in only:
-            continue
-        choices = "|".join(filter(None, field.metadata["choices"]))
-        text = field.metadata["help"]
-        define(field.name, field.default, f"<{choices}>: {text}" if choices else text)
+    for group, field in grouped(settings):
+        if not only or field.name in only:
+            text = meaning(field.metadata["help"], field.metadata["choices"])
+            define(field.name, field.default, text, group=group)
 
 
 def settings(
@@ -162,11 +195,45 @@ def settings(
 def given_flags(kind: type) -> list[str]:
     """Lists the settings that stand on this command line, as ``--name=value``, to be forwarded."""
     given = (flags.FLAGS[field.name] for field in dataclasses.fields(kind))
-    return [
-        f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}"
-        for flag in given
-        if flag.present
-    ]
+    return [f"--{flag.name}={written(flag.value)}" for flag in given if flag.present]
+
+
+def written(value: Any) -> str:
+    """Gives the value of a flag as it stands on a command line."""
+    if isinstance(value, list):
+        return ",".join(value)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def help_page(description: str, rows: Iterable[tuple[str, str, Any, str]]) -> str:
+    """Gives what --help shows, as wide as the terminal, but at least 60 columns.
+
+    Args:
+        description: docstring of the command's module. Indented paragraphs, such as examples, stay
+            as they are.
+        rows: group, name, default and meaning of each flag. Those that the examples name come
+            first.
+    """
+    width = max(60, shutil.get_terminal_size().columns)
+    paragraphs = inspect.cleandoc(description).split("\n\n")
+    examples = " ".join(text for text in paragraphs if text.startswith(" "))
+    by_name = {row[1]: row for row in rows}
+    named = dict.fromkeys(name for name in re.findall(r"--(\w+)", examples) if name in by_name)
+    first = list(named)[:_FIRST]
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*first, *by_name]):
+        group, _, default, text = by_name[name]
+        flag = f"  --{name}={written(default)} ".ljust(len(_INDENT))
+        fits = len(flag) == len(_INDENT)
+        lines = textwrap.wrap(
+            text, width, initial_indent=flag if fits else _INDENT, subsequent_indent=_INDENT
+        )
+        heading = "Flags that matter first, as --name=default" if name in first else group
+        groups.setdefault(heading, []).extend(lines if fits else [flag.rstrip(), *lines])
+    return "\n\n".join(
+        [text if text.startswith(" ") else textwrap.fill(text, width) for text in paragraphs]
+        + [f"{group}:\n" + "\n".join(lines) for group, lines in groups.items()]
+    )
 
 
 def import_tensorflow() -> None:
@@ -231,7 +298,20 @@ def show_log() -> None:
             logger.propagate = False
 
 
+def _print_help(_: Any) -> NoReturn:
+    rows = [
+        (group, flag.name, flag.default, flag.help or "")
+        for group, defined in flags.FLAGS.flags_by_module_dict().items()
+        if not group.startswith("absl.")  # a module of absl's own
+        for flag in defined
+    ]
+    print(help_page(sys.modules["__main__"].__doc__ or "", [*rows, *_ABSL_ROWS]), flush=True)
+    sys.exit()
+
+
 def _parse(arguments: Sequence[str]) -> list[str]:
+    for name in ("help", "helpshort"):
+        flags.FLAGS[name].parse = _print_help
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
@@ -240,6 +320,8 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     except SystemExit:
         # Only --help and its kin leave while flags are parsed. absl lets them exit with 1.
         sys.exit(EXIT_DONE)
+    except BrokenPipeError:
+        sys.exit(_without_reader())
 
 
 def _guarded(
@@ -263,14 +345,18 @@ def _guarded(
         _say("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has left. Standard output is closed, so that the interpreter does
-        # not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _without_reader()
     except Exception:
         traceback.print_exc()
         _say("this is a defect of Whisker: please report it with the lines above")
         return EXIT_DEFECT
+
+
+def _without_reader() -> int:
+    # The reader (head, less) has left. Standard output is closed, so that the interpreter does not
+    # complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _say(text: str) -> None:

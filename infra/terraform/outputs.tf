@@ -9,7 +9,7 @@ output "images" {
 }
 
 output "trainer" {
-  description = "For --service_account of trainer.submit."
+  description = "For --service_account of whisker-submit."
   value       = google_service_account.trainer.email
 }
 

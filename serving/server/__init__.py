@@ -1,1 +1,1 @@
-"""The local server in the image of tensorflow_model_server: ``python -m serving.server``."""
+"""The local server in the image of tensorflow_model_server: ``whisker-serve``."""

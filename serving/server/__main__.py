@@ -1,5 +1,11 @@
-"""Starts the local server: ``python -m serving.server --model_base_path=/models/whisker
---rest_api_port=8501``.
+"""Serves models on this machine, with the flags and protocols of tensorflow_model_server.
+
+  whisker-serve --model_config_file=models/models.config --rest_api_port=8501 \\
+    --allow_version_labels_for_unavailable_models --demo_page
+  whisker-serve --model_base_path=/models/whisker --port=8500 --enable_batching
+  whisker-serve --model_config_file=models/models.config --xnnpack
+
+A folder of versions, <model_base_path>/<number>/saved_model.pb, may be local or in a bucket.
 """
 
 import logging
@@ -17,7 +23,7 @@ def main() -> None:
     """Reads the command line, serves until SIGTERM or SIGINT, and exits: 0, or 255 if the server
     could not start.
     """
-    flags = parse(sys.argv[1:])
+    flags = parse(sys.argv[1:], __doc__ or "")
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -9,10 +9,11 @@ with a warning.
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any, TextIO
 
+from whisker_ml.cli import grouped, help_page, setting
 from whisker_ml.processors import available_processors
 
 EXIT_START_FAILED = 255  # main.cc returns -1.
@@ -21,126 +22,136 @@ EXIT_START_FAILED = 255  # main.cc returns -1.
 _Value = bool | int | float | str
 
 
-def _flag(default: _Value, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Flags:
     """What the command line may set; the last group is not tensorflow_model_server's."""
 
-    port: int = _flag(
-        8500, "TCP port to listen on for gRPC; 0 means none, and needs --grpc_socket_path."
+    port: int = setting(
+        8500,
+        "TCP port to listen on for gRPC; 0 means none, and needs --grpc_socket_path.",
+        group="gRPC",
     )
-    grpc_socket_path: str = _flag("", "Path of a Unix socket to listen on for gRPC as well.")
-    grpc_max_threads: int = _flag(
+    grpc_socket_path: str = setting("", "Path of a Unix socket to listen on for gRPC as well.")
+    grpc_max_threads: int = setting(
         0,
         "gRPC requests that are worked on at a time; 0 means 128, as most of them wait (real"
         " server: 4 per CPU).",
     )
-    grpc_channel_arguments: str = _flag(
+    grpc_channel_arguments: str = setting(
         "",
-        "Arguments of the gRPC server, as"
-        " grpc.max_connection_age_ms=30000,grpc.keepalive_time_ms=10000.",
+        "Arguments of the gRPC server, as grpc.max_connection_age_ms=30000, with commas between.",
     )
-    enable_grpc_healthcheck_service: bool = _flag(
+    enable_grpc_healthcheck_service: bool = setting(
         False, "Answer grpc.health.v1.Health/Check on the gRPC port."
     )
-    ssl_config_file: str = _flag(
+    ssl_config_file: str = setting(
         "",
         "Text SSLConfig, with the keys themselves rather than paths: TLS for gRPC; REST stays"
         " plain.",
     )
-    rest_api_port: int = _flag(0, "TCP port to listen on for REST; 0 means no REST.")
-    rest_api_num_threads: int = _flag(0, "Threads that answer REST requests; 0 means 4 per CPU.")
-    rest_api_timeout_in_ms: int = _flag(
+    rest_api_port: int = setting(
+        0, "TCP port to listen on for REST; 0 means no REST.", group="REST"
+    )
+    rest_api_num_threads: int = setting(0, "Threads that answer REST requests; 0 means 4 per CPU.")
+    rest_api_timeout_in_ms: int = setting(
         30000, "Longest run of a model for a REST request, in milliseconds."
     )
-    monitoring_config_file: str = _flag(
+    monitoring_config_file: str = setting(
         "", "Text MonitoringConfig: metrics for Prometheus on the REST port."
     )
-    rest_api_enable_cors_support: bool = _flag(
+    rest_api_enable_cors_support: bool = setting(
         False, "Let pages of other origins read the answers of REST."
     )
-    model_name: str = _flag("default", "Name of the model; ignored if --model_config_file is set.")
-    model_base_path: str = _flag(
+    model_name: str = setting(
+        "default", "Name of the model; ignored if --model_config_file is set.", group="Models"
+    )
+    model_base_path: str = setting(
         "", "Absolute path of the folder of versions; ignored if --model_config_file is set."
     )
-    model_config_file: str = _flag("", "Text ModelServerConfig that names the models to serve.")
-    model_config_file_poll_wait_seconds: int = _flag(
+    model_config_file: str = setting("", "Text ModelServerConfig that names the models to serve.")
+    model_config_file_poll_wait_seconds: int = setting(
         0, "Seconds between looks at --model_config_file; 0 means once."
     )
-    file_system_poll_wait_seconds: int = _flag(
+    file_system_poll_wait_seconds: int = setting(
         1, "Seconds between looks for new versions; 0 means once, a negative number never."
     )
-    allow_version_labels_for_unavailable_models: bool = _flag(
+    allow_version_labels_for_unavailable_models: bool = setting(
         False, "Accept a new label for a version that is not loaded yet."
     )
-    enable_batching: bool = _flag(False, "Merge concurrent requests into one run of the model.")
-    batching_parameters_file: str = _flag("", "Text BatchingParameters; needs --enable_batching.")
-    enable_per_model_batching_parameters: bool = _flag(
+    enable_batching: bool = setting(
+        False, "Merge concurrent requests into one run of the model.", group="Batching"
+    )
+    batching_parameters_file: str = setting("", "Text BatchingParameters; needs --enable_batching.")
+    enable_per_model_batching_parameters: bool = setting(
         False,
         "With --enable_batching, batch only versions that bring a batching_params.pbtxt, as it"
         " says; --batching_parameters_file then sets the threads alone.",
     )
-    max_num_load_retries: int = _flag(
-        5, "How often the load of a version is tried again after a failure."
+    max_num_load_retries: int = setting(
+        5, "How often the load of a version is tried again after a failure.", group="Loading"
     )
-    load_retry_interval_micros: int = _flag(
+    load_retry_interval_micros: int = setting(
         60_000_000, "Microseconds between two attempts to load a version."
     )
-    saved_model_tags: str = _flag("serve", "Tags of the metagraph to load, with commas between.")
-    tensorflow_session_config_file: str = _flag(
-        "", "Text ConfigProto of the sessions that models run in."
-    )
-    tensorflow_session_parallelism: int = _flag(
-        0, "Threads within an operation, and of operations; 0: TensorFlow's."
-    )
-    tensorflow_intra_op_parallelism: int = _flag(0, "Threads within an operation; 0: TensorFlow's.")
-    tensorflow_inter_op_parallelism: int = _flag(
-        0, "Operations that run at a time; 0: TensorFlow's."
-    )
-    per_process_gpu_memory_fraction: float = _flag(
-        0.0, "Share of each GPU's memory, 0 to 1; 0: TensorFlow's."
-    )
-    mixed_precision: str = _flag("", "bfloat16: compute in it where the CPU has units for it.")
-    enable_model_warmup: bool = _flag(
+    enable_model_warmup: bool = setting(
         True, "Answer the requests of assets.extra/tf_serving_warmup_requests at load."
     )
-    num_request_iterations_for_warmup: int = _flag(
+    num_request_iterations_for_warmup: int = setting(
         0, "How often each of those requests is answered; 0 means once."
     )
-    enable_serialization_as_tensor_content: bool = _flag(
-        False, "Answer Predict with tensor_content rather than with typed fields."
-    )
-    prefer_tflite_model: bool = _flag(
-        False, "Serve a version that ships model.tflite by TensorFlow Lite."
-    )
-    num_tflite_pools: int = _flag(
-        available_processors(), "Interpreters of a version, with a thread each."
-    )
-    start_with_what_loads: bool = _flag(
-        False,
-        "Open the ports once every model has been tried, and serve those that loaded; else wait, or"
-        " fail.",
-    )
-    enable_reload_servables_with_error: bool = _flag(
+    enable_reload_servables_with_error: bool = setting(
         False,
         "Try a version that failed for good again, every --load_retry_interval_micros; else never.",
     )
-    verify_digests: bool = _flag(
+    saved_model_tags: str = setting(
+        "serve", "Tags of the metagraph to load, with commas between.", group="TensorFlow"
+    )
+    tensorflow_session_config_file: str = setting(
+        "", "Text ConfigProto of the sessions that models run in."
+    )
+    tensorflow_session_parallelism: int = setting(
+        0, "Threads within an operation, and of operations; 0: TensorFlow's."
+    )
+    tensorflow_intra_op_parallelism: int = setting(
+        0, "Threads within an operation; 0: TensorFlow's."
+    )
+    tensorflow_inter_op_parallelism: int = setting(
+        0, "Operations that run at a time; 0: TensorFlow's."
+    )
+    per_process_gpu_memory_fraction: float = setting(
+        0.0, "Share of each GPU's memory, 0 to 1; 0: TensorFlow's."
+    )
+    mixed_precision: str = setting("", "bfloat16: compute in it where the CPU has units for it.")
+    enable_serialization_as_tensor_content: bool = setting(
+        False, "Answer Predict with tensor_content rather than with typed fields."
+    )
+    prefer_tflite_model: bool = setting(
+        False, "Serve a version that ships model.tflite by TensorFlow Lite."
+    )
+    num_tflite_pools: int = setting(
+        available_processors(), "Interpreters of a version, with a thread each."
+    )
+    start_with_what_loads: bool = setting(
+        False,
+        "Open the ports once every model has been tried, and serve those that loaded; else wait, or"
+        " fail.",
+        group="Whisker's own",
+    )
+    verify_digests: bool = setting(
         False,
         "Load only versions that are what was published: files, number and class names as"
-        " assets.extra/whisker.json says (Whisker's own flag).",
+        " assets.extra/whisker.json says.",
     )
-    xnnpack: bool = _flag(False, "Run the network of Whisker's own models in XNNPACK.")
-    bind_all: bool = _flag(False, "Listen on all interfaces; else on the loopback interface only.")
-    ports_file: str = _flag(
+    xnnpack: bool = setting(False, "Run the network of Whisker's own models in XNNPACK.")
+    bind_all: bool = setting(
+        False, "Listen on all interfaces; else on the loopback interface only."
+    )
+    ports_file: str = setting(
         "",
         "Listen on free ports instead of --port and --rest_api_port, and write them here as JSON"
         " once ready.",
     )
-    demo_page: bool = _flag(
+    demo_page: bool = setting(
         False, "Serve a page to try a model with pictures, at / of the REST port."
     )
 
@@ -177,11 +188,12 @@ class UnreadableValue(Exception):
     """A flag that exists got a value that it cannot have."""
 
 
-def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
+def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdout) -> Flags:
     """Reads the command line.
 
     Args:
         arguments: what follows the program's name.
+        description: what usage begins with.
         output: where usage and versions are printed, as the real server prints them on standard
             output.
 
@@ -189,7 +201,7 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
         SystemExit: 0 after ``--version``; 255 after ``--help`` or a value that cannot be read.
     """
     if arguments and arguments[0] == "--help":
-        output.write(usage())
+        output.write(usage(description))
         raise SystemExit(EXIT_START_FAILED)
     values: dict[str, Any] = {}
     unknown = []
@@ -204,7 +216,7 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
         try:
             pair = _read(argument)
         except UnreadableValue as error:
-            output.write(f"{error}\n{usage()}")
+            output.write(f"{error}\n{usage(description)}")
             raise SystemExit(EXIT_START_FAILED) from None
         if pair:
             values[pair[0]] = pair[1]
@@ -214,27 +226,20 @@ def parse(arguments: Sequence[str], output: TextIO = sys.stdout) -> Flags:
         if values.pop(name, done_anyhow) != done_anyhow:
             output.write(f"warning: --{name} has no effect here: {reason}\n")
     if unknown:
-        output.write("".join(f"unknown argument: {argument}\n" for argument in unknown) + usage())
+        output.write(
+            "".join(f"unknown argument: {argument}\n" for argument in unknown) + usage(description)
+        )
     return Flags(**values)
 
 
-def usage() -> str:
-    """Lists every flag with its default, type and meaning."""
-    lines = [_usage_line(flag.name, flag.default, flag.metadata["help"]) for flag in fields(Flags)]
-    ignored = [_usage_line(name, default, reason) for name, (default, reason) in _NO_EFFECT.items()]
-    return (
-        "usage: python -m serving.server --model_base_path=/absolute/path [--name=value ...]\n  "
-        " or: python -m serving.server --model_config_file=/absolute/path/models.config"
-        " [--name=value ...]\nA local server with the flags and protocols of"
-        " tensorflow_model_server. It serves the versions in a"
-        " folder,\n<model_base_path>/<number>/saved_model.pb, and listens on this machine"
-        f" only.\nFlags:\n{''.join(lines)}Accepted with a warning, as they cannot mean anything"
-        f" here:\n{''.join(ignored)}"
-    )
-
-
-def _usage_line(name: str, default: object, text: str) -> str:
-    return f"\t{f'--{name}={_text(default)}':<48}\t{type(default).__name__}\t{text}\n"
+def usage(description: str) -> str:
+    """Lists every flag with its default and meaning, after what the server is."""
+    rows = [
+        (group, flag.name, flag.default, flag.metadata["help"]) for group, flag in grouped(Flags)
+    ]
+    ignored = "Accepted with a warning, as they cannot mean anything here"
+    rows += [(ignored, name, default, reason) for name, (default, reason) in _NO_EFFECT.items()]
+    return help_page(description, rows) + "\n"
 
 
 def _read(argument: str) -> tuple[str, _Value] | None:
@@ -269,7 +274,3 @@ def _read(argument: str) -> tuple[str, _Value] | None:
 def _defaults() -> dict[str, _Value]:
     own: dict[str, _Value] = {flag.name: flag.default for flag in fields(Flags)}  # type: ignore[misc]
     return own | {name: default for name, (default, _) in _NO_EFFECT.items()}
-
-
-def _text(default: object) -> str:
-    return str(default).lower() if isinstance(default, bool) else repr(default).replace("'", '"')

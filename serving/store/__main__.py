@@ -1,12 +1,18 @@
 """Shows what is in a model store and what is live, and changes it.
 
-python -m serving.store list --model_dir=models
-python -m serving.store show 3
-python -m serving.store publish exported_model
-python -m serving.store promote 3 --server=localhost:8500
-python -m serving.store rollback --server=localhost:8500
-python -m serving.store prune --keep=5
-python -m serving.store check [models.config]
+  whisker-store list --model_dir=models
+  whisker-store promote 3 --server=localhost:8500
+  whisker-store prune --keep=5
+
+  list                   which versions there are, and which of them is live
+  show N                 all that is known of a version
+  publish DIR            add a SavedModel as the next version
+  promote N              make a version live
+  rollback               make the version live that was so before
+  prune                  delete old versions
+  check [models.config]  find what would keep a server from serving it
+
+With --server, promote and rollback take a running server along.
 """
 
 import json
@@ -101,7 +107,7 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
         f"published version {published.number}: {published.path}",
         "it is not live"
         + ("" if judged else ", and no gate has compared it with what is (gate: off)"),
-        f"make it live with: python -m serving.store promote {published.number} {_same_store()}",
+        f"make it live with: whisker-store promote {published.number} {_same_store()}",
     ]
 
 

@@ -131,7 +131,7 @@ def verify(folder: Path, version: int, place: str) -> None:
     if MANIFEST_FILE not in files:
         raise DigestError(
             f"{place} has no {MANIFEST_FILE}, so that nothing tells whether it is whole: publish"
-            " the model with python -m serving.store publish, which writes digests"
+            " the model with whisker-store publish, which writes digests"
         )
     with disk_errors(files[MANIFEST_FILE]):
         content = files[MANIFEST_FILE].read_bytes()

@@ -15,7 +15,8 @@ PACKAGES = ("whisker_ml", "trainer", "serving")
 
 def purpose(file):
     """The first sentence of a module's docstring."""
-    text = " ".join(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))).split())
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    text = " ".join(text.partition("\n\n")[0].split())
     return re.split(r"(?<=[.])\s+(?=[A-Z`])", text)[0].removesuffix(".")
 
 

@@ -1,21 +1,22 @@
-"""docs/flags.md lists the flags of `trainer.task`; `python -m tests.docs.test_flags` writes it."""
+"""docs/flags.md lists the flags of `whisker-train`; `python -m tests.docs.test_flags` writes it."""
 
-import dataclasses
+import itertools
 from pathlib import Path
 
 from trainer.config import Config
+from whisker_ml import cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "flags.md"
 
 
 def page():
-    lines = ["# Flags of `trainer.task`", "", "| flag | default | meaning |", "|---|---|---|"]
-    for setting in dataclasses.fields(Config):
-        default = setting.default
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
-        choices = "|".join(filter(None, setting.metadata["choices"])).replace("|", ", ")
-        meaning = setting.metadata["help"] + (f" ({choices})" if choices else "")
-        lines.append(f"| `--{setting.name}` | {f'`{shown}`' if shown else ''} | {meaning} |")
+    lines = ["# Flags of `whisker-train`"]
+    for group, settings in itertools.groupby(cli.grouped(Config), key=lambda pair: pair[0]):
+        lines += ["", f"## {group}", "", "| flag | default | meaning |", "|---|---|---|"]
+        for _, setting in settings:
+            shown = cli.written(setting.default)
+            meaning = cli.meaning(setting.metadata["help"], setting.metadata["choices"])
+            lines.append(f"| `--{setting.name}` | {f'`{shown}`' if shown else ''} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

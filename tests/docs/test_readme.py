@@ -251,17 +251,17 @@ def test_python_lines_print_an_accuracy(outputs):
 
 
 def test_folder_is_looked_at_frozen_and_converted(outputs, checkout):
-    assert "1 groups" not in output(outputs, "trainer.data scan")
-    assert "0 groups of pictures that look the same" in output(outputs, "trainer.data scan")
+    assert "1 groups" not in output(outputs, "whisker-data scan")
+    assert "0 groups of pictures that look the same" in output(outputs, "whisker-data scan")
     assert f"frozen in {Path('my_pictures/ledger.json')}, digest" in output(
-        outputs, "trainer.data split"
+        outputs, "whisker-data split"
     )
-    assert "50 pictures in my_shards" in output(outputs, "trainer.data convert")
+    assert "50 pictures in my_shards" in output(outputs, "whisker-data convert")
     assert (checkout / "my_shards" / "shards.json").is_file()
 
 
 def test_asking_the_store_answers_every_picture(outputs):
-    answers = output(outputs, "serving.predict --model_dir")
+    answers = output(outputs, "whisker-predict --model_dir")
     assert len(re.findall(r"my_pictures/cats/\d+\.jpg", answers)) == 25
 
 
@@ -270,13 +270,13 @@ def test_logical_replicas_work(outputs):
 
 
 def test_dry_run_prints_a_job(outputs):
-    assert "workerPoolSpecs:" in output(outputs, "trainer.submit --dry_run")
+    assert "workerPoolSpecs:" in output(outputs, "whisker-submit --dry_run")
 
 
 @pytest.fixture(scope="module")
 def ports(outputs, checkout):  # noqa: ARG001
     """Those of the server that README starts, on the model that README trains."""
-    command = block("serving.server --port").text.replace(
+    command = block("whisker-serve --port").text.replace(
         "--port=8500 --rest_api_port=8501", "--ports_file=ports.json"
     )
     server = subprocess.Popen(
@@ -296,7 +296,7 @@ def ports(outputs, checkout):  # noqa: ARG001
 
 @pytest.mark.usefixtures("outputs")
 def test_store_lines_say_what_is_live_and_that_all_is_well(checkout):
-    said = execute(checkout, "sh", block("serving.store list").text)
+    said = execute(checkout, "sh", block("whisker-store list").text)
     assert re.search(r"^ +1  live  stable  ", said, re.MULTILINE)
     assert "all well" in said
 

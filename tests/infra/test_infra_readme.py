@@ -62,14 +62,14 @@ def test_make_targets_that_the_page_names_exist():
 @pytest.mark.parametrize("name", ["vertex/job.yaml", "kubernetes/train.yaml"])
 def test_job_file_is_what_the_page_s_command_prints(tmp_path, name):
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-    submits = [block for block in blocks if "trainer.submit" in block]
+    submits = [block for block in blocks if "whisker-submit" in block]
     (command,) = (
         block
         for block in submits
         if ("--platform=kubernetes" in block) == name.startswith("kubernetes")
     )
     printed = tmp_path / "job.yaml"
-    command = command.replace(".venv/bin/python", f"'{sys.executable}'").replace(
+    command = command.replace(".venv/bin", f"'{Path(sys.executable).parent}'").replace(
         "job.yaml", f"'{printed}'"
     )
     subprocess.run(

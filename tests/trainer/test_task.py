@@ -1,10 +1,14 @@
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from trainer.config import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,9 +47,14 @@ def test_wrong_use_ends_with_one_line_and_exit_code_2(argument, message):
 def test_help_shows_every_setting_and_ends_with_0():
     ended = task("--help")
     assert ended.returncode == 0
-    assert "python -m trainer.task --data=my_pictures" in ended.stdout
-    assert "<plain|augmented|preprocessed|transfer>: model to train" in ended.stdout
-    assert "--model_dir: model store to publish to" in ended.stdout
+    groups = re.findall(r"^(\S.*):$", ended.stdout, re.MULTILINE)[1:]
+    assert groups == ["Data", "Model", "Devices", "Run", "Publish", "Every command"]
+    shown = re.findall(r"^  --(\w+)=", ended.stdout, re.MULTILINE)
+    assert shown[:6] == ["data", "variant", "model_dir", "recipe", "split", "run_dir"]
+    names = [setting.name for setting in fields(Config)]
+    assert sorted(shown) == sorted([*names, "flagfile", "verbosity"])
+    one_line = " ".join(ended.stdout.split())
+    assert "model to train (plain, augmented, preprocessed, transfer)" in one_line
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,13 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Submission:
-    """Where, on what, for how long and for how much a run goes on: every flag of `trainer.submit`.
+    """Where, on what, for how long and for how much a run goes on: every flag of `whisker-submit`.
 
     Raises:
         ConfigError: a value cannot work; the text names the flag, the value and what is expected.
     """
 
-    project: str = setting("", "Google Cloud project that pays")
+    project: str = setting("", "Google Cloud project that pays", group="Job")
     region: str = setting("", "where the job runs, such as us-central1")
     image_uri: str = setting(
         "", "container image that holds the trainer, by digest; with --build by name and tag"

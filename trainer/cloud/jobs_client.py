@@ -168,18 +168,13 @@ class Jobs:
         """
         if job.isdigit():
             return f"{self.parent}/customJobs/{job}"
-        raise ConfigError(
-            f"{job}: expected the number of a job; python -m trainer.jobs list shows them"
-        )
+        raise ConfigError(f"{job}: expected the number of a job; whisker-jobs list shows them")
 
     def command(self, verb: str, name: str) -> str:
         """The command line that does something with a job."""
         *_, region, _, number = name.split("/")
         endpoint = f" --api_endpoint={self.api_endpoint}" if self.api_endpoint else ""
-        return (
-            f"python -m trainer.jobs {verb} {number} --project={self.project}"
-            f" --region={region}{endpoint}"
-        )
+        return f"whisker-jobs {verb} {number} --project={self.project} --region={region}{endpoint}"
 
     def _call(self, method: str, **arguments: Any) -> Any:
         with mapped_errors(self.project):

@@ -122,7 +122,7 @@ def send(
         job, new = jobs.submit(job)
     except KeyboardInterrupt as interrupt:
         raise CloudError(
-            "interrupted while sending: the job may be there; see python -m trainer.jobs list "
+            "interrupted while sending: the job may be there; see whisker-jobs list "
             f"--project={submission.project} --region={submission.region}"
         ) from interrupt
     if new:

@@ -1,11 +1,15 @@
 """Looks at a folder of pictures, and freezes which of them train and which test; the pictures stay
 as they are.
 
-python -m trainer.data scan my_pictures --out=scan.json
-python -m trainer.data split my_pictures --split=hold_out
-python -m trainer.data extend my_pictures
-python -m trainer.data suspects my_pictures --out=suspects.html
-python -m trainer.data convert my_pictures --out=gs://my-bucket/shards
+  whisker-data scan my_pictures --out=scan.json
+  whisker-data split my_pictures --split=hold_out
+  whisker-data convert my_pictures --out=gs://my-bucket/shards --shrink=256
+
+  scan      count the pictures; find damaged, odd and near-duplicate ones
+  split     freeze which picture is in which split, in ledger.json
+  extend    assign pictures that were added since; none moves
+  suspects  find pictures whose label looks wrong
+  convert   write a frozen split as TFRecord shards
 """
 
 import json
@@ -61,8 +65,8 @@ def main() -> None:
     cli.define(
         "split",
         "given",
-        "split: given, hold_out (as in trainer.task), or percentages of train, validation and test:"
-        " 70,15,15",
+        "split: given, hold_out (as in whisker-train), or percentages of train, validation and"
+        " test: 70,15,15",
     )
     cli.define_settings(Config, only=_SETTINGS)
     cli.run(_run)

@@ -1,4 +1,4 @@
-"""What `trainer.data scan` finds in a folder of pictures; near-duplicates."""
+"""What `whisker-data scan` finds in a folder of pictures; near-duplicates."""
 
 import hashlib
 import io

@@ -170,8 +170,7 @@ def convert(folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int) 
     ledger = splits.read_frozen(folder)
     if ledger is None:
         raise DataError(
-            f"{folder}: has no ledger.json; freeze the split first: python -m trainer.data split"
-            f" {folder}"
+            f"{folder}: has no ledger.json; freeze the split first: whisker-data split {folder}"
         )
     if folder.is_file():  # CSV, whose paths are relative to it
         folder = folder.parent

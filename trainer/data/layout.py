@@ -275,7 +275,7 @@ def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
     raise DataError(
         f"--data={folder}: {some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
         " folders, like a group of classes; take the lowest folders as classes with"
-        f" python -m trainer.task --data={data} --classes=leaves{one_of_them}"
+        f" whisker-train --data={data} --classes=leaves{one_of_them}"
     )
 
 

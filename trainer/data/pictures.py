@@ -173,9 +173,7 @@ def assign(
     changed = splits.changes_since(before, pictures.found, hashes)
     if changed.removed or changed.altered:
         remedy = (
-            "convert anew"
-            if pictures.stored
-            else f"or run python -m trainer.data extend {pictures.data}"
+            "convert anew" if pictures.stored else f"or run whisker-data extend {pictures.data}"
         )
         raise DataError(
             f"{file}: since the split was frozen, pictures have changed:"
@@ -184,7 +182,7 @@ def assign(
     logger.info(f"split frozen in {file} ({before.protocol})")
     if changed.added:
         logger.info(
-            f"{changed} since then: not used; python -m trainer.data extend {pictures.data}"
+            f"{changed} since then: not used; whisker-data extend {pictures.data}"
             " assigns what was added"
         )
     return replace(

@@ -278,7 +278,7 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
         return (
             f"{against}, which is live, was trained on or chosen by {live.trained_on:,} of the"
             f" {n:,} test pictures, so that they cannot compare the two; keep test pictures apart"
-            " with python -m trainer.data split and extend"
+            " with whisker-data split and extend"
         )
     compared = record["comparison"]
     if compared is None:

@@ -1,4 +1,6 @@
 import io
+import re
+from dataclasses import fields
 
 import pytest
 
@@ -7,7 +9,7 @@ from serving.server.flags import Flags, parse
 
 def read(*arguments):
     output = io.StringIO()
-    return parse(arguments, output), output.getvalue()
+    return parse(arguments, "what this is", output), output.getvalue()
 
 
 def test_no_arguments_give_the_defaults_of_the_real_server_and_print_nothing():
@@ -55,7 +57,7 @@ def test_unknown_arguments_are_printed_with_usage_and_left_out():
     assert unknown == [
         f"unknown argument: {name}" for name in ("--colour=red", "--port", "9000", "-port=1")
     ]
-    assert "\t--model_base_path=" in printed
+    assert "\n  --model_base_path=" in printed
 
 
 @pytest.mark.parametrize(
@@ -73,29 +75,34 @@ def test_unknown_arguments_are_printed_with_usage_and_left_out():
 def test_value_that_cannot_be_read_ends_with_usage_and_255(argument):
     output = io.StringIO()
     with pytest.raises(SystemExit) as end:
-        parse([argument], output)
+        parse([argument], "what this is", output)
     assert end.value.code == 255
     name, _, value = argument.removeprefix("--").partition("=")
     assert output.getvalue().startswith(
         f"Couldn't interpret value {value} for flag {name}: expected "
     )
-    assert "usage: " in output.getvalue()
+    assert "\nwhat this is\n" in output.getvalue()
 
 
 def test_help_prints_usage_and_ends_with_255():
     output = io.StringIO()
     with pytest.raises(SystemExit) as end:
-        parse(["--help"], output)
+        parse(["--help"], "whisker-serve\n\n  whisker-serve --port=1\n\nServes.", output)
     assert end.value.code == 255
-    assert output.getvalue().startswith("usage: ")
-    assert '--model_name="default"' in output.getvalue()
-    assert "--enable_batching=false" in output.getvalue()
+    assert output.getvalue().startswith("whisker-serve\n\n  whisker-serve --port=1\n\nServes.\n\n")
+    groups = re.findall(r"^(\S.*):$", output.getvalue(), re.MULTILINE)
+    assert groups[1:3] == ["gRPC", "REST"]
+    assert groups[-1].startswith("Accepted with a warning")
+    shown = re.findall(r"^  --(\w+=\S*)", output.getvalue(), re.MULTILINE)
+    assert shown[0] == "port=8500"
+    assert len(shown) == len(fields(Flags)) + 13
+    assert {"model_name=default", "enable_batching=false", "num_load_threads=0"} <= set(shown)
 
 
 def test_version_prints_two_lines_and_ends_with_0():
     output = io.StringIO()
     with pytest.raises(SystemExit) as end:
-        parse(["--port=1", "--version"], output)
+        parse(["--port=1", "--version"], "", output)
     assert end.value.code == 0
     first, second = output.getvalue().splitlines()
     assert first.startswith("TensorFlow ModelServer: ")

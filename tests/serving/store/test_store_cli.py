@@ -1,4 +1,4 @@
-"""The command `python -m serving.store`, as a person sees it."""
+"""The command `whisker-store`, as a person sees it."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_versions_are_published_listed_promoted_rolled_back_and_pruned(
     flags: list[str], saved_model: Path
 ) -> None:
     lines = run("publish", str(saved_model), *flags).stdout.splitlines()
-    assert lines[-1].startswith("make it live with: python -m serving.store promote 3 --model_dir=")
+    assert lines[-1].startswith("make it live with: whisker-store promote 3 --model_dir=")
     ended = run("promote", "3", *flags)
     assert ended.stdout.startswith("version 3 of whisker is live, after ")
     assert "a server that runs has not been told" in ended.stdout

@@ -148,7 +148,7 @@ def test_a_manifest_that_is_no_json_is_refused_before_a_number_is_claimed_and_in
 def test_a_folder_without_a_manifest_is_told_how_to_get_one(saved_model: Path) -> None:
     with pytest.raises(
         DigestError,
-        match=r"^gs://b/1 has no assets\.extra/whisker\.json, .* serving\.store publish",
+        match=r"^gs://b/1 has no assets\.extra/whisker\.json, .* whisker-store publish",
     ):
         verify(saved_model, 1, "gs://b/1")
 

@@ -197,7 +197,7 @@ def test_watched_job_that_fails_names_its_reason_and_its_log(service, jobs):
     assert (
         str(error.value)
         == "the job failed: The replica workerpool0-0 exited with a non-zero status of 2.; its"
-        " log: python -m trainer.jobs logs 1000 --project=my-project --region=us-central1"
+        " log: whisker-jobs logs 1000 --project=my-project --region=us-central1"
         f" --api_endpoint={service.url}"
     )
 
@@ -213,7 +213,7 @@ def test_token_that_cannot_be_renewed_ends_watching_and_says_that_the_job_goes_o
     service.fail("GetCustomJob", Code.UNAUTHENTICATED, times=2)
     with pytest.raises(
         SignInError,
-        match="credentials that work; .*the job may go on, come back with python -m trainer",
+        match="credentials that work; .*the job may go on, come back with whisker-jobs watch",
     ):
         watch(jobs, name)
     assert service.calls.count("GetCustomJob") == 2
@@ -238,10 +238,8 @@ def test_interrupt_asks_whether_to_cancel(service, jobs, answer, state):
     else:
         code, lines = watch(jobs, name, ask=ask, pause=interrupt)
         assert code == 130
-        assert lines[1].startswith(
-            "the job goes on; come back with python -m trainer.jobs watch 1000"
-        )
-        assert lines[2].startswith("end it with python -m trainer.jobs cancel 1000")
+        assert lines[1].startswith("the job goes on; come back with whisker-jobs watch 1000")
+        assert lines[2].startswith("end it with whisker-jobs cancel 1000")
     assert asked == ["\ncancel the job? [y/N] "]
     assert service.jobs[0].state.name == f"JOB_STATE_{state}"
 
@@ -308,6 +306,6 @@ def test_without_credentials_the_cure_is_named(monkeypatch, tmp_path):
 def test_job_is_named_by_its_number(jobs):
     assert jobs.name("12") == "projects/my-project/locations/us-central1/customJobs/12"
     with pytest.raises(
-        ConfigError, match="x: expected the number of a job; python -m trainer.jobs list shows them"
+        ConfigError, match="x: expected the number of a job; whisker-jobs list shows them"
     ):
         jobs.name("x")

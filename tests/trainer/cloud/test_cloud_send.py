@@ -49,7 +49,7 @@ def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeyp
         logged() as lines,
         pytest.raises(
             CloudError,
-            match="the job may be there; see python -m trainer.jobs list --project=my-project",
+            match="the job may be there; see whisker-jobs list --project=my-project",
         ),
     ):
         send.send(asked, Config(), [])

@@ -215,7 +215,7 @@ def test_folders_of_class_folders_are_told_with_what_to_give_instead(
         find(tmp_path)
     text = str(error.value)
     assert f"{groups} only folders" in text
-    assert f"python -m trainer.task --data={tmp_path} --classes=leaves" in text
+    assert f"whisker-train --data={tmp_path} --classes=leaves" in text
     assert text.endswith(f"--data={tmp_path}{deeper}")
     assert "\n" not in text
 

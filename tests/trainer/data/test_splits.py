@@ -303,9 +303,7 @@ def test_training_says_what_was_added_and_does_not_use_it(folder):
     (folder / "cats" / "new.jpg").write_bytes(draw("cats", 100))
     ledger, lines = assigned(folder)
     assert ledger == read_frozen(folder)
-    assert lines[1].startswith(
-        "1 added (cats/new.jpg) since then: not used; python -m trainer.data extend"
-    )
+    assert lines[1].startswith("1 added (cats/new.jpg) since then: not used; whisker-data extend")
 
 
 def test_training_on_altered_or_removed_pictures_is_refused(folder):

@@ -107,7 +107,7 @@ def test_live_version_that_knows_the_test_pictures_is_no_measure():
     assert (found["verdict"], found["passed"], found["comparison"]) == ("unfair", False, None)
     assert (
         "version 4, which is live, was trained on or chosen by 31 of the 400 test pictures, so that"
-        " they cannot compare the two; keep test pictures apart with python -m trainer.data split"
+        " they cannot compare the two; keep test pictures apart with whisker-data split"
         " and extend; --gate=off" in found["sentence"]
     )
 
