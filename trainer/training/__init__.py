@@ -118,7 +118,7 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         head=HEADS[config.head or "notebook"],
     )
     with devices.strategy.scope():
-        model = make(weights=weights, precision=devices.precision)
+        model = make(weights=weights, precision=devices.precision, for_training=True)
     clock.stop("data")
     stages = Stages(
         config,
@@ -151,7 +151,8 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
             chosen = history.best_epoch(chosen)
     clock.stop("train")
     single = model
-    if not devices.is_single or devices.precision != "float32":
+    backbone = VARIANTS[config.variant].backbone
+    if not (backbone and devices.is_single and devices.precision == "float32"):
         single = make()
         copy_variables(model, single)
     return Trained(
@@ -160,7 +161,7 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         history,
         chosen,
         {"total": model.count_params(), "trainable": trainable_parameters(model)},
-        describe_layers(model),
+        describe_layers(model if backbone else single),
         stages.steps(history),
         *_predictors(config, single, data.examples, features),
     )

@@ -44,6 +44,28 @@ def test_relu_after_the_pool_is_the_same_function_as_before_it(models):
     np.testing.assert_allclose(models["plain"](pixels), x, rtol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["plain", "preprocessed"])
+def test_model_for_training_has_the_same_variables_and_the_same_function(variant):
+    keras.utils.set_random_seed(0)
+    trained = build(variant, 32, Objective(2), seed=0, for_training=True)
+    keras.utils.set_random_seed(0)
+    published = build(variant, 32, Objective(2), seed=0)
+    for one, other in zip(trained.variables, published.variables, strict=True):
+        np.testing.assert_array_equal(one.value, other.value)
+        if one.name == "bias":
+            one.assign(np.linspace(-1, 1, one.shape[0]))
+    copy_variables(trained, published)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    found = []
+    for model in (trained, published):
+        with tf.GradientTape() as tape:
+            logits = model(pixels, training=False)
+        gradients = tape.gradient(logits, [each.value for each in model.trainable_variables])
+        found.append([logits, *gradients])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
+
+
 def test_untrained_model_on_scaled_inputs_knows_nothing(models):
     # A sigmoid under a from-logits loss, as in the notebook, begins at 0.724: (-ln s(0.5) - ln(1 -
     # s(0.5))) / 2.
