@@ -8,14 +8,15 @@ import os
 import platform
 import signal
 import sys
-import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
+from absl.logging import converter
 
 from whisker_ml.errors import (
     EXIT_DEFECT,
@@ -26,8 +27,7 @@ from whisker_ml.errors import (
     WhiskerError,
 )
 from whisker_ml.processors import available_processors
-
-_SILENT = "3"
+from whisker_ml.terminal import foreign_lines_kept_back, print_line
 
 _PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
     float: lambda minimum: flags.FloatParser(lower_bound=minimum),
@@ -160,8 +160,11 @@ def settings(
 
 
 def given_flags(kind: type) -> list[str]:
-    """Lists the settings that stand on this command line, as ``--name=value``, to be forwarded."""
-    given = (flags.FLAGS[field.name] for field in dataclasses.fields(kind))
+    """Lists the settings that stand on this command line, and --verbosity, as ``--name=value``, to
+    be forwarded.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = (flags.FLAGS[name] for name in [*names, "verbosity"])
     return [
         f"--{flag.name}={str(flag.value).lower() if flag.boolean else flag.value}"
         for flag in given
@@ -169,13 +172,25 @@ def given_flags(kind: type) -> list[str]:
     ]
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL (0 to 2) asks
-    for it.
+def import_tensorflow(verbosity: int = absl_logging.FATAL) -> None:
+    """Imports TensorFlow, and shows of its log, and of those of other libraries, what --verbosity
+    says; for entry points alone.
 
-    Its first lines go to standard error before any log level is looked at; they are kept back, and
-    shown only where the import fails. For entry points alone.
+    What TF_CPP_MIN_LOG_LEVEL says does not count: many set it to have less of that log than
+    TensorFlow shows by itself.
+
+    Args:
+        verbosity: absl's, where --verbosity is not given: FATAL: errors of Python's libraries
+            alone; WARNING: also TensorFlow's, and warnings; INFO or more: everything.
     """
+    if flags.FLAGS["verbosity"].present:
+        verbosity = flags.FLAGS["verbosity"].value
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(converter.absl_to_cpp(verbosity))
+    absl_logging.set_verbosity(max(verbosity, absl_logging.ERROR))
+    level = converter.absl_to_standard(absl_logging.get_verbosity())
+    logging.getLogger("tensorflow").setLevel(level)
+    if verbosity < absl_logging.WARNING and not sys.warnoptions:
+        warnings.simplefilter("ignore")
     if sys.platform == "linux" and platform.machine() == "x86_64":
         # Without AVX512 TensorFlow leaves its oneDNN kernels off: a training step of `plain` then
         # takes 1.38 s instead of 0.58 s (measured on 2 AVX2 cores). A value that is set wins.
@@ -183,23 +198,9 @@ def import_tensorflow() -> None:
     # TensorFlow knows of affinity, but not of a container's limit.
     for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(pool, str(available_processors()))
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _SILENT) != _SILENT:
-        return
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            importlib.import_module("tensorflow")
-        except BaseException:
-            chatter.seek(0)
-            os.write(standard_error, chatter.read())
-            raise
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
+    # Its first lines go to standard error before any log level is looked at.
+    with foreign_lines_kept_back():
+        importlib.import_module("tensorflow")
 
 
 class _PlainLines(logging.Handler):
@@ -210,7 +211,7 @@ class _PlainLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        print(self.format(record), file=stream, flush=True)
+        print_line(self.format(record), stream)
 
 
 def show_log() -> None:
@@ -255,7 +256,7 @@ def _guarded(
         name = error.name or ""
         known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
         if known is None:
-            traceback.print_exc()
+            print_line(traceback.format_exc().rstrip(), sys.stderr)
             return EXIT_DEFECT
         _say(str(MissingExtra(name, extra or known)))
         return EXIT_USAGE
@@ -268,10 +269,10 @@ def _guarded(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception:
-        traceback.print_exc()
+        print_line(traceback.format_exc().rstrip(), sys.stderr)
         _say("this is a defect of Whisker: please report it with the lines above")
         return EXIT_DEFECT
 
 
 def _say(text: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+    print_line(f"{Path(sys.argv[0]).name}: error: {text}", sys.stderr)

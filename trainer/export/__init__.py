@@ -1,5 +1,6 @@
 """Export: the SavedModel that takes picture bytes and answers labels. `write` is the front door."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from trainer.export import saved_model
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
+
+logger = logging.getLogger(__name__)
 
 # Test pictures that are timed in this process.
 _TIMED = 20
@@ -54,6 +57,7 @@ def write(
         trained: the model.
         judged: says the temperature.
     """
+    logger.info("exporting the model")
     folder, checkpoint = session.folder.file("export"), session.folder.file("model.keras")
     answer = saved_model.export(
         trained.model,

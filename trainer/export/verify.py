@@ -4,6 +4,7 @@ whole test set.
 
 import base64
 import json
+import logging
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ from trainer.errors import VerificationError
 from trainer.export.saved_model import size_bytes
 from whisker_ml import contract, storage
 from whisker_ml.files import is_address
+from whisker_ml.terminal import progress
+
+logger = logging.getLogger(__name__)
 
 # How far a served probability may be from the trained model's, by the device that computed the
 # latter. The server computes on the CPU. Two CPU kernels add up in another order: 2e-7 was
@@ -101,6 +105,7 @@ def serve(path: str, what: str, fix: str = "") -> Iterator[Served]:
             version.symlink_to(Path(path).resolve())
         session = Path(scratch, "session.config")
         session.write_text(_NO_GPU, encoding="utf-8")
+        logger.info("starting a local server for %s", what)
         start = time.perf_counter()
         try:
             server = running.enter_context(
@@ -135,7 +140,8 @@ def ask(served: Served, expected: Expected) -> list[Prediction]:
     """
     answers = []
     encoded = (expected.read(picture.path) for picture in expected.pictures)
-    for picture, answer in zip(expected.pictures, served.client.predict_many(encoded), strict=True):
+    asked = progress(expected.pictures, desc="asking the server", unit=" pictures")
+    for picture, answer in zip(asked, served.client.predict_many(encoded), strict=True):
         if isinstance(answer, ClientError):
             raise VerificationError(
                 f"{picture.path}: the served model does not answer: {answer}; nothing was published"
