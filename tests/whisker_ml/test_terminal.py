@@ -108,7 +108,7 @@ def test_what_other_libraries_write_is_shown_for_an_explicit_flag_alone():
 
 
 def test_training_export_and_serving_are_quiet(tmp_path):
-    pictures = write_pictures(tmp_path / "pictures", per_class=20)
+    pictures = write_pictures(tmp_path / "pictures", per_class=10)
     training = Terminal(
         "-m",
         "trainer.task",
