@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING
 from absl import flags
 
 from serving import connection_flags
-from whisker_ml import cli, contract
+from whisker_ml import cli, contract, terminal
 from whisker_ml.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     Answered = tuple[str, str | bytes | ClientError, Prediction | ClientError]
 
 _STANDARD_INPUT = "-"
-_LONG_S = 2.0  # of work, from which on a progress bar is worth its line
 
 
 class Stopped(WhiskerError):
@@ -271,9 +270,7 @@ def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answ
     # Lines that come on a terminal are progress enough, and a bar would tear them.
     if not sys.stderr.isatty() or (sys.stdout.isatty() and not quiet):
         return answers
-    from tqdm import tqdm
-
-    return tqdm(answers, unit=" pictures", delay=_LONG_S, leave=False)
+    return terminal.progress(answers, unit=" pictures", delay=terminal.LONG_S)
 
 
 @contextmanager

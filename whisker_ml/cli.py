@@ -11,15 +11,16 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
+from absl.logging import converter
 
 from whisker_ml.errors import (
     EXIT_DEFECT,
@@ -30,8 +31,7 @@ from whisker_ml.errors import (
     WhiskerError,
 )
 from whisker_ml.processors import available_processors
-
-_SILENT = "3"
+from whisker_ml.terminal import foreign_lines_kept_back, print_line
 
 # In --help: how many flags come first, the heading of those without a group, and the column of
 # what they mean.
@@ -49,7 +49,7 @@ _LOGGERS = ("trainer", "serving", "whisker_ml")
 # absl's own flags that are of use.
 _ABSL_ROWS = [
     ("Every command", "flagfile", "", "file with more flags, one a line"),
-    ("Every command", "verbosity", -1, "other packages' log: -1: warnings; 0: more; 1: all"),
+    ("Every command", "verbosity", "", "other packages' log: -1: warnings; 0: all; empty: none"),
 ]
 
 Settings = TypeVar("Settings")
@@ -193,8 +193,11 @@ def settings(
 
 
 def given_flags(kind: type) -> list[str]:
-    """Lists the settings that stand on this command line, as ``--name=value``, to be forwarded."""
-    given = (flags.FLAGS[field.name] for field in dataclasses.fields(kind))
+    """Lists the settings that stand on this command line, and --verbosity, as ``--name=value``, to
+    be forwarded.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = (flags.FLAGS[name] for name in [*names, "verbosity"])
     return [f"--{flag.name}={written(flag.value)}" for flag in given if flag.present]
 
 
@@ -236,13 +239,25 @@ def help_page(description: str, rows: Iterable[tuple[str, str, Any, str]]) -> st
     )
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL (0 to 2) asks
-    for it.
+def import_tensorflow(verbosity: int = absl_logging.FATAL) -> None:
+    """Imports TensorFlow, and shows of its log, and of those of other libraries, what --verbosity
+    says; for entry points alone.
 
-    Its first lines go to standard error before any log level is looked at; they are kept back, and
-    shown only where the import fails. For entry points alone.
+    What TF_CPP_MIN_LOG_LEVEL says does not count: many set it to have less of that log than
+    TensorFlow shows by itself.
+
+    Args:
+        verbosity: absl's, where --verbosity is not given: FATAL: errors of Python's libraries
+            alone; WARNING: also TensorFlow's, and warnings; INFO or more: everything.
     """
+    if flags.FLAGS["verbosity"].present:
+        verbosity = flags.FLAGS["verbosity"].value
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(converter.absl_to_cpp(verbosity))
+    absl_logging.set_verbosity(max(verbosity, absl_logging.ERROR))
+    level = converter.absl_to_standard(absl_logging.get_verbosity())
+    logging.getLogger("tensorflow").setLevel(level)
+    if verbosity < absl_logging.WARNING and not sys.warnoptions:
+        warnings.simplefilter("ignore")
     if sys.platform == "linux" and platform.machine() == "x86_64":
         # Without AVX512 TensorFlow leaves its oneDNN kernels off: a training step of `plain` then
         # takes 1.38 s instead of 0.58 s (measured on 2 AVX2 cores). A value that is set wins.
@@ -250,23 +265,9 @@ def import_tensorflow() -> None:
     # TensorFlow knows of affinity, but not of a container's limit.
     for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(pool, str(available_processors()))
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _SILENT) != _SILENT:
-        return
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            importlib.import_module("tensorflow")
-        except BaseException:
-            chatter.seek(0)
-            os.write(standard_error, chatter.read())
-            raise
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
+    # Its first lines go to standard error before any log level is looked at.
+    with foreign_lines_kept_back():
+        importlib.import_module("tensorflow")
 
 
 class _PlainLines(logging.Handler):
@@ -277,7 +278,7 @@ class _PlainLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        print(self.format(record), file=stream, flush=True)
+        print_line(self.format(record), stream)
 
 
 def show_log() -> None:
@@ -337,7 +338,7 @@ def _guarded(
         name = error.name or ""
         known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
         if known is None:
-            traceback.print_exc()
+            print_line(traceback.format_exc().rstrip(), sys.stderr)
             return EXIT_DEFECT
         _say(str(MissingExtra(name, extra or known)))
         return EXIT_USAGE
@@ -347,7 +348,7 @@ def _guarded(
     except BrokenPipeError:
         return _without_reader()
     except Exception:
-        traceback.print_exc()
+        print_line(traceback.format_exc().rstrip(), sys.stderr)
         _say("this is a defect of Whisker: please report it with the lines above")
         return EXIT_DEFECT
 
@@ -360,4 +361,4 @@ def _without_reader() -> int:
 
 
 def _say(text: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+    print_line(f"{Path(sys.argv[0]).name}: error: {text}", sys.stderr)

@@ -27,21 +27,19 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        # By a way of its own: nothing of it is kept back with what TensorFlow writes there.
+        stream=os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"),
     )
     # A queue's put is safe in a signal handler; an event's set is not.
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stop.put(received))
     try:
-        import_tensorflow()
+        import_tensorflow(flags.verbosity)
         from serving.server.model_server import serve
     except ModuleNotFoundError as error:
         print(f"error: {MissingExtra(error.name or 'tensorflow', 'server')}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    logging.getLogger("tensorflow").setLevel(
-        logging.ERROR
-    )  # The loader's deprecation notice, at every load.
     try:
         clean = serve(flags, stop)
     except WhiskerError as error:

@@ -154,6 +154,9 @@ class Flags:
     demo_page: bool = setting(
         False, "Serve a page to try a model with pictures, at / of the REST port."
     )
+    verbosity: int = setting(
+        -3, "Log lines of TensorFlow and other libraries: 0 shows all, -1 warnings, -2 errors."
+    )
 
 
 # Flags of tensorflow_model_server that cannot mean anything here: the value that says what is done

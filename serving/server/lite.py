@@ -3,7 +3,6 @@
 import logging
 import queue
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,13 +11,13 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from absl import logging as absl_logging
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from serving.server.servable import SavedModel, Servable, one_line
 from serving.server.status import StatusError, invalid_argument
 from whisker_ml import contract
+from whisker_ml.terminal import foreign_lines_kept_back
 
 MODEL_FILE = "model.tflite"
 
@@ -40,16 +39,13 @@ class Interpreters:
         """
         self._idle: queue.SimpleQueue[tf.lite.Interpreter] = queue.SimpleQueue()
         try:
-            for _ in range(count):
-                with warnings.catch_warnings():
-                    # Deprecated in favour of the package ai-edge-litert, but part of every
-                    # TensorFlow allowed here.
-                    warnings.filterwarnings(
-                        "ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated"
-                    )
+            # Deprecated in favour of the package ai-edge-litert, but part of every TensorFlow that
+            # is allowed here; it names its delegate on standard error, whatever the log level is.
+            with foreign_lines_kept_back():
+                for _ in range(count):
                     interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
-                interpreter.allocate_tensors()
-                self._idle.put(interpreter)
+                    interpreter.allocate_tensors()
+                    self._idle.put(interpreter)
         except (ValueError, RuntimeError) as error:
             raise invalid_argument(
                 f"Cannot build Interpreter from buffer. {one_line(str(error))}"
@@ -353,12 +349,7 @@ def _convert(loaded: Any, size: int) -> bytes:
         )
 
     concrete = network.get_concrete_function()
-    verbosity = absl_logging.get_verbosity()
-    # It advises to name the owner of the variables, with which they would be no constants for
-    # XNNPACK to take over.
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
-    finally:
-        absl_logging.set_verbosity(verbosity)
+    # Without the owner of the variables, with which they would be no constants for XNNPACK to take
+    # over.
+    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
     return content

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from trainer.data.layout import Listing, Unused, not_used
 from trainer.data.ledger import Found, LeftOut
 from whisker_ml.formats import FORMATS, format_by_content, format_by_name
 from whisker_ml.processors import available_processors
+from whisker_ml.terminal import progress
 
 # Near-duplicates: pictures whose thumbnails are the same, mirrored or not.
 #
@@ -224,16 +224,8 @@ def look(
         ThreadPoolExecutor(available_processors()) as pool,
     ):
         looking = pool.map(examine, found)
-        # disable=None: a bar on a terminal, nothing in a log.
         results = list(
-            tqdm(
-                looking,
-                "looking at pictures",
-                len(found),
-                leave=False,
-                disable=None,
-                unit=" pictures",
-            )
+            progress(looking, desc="looking at pictures", total=len(found), unit=" pictures")
         )
     facts = [result for result in results if isinstance(result, Facts)]
     return facts, [result for result in results if isinstance(result, LeftOut)]

@@ -15,7 +15,6 @@ from typing import Any
 
 import tensorflow as tf
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from trainer.data import splits
 from trainer.data.ledger import SPLITS, Ledger, Picture
@@ -24,6 +23,7 @@ from trainer.errors import DataError
 from whisker_ml import files, storage
 from whisker_ml.files import is_address
 from whisker_ml.processors import available_processors
+from whisker_ml.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -197,11 +197,8 @@ def convert(folder: Path, place: ShardWriter, *, shard_bytes: int, shrink: int) 
             return shard.name, note
 
         with ThreadPoolExecutor(available_processors()) as pool:
-            # disable=None: a bar on a terminal, nothing in a log.
-            notes = tqdm(
-                pool.map(write, missing), "writing shards", len(missing), leave=False, disable=None
-            )
-            written |= dict(notes)
+            notes = pool.map(write, missing)
+            written |= dict(progress(notes, desc="writing shards", total=len(missing)))
         ledger = _as_written(ledger, written)
         index = {
             "format": _FORMAT,

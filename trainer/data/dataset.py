@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from trainer.config import Config
 from trainer.data import batches, sources, splits
@@ -24,6 +23,7 @@ from trainer.session import Session
 from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
 from whisker_ml import files
 from whisker_ml.formats import MAX_PIXELS
+from whisker_ml.terminal import progress
 
 # Decoded pixels, kept in memory or on disk where they fit: measured, before anything is
 # decoded.
@@ -224,8 +224,7 @@ def scan(
 
         dataset = tf.data.Dataset.range(len(found)).map(decode, num_parallel_calls=CALLS)
         dataset = make_ready(dataset.ignore_errors().batch(_SCANNED_AT_ONCE))
-    # disable=None: a bar on a terminal, nothing in a log.
-    with tqdm(desc="reading pictures", total=len(found), leave=False, disable=None) as bar:
+    with progress(desc="reading pictures", total=len(found), unit=" pictures") as bar:
         for indices, encoded, rows in dataset.as_numpy_iterator():
             for index, content in zip(indices, encoded, strict=True):
                 digests[index] = hashlib.sha256(content).hexdigest()

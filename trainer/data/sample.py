@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from trainer.data.drawing import Coat, Colour, Pen, Points, curve, knots, limb, mirrored, mix, oval
+from whisker_ml.terminal import progress
 
 Species = Literal["cats", "dogs"]
 
@@ -398,7 +399,9 @@ def write_sample(
             for species in get_args(Species):
                 target = staging / split / species
                 target.mkdir(parents=True)
-                for number in range(count):
+                for number in progress(
+                    range(count), desc=f"drawing {split} {species}", unit=" pictures"
+                ):
                     name = f"{species.removesuffix('s')}.{first + number}.jpg"
                     (target / name).write_bytes(_encoded(species, seed, stream, number))
             first += count

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import http.client
 import io
+import logging
 import os
 import posixpath
 import shutil
@@ -15,8 +16,6 @@ import urllib.request
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-
-from tqdm import tqdm
 
 from trainer.config import Config
 from trainer.data.layout import CSV_SUFFIXES, find, read_csv
@@ -29,6 +28,9 @@ from trainer.variants import BACKBONES, VARIANTS
 from whisker_ml import storage
 from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address, replacing
 from whisker_ml.formats import SUFFIXES
+from whisker_ml.terminal import progress
+
+logger = logging.getLogger(__name__)
 
 # The zip that TensorFlow's tutorials use: 2,000 training and 1,000 validation pictures.
 CATS_AND_DOGS_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
@@ -340,6 +342,7 @@ def _fetch(url: str, part: Path, size_bytes: int | None) -> int:
         have = part.stat().st_size if part.exists() else 0
         if have and have == size_bytes:
             return have
+        logger.info("downloading %s", url)
         try:
             expected = _receive(url, part, have, size_bytes)
             if part.stat().st_size >= expected:
@@ -365,7 +368,9 @@ def _receive(url: str, part: Path, have: int, size_bytes: int | None) -> int:
         expected = size_bytes or start + int(response.headers.get("Content-Length", 0))
         with (
             part.open("ab" if start else "wb") as file,
-            tqdm(desc=part.stem, total=expected, initial=start, unit="B", unit_scale=True) as bar,
+            progress(
+                desc=part.stem, total=expected, initial=start, unit="B", unit_scale=True
+            ) as bar,
         ):
             while chunk := response.read(_CHUNK_BYTES):
                 file.write(chunk)

@@ -23,6 +23,7 @@ from trainer.evaluation.unsure import Doubt, Familiarity, judge_unsure, learn_fa
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
+from whisker_ml.terminal import progress
 
 # Numbers about predictions, each with how many pictures it rests on.
 
@@ -186,7 +187,7 @@ def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -
     places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
     shown = [row for name in SHOWN for row in judged.numbers[name]]
     found: dict[str, list[list[float]]] = {}
-    for row in shown:
+    for row in progress(shown, desc="what answers rest on", unit=" pictures"):
         if row["sha256"] not in found:
             (pixels,) = data.examples.pictures(np.array([places[row["sha256"]]]))
             parts = importance(trained.classify, trained.objective, pixels)

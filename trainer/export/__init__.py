@@ -1,5 +1,6 @@
 """Export: the SavedModel that takes picture bytes and answers labels. `write` is the front door."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,8 @@ from trainer.export.verify import Starting, starting
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
+
+logger = logging.getLogger(__name__)
 
 # Test pictures that are timed in this process.
 _TIMED = 20
@@ -63,6 +66,7 @@ def write(
         trained: the model.
         judged: says the temperature.
     """
+    logger.info("exporting the model")
     # What it imports takes seconds, and so does loading: both while this process goes on.
     candidate = None
     if config.model_dir:

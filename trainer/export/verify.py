@@ -4,6 +4,7 @@ whole test set.
 
 import base64
 import json
+import logging
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ from trainer.errors import VerificationError
 from trainer.export.saved_model import size_bytes
 from whisker_ml import contract, storage
 from whisker_ml.files import is_address
+from whisker_ml.terminal import progress
+
+logger = logging.getLogger(__name__)
 
 # How far a served probability may be from the trained model's, by the device that computed the
 # latter. The server computes on the CPU. Two CPU kernels add up in another order: 2e-7 was
@@ -118,6 +122,7 @@ class Starting:
         Raises:
             VerificationError: it cannot be loaded, or a warm-up record fails.
         """
+        logger.info("waiting for the local server to load %s", self._what)
         try:
             self._server.wait(_LOAD_TIMEOUT_S)
         except LocalServerFailed as error:
@@ -169,7 +174,8 @@ def ask(served: Served, expected: Expected) -> list[Prediction]:
     """
     answers = []
     encoded = (expected.read(picture.path) for picture in expected.pictures)
-    for picture, answer in zip(expected.pictures, served.client.predict_many(encoded), strict=True):
+    asked = progress(expected.pictures, desc="asking the server", unit=" pictures")
+    for picture, answer in zip(asked, served.client.predict_many(encoded), strict=True):
         if isinstance(answer, ClientError):
             raise VerificationError(
                 f"{picture.path}: the served model does not answer: {answer}; nothing was published"

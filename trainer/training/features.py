@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,8 +24,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging as absl_logging
-from tqdm import tqdm
 
 from trainer.data.batches import Examples, epoch_order, make_ready
 from trainer.data.ledger import SPLITS, Ledger
@@ -37,6 +34,7 @@ from trainer.variants.preprocessing import PIXELS_VERSION
 from whisker_ml.errors import WhiskerError
 from whisker_ml.files import replacing
 from whisker_ml.processors import available_processors
+from whisker_ml.terminal import foreign_lines_kept_back, progress
 
 logger = logging.getLogger(__name__)
 
@@ -258,8 +256,7 @@ def _compute(
 ) -> Iterator[np.ndarray]:
     """Blocks of rows in the order of the file."""
     pictures = sum(len(examples.indices(split)) for split in SPLITS)
-    # disable=None: a bar on a terminal, nothing in a log.
-    bar = tqdm(desc="features", total=pictures, unit=" pictures", leave=False, disable=None)
+    bar = progress(desc="features", total=pictures, unit=" pictures")
     for split in SPLITS:
         for pixels, _ in examples.evaluation_batches(split, BATCH):
             bar.update(len(pixels))
@@ -413,23 +410,18 @@ def _xnnpack(extractor: keras.Model) -> Extract:
     shape = (BATCH, *extractor.input_shape[1:])
     function = tf.function(lambda pixels: extractor(pixels, training=False))
     concrete = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
-    # From the concrete function, as from_keras_model takes five times as long for the same result.
-    # Without the function's owner, as then its variables become constants, without which XNNPACK
-    # takes over nothing.
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # it advises to name the owner
-    try:
+    # The converter advises to name the function's owner. The interpreter is deprecated in favour of
+    # the package ai-edge-litert, but part of every TensorFlow that is allowed here; it names its
+    # delegate on standard error, whatever the log level is.
+    with foreign_lines_kept_back():
+        # From the concrete function, as from_keras_model takes five times as long for the same
+        # result. Without the function's owner, as then its variables become constants, without
+        # which XNNPACK takes over nothing.
         converted = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
-    finally:
-        absl_logging.set_verbosity(verbosity)
-    with warnings.catch_warnings():
-        # Deprecated in favour of the package ai-edge-litert, but part of every TensorFlow that is
-        # allowed here.
-        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
         interpreter = tf.lite.Interpreter(
             model_content=converted, num_threads=available_processors()
         )
-    interpreter.allocate_tensors()
+        interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     batch = np.zeros(shape, np.float32)
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from trainer.devices import Workers
 from trainer.variants.objective import Objective
+from whisker_ml.terminal import LONG_S, progress
 
 # A call of the compiled function runs as many steps as take about this long: enough to make the
 # call itself cheap, few enough to look up often, for a signal to stop or the time of the next
@@ -157,4 +158,9 @@ def inference(
         lambda examples: model(tf.cast(examples, tf.float32), training=False),
         input_signature=[tf.TensorSpec(model.input_shape, dtype)],
     )
-    return lambda batches: np.concatenate([infer(examples).numpy() for examples, _ in batches])
+
+    def answers(batches: tf.data.Dataset) -> np.ndarray:
+        bar = progress(batches, desc="answers", unit=" batches", delay=LONG_S)
+        return np.concatenate([infer(examples).numpy() for examples, _ in bar])
+
+    return answers

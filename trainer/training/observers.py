@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from tqdm import tqdm
+
+from whisker_ml.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Observers:
         self._profile = profile
         self._profiling = False
         self._step = 0
-        self._bar: tqdm | None = None
+        self._bar: Any = None
 
     def steps(self, epoch: int, step: int, sums: np.ndarray) -> None:
         """Shows some steps.
@@ -61,11 +63,10 @@ class Observers:
             self._write_losses(sums[:, 0] / sums[:, 2], step - len(sums) + 1)
         if self._bar is None:
             name = f"epoch {epoch + 1}/{self._epochs}"
-            # disable=None: a bar on a terminal, nothing in a log.
-            self._bar = tqdm(
-                desc=name, total=self._pictures, unit=" pictures", leave=False, disable=None
-            )
+            self._bar = progress(desc=name, total=self._pictures, unit=" pictures")
         self._bar.update(int(sums[:, 2].sum()))
+        if self._bar.n >= self._pictures:  # validation follows
+            self._bar.close()
         self._profile_window(step)
 
     def epoch(self, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
