@@ -19,6 +19,7 @@ def test_only_flags_that_were_given_are_forwarded():
             "-c",
             SCRIPT,
             "--epochs=3",
+            "-v=0",
             "--deterministic",
             "--data=gs://bucket/my pictures",
         ],
@@ -29,7 +30,8 @@ def test_only_flags_that_were_given_are_forwarded():
     )
     assert (
         ended.stdout
-        == "True ['--data=gs://bucket/my pictures', '--epochs=3', '--deterministic=true']\n"
+        == "True ['--data=gs://bucket/my pictures', '--epochs=3', '--deterministic=true',"
+        " '--verbosity=0']\n"
     ), ended.stderr
 
 
