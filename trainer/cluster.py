@@ -129,9 +129,9 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
                 connection, _ = server.accept()
                 try:
                     message = json.loads(_read(connection, _INTRODUCTION_S))
-                    index = range(cluster.count)[message["worker"]]
+                    index = range(1, cluster.count).index(message["worker"]) + 1
                     theirs = dict(message["settings"])
-                except (OSError, ValueError, LookupError, TypeError):
+                except (OSError, ValueError, LookupError, TypeError, RecursionError):
                     # A health check, or a worker that was ended while it said who it is.
                     connection.close()
                     continue

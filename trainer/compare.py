@@ -305,7 +305,7 @@ def _execute(run: Run, lock: int) -> str:
     """
     # A run that failed begins anew; one that was stopped resumes by itself. A folder without a
     # state is no run: it is not ours to remove.
-    if run.state().get("state") == "failed":
+    if run.state().get("state") == "failed" and not run.state().get("resumable"):
         shutil.rmtree(run.folder)
     stopped = False
     with subprocess.Popen(run.command, pass_fds=[lock]) as process:

@@ -23,6 +23,10 @@ class RunError(WhiskerError):
     """The run folder cannot be written, or belongs to another run."""
 
 
+class PicturesChangedError(RunError):
+    """The pictures are others than when the run began."""
+
+
 class TrainingError(WhiskerError):
     """Training cannot go on: its numbers make no sense."""
 

@@ -6,8 +6,11 @@ from trainer.pipeline import run
 result = run(Config(data="my_pictures", variant="transfer"))
 """
 
+import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ from trainer import export, record, training
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.data import dataset, sources
-from trainer.errors import GateRefused
+from trainer.errors import GateRefused, PicturesChangedError
 from trainer.evaluation.judge import explain, judge
 from trainer.publish import check_store, publish, require_same_classes
 from trainer.reporting import run_report
-from trainer.session import Stop, open_session
+from trainer.session import Session, Stop, open_session
 from whisker_ml.cli import show_log
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -53,9 +58,27 @@ def run(
         WhiskerError: something that the user can fix; the run folder says so too.
     """
     show_log()
-    with open_session(
-        config, cluster=cluster, downloads=downloads, stop=stop, tensorboard=tensorboard, now=now
-    ) as session:
+    begin = partial(
+        open_session,
+        config,
+        cluster=cluster,
+        downloads=downloads,
+        stop=stop,
+        tensorboard=tensorboard,
+        now=now,
+    )
+    try:
+        return _run(config, begin())
+    except PicturesChangedError as error:
+        # One worker of several cannot begin anew alone, and a folder that was asked for is kept.
+        if config.run_dir or cluster.count > 1:
+            raise
+        logger.info("%s: this command begins anew", str(error).partition(";")[0])
+        return _run(config, begin())
+
+
+def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, Any]:
+    with opened as session:
         # What can fail for want of permission or network fails before the training, not after it.
         store = check_store(config)
         weights = sources.backbone_weights(config, session.downloads)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from trainer.config import OF_BEFORE, Config
-from trainer.errors import RunError, RunStopped, WorkersError
+from trainer.errors import PicturesChangedError, RunError, RunStopped, WorkersError
 from whisker_ml import files, storage
-from whisker_ml.errors import StorageError
+from whisker_ml.errors import StorageError, WhiskerError
 from whisker_ml.files import is_address
 from whisker_ml.processors import available_processors
 
@@ -64,6 +65,12 @@ class RunFolder:
         """
         return self._read("state.json").get("state") if self.file("state.json").exists() else None
 
+    def goes_on(self) -> bool:
+        """Tells whether the same command resumes it: it was stopped, killed, or failed for a reason
+        that the user can mend.
+        """
+        return self.state() == "incomplete" or bool(self._read("state.json").get("resumable"))
+
     def synchronise(self) -> None:
         """Copies what is new to the bucket, where the run folder is in one: a machine may vanish.
 
@@ -103,13 +110,13 @@ class RunFolder:
             write: writes the ledger to a file.
 
         Raises:
-            RunError: the pictures have changed since the run began.
+            PicturesChangedError: they have changed since the run began.
         """
         file = self.file("ledger.json")
         if self.resumed and file.exists():
             before = self._read("ledger.json").get("run_digest", "unknown")
             if before != digest:
-                raise RunError(
+                raise PicturesChangedError(
                     f"{self.address}: the pictures have changed since this run began (ledger"
                     f" {before[:12]}, now {digest[:12]}); put them back, or begin anew in another"
                     " folder"
@@ -144,10 +151,11 @@ class RunFolder:
         before = self._read("environment.json").get("kernels", now)
         return [f"kernels were {before}, are {now}: see TF_ENABLE_ONEDNN_OPTS"] * (before != now)
 
-    def mark(self, state: str, **more: str) -> None:
+    def mark(self, state: str, **more: str | bool) -> None:
         """Writes how the run ended, and why, into `state.json`."""
         try:
-            self.write_json("state.json", self._read("state.json") | {"state": state} | more)
+            begun = {"started": self._read("state.json").get("started")}
+            self.write_json("state.json", begun | {"state": state} | more)
         except OSError as error:
             # The disk is what failed: the state stays incomplete, and the error that led here is
             # the one to report.
@@ -178,8 +186,7 @@ def open_run(
             settings.
     """
     environment = _environment(devices, kernels)
-    unfinished = config.run_dir or _unfinished(config, environment)
-    address = unfinished or f"runs/{now:%Y%m%d-%H%M%S}-{config.variant}"
+    address = config.run_dir or _unfinished(config, environment) or _free(now, config.variant)
     with _local_folder(address) as path:
         run = RunFolder(path, address, environment, tensorboard)
         run.resumed = _resumable(run, config)
@@ -194,15 +201,18 @@ def open_run(
         try:
             yield run
         except OSError as error:
-            run.mark("failed", reason=str(error))
+            run.mark("failed", reason=str(error), resumable=True)
             raise RunError(
                 f"{run.address}: {error.strerror} ({error.filename}); free space or give permission"
             ) from error
-        except (RunStopped, WorkersError) as error:
-            run.mark("incomplete", reason=str(error))
+        except (RunStopped, WorkersError, KeyboardInterrupt) as error:
+            run.mark("incomplete", reason=str(error) or "interrupted")
             raise
         except BaseException as error:
-            run.mark("failed", reason=str(error) or type(error).__name__)
+            mendable = isinstance(error, WhiskerError) and not isinstance(
+                error, PicturesChangedError
+            )
+            run.mark("failed", reason=str(error) or type(error).__name__, resumable=mendable)
             raise
         run.mark("done")
 
@@ -221,7 +231,7 @@ def _unfinished(config: Config, environment: Mapping[str, str]) -> str | None:
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
         run = RunFolder(path, str(path), environment)
         try:
-            resumable = run.state() == "incomplete" and not run.differences(config)
+            resumable = run.state() is not None and run.goes_on() and not run.differences(config)
         except files.DamagedFileError as error:
             logger.warning("passed over: %s", error)
             continue
@@ -232,6 +242,20 @@ def _unfinished(config: Config, environment: Mapping[str, str]) -> str | None:
             except BlockingIOError:
                 continue
     return None
+
+
+def _free(now: datetime, variant: str) -> str:
+    """Makes a folder with a name that no other run has, and gives its path."""
+    for number in count(1):
+        name = f"runs/{now:%Y%m%d-%H%M%S}{f'-{number}' * (number > 1)}-{variant}"
+        try:
+            Path(name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(_unwritable(name, error)) from error
+        return name
+    raise AssertionError
 
 
 def _resumable(run: RunFolder, config: Config) -> bool:

@@ -38,6 +38,7 @@ def cache_folder(cache_dir: str = "") -> Path:
         return Path(tempfile.gettempdir()) / f"whisker-{os.getuid()}"
 
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOPPED_OUTSIDE = "stopped outside of training; the same command resumes from there"
 
 
@@ -60,20 +61,26 @@ class Clock:
 
 
 class Stop:
-    """Remembers that the run was asked to stop (SIGTERM: a machine that is about to go away).
+    """Remembers that the run was asked to stop: by SIGTERM (a machine that is about to go away), by
+    Ctrl-C, or by a terminal that is closed.
 
     Outside of training the request ends the run at once; training looks at it between two calls and
     writes a checkpoint first.
     """
 
     def __init__(self) -> None:
-        self._requested = False
+        self._requested = 0  # the signal that did
         self._deferred = False
         self._installed = False
 
     def install(self) -> None:
-        """Makes SIGTERM a request to stop; for entry points, in the main thread."""
-        signal.signal(signal.SIGTERM, self._handle)
+        """Makes these signals requests to stop; for entry points, in the main thread.
+
+        A second Ctrl-C ends the run at once. What is ignored, as under `nohup`, stays so.
+        """
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
         self._installed = True
 
     def install_again(self) -> None:
@@ -85,7 +92,7 @@ class Stop:
 
     def requested(self) -> bool:
         """Tells whether the run is to stop."""
-        return self._requested
+        return bool(self._requested)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -101,19 +108,24 @@ class Stop:
         """Inside, a request that a library wraps as an error of its own becomes the request again.
 
         Raises:
-            RunStopped: the run was asked to stop.
+            RunStopped: the run was asked to stop; its exit code says by which signal.
         """
         try:
             yield
         except Exception as error:
-            # AutoGraph raises the same type again, with the lines of its trace.
-            if not self._requested or (isinstance(error, RunStopped) and "\n" not in str(error)):
+            if not self._requested:
                 raise
-            raise RunStopped(_STOPPED_OUTSIDE) from error
+            # AutoGraph raises the same type again, with the lines of its trace.
+            plain = isinstance(error, RunStopped) and "\n" not in str(error)
+            stopped = RunStopped(str(error) if plain else _STOPPED_OUTSIDE)
+            stopped.exit_code = 128 + self._requested
+            raise stopped from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._requested = True
+        del frame
+        if number == self._requested == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._requested = number
         if not self._deferred:
             raise RunStopped(_STOPPED_OUTSIDE)
 

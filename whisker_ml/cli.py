@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -273,12 +273,16 @@ def import_tensorflow(verbosity: int = absl_logging.FATAL) -> None:
 class _PlainLines(logging.Handler):
     """Prints each message as a line, at once: on a terminal and in a log file alike.
 
-    What may go wrong goes to standard error: standard output of a command may be data.
+    What may go wrong goes to standard error: standard output of a command may be data. A reader
+    that has left, or a terminal that was closed, is no reason to give up the work.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        print_line(self.format(record), stream)
+        try:
+            print_line(self.format(record), stream)
+        except OSError:
+            _discard(stream)
 
 
 def show_log() -> None:
@@ -354,10 +358,14 @@ def _guarded(
 
 
 def _without_reader() -> int:
-    # The reader (head, less) has left. Standard output is closed, so that the interpreter does not
-    # complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # The reader (head, less) has left.
+    _discard(sys.stdout)
     return 128 + signal.SIGPIPE
+
+
+def _discard(stream: IO[str]) -> None:
+    """Lets what is written from now on, and what waits to be, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(text: str) -> None:

@@ -10,9 +10,10 @@ import pytest
 from tests.trained_model import logged
 from trainer.config import Config
 from trainer.data.ledger import Ledger, Picture
-from trainer.errors import DataError, RunError, RunStopped
+from trainer.errors import DataError, GateRefused, PicturesChangedError, RunError, RunStopped
 from trainer.run_folder import open_run
 from whisker_ml import storage
+from whisker_ml.errors import StorageError
 from whisker_ml.files import DamagedFileError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -33,13 +34,39 @@ def test_run_is_incomplete_until_it_is_done(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [DataError("one class only"), KeyboardInterrupt(), ZeroDivisionError("a defect")]
+    ("error", "ended", "resumed"),
+    [
+        (DataError("one class only"), "failed", True),
+        (GateRefused("worse"), "failed", True),
+        (StorageError("the bucket does not answer"), "failed", True),
+        (OSError(28, os.strerror(28), "model.keras"), "failed", True),
+        (KeyboardInterrupt(), "incomplete", True),
+        (RunStopped("stopped"), "incomplete", True),
+        (PicturesChangedError("other pictures"), "failed", False),
+        (ZeroDivisionError("a defect"), "failed", False),
+    ],
 )
-def test_run_that_ends_early_says_why(tmp_path, error):
-    with pytest.raises(type(error)), open_run(Config(run_dir=str(tmp_path)), [], NOW):
+def test_run_that_ends_early_says_why_and_the_same_command_resumes_it(
+    tmp_path, monkeypatch, error, ended, resumed
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((type(error), RunError)), open_run(Config(), [], NOW) as run:
         raise error
-    assert state(tmp_path)["state"] == "failed"
-    assert state(tmp_path)["reason"] == (str(error) or type(error).__name__)
+    assert state(run.path)["state"] == ended
+    assert state(run.path)["reason"] == (str(error) or "interrupted")
+    with open_run(Config(), [], NOW.replace(hour=9)) as again:
+        assert (again.resumed, again.address == run.address) == (resumed, resumed)
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [open_run(Config(), [], NOW) for _ in range(3)]
+    addresses = [run.__enter__().address for run in runs]
+    assert addresses == [
+        "runs/20260102-030405-preprocessed",
+        "runs/20260102-030405-2-preprocessed",
+        "runs/20260102-030405-3-preprocessed",
+    ]
 
 
 def test_folder_of_another_run_is_left_alone(tmp_path):

@@ -9,18 +9,49 @@ from trainer import session
 from trainer.errors import RunStopped
 from trainer.session import Stop
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 @pytest.fixture
 def stop():
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in SIGNALS]
     stop = Stop()
     stop.install()
     yield stop
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
 
 
-def ask():
-    os.kill(os.getpid(), signal.SIGTERM)
+def ask(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_exit_code_says_by_which_signal_a_run_was_stopped(stop, number, code):
+    with pytest.raises(RunStopped) as error, stop.raised_plainly():
+        with stop.deferred():
+            ask(number)
+        raise RunStopped("stopped after step 7")
+    assert (str(error.value), error.value.exit_code) == ("stopped after step 7", code)
+
+
+def test_second_interrupt_ends_the_run_at_once(stop):
+    with stop.deferred():
+        ask(signal.SIGINT)
+        assert stop.requested()
+        with pytest.raises(KeyboardInterrupt):
+            ask(signal.SIGINT)
+
+
+def test_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Stop().install()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.usefixtures("stop")
