@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import io
 import logging
+import lzma
 import os
 import posixpath
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -222,6 +224,10 @@ def backbone_weights(
     return file
 
 
+# How a zip is said to be damaged, encrypted, or packed in a way that nobody here knows.
+_DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks the one top folder of a zip as `folder`, all of it or nothing.
 
@@ -244,7 +250,7 @@ def unpack(archive: Path, folder: Path) -> None:
                             " unpacked"
                         )
                 members.extractall(staging)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except _DAMAGED as error:
             archive.unlink()
             raise DataError(
                 f"{archive}: damaged ({error}); it was removed, run the command again"
@@ -364,8 +370,14 @@ def _fetch(url: str, part: Path, size_bytes: int | None) -> int:
 def _receive(url: str, part: Path, have: int, size_bytes: int | None) -> int:
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+        begins = response.headers.get("Content-Range", f"bytes {have}-").startswith(
+            f"bytes {have}-"
+        )
+        if response.status == 206 and not begins:
+            return _receive(url, part, 0, size_bytes)
         start = have if response.status == 206 else 0
-        expected = size_bytes or start + int(response.headers.get("Content-Length", 0))
+        length = response.headers.get("Content-Length", "")
+        expected = size_bytes or (start + int(length) if length.isdecimal() else None)
         with (
             part.open("ab" if start else "wb") as file,
             progress(
@@ -375,4 +387,5 @@ def _receive(url: str, part: Path, have: int, size_bytes: int | None) -> int:
             while chunk := response.read(_CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
-    return expected
+    # Where nobody knows, it is as long as what came.
+    return expected or part.stat().st_size

@@ -47,6 +47,28 @@ def archive(path, members):
     return path
 
 
+@pytest.mark.parametrize("damage", ["flipped", "encrypted", "unknown method", "cut"])
+def test_damaged_archive_is_one_line_and_removed(tmp_path, damage):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("set/cats/1.jpg", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    if damage == "flipped":
+        content[60] ^= 255
+    elif damage == "encrypted":
+        content[6] |= 1
+        content[central + 8] |= 1
+    elif damage == "unknown method":
+        content[8] = content[central + 10] = 98
+    else:
+        del content[central + 5 :]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged .*; it was removed, run the command again"):
+        unpack(path, tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cats_and_dogs_is_downloaded_and_unpacked_once(web, tmp_path):
     folder, address = web
     write_pictures(tmp_path / "top" / "cats_and_dogs_filtered" / "train", per_class=3)
@@ -86,14 +108,6 @@ def test_zip_whose_member_would_leave_the_folder_is_refused_whole(tmp_path, memb
     with pytest.raises(DataError, match="would leave the folder; nothing unpacked"):
         unpack(archive(tmp_path / "set.zip", members), tmp_path / "set")
     assert [file.name for file in tmp_path.iterdir()] == ["set.zip"]
-
-
-def test_damaged_zip_is_removed_so_that_the_next_run_fetches_it_again(tmp_path):
-    whole = archive(tmp_path / "set.zip", [("top/1.jpg", draw("cats", 1))])
-    whole.write_bytes(whole.read_bytes()[:-30])
-    with pytest.raises(DataError, match="damaged .*; it was removed, run the command again"):
-        unpack(whole, tmp_path / "set")
-    assert not list(tmp_path.iterdir())
 
 
 def test_pictures_in_a_bucket_are_fetched(bucket, tmp_path):
@@ -201,8 +215,10 @@ INSTEAD = "use another file"
 
 
 @contextmanager
-def serve(*, break_after=None, resumable=True, status=200):
-    """A web server that sends CONTENT; the first answers break off after so many bytes."""
+def serve(*, break_after=None, resumable=True, status=200, shifted=0, length=None):
+    """A web server that sends CONTENT; the first answers break off after so many bytes. Its ranges
+    begin `shifted` bytes late, and it says `length` of itself.
+    """
     breaks = list(break_after or [])
     asked = []
 
@@ -221,7 +237,12 @@ def serve(*, break_after=None, resumable=True, status=200):
                 self.send_error(416)
                 return
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(CONTENT) - start))
+            start += shifted * bool(start)
+            if start:
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+                )
+            self.send_header("Content-Length", length or str(len(CONTENT) - start))
             self.end_headers()
             self.wfile.write(CONTENT[start : start + breaks.pop(0)] if breaks else CONTENT[start:])
 
@@ -269,6 +290,20 @@ def test_server_that_cannot_resume_sends_all_of_it_again(tmp_path):
     (tmp_path / "file.zip.part").write_bytes(b"x" * 1000)
     with serve(resumable=False) as (url, _):
         path = download(url, tmp_path / "file.zip", size_bytes=len(CONTENT), instead=INSTEAD)
+    assert path.read_bytes() == CONTENT
+
+
+def test_range_that_begins_elsewhere_is_not_appended(tmp_path):
+    (tmp_path / "file.zip.part").write_bytes(CONTENT[:1000])
+    with serve(shifted=16) as (url, asked):
+        path = download(url, tmp_path / "file.zip", size_bytes=len(CONTENT), instead=INSTEAD)
+    assert path.read_bytes() == CONTENT
+    assert asked == ["bytes=1000-", None]
+
+
+def test_length_that_is_no_number_is_not_believed(tmp_path):
+    with serve(length="abc") as (url, _):
+        path = download(url, tmp_path / "file.zip", size_bytes=None, instead=INSTEAD)
     assert path.read_bytes() == CONTENT
 
 
