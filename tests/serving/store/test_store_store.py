@@ -410,3 +410,59 @@ def test_a_change_may_not_name_what_is_not_there(model_dir: str, saved_model: Pa
     with pytest.raises(VersionMissingError, match=r"/whisker has no version 9: its versions are 1"):
         store.edit_config(lambda state: with_live(state.config, "whisker", store.base_path, 9))
     assert store.live_version() is None
+
+
+def before_the_next_write(store: ModelStore, patched: pytest.MonkeyPatch, change: Any) -> None:
+    """Makes a change, once, at the last moment at which others may come before a write: before the
+    lock of a folder, and before the first object of a bucket.
+    """
+    name = "_replace" if is_address(store.base_path) else "_exclusive"
+    real = getattr(type(store), name)
+
+    def overtaken(self: ModelStore, *arguments: Any) -> Any:
+        patched.setattr(type(store), name, real)
+        change()
+        return real(self, *arguments)
+
+    patched.setattr(type(store), name, overtaken)
+
+
+@pytest.mark.parametrize("label", ["stable", "canary"])
+def test_what_is_pruned_between_the_look_and_the_write_is_not_promoted(
+    label: str, model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    store.promote(3)
+    before_the_next_write(store, monkeypatch, lambda: store.prune(1))
+    with pytest.raises(VersionMissingError, match=r"has no version 1: its versions are 3$"):
+        store.promote(1, label)
+    assert (store.labels(), store.versions()) == ({"stable": 3}, [3])
+
+
+def test_a_rollback_goes_to_what_was_live_before_what_is_live_when_it_is_written(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(4, model_dir, saved_model)
+    for version in (1, 2):
+        store.promote(version)
+
+    def others() -> None:
+        for version in (3, 4):
+            store.promote(version)
+        assert store.prune(1) == [1, 2]
+
+    before_the_next_write(store, monkeypatch, others)
+    assert store.rollback() == 3
+    assert named(store.config(), "whisker") == {3}
+
+
+def test_what_is_in_use_is_not_even_marked(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(2, model_dir, saved_model)
+    for version in (1, 2):
+        store.promote(version)
+    # A rollback that came meanwhile would pass over it.
+    monkeypatch.delattr(type(store), "_retire")
+    store.withdraw(1)
+    assert store.rollback() == 1
