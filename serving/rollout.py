@@ -23,9 +23,11 @@ import grpc
 
 from serving.client.channel import Tls, Token, open_channel
 from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error
+from serving.config import models_config
 from serving.config.models_config import PLATFORM, ModelServerConfig
 from serving.protos import message
 from serving.store import ModelStore
+from serving.store.state import State
 from whisker_ml.contract import STABLE_LABEL
 from whisker_ml.errors import StorageError, WhiskerError
 
@@ -186,8 +188,6 @@ def promote(
     label: str,
     server: RunningServer,
     timeout_s: float,
-    *,
-    back: bool = False,
 ) -> float:
     """Puts a label on a version, in models.config and on a running server.
 
@@ -197,7 +197,6 @@ def promote(
         label: `stable` makes the version live; another one has it loaded beside what is live.
         server: that runs on the store's models.config.
         timeout_s: how long the server may take to load the version.
-        back: as for `ModelStore.edit_config`.
 
     Returns:
         Seconds until every request by that label reached the version.
@@ -209,7 +208,7 @@ def promote(
         WhiskerError: the store cannot be written, or the server gives no answer.
     """
     store.require(version)
-    return _Rollout(store, server, version, label, back=back).run(timeout_s)
+    return _Rollout(store, server, version, label).run(timeout_s)
 
 
 def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tuple[int, float]:
@@ -220,9 +219,10 @@ def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tupl
 
     Raises:
         VersionMissingError: no version that still exists was live before.
+        RolloutError: as for `promote`; or another version has gone live meanwhile.
     """
-    version = store.require_previous()
-    return version, promote(store, version, STABLE_LABEL, server, timeout_s, back=True)
+    version = store.state().require_previous()
+    return version, _Rollout(store, server, version, STABLE_LABEL, back=True).run(timeout_s)
 
 
 class _Rollout:
@@ -245,6 +245,8 @@ class _Rollout:
         self._version, self._label, self._back = version, label, back
         self._original = store.config()
         self._entry = _entry(self._original, store.model_name)
+        labels = self._entry.version_labels if self._entry is not None else {}
+        self._before = labels.get(label)
         self._statuses = server.versions(store.model_name)
         # Of each model, the labels that the server has.
         self._labels: dict[str, dict[str, int]] = {
@@ -262,7 +264,6 @@ class _Rollout:
         self._refuse_another_config()
         name = self._store.model_name
         labels = self._labels.setdefault(name, {})
-        before = self._entry.version_labels.get(self._label) if self._entry is not None else None
         # Without one that is loaded only because it has not been unloaded yet, or that the file
         # lists and nobody loads.
         serving = {number for number, status in self._statuses.items() if status.state == AVAILABLE}
@@ -283,7 +284,7 @@ class _Rollout:
             raise
         seconds = time.monotonic() - start
         try:
-            self._edit(lambda model: _unlist(model, {before}))
+            self._edit(lambda model, _: _unlist(model, {self._before}))
             self._reload(self._sent(None))
         except WhiskerError as error:
             raise RolloutError(
@@ -315,28 +316,37 @@ class _Rollout:
             " --allow_version_labels_for_unavailable_models=true"
         )
 
-    def _list_new(self, model: Any) -> None:
+    def _list_new(self, model: Any, state: State) -> None:
+        self._refuse_overtaken(state)
         model.base_path, model.model_platform = self._store.base_path, PLATFORM
         listed = model.model_version_policy.specific.versions
         live = model.version_labels.get(STABLE_LABEL)
         if live is not None:
             # What a promote or a rollback that was killed has left there: above the live version,
             # or live before it.
-            _unlist(
-                model, {number for number in listed if number > live} | {self._store.previous()}
-            )
+            _unlist(model, {number for number in listed if number > live} | {state.previous})
         listed[:] = sorted({*listed, *model.version_labels.values(), self._version})
 
-    def _move_label(self, model: Any) -> None:
+    def _move_label(self, model: Any, state: State) -> None:
+        self._refuse_overtaken(state)
         model.version_labels[self._label] = self._version
 
-    def _edit(self, change: Callable[[Any], None]) -> None:
+    def _refuse_overtaken(self, state: State) -> None:
+        """Whoever goes back, goes back from what was live when this was decided."""
+        if self._back and state.live != self._before:
+            raise RolloutError(
+                f"version {state.live} of {self._store.model_name} has gone live meanwhile: look,"
+                " and go back from there"
+            )
+
+    def _edit(self, change: Callable[[Any, State], None]) -> None:
         """Changes our model in models.config, where others may have changed theirs meanwhile."""
 
-        def changed(config: ModelServerConfig) -> ModelServerConfig:
-            copy = deepcopy(config)
+        def changed(state: State) -> ModelServerConfig:
+            copy = deepcopy(state.config)
             models = copy.model_config_list.config
-            change(_entry(copy, self._store.model_name) or models.add(name=self._store.model_name))
+            model = _entry(copy, self._store.model_name) or models.add(name=self._store.model_name)
+            change(model, state)
             return copy
 
         self._store.edit_config(changed, back=self._back)
@@ -404,20 +414,9 @@ class _Rollout:
 
     def _undo(self, serving: set[int]) -> str:
         """Takes file and server back to where they were; says what came of it."""
-
-        def as_it_was(config: ModelServerConfig) -> ModelServerConfig:
-            changed = deepcopy(config)
-            models = changed.model_config_list.config
-            entry = _entry(changed, self._store.model_name)
-            if entry is not None:
-                models.remove(entry)
-            if self._entry is not None:
-                models.append(self._entry)
-            return changed
-
         try:
             # The other way than the way that failed.
-            self._store.edit_config(as_it_was, back=not self._back)
+            self._store.edit_config(self._as_it_was, back=not self._back)
             self._reload(self._sent(serving))
             end = time.monotonic() + _SETTLED_S
             while self._status().state == LOADING and time.monotonic() < end:
@@ -425,6 +424,26 @@ class _Rollout:
         except WhiskerError as error:
             return f"going back failed too: {error}"
         return "models.config and the server are as they were"
+
+    def _as_it_was(self, state: State) -> ModelServerConfig:
+        """Restores our model, but for labels that others have moved and versions that are gone."""
+        changed, name = deepcopy(state.config), self._store.model_name
+        models = changed.model_config_list.config
+        ours, labels = (self._label, self._version), {}
+        if (entry := _entry(changed, name)) is not None:
+            labels = dict(entry.version_labels)
+            models.remove(entry)
+        if self._entry is not None:
+            models.append(self._entry)
+        elif labels.items() - {ours}:
+            models.add(name=name, base_path=self._store.base_path, model_platform=PLATFORM)
+        for label, number in labels.items() - {ours}:
+            models[-1].version_labels[label] = number
+            listed = models[-1].model_version_policy.specific.versions
+            if number not in listed:
+                listed.append(number)
+        gone = models_config.named(changed, name).difference(state.versions)
+        return models_config.without(changed, name, gone)
 
 
 def _entry(config: ModelServerConfig, model_name: str) -> Any:

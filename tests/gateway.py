@@ -26,6 +26,7 @@ class FailingGateway:
         self._refused = range(0)
         self._status = 0
         self._after_storing = self._deletions_too = False
+        self._cut = 0
         self._lock = Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -54,6 +55,14 @@ class FailingGateway:
 
     def accept_uploads(self) -> None:
         self._refused = range(0)
+
+    def cut_answers(self, count: int = 1) -> None:
+        """Breaks the connection in the middle of the next answers that have a body."""
+        self._cut = count
+
+    @property
+    def cuts_left(self) -> int:
+        return self._cut
 
     def close(self) -> None:
         self._server.shutdown()
@@ -101,6 +110,9 @@ class FailingGateway:
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                if gateway._cut and len(content) > 1:
+                    gateway._cut -= 1
+                    content, self.close_connection = content[: len(content) // 2], True
                 self.wfile.write(content)
 
             do_GET = do_POST = do_PUT = do_DELETE = _pass_on  # noqa: N815

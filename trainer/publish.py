@@ -3,14 +3,17 @@ then made live.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serving.store import ModelStore, PublishedVersion, open_store
 from serving.store.manifest import LEDGER_FILE
+from serving.store.state import VersionMissingError
+from serving.store.store import OvertakenError
 from trainer.config import OF_BEFORE, Config
 from trainer.data.dataset import Dataset
 from trainer.errors import ConfigError
@@ -20,6 +23,9 @@ from trainer.export.verify import Expected, Served, ask, latencies, serve, verif
 from trainer.session import Session
 
 logger = logging.getLogger(__name__)
+
+# Comparisons with what is live, where others publish at the same time.
+_COMPARISONS = 3
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ def publish(
         bare base path would load it.
 
     Raises:
+        ConfigError: what is live by now has other classes; nothing is published.
         VerificationError: a server does not answer what was trained; nothing is published.
         StorageError: the store cannot be read or written; nothing is published.
     """
@@ -126,64 +133,86 @@ def publish(
         lambda slack: doubt.unsure(probabilities.max(axis=1), familiarity, slack=slack),
     )
     with candidate.ready() as served:
-        verification, decision = _examine(
-            served, store, expected, config, result, session.devices.kind
+        answers, verification = verify(served, expected, session.devices.kind)
+        logger.info(
+            f"served as trained: {verification['n']:,} test pictures over gRPC,"
+            f" {verification['over_rest']['n']} over REST, probabilities within"
+            f" {verification['largest_difference']:.1g}; median"
+            f" {verification['latency_ms']['p50']:.1f} ms; loaded in"
+            f" {verification['load_seconds']:.1f} s"
         )
-    verification["warmup_records"] = exported.warmup_records
-    provenance.write_manifest(folder, {**origin, "verification": verification, "gate": decision})
-    version = None
-    if decision["passed"]:
-        version = store.publish(folder)
-        store.promote(version.number)
+        verification["warmup_records"] = exported.warmup_records
+        cost = gate.Cost(verification["latency_ms"]["p50"], served.size_bytes)
+        predicted = [answer.label for answer in answers]
+
+        def compare(number: int | None) -> dict[str, Any]:
+            require_same_classes(store, ledger.classes)
+            live, beside = None, cost
+            if config.gate != "off" and number is not None:
+                live, beside = _ask_live(store, number, served, cost, expected, config)
+            labels = [picture.label for picture in expected.pictures]
+            margin = config.gate_margin / 100
+            decision = gate.decide(config.gate, margin, labels, predicted, result, beside, live)
+            provenance.write_manifest(
+                folder, {**origin, "verification": verification, "gate": decision}
+            )
+            return decision
+
+        decision, version = _replace_live(store, folder, compare)
     session.clock.stop("publish")
     return Publication(verification, decision, version)
 
 
-def _examine(
-    candidate: Served,
+def _replace_live(
+    store: ModelStore, folder: Path, compare: Callable[[int | None], dict[str, Any]]
+) -> tuple[dict[str, Any], PublishedVersion | None]:
+    """Publishes what the gate lets through, and makes it live if what it was compared with still
+    is; else it is compared with what is live now.
+    """
+    for _ in range(_COMPARISONS):
+        live = store.live_version()
+        decision = compare(live)
+        if not decision["passed"]:
+            # A refusal ends the run with its sentence.
+            return decision, None
+        logger.info(decision["sentence"])
+        version = store.publish(folder)
+        try:
+            store.promote(version.number, over=... if decision["policy"] == "off" else live)
+        except (OvertakenError, VersionMissingError) as error:
+            # Its whisker.json tells of another comparison than the next.
+            store.withdraw(version.number)
+            logger.info(f"{error}; comparing again, with what is live now")
+        else:
+            return decision, version
+    sentence = (
+        f"The gate refused it: another version went live during each of {_COMPARISONS} comparisons;"
+        " give the same command again."
+    )
+    return decision | {"passed": False, "sentence": sentence}, None
+
+
+def _ask_live(
     store: ModelStore,
+    number: int,
+    candidate: Served,
+    cost: gate.Cost,
     expected: Expected,
     config: Config,
-    judged: Mapping[str, Any],
-    device: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    answers, found = verify(candidate, expected, device)
-    logger.info(
-        f"served as trained: {found['n']:,} test pictures over gRPC, {found['over_rest']['n']} over"
-        f" REST, probabilities within {found['largest_difference']:.1g}; median"
-        f" {found['latency_ms']['p50']:.1f} ms; loaded in {found['load_seconds']:.1f} s"
-    )
-    cost, live = gate.Cost(found["latency_ms"]["p50"], candidate.size_bytes), None
-    number = store.live_version()
-    if config.gate != "off" and number is not None:
-        live = gate.Live(number, _trained_on(store, number, expected))
-        if live.trained_on == 0:
-            path, fix = (
-                f"{store.base_path}/{number}",
-                ": make one live that can be, or give --gate=off",
-            )
-            with serve(path, "the live version", fix) as served:
-                live_labels = [answer.label for answer in ask(served, expected)]
-                took_ms = [
-                    float(np.median(times)) for times in latencies([served, candidate], expected)
-                ]
-                live = gate.Live(
-                    number,
-                    0,
-                    live_labels,
-                    gate.Cost(took_ms[0], served.size_bytes),
-                    _is_same_model(store.manifest(number), config),
-                )
-                cost = gate.Cost(took_ms[1], candidate.size_bytes)
-    labels = [picture.label for picture in expected.pictures]
-    predicted = [answer.label for answer in answers]
-    decision = gate.decide(
-        config.gate, config.gate_margin / 100, labels, predicted, judged, cost, live
-    )
-    if decision["passed"]:
-        # A refusal ends the run with its sentence.
-        logger.info(decision["sentence"])
-    return found, decision
+) -> tuple[gate.Live, gate.Cost]:
+    """Asks the live version what the candidate was asked, if that is fair; the candidate's cost is
+    measured beside it.
+    """
+    live = gate.Live(number, _trained_on(store, number, expected))
+    if live.trained_on != 0:
+        return live, cost
+    path, fix = f"{store.base_path}/{number}", ": make one live that can be, or give --gate=off"
+    with serve(path, "the live version", fix) as served:
+        labels = [answer.label for answer in ask(served, expected)]
+        took_ms = [float(np.median(times)) for times in latencies([served, candidate], expected)]
+        same = _is_same_model(store.manifest(number), config)
+        live = gate.Live(number, 0, labels, gate.Cost(took_ms[0], served.size_bytes), same)
+    return live, gate.Cost(took_ms[1], candidate.size_bytes)
 
 
 def _is_same_model(manifest: Mapping[str, Any], config: Config) -> bool:

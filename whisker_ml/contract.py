@@ -40,6 +40,8 @@ DEFAULT_MODEL_NAME = "whisker"
 STABLE_LABEL = "stable"
 MODELS_CONFIG = "models.config"
 SAVED_MODEL_FILE = "saved_model.pb"
+# TensorFlow reads the first that is there (loader_impl.py, which names a .cpb too, and opens none).
+SAVED_MODEL_FILES = (SAVED_MODEL_FILE, f"{SAVED_MODEL_FILE}txt")
 # What travels along with a version; TensorFlow Serving reads one file of it
 # (saved_model_warmup_util.h).
 EXTRA_FOLDER = "assets.extra"

@@ -154,9 +154,11 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[IO[bytes]]:
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is false.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or is a link.
     """
-    with path.open("ab") as stream:
+    # Nothing is made or opened behind a link, and a pipe is not waited for.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags, 0o666), "ab") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield stream
 

@@ -6,9 +6,10 @@ google-cloud-storage talks to that one without any.
 
 import base64
 import tempfile
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,13 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StorageError], str]
     ((api.RetryError, api.ServerError, api.TooManyRequests), errors.UnreachableError, _OFFLINE),
     ((auth.TransportError, auth.TimeoutError), errors.UnreachableError, _OFFLINE),
     (
-        (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError),
+        (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+            ConnectionError,
+            TimeoutError,
+        ),
         errors.UnreachableError,
         _OFFLINE,
     ),
@@ -128,7 +135,17 @@ def client() -> storage.Client:
     """
     with mapped_errors("Cloud Storage"):
         # A project is only needed to make buckets, which nothing here does.
-        return storage.Client(project=None)
+        connection = storage.Client(project=None)
+        connection._http.hooks["response"].append(_read_refusal)
+        return connection
+
+
+def _read_refusal(answer: requests.Response, **_: Any) -> None:
+    """Reads why a download is refused; the library does so when it tries no longer, and fails where
+    that answer is cut.
+    """
+    if not answer.ok:
+        bytes(answer.content)
 
 
 def list_objects(address: str) -> dict[str, storage.Blob]:
@@ -168,7 +185,7 @@ def read(address: str) -> tuple[bytes, int]:
             return b"", 0
 
 
-def write(address: str, content: bytes, generation: int) -> bool:
+def write(address: str, content: bytes, generation: int) -> int:
     """Writes one object if it is still the one that was read.
 
     Args:
@@ -177,17 +194,24 @@ def write(address: str, content: bytes, generation: int) -> bool:
         generation: of the object that is to be replaced; 0 where there must be none.
 
     Returns:
-        Whether it was written; false where the generation is another one by now.
+        Its new generation; 0 where it was not written, as its generation is another one by now.
     """
     with _bucket(address) as (bucket, name):
         blob = bucket.blob(name)
+        writer = uuid.uuid4().hex
+        blob.metadata = {"writer": writer}
         try:
             blob.upload_from_string(
                 content, if_generation_match=generation, checksum="crc32c", **CALL
             )
         except api.PreconditionFailed:
-            return False
-        return True
+            # An attempt whose answer was lost, and that was made again, meets its own object.
+            with suppress(api.NotFound):
+                blob.reload(**CALL)
+                if (blob.metadata or {}).get("writer") == writer:
+                    return blob.generation
+            return 0
+        return blob.generation
 
 
 def upload_folder(folder: Path, address: str) -> int:

@@ -5,6 +5,7 @@ The file is a text-format `tensorflow.serving.ModelServerConfig`. Other models i
 our model that are not ours, are kept; comments are not, as protobuf's text format drops them.
 """
 
+from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
@@ -97,6 +98,39 @@ def live_version(config: ModelServerConfig, model_name: str) -> int | None:
     missing.
     """
     return labels(config, model_name).get(STABLE_LABEL)
+
+
+def named(config: ModelServerConfig, model_name: str) -> set[int]:
+    """Gives the versions of a model that are to be loaded by their number, or have a label."""
+    models = (model for model in config.model_config_list.config if model.name == model_name)
+    return {
+        version
+        for model in models
+        for version in (
+            *model.model_version_policy.specific.versions,
+            *model.version_labels.values(),
+        )
+    }
+
+
+def without(
+    config: ModelServerConfig, model_name: str, versions: Collection[int]
+) -> ModelServerConfig:
+    """Gives a copy in which some versions of a model are not loaded and have no label; a model of
+    which nothing is left is not there at all.
+    """
+    changed = deepcopy(config)
+    models = changed.model_config_list.config
+    for model in [model for model in models if model.name == model_name]:
+        for label, version in list(model.version_labels.items()):
+            if version in versions:
+                del model.version_labels[label]
+        listed = model.model_version_policy.specific.versions
+        if listed:
+            listed[:] = [version for version in listed if version not in versions]
+            if not listed:
+                models.remove(model)
+    return changed
 
 
 def with_live(

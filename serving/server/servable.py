@@ -17,7 +17,7 @@ from tensorflow.python.client import pywrap_tf_session
 
 from serving.server.batching import Parameters
 from serving.server.status import StatusError, invalid_argument, status_code
-from whisker_ml.contract import SAVED_MODEL_FILE
+from whisker_ml.contract import SAVED_MODEL_FILES
 
 SERVING_TAGS = (tf.saved_model.SERVING,)
 
@@ -142,10 +142,7 @@ def load(
         StatusError: nothing there (NOT_FOUND), a copy that is not complete (FAILED_PRECONDITION),
             or what TensorFlow makes of it.
     """
-    if not any(
-        tf.io.gfile.exists(f"{path}/{name}")
-        for name in (SAVED_MODEL_FILE, f"{SAVED_MODEL_FILE}txt")
-    ):
+    if not any(tf.io.gfile.exists(f"{path}/{name}") for name in SAVED_MODEL_FILES):
         raise StatusError(
             grpc.StatusCode.NOT_FOUND,
             f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}",

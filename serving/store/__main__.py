@@ -123,16 +123,19 @@ def _move(store: ModelStore, number: int | None, label: str) -> _Outcome:
     """Moves a label to a version, or, without a number, back to the one that was live before."""
     options = flags.FLAGS
     start = time.monotonic()
-    back = number is None
     if options.server:
         from serving import rollout
 
         with rollout.RunningServer(options.server, **connection_flags.security()) as server:
-            version = store.require_previous() if number is None else number
-            seconds = rollout.promote(store, version, label, server, options.timeout_s, back=back)
+            if number is None:
+                version, seconds = rollout.rollback(store, server, options.timeout_s)
+            else:
+                version = number
+                seconds = rollout.promote(store, version, label, server, options.timeout_s)
     else:
-        version = store.require_previous() if number is None else number
-        store.promote(version, label, back=back)
+        if number is not None:
+            store.promote(number, label)
+        version = store.rollback() if number is None else number
         seconds = time.monotonic() - start
     state = "live" if label == STABLE_LABEL else f"loaded beside what is live, as {label}"
     lines = [

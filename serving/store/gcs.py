@@ -12,14 +12,14 @@ bucket.
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from serving.store.store import CLAIMS, STAGING, ModelStore
+from serving.store.store import CLAIMS, STAGING, ModelStore, is_version
 from whisker_ml import storage
-from whisker_ml.contract import SAVED_MODEL_FILE
+from whisker_ml.contract import SAVED_MODEL_FILES
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
 from whisker_ml.files import parse_address
 from whisker_ml.storage import same
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 # A bucket cannot tell a killed publisher from a slow one. One that has finished no object for so
 # long counts as killed; both times are the service's own.
 _KILLED_AFTER = timedelta(hours=1)
+
+# What the claim of a version holds from when it is to be deleted; before, it is empty.
+_RETIRED = b"retired"
 
 
 class Bucket(ModelStore):
@@ -44,32 +47,31 @@ class Bucket(ModelStore):
         """Lists the files of a version."""
         return set(storage.list_names(f"{self.base_path}/{version}"))
 
-    def _names(self) -> Iterable[str]:
-        """Names below the base path."""
-        return storage.list_names(self.base_path)
+    def _names(self) -> tuple[list[str], set[int]]:
+        """Names below the base path, and the versions whose claim says that they are retired."""
+        objects = storage.list_objects(self.base_path)
+        claims = (name.partition("/")[2] for name in objects if name.startswith(f"{CLAIMS}/"))
+        return list(objects), {
+            int(name) for name in claims if is_version(name) and objects[f"{CLAIMS}/{name}"].size
+        }
 
     def _claim(self, number: int) -> bool:
         """Claims a number."""
-        # Where the answer to a claim is lost, its repetition says no: that costs a number, and
-        # nothing else.
-        return storage.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0)
+        return bool(storage.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0))
 
     def _write(self, number: int, sources: Mapping[str, Path]) -> None:
         """Writes a version."""
         address = f"{self.base_path}/{number}"
-        rest = {name: path for name, path in sources.items() if name != SAVED_MODEL_FILE}
+        graph = _graph(sources)
+        rest = {name: path for name, path in sources.items() if name != graph}
         try:
             self._refuse_strangers(number)
-            storage.upload_new(
-                {str(number): sources[SAVED_MODEL_FILE]}, f"{self.base_path}/{STAGING}"
-            )
+            storage.upload_new({str(number): sources[graph]}, f"{self.base_path}/{STAGING}")
             there = self._take_over(number, rest)
             storage.upload_new(
                 {name: path for name, path in rest.items() if name not in there}, address
             )
-            if not storage.copy_new(
-                f"{self.base_path}/{STAGING}/{number}", f"{address}/{SAVED_MODEL_FILE}"
-            ):
+            if not storage.copy_new(f"{self.base_path}/{STAGING}/{number}", f"{address}/{graph}"):
                 raise ConflictError(
                     f"{address} took so long that another publisher removed it as abandoned:"
                     " publish again"
@@ -82,7 +84,7 @@ class Bucket(ModelStore):
             raise
         try:
             storage.delete([str(number)], f"{self.base_path}/{STAGING}")
-            self._remove_abandoned(number)
+            self._remove_abandoned(f"{number}/{graph}")
         except StorageError as error:
             logger.warning(
                 "what other publishers left in %s could not be removed: %s", self.base_path, error
@@ -106,7 +108,7 @@ class Bucket(ModelStore):
             other, _, name = source.partition("/")
             if (
                 other.isdigit()
-                and f"{other}/{SAVED_MODEL_FILE}" not in objects
+                and not any(f"{other}/{graph}" in objects for graph in SAVED_MODEL_FILES)
                 and name in set(files) - taken
                 and same(files[name], blob)
                 and storage.copy_new(
@@ -120,39 +122,61 @@ class Bucket(ModelStore):
         """Deletes what was written of a version, and nothing that somebody else wrote there."""
         objects = storage.list_objects(self.base_path)
         # saved_model.pb first: a copy whose answer was lost may have put it there.
-        names = {f"{number}/{name}": files[name] for name in (SAVED_MODEL_FILE, *files)}
-        names[f"{STAGING}/{number}"] = files[SAVED_MODEL_FILE]
+        graph = _graph(files)
+        names = {f"{number}/{name}": files[name] for name in (graph, *files)}
+        names[f"{STAGING}/{number}"] = files[graph]
         ours = [
             name for name, path in names.items() if name in objects and same(path, objects[name])
         ]
         storage.delete(ours, self.base_path)
 
-    def _remove_abandoned(self, published: int) -> None:
+    def _remove_abandoned(self, published: str) -> None:
         """Removes what killed publishers left; `published` has just been written, and so tells the
         service's time.
         """
         objects = storage.list_objects(self.base_path)
-        now = objects[f"{published}/{SAVED_MODEL_FILE}"].updated
+        now = objects[published].updated
         for claim in [name for name in objects if name.startswith(f"{CLAIMS}/")]:
             number = claim.removeprefix(f"{CLAIMS}/")
             staged = f"{STAGING}/{number}"
             remains = [name for name in objects if name == staged or name.startswith(f"{number}/")]
             if (
                 not remains
-                or (staged not in remains and f"{number}/{SAVED_MODEL_FILE}" in remains)
+                or (
+                    staged not in remains
+                    and any(f"{number}/{graph}" in remains for graph in SAVED_MODEL_FILES)
+                )
                 or max(objects[name].updated for name in (claim, *remains)) > now - _KILLED_AFTER
             ):
                 continue
             storage.delete([number], f"{self.base_path}/{STAGING}")
             # Only now is it settled whether the publisher got to its last step.
             there = storage.list_names(f"{self.base_path}/{number}")
-            if SAVED_MODEL_FILE not in there:
+            if not set(SAVED_MODEL_FILES).intersection(there):
                 storage.delete(there, f"{self.base_path}/{number}")
+
+    def _retire(self, versions: Sequence[int]) -> list[int]:
+        """Marks versions in their claims, and then writes models.config as it is.
+
+        Whoever looked at models.config before that has lost by its generation, and whoever looks
+        later sees the marks.
+        """
+        claims = {version: f"{self.base_path}/{CLAIMS}/{version}" for version in versions}
+        marks = {
+            version: storage.write(claim, _RETIRED, storage.read(claim)[1])
+            for version, claim in claims.items()
+        }
+        in_use = self.edit_config(lambda state: state.config).in_use
+        for version, mark in marks.items():
+            # Of a mark that another pruner has made anew meanwhile, nothing is taken back.
+            if mark and version in in_use:
+                storage.write(claims[version], b"", mark)
+        return [version for version, mark in marks.items() if mark and version not in in_use]
 
     def _delete(self, number: int) -> None:
         """Deletes a version."""
         address = f"{self.base_path}/{number}"
-        storage.delete([SAVED_MODEL_FILE], address)
+        storage.delete(SAVED_MODEL_FILES, address)
         storage.delete(storage.list_names(address), address)
 
     @contextmanager
@@ -171,4 +195,12 @@ class Bucket(ModelStore):
 
     def _replace(self, path: str, content: bytes, generation: int) -> bool:
         """Replaces a file."""
-        return storage.write(path, content, generation)
+        return bool(storage.write(path, content, generation))
+
+
+def _graph(names: Iterable[str]) -> str:
+    """Finds the file that makes a SavedModel one, of which `publish` has seen to it that there is
+    one.
+    """
+    (graph,) = set(SAVED_MODEL_FILES).intersection(names)
+    return graph

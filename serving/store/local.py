@@ -3,15 +3,15 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serving.store.manifest import files_in
 from serving.store.store import CLAIMS, HISTORY_FILE, STAGING, ModelStore, is_version
 from whisker_ml import files
-from whisker_ml.contract import SAVED_MODEL_FILE
-from whisker_ml.errors import disk_errors
+from whisker_ml.contract import SAVED_MODEL_FILES
+from whisker_ml.errors import ConflictError, disk_errors
 
 _CONFIG_LOCK = ".models.config.lock"
 
@@ -43,17 +43,17 @@ class Folder(ModelStore):
         """Lists the files of a version."""
         return set(files_in(self._base / str(version)))
 
-    def _names(self) -> Iterable[str]:
-        """Names below the base path."""
-        for pattern in ("*", f"{CLAIMS}/*", f"*/{SAVED_MODEL_FILE}"):
-            for path in self._base.glob(pattern):
-                yield path.relative_to(self._base).as_posix()
+    def _names(self) -> tuple[list[str], tuple[int, ...]]:
+        """Names below the base path; the lock of `_exclusive` stands in for retiring."""
+        patterns = ("*", f"{CLAIMS}/*", *(f"*/{name}" for name in SAVED_MODEL_FILES))
+        paths = (path for pattern in patterns for path in self._base.glob(pattern))
+        return [path.relative_to(self._base).as_posix() for path in paths], ()
 
     def _claim(self, number: int) -> bool:
         """Claims a number."""
         claim = self._claim_file(number)
         with disk_errors(claim.parent):
-            claim.parent.mkdir(parents=True, exist_ok=True)
+            _make(claim.parent)
             try:
                 claim.touch(exist_ok=False)
             except FileExistsError:
@@ -64,7 +64,11 @@ class Folder(ModelStore):
         """Writes a version."""
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
+            _make(staged.parent)
             self._remove_abandoned()
+            # The number has just been claimed: nobody needs what is there.
+            shutil.rmtree(staged, ignore_errors=True)
+            _make(staged)
             try:
                 for name, source in sources.items():
                     target = staged / name
@@ -82,16 +86,21 @@ class Folder(ModelStore):
             if is_version(staged.name) and self._claim_file(int(staged.name)).exists():
                 # Where the claim is held, its publisher is alive.
                 with (
-                    suppress(BlockingIOError),
+                    suppress(OSError),
                     files.locked(self._claim_file(int(staged.name))),
                 ):
                     shutil.rmtree(staged, ignore_errors=True)
+
+    def _retire(self, versions: Sequence[int]) -> list[int]:
+        """Gives those that nothing uses."""
+        in_use = self.state().in_use
+        return [version for version in versions if version not in in_use]
 
     def _delete(self, number: int) -> None:
         """Deletes a version."""
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
-            staged.parent.mkdir(exist_ok=True)
+            _make(staged.parent)
             # It vanishes in one step; where a kill keeps it from being removed then, the next
             # publisher does that.
             (self._base / str(number)).rename(staged)
@@ -126,3 +135,10 @@ class Folder(ModelStore):
                 for fresh in path.parent.glob(f".{path.name}.[0-9]*"):
                     fresh.unlink(missing_ok=True)
             yield
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder of the store's own, which may be no link to elsewhere."""
+    if folder.is_symlink():
+        raise ConflictError(f"{folder} is a link: the store keeps to itself; remove the link")
+    folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ new digests too.
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -102,14 +104,31 @@ def complete(
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Lists the files of a folder at any depth: relative names with forward slashes, and where each
-    lies.
+    """Lists what is in a folder at any depth, but for folders: relative names with forward slashes,
+    and where each lies. Links are listed and not followed.
+
+    Raises:
+        DiskError: a folder cannot be listed.
     """
-    return {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    with disk_errors(folder):
+        paths = sorted(
+            Path(parent, name)
+            for parent, folders, names in os.walk(folder, onerror=_raise)
+            for name in (*names, *folders)
+            if name in names or Path(parent, name).is_symlink()
+        )
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def irregular(files: Mapping[str, Path]) -> str | None:
+    """Gives the name of the first that is a link, or no regular file; None where there is none."""
+    return next(
+        (name for name, path in files.items() if not stat.S_ISREG(path.lstat().st_mode)), None
+    )
 
 
 def verify(folder: Path, version: int, place: str) -> None:
@@ -121,13 +140,15 @@ def verify(folder: Path, version: int, place: str) -> None:
         place: where the version lies, for the errors.
 
     Raises:
-        DigestError: a file is missing, was added or is not what it was; or the version has no
-            digests.
+        DigestError: a file is missing, was added or is not what it was, or is no regular file; or
+            the version has no digests.
         LabelsError: the class names in whisker.json are not those that were published.
         NumberError: it was published under another number.
         DiskError: a file cannot be read.
     """
     files = files_in(folder)
+    if strange := irregular(files):
+        raise _changed(place, f"{strange} is a link, or no regular file")
     if MANIFEST_FILE not in files:
         raise DigestError(
             f"{place} has no {MANIFEST_FILE}, so that nothing tells whether it is whole: publish"

@@ -9,6 +9,9 @@ Versions lie in `<model_dir>/<model_name>/<version>/`. Publishing:
 3. on any failure, remove what was written. The number stays claimed, so that it never means two
    things. What a killed publisher left, a later one removes; it never touches what a living one is
    writing.
+
+Whatever changes models.config, or deletes what it might name, goes through `edit_config`: under the
+lock of the folder, or the generation of the bucket's object, look, decide, write.
 """
 
 import json
@@ -19,13 +22,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from serving.config import models_config, render
 from serving.config.models_config import ModelServerConfig
 from serving.store import manifest
 from serving.store.manifest import MANIFEST_FILE
-from whisker_ml.contract import MODELS_CONFIG, SAVED_MODEL_FILE, STABLE_LABEL
+from serving.store.state import State, parse_history, until
+from whisker_ml.contract import (
+    MODELS_CONFIG,
+    SAVED_MODEL_FILE,
+    SAVED_MODEL_FILES,
+    STABLE_LABEL,
+)
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
 
 # Beside the versions, and invisible to TensorFlow Serving, which reads only names that are numbers.
@@ -41,8 +51,8 @@ class NotASavedModelError(StorageError):
     """What is to be published cannot be served."""
 
 
-class VersionMissingError(StorageError):
-    """A version that the store does not have."""
+class OvertakenError(ConflictError):
+    """Another version is live than the one that was to be replaced."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class PublishedVersion:
 class ModelStore(ABC):
     """The versions of one model, and which of them is live; `open_store` makes one.
 
-    What a folder and a bucket do differently are the eight small operations at the end.
+    What a folder and a bucket do differently are the nine small operations at the end.
 
     Args:
         model_dir: root of the store, an absolute path or a gs:// address.
@@ -93,15 +103,23 @@ class ModelStore(ABC):
             clock: the time in UTC, for whisker.json; nothing depends on it.
 
         Raises:
-            NotASavedModelError: `folder` has no saved_model.pb.
+            NotASavedModelError: `folder` has no saved_model.pb or .pbtxt, or has both; or a link.
             ManifestError: the whisker.json in `folder` cannot be read.
             StorageError: the store cannot be written; nothing that a server would load is left
                 there.
         """
         files = manifest.files_in(folder)
-        if SAVED_MODEL_FILE not in files:
+        graphs = [name for name in SAVED_MODEL_FILES if name in files]
+        if not graphs:
             raise NotASavedModelError(
                 f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}; export one there first"
+            )
+        if len(graphs) > 1:
+            raise NotASavedModelError(f"{folder} has {' and '.join(graphs)}: remove one of them")
+        if strange := manifest.irregular(files):
+            raise NotASavedModelError(
+                f"{files[strange]} is a link, or no regular file: publish a folder without, such"
+                " as a copy made with cp -RL"
             )
         with disk_errors(folder):
             content = files[MANIFEST_FILE].read_bytes() if MANIFEST_FILE in files else b""
@@ -120,15 +138,10 @@ class ModelStore(ABC):
         return PublishedVersion(number, f"{self.base_path}/{number}")
 
     def versions(self) -> list[int]:
-        """Lists the versions that a server can load, ascending; folders without saved_model.pb are
-        none.
+        """Lists the versions that a server can load, ascending; folders without saved_model.pb, or
+        .pbtxt, are none.
         """
-        paths = (name.partition("/") for name in self._names())
-        return sorted(
-            int(version)
-            for version, _, file in paths
-            if is_version(version) and file == SAVED_MODEL_FILE
-        )
+        return _versions(self._names()[0])
 
     def manifest(self, version: int) -> dict[str, Any]:
         """Gives the whisker.json of a version; empty where it has none, as it is another tool's.
@@ -162,10 +175,7 @@ class ModelStore(ABC):
 
     def require(self, version: int) -> None:
         """Raises a VersionMissingError where the store does not have a version."""
-        if version not in self.versions():
-            raise VersionMissingError(
-                f"{self.base_path} has no version {version}: its versions are {self._listed()}"
-            )
+        self.state().require(version)
 
     def check(self) -> None:
         """Finds out, before there is anything to lose, what would keep a version from being
@@ -184,7 +194,7 @@ class ModelStore(ABC):
         Raises:
             ConfigError: models.config cannot be read.
         """
-        return self._live(self.config())
+        return models_config.live_version(self.config(), self.model_name)
 
     def config(self) -> ModelServerConfig:
         """Reads models.config; empty where there is none.
@@ -200,40 +210,62 @@ class ModelStore(ABC):
 
     def previous(self) -> int | None:
         """Gives the version that was live before the present one and still exists, or None."""
-        entries = parse_history(self._read(self._history_path)[0], self._history_path)
-        return previous(entries, self.live_version(), self.versions())
+        return self.state().previous
 
-    def require_previous(self) -> int:
-        """Gives what `previous` gives, or raises a VersionMissingError."""
-        version = self.previous()
-        if version is None:
-            live = self.live_version()
-            reason = "is live" if live is None else f"was live before {live}"
-            raise VersionMissingError(
-                f"{self.base_path} has no version that {reason}: promote one of {self._listed()}"
-            )
-        return version
+    def state(self) -> State:
+        """Looks at all that a change decides on.
 
-    def promote(self, version: int, label: str = STABLE_LABEL, *, back: bool = False) -> None:
+        Raises:
+            ConfigError: models.config cannot be read.
+            StorageError: the history cannot be read.
+        """
+        # In this order: a history that is as it was was read with no older a models.config, and
+        # names that were seen after models.config hold as long as that is as it was.
+        history, history_generation = self._read(self._history_path)
+        text, generation = self._read(self.config_path)
+        config = models_config.parse(text, self.config_path)
+        names, retired = self._names()
+        return State(
+            self.base_path,
+            self.model_name,
+            config,
+            _versions(names),
+            retired,
+            parse_history(history, self._history_path),
+            (generation, history_generation),
+        )
+
+    def promote(
+        self,
+        version: int,
+        label: str = STABLE_LABEL,
+        *,
+        over: int | EllipsisType | None = ...,
+    ) -> None:
         """Moves a label to a version, in models.config; with `stable` the version is the live one.
 
         Args:
             version: one of `versions()`.
             label: which.
-            back: as for `edit_config`.
+            over: the version that must be live, None where none must be; left out, any may be.
 
         Raises:
             VersionMissingError: the store does not have it.
+            OvertakenError: another version is live than `over`.
             ConfigError: the models.config that is there cannot be read; it stays as it is.
             StorageError: the store cannot be written; models.config stays as it is.
         """
+
+        def moved(state: State) -> ModelServerConfig:
+            if over not in (..., state.live):
+                raise OvertakenError(
+                    f"{self.base_path}: version {state.live} is live by now, not {over or 'none'}"
+                )
+            return state.moved(version, label)
+
+        # A wrong path gets no lock file.
         self.require(version)
-        self.edit_config(
-            lambda config: models_config.with_live(
-                config, self.model_name, self.base_path, version, label
-            ),
-            back=back,
-        )
+        self.edit_config(moved)
 
     def rollback(self) -> int:
         """Makes the version live that was live before; a second rollback goes further back, never
@@ -246,37 +278,42 @@ class ModelStore(ABC):
             VersionMissingError: no version that still exists was live before.
             ConfigError, StorageError: as `promote` says.
         """
-        version = self.require_previous()
-        self.promote(version, back=True)
-        return version
+        self.state().require_previous()
+        state = self.edit_config(
+            lambda state: state.moved(state.require_previous(), STABLE_LABEL), back=True
+        )
+        return models_config.labels(state.config, self.model_name)[STABLE_LABEL]
 
     def edit_config(
-        self, change: Callable[[ModelServerConfig], ModelServerConfig], *, back: bool = False
-    ) -> ModelServerConfig:
+        self, decide: Callable[[State], ModelServerConfig], *, back: bool = False
+    ) -> State:
         """Changes models.config as one step, and keeps the history of what was live.
 
+        Of our model, nothing is written that is not there: a change that names such a version is
+        refused, and what was named and is gone, as somebody deleted it by hand, is dropped.
+
         Args:
-            change: makes the new configuration from the present one; is called again where somebody
-                else wrote meanwhile.
-            back: where `change` moves `stable`: to a version that was live before, and what was
+            decide: makes the new configuration from what is there now; is called again where
+                somebody else wrote meanwhile.
+            back: where `decide` moves `stable`: to a version that was live before, and what was
                 live since is to be forgotten; else the version is remembered as the newest.
 
         Returns:
-            What was written.
+            What `decide` was given, with the configuration that was written.
 
         Raises:
+            VersionMissingError: the change names a version that the store does not have.
             ConfigError, StorageError: as `promote` says.
         """
         with self._exclusive():
             for _ in range(_EDIT_ATTEMPTS):
-                text, generation = self._read(self.config_path)
-                config = models_config.parse(text, self.config_path)
-                changed = change(config)
-                models_config.check(changed, self.config_path)
+                state = self.state()
+                changed = state.settled(decide(state))
+                models_config.check(changed.config, self.config_path)
                 # First the history: an entry too many is known as such, a missing one is not.
-                if self._remember(
-                    self._live(config), self._live(changed), back=back
-                ) and self._replace(self.config_path, render(changed).encode(), generation):
+                if self._remember(state, changed.live, back=back) and self._replace(
+                    self.config_path, render(changed.config).encode(), state.generations[0]
+                ):
                     return changed
         raise ConflictError(
             f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again"
@@ -300,43 +337,49 @@ class ModelStore(ABC):
         """
         if keep < 1:
             raise StorageError(f"cannot keep {keep} versions: expected 1 or more")
-        deleted = []
+        return self._remove(
+            lambda state: [
+                version
+                for version in state.versions
+                # What a killed prune was about to delete, too.
+                if version in state.retired or version in state.lasting[:-keep]
+            ]
+        )
+
+    def withdraw(self, version: int) -> None:
+        """Deletes a version that was published just now, unless it has been promoted.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        self._remove(lambda _: [version])
+
+    def _remove(self, choose: Callable[[State], Sequence[int]]) -> list[int]:
         with self._exclusive():
-            for version in self.versions()[:-keep]:
-                # Looked at each time, as a bucket cannot keep others from promoting meanwhile.
-                if version not in self._in_use() and self.read_file(version, MANIFEST_FILE):
-                    self._delete(version)
-                    deleted.append(version)
-        return deleted
+            state = self.state()
+            ours = [
+                version
+                for version in choose(state)
+                if (version in state.retired or version not in state.in_use)
+                and self.read_file(version, MANIFEST_FILE)
+            ]
+            free = self._retire(ours) if ours else []
+            for version in free:
+                self._delete(version)
+        return free
 
-    def _in_use(self) -> set[int | None]:
-        models = self.config().model_config_list.config
-        loaded = {
-            version
-            for model in models
-            if model.name == self.model_name
-            for version in model.model_version_policy.specific.versions
-        }
-        return {*loaded, *self.labels().values(), self.previous()}
-
-    def _remember(self, old: int | None, new: int | None, *, back: bool) -> bool:
+    def _remember(self, state: State, live: int | None, *, back: bool) -> bool:
         """Notes that another version becomes live; false where somebody else wrote meanwhile."""
-        if new is None or new == old:
+        if live is None or live == state.live:
             return True
-        content, generation = self._read(self._history_path)
-        entries = until(parse_history(content, self._history_path), old)
-        entries = until(entries, new) if back else [*entries, new]
-        return self._replace(self._history_path, json.dumps(entries).encode(), generation)
-
-    def _live(self, config: ModelServerConfig) -> int | None:
-        return models_config.live_version(config, self.model_name)
-
-    def _listed(self) -> str:
-        return ", ".join(map(str, self.versions())) or "none"
+        entries = until(state.history, state.live)
+        entries = until(entries, live) if back else [*entries, live]
+        content = json.dumps(entries).encode()
+        return self._replace(self._history_path, content, state.generations[1])
 
     def _taken(self) -> set[int]:
         """Numbers that are claimed, or whose name exists below the base path, whoever made it."""
-        names = (name.removeprefix(f"{CLAIMS}/").partition("/")[0] for name in self._names())
+        names = (name.removeprefix(f"{CLAIMS}/").partition("/")[0] for name in self._names()[0])
         return {int(name) for name in names if is_version(name)}
 
     @abstractmethod
@@ -344,9 +387,9 @@ class ModelStore(ABC):
         """Lists the files of a version: relative names with forward slashes."""
 
     @abstractmethod
-    def _names(self) -> Iterable[str]:
-        """Names below the base path, relative to it: at least every child, claim and saved_model.pb
-        of a child.
+    def _names(self) -> tuple[Collection[str], Collection[int]]:
+        """Names below the base path, relative to it: at least every child, claim and file of
+        SAVED_MODEL_FILES of a child; and the versions that `_retire` was given.
         """
 
     @abstractmethod
@@ -364,6 +407,12 @@ class ModelStore(ABC):
         Args:
             number: claimed by the caller.
             sources: relative names with forward slashes, and where each file lies now.
+        """
+
+    @abstractmethod
+    def _retire(self, versions: Sequence[int]) -> list[int]:
+        """Gives those of some versions that nothing uses, and that no models.config names from here
+        on.
         """
 
     @abstractmethod
@@ -398,41 +447,10 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdigit() and int(name) < 2**63
 
 
-# The history: which versions were live, in order, newest last. It is written before models.config,
-# so that a kill in between leaves an entry that never was live: what models.config says decides,
-# and entries behind the last mention of the live version count for nothing.
-
-
-def parse_history(content: bytes, place: str) -> list[int]:
-    """Reads a history; an empty content is an empty one.
-
-    Raises:
-        StorageError: it is no list of numbers.
-    """
-    try:
-        entries = json.loads(content or b"[]")
-    except (ValueError, RecursionError):
-        entries = None
-    if not isinstance(entries, list) or not all(type(entry) is int for entry in entries):
-        raise StorageError(
-            f"{place} is no list of versions: remove it; what was live before is then unknown"
-        )
-    return entries
-
-
-def until(entries: Sequence[int], live: int | None) -> list[int]:
-    """Gives the entries up to and with the last mention of the live version, which is added where
-    there is none.
-    """
-    kept = list(entries)
-    if live is None:
-        return kept
-    while live in kept and kept[-1] != live:
-        kept.pop()
-    return kept if live in kept else [*kept, live]
-
-
-def previous(entries: Sequence[int], live: int | None, versions: Collection[int]) -> int | None:
-    """Gives the last of these versions that was live before the present one, if any."""
-    before = reversed(until(entries, live))
-    return next((entry for entry in before if entry != live and entry in versions), None)
+def _versions(names: Iterable[str]) -> list[int]:
+    paths = (name.partition("/") for name in names)
+    return sorted(
+        int(version)
+        for version, _, file in paths
+        if is_version(version) and file in SAVED_MODEL_FILES
+    )

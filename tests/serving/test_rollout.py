@@ -12,14 +12,14 @@ import grpc
 import pytest
 
 from serving.config import models_config
-from serving.rollout import RolloutError, RunningServer, promote, rollback
+from serving.rollout import RolloutError, RunningServer, _Rollout, promote, rollback
 from serving.server import grpc_service
 from serving.server.discovery import read_config, single_model
 from serving.server.handlers import Handlers
 from serving.server.manager import Manager, Options
 from serving.server.status import StatusError
 from serving.store import ModelStore, open_store
-from serving.store.store import VersionMissingError
+from serving.store.state import VersionMissingError
 
 OPTIONS = Options(poll_wait_s=0.1, load_retry_interval_s=60, labels_for_unavailable=True)
 TIMEOUT_S = 20.0
@@ -351,3 +351,68 @@ def test_server_that_polls_the_file_takes_every_state(harness: Harness) -> None:
     assert next(each for each in seen if each[1] == {"stable": 2}) == ([1, 2], {"stable": 2})
     assert models_config.live_version(harness.store.config(), "whisker") == 1
     assert server.labelled("whisker", "stable", None) == 1
+
+
+def during_the_load(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Makes a change of the store, once, while a rollout waits for its version to be loaded."""
+    real = _Rollout._load
+
+    def load(self: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(_Rollout, "_load", real)
+        change()
+        real(self, *arguments)
+
+    monkeypatch.setattr(_Rollout, "_load", load)
+
+
+def test_version_that_is_being_loaded_is_not_pruned(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = harness.start()
+    during_the_load(monkeypatch, lambda: harness.store.prune(1))
+    promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    assert harness.store.versions() == [1, 2, 4]
+
+
+def test_version_that_was_pruned_after_the_look_changes_nothing(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = harness.start()
+    monkeypatch.setattr(harness.store, "require", lambda _: harness.store.prune(1))
+    with pytest.raises(VersionMissingError, match="has no version 2: its versions are 1, 4$"):
+        promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    assert (in_the_file(harness.store), harness.states) == (([1], {"stable": 1}), [])
+
+
+def test_rollback_from_what_is_not_live_any_more_is_refused_and_what_went_live_stays(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = harness.start()
+    promote(harness.store, 2, "stable", server, TIMEOUT_S)
+    during_the_load(monkeypatch, lambda: harness.store.promote(4))
+    with pytest.raises(
+        RolloutError, match="^version 4 of whisker has gone live meanwhile: look, and go back from"
+    ):
+        rollback(harness.store, server, TIMEOUT_S)
+    assert harness.store.live_version() == 4
+    assert harness.store.previous() == 2
+
+
+def test_going_back_restores_no_version_that_is_gone(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = harness.start()
+    store = harness.store
+
+    # What a killed promotion has left there.
+    def leftover(state: Any) -> Any:
+        state.config.model_config_list.config[0].model_version_policy.specific.versions.append(3)
+        return state.config
+
+    store.edit_config(leftover)
+    harness.broken = {2}
+    during_the_load(monkeypatch, lambda: store.prune(1))
+    with pytest.raises(RolloutError, match="cannot load version 2"):
+        promote(store, 2, "stable", server, TIMEOUT_S)
+    assert in_the_file(store) == ([1], {"stable": 1})
+    assert 3 not in store.versions()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import ConfigError
+from serving.config import ConfigError, render
 from serving.store import ModelStore, open_store
 from serving.store_check import check
 from whisker_ml.files import is_address
@@ -36,7 +36,9 @@ def test_flipped_byte_and_a_version_that_is_gone_are_found(
     store.publish(saved_model)
     config = store.config()
     config.model_config_list.config[0].model_version_policy.specific.versions.append(9)
-    store.edit_config(lambda _: config)
+    # As somebody else writes it: the store would not.
+    _, generation = store._read(store.config_path)
+    assert store._replace(store.config_path, render(config).encode(), generation)
     findings, _ = check(store.config_path, 1)
     assert len(findings) == 2
     assert (

@@ -19,7 +19,7 @@ from trainer.errors import ConfigError
 from trainer.evaluation.unsure import NO_DOUBT
 from trainer.export import Exported, provenance, saved_model
 from trainer.export.verify import starting
-from trainer.publish import publish, require_same_classes
+from trainer.publish import _replace_live, publish, require_same_classes
 from trainer.run_folder import RunFolder
 from trainer.session import Clock, Session, Stop
 from trainer.variants.objective import Objective
@@ -88,6 +88,72 @@ def test_worse_candidate_is_refused_and_nothing_of_it_is_in_the_store(trained, s
     assert (store.versions(), store.live_version()) == ([1], 1)
     manifest = json.loads((tmp_path / "export" / provenance.MANIFEST_FILE).read_text())
     assert manifest["gate"]["sentence"] == publication.gate["sentence"]
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder that a store takes for a SavedModel."""
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "saved_model.pb").write_bytes(b"graph")
+    return tmp_path / "export"
+
+
+def comparing(store, exported, *, overtaken, verdicts, policy="not_worse"):
+    """Publishes while another version goes live during each of the first comparisons; gives what
+    came of it, and what it was compared with.
+    """
+    compared = []
+
+    def compare(live):
+        compared.append(live)
+        if len(compared) <= overtaken:
+            store.promote(store.publish(exported).number)
+        return {"passed": verdicts[live or 0], "policy": policy, "sentence": f"over {live}"}
+
+    return _replace_live(store, exported, compare), compared
+
+
+@pytest.mark.parametrize("live", [None, 1])
+def test_what_went_live_during_the_comparison_is_compared_with_too(tmp_path, exported, live):
+    store = open_store(str(tmp_path / "store"), "whisker")
+    first = store.publish(exported).number
+    if live:
+        store.promote(live)
+    (decision, version), compared = comparing(
+        store, exported, overtaken=1, verdicts={0: True, 1: True, first + 1: True}
+    )
+    assert compared == [live, 2]
+    # 3 was compared with what was not live any more.
+    assert (decision["sentence"], version.number, store.versions()) == ("over 2", 4, [1, 2, 4])
+    assert (store.live_version(), store.previous()) == (4, 2)
+
+
+def test_worse_than_what_went_live_during_the_comparison_is_refused(tmp_path, exported):
+    store = open_store(str(tmp_path / "store"), "whisker")
+    store.promote(store.publish(exported).number)
+    (decision, version), compared = comparing(
+        store, exported, overtaken=1, verdicts={1: True, 2: False}
+    )
+    assert (decision["sentence"], version, compared) == ("over 2", None, [1, 2])
+    assert (store.versions(), store.live_version()) == ([1, 2], 2)
+
+
+def test_being_overtaken_again_and_again_ends_as_a_refusal(tmp_path, exported):
+    store = open_store(str(tmp_path / "store"), "whisker")
+    (decision, version), compared = comparing(store, exported, overtaken=9, verdicts=[True] * 10)
+    assert len(compared) == 3
+    assert (decision["passed"], version) == (False, None)
+    assert decision["sentence"] == (
+        "The gate refused it: another version went live during each of 3 comparisons; give the"
+        " same command again."
+    )
+    assert store.live_version() == max(store.versions()) == 5
+
+
+def test_with_the_gate_off_the_last_one_is_live(tmp_path, exported):
+    store = open_store(str(tmp_path / "store"), "whisker")
+    (_, version), compared = comparing(store, exported, overtaken=1, verdicts=[True], policy="off")
+    assert (version.number, store.live_version(), compared) == (2, 2, [None])
 
 
 def test_other_classes_than_the_live_ones_are_refused(store):

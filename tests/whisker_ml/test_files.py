@@ -1,7 +1,9 @@
 """Files appear whole or not at all, a lock ends with its process, damaged JSON is one line."""
 
+import errno
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,13 @@ def test_a_lock_leaves_the_content_of_its_file(tmp_path):
     path.write_text(json.dumps({"number": 3}))
     with files.locked(path):
         assert json.loads(path.read_text()) == {"number": 3}
+
+
+def test_a_lock_is_neither_behind_a_link_nor_a_pipe_that_somebody_must_read(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name, number in (("link", errno.ELOOP), ("pipe", errno.ENXIO)):
+        with pytest.raises(OSError, match=name) as raised, files.locked(tmp_path / name):
+            pass
+        assert raised.value.errno == number
+    assert not (tmp_path / "elsewhere").exists()

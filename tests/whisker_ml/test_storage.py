@@ -25,6 +25,8 @@ from whisker_ml.errors import (
 )
 from whisker_ml.files import is_address, parse_address
 from whisker_ml.storage import (
+    copy_new,
+    delete,
     download_file,
     download_folder,
     list_names,
@@ -307,6 +309,63 @@ def test_a_download_that_breaks_off_keeps_whole_files_only(
     download_folder(f"gs://{bucket}/data", back)
     assert content(back) == FILES
     assert not any(path.name.startswith(".") for path in back.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("use", "answer"),
+    [
+        (lambda address, _: read(f"{address}/notes.txt")[0], FILES["notes.txt"]),
+        (lambda address, _: read(f"{address}/missing"), (b"", 0)),
+        (lambda address, _: len(list_names(address)), 4),
+        (lambda address, folder: download_folder(address, folder / "back"), 4),
+        (lambda address, folder: download_file(f"{address}/notes.txt", folder / "notes"), None),
+        (lambda address, _: bool(write(f"{address}/new", b"new", 0)), True),
+        (lambda address, _: write(f"{address}/notes.txt", b"new", 0), 0),
+        (lambda address, folder: upload_new({"a": folder / "notes.txt"}, address), None),
+        (lambda address, _: copy_new(f"{address}/notes.txt", f"{address}/copy"), True),
+        (lambda address, _: copy_new(f"{address}/missing", f"{address}/copy"), False),
+        (lambda address, _: delete(["missing"], address), None),
+    ],
+)
+def test_an_answer_that_is_cut_in_the_middle_is_asked_for_again(
+    bucket: str,
+    gateway: Any,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Any,
+    answer: Any,
+) -> None:
+    monkeypatch.setitem(
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20)
+    )
+    address = f"gs://{bucket}/data"
+    upload_folder(pictures, address)
+    gateway.cut_answers()
+    assert use(address, pictures) == answer
+    assert gateway.cuts_left == 0
+
+
+def test_a_missing_object_whose_answer_is_cut_is_still_a_missing_object(
+    bucket: str, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20)
+    )
+    gateway.cut_answers()
+    with pytest.raises(ObjectMissingError, match="there is no such object"):
+        download_file(f"gs://{bucket}/missing", tmp_path / "file")
+    assert gateway.cuts_left == 0
+
+
+def test_a_service_whose_answers_are_always_cut_does_not_answer(
+    bucket: str, gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(0.2)
+    )
+    gateway.cut_answers(10**6)
+    with pytest.raises(UnreachableError, match="Cloud Storage does not answer"):
+        read(f"gs://{bucket}/missing")
 
 
 def test_a_file_too_large_for_one_request_goes_up_in_pieces_and_comes_back(

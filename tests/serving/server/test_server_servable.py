@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from serving.server import tensors
 from serving.server.servable import load
@@ -30,6 +31,13 @@ def test_folder_without_saved_model_is_not_found(copy):
         == "NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path:"
         f" {copy}"
     )
+
+
+def test_version_in_text_form_is_served(copy):
+    graph = SavedModel.FromString((copy / "saved_model.pb").read_bytes())
+    (copy / "saved_model.pbtxt").write_text(text_format.MessageToString(graph))
+    (copy / "saved_model.pb").unlink()
+    load(1, str(copy)).close()
 
 
 def test_version_without_variables_index_is_refused_as_incomplete(copy):

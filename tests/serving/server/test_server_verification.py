@@ -3,6 +3,7 @@ goes on.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from functools import partial
@@ -79,6 +80,26 @@ def test_a_flipped_byte_is_refused_and_nobody_notices_without_the_flag(publish, 
     ):
         load(1, path, VERIFIED)
     load(1, path, LoadingOptions()).close()
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "assets", "pipe"])
+def test_what_is_no_regular_file_is_refused_and_nobody_notices_without_the_flag(
+    publish, tmp_path, name
+):
+    path = Path(publish(tmp_path / "models"))
+    if name == "pipe":
+        os.mkfifo(path / name)
+    else:
+        (tmp_path / "assets").mkdir()
+        if (path / name).exists():
+            (path / name).rename(tmp_path / name)
+        (path / name).symlink_to(tmp_path / name)
+    with pytest.raises(
+        StatusError,
+        match=f"^FAILED_PRECONDITION: {path}: {name} is a link, or no regular file: publish",
+    ):
+        load(1, str(path), VERIFIED)
+    load(1, str(path), LoadingOptions()).close()
 
 
 def test_a_model_that_answers_other_classes_than_were_recorded_is_refused(publish, tmp_path):

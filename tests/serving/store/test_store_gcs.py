@@ -10,6 +10,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from serving.store import gcs, open_store
 from serving.store.gcs import Bucket
+from serving.store.state import VersionMissingError
 from whisker_ml import storage
 from whisker_ml.errors import (
     AddressError,
@@ -250,3 +251,65 @@ def test_a_last_step_whose_answer_was_lost_meets_its_own_object_and_replaces_no_
         stop_at_the_last_step(overtake)
     assert versions_in(list_names(f"gs://{bucket}/models/whisker/2")) == ["saved_model.pb"]
     assert read(stranger)[0] == b"a stranger's"
+
+
+def test_a_prune_that_was_killed_before_it_deleted_is_finished_by_the_next(
+    bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    for _ in range(3):
+        store.publish(saved_model)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Bucket, "_delete", killed)
+        store.prune(1)
+    assert store.versions() == [1, 2, 3]
+    with pytest.raises(
+        VersionMissingError, match=r"whisker/1 is being deleted: choose another of 3$"
+    ):
+        store.promote(1)
+    assert store.prune(3) == [1, 2]
+    assert store.versions() == [3]
+
+
+def test_a_version_that_goes_live_while_it_is_to_be_deleted_stays_and_can_be_promoted_again(
+    bucket: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    for _ in range(3):
+        store.publish(saved_model)
+    real = Bucket._retire
+
+    def overtaken(self: Bucket, versions: Any) -> Any:
+        store.promote(1)
+        return real(self, versions)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bucket, "_retire", overtaken)
+        assert store.prune(1) == [2]
+    store.promote(3)
+    assert store.rollback() == 1
+
+
+def test_a_rollback_whose_answer_is_lost_goes_back_once(
+    bucket: str, gateway: Any, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        storage.CALL, "retry", DEFAULT_RETRY.with_delay(initial=0.01).with_timeout(20)
+    )
+    store = open_store(f"gs://{bucket}/models", "whisker")
+    for _ in range(3):
+        store.promote(store.publish(saved_model).number)
+    # The history, and then models.config.
+    for start in (1, 2):
+        gateway.refuse_uploads(
+            start=len(gateway.names) + start, status=503, after_storing=True, count=1
+        )
+        assert store.rollback() == 3 - start
+    assert store.live_version() == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.store.store import parse_history, previous, until
+from serving.store.state import parse_history, previous, until
 from whisker_ml.errors import StorageError
 
 

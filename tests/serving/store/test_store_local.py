@@ -12,7 +12,7 @@ import pytest
 
 from serving.config import ConfigError
 from serving.store import open_store
-from whisker_ml.errors import DiskError, disk_errors
+from whisker_ml.errors import ConflictError, DiskError, disk_errors
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -242,3 +242,71 @@ def test_a_killed_promotion_leaves_no_file_behind_after_the_next(
         "whisker",
     ]
     assert not (tmp_path / "whisker" / "..live.json.123-456").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays_as_it_was(
+    exists: bool, saved_model: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "models"), "whisker")
+    store.publish(saved_model)
+    elsewhere = tmp_path / "elsewhere"
+    if exists:
+        elsewhere.write_bytes(b"precious")
+    lock = tmp_path / "models" / ".models.config.lock"
+    lock.symlink_to(elsewhere)
+    for change in (lambda: store.promote(1), lambda: store.prune(1)):
+        with pytest.raises(DiskError, match=rf"^{lock}: .*: remove the link$"):
+            change()
+    assert elsewhere.exists() == exists
+    assert not exists or elsewhere.read_bytes() == b"precious"
+    lock.unlink()
+    store.promote(1)
+
+
+@pytest.mark.parametrize("name", [".staging", ".staging/2", ".claims"])
+def test_a_folder_of_the_store_that_is_a_link_is_refused_and_nothing_is_written_behind_it(
+    name: str, saved_model: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "models"), "whisker")
+    store.publish(saved_model)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    # What would be removed as a killed publisher's, were the link followed.
+    (elsewhere / "1").mkdir()
+    folder = tmp_path / "models" / "whisker" / name
+    if folder.is_dir():
+        folder.rename(tmp_path / "before")
+    folder.symlink_to(elsewhere)
+    with pytest.raises(ConflictError, match=rf"^{folder} is a link: .*; remove the link$"):
+        store.publish(saved_model)
+    assert [path.name for path in elsewhere.iterdir()] == ["1"]
+    assert store.versions() == [1]
+    folder.unlink()
+    if (tmp_path / "before").exists():
+        (tmp_path / "before").rename(folder)
+    store.verify(store.publish(saved_model).number)
+
+
+def test_a_claim_that_is_a_link_is_a_number_taken_and_leads_nowhere(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    claims = tmp_path / "models" / "whisker" / ".claims"
+    claims.mkdir(parents=True)
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    (claims / "1").symlink_to(tmp_path / "elsewhere")
+    (claims.parent / ".staging" / "1").mkdir(parents=True)
+    store = open_store(str(tmp_path / "models"), "whisker")
+    assert store.publish(saved_model).number == 2
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
+def test_what_lies_staged_under_a_number_that_nobody_has_claimed_does_not_get_into_a_version(
+    saved_model: Path, tmp_path: Path
+) -> None:
+    staged = tmp_path / "models" / "whisker" / ".staging" / "1"
+    staged.mkdir(parents=True)
+    (staged / "stranger.txt").touch()
+    store = open_store(str(tmp_path / "models"), "whisker")
+    store.publish(saved_model)
+    store.verify(1)

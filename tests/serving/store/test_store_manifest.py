@@ -1,7 +1,9 @@
 """A version is what was published under its number, or a line says what is not."""
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from datetime import UTC, datetime
@@ -20,6 +22,8 @@ from serving.store.manifest import (
     parse,
     verify,
 )
+from serving.store.store import NotASavedModelError
+from whisker_ml.errors import DiskError
 
 DATA = "variables/variables.data-00000-of-00001"
 
@@ -117,6 +121,87 @@ def test_a_version_that_is_not_what_was_published_is_refused_with_what_is_not(
     damage(folder)
     with pytest.raises(error, match=rf"^{re.escape(f'{folder}: {line}')}"):
         store.verify(1)
+
+
+def linked(name: str) -> Any:
+    """Moves something out of the version, and puts a link to it in its place."""
+
+    def damage(folder: Path) -> None:
+        shutil.move(folder / name, folder.parent / "moved")
+        (folder / name).symlink_to(folder.parent / "moved")
+
+    return damage
+
+
+def piped(name: str) -> Any:
+    """Puts a pipe in its place."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        *((linked(name), name) for name in ("saved_model.pb", "variables", MANIFEST_FILE, DATA)),
+        *((piped(name), name) for name in ("saved_model.pb", "pipe", "variables/pipe")),
+        (lambda folder: (folder / "linked").symlink_to(folder.parent), "linked"),
+        (lambda folder: (folder / "nowhere").symlink_to("nowhere"), "nowhere"),
+    ],
+)
+def test_links_and_special_files_in_a_version_are_refused_by_name_and_never_followed(
+    store: ModelStore, damage: Any, name: str
+) -> None:
+    folder = Path(store.base_path, "1")
+    damage(folder)
+    line = f"{folder}: {name} is a link, or no regular file: publish the model again"
+    with pytest.raises(DigestError, match=rf"^{re.escape(line)}"):
+        store.verify(1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (linked("variables"), "variables"),
+        (linked("saved_model.pb"), "saved_model.pb"),
+        (piped("pipe"), "pipe"),
+    ],
+)
+def test_a_folder_with_links_or_special_files_is_not_published_and_no_number_is_claimed(
+    store: ModelStore, saved_model: Path, damage: Any, name: str
+) -> None:
+    damage(saved_model)
+    with pytest.raises(
+        NotASavedModelError, match=rf"^{saved_model}/{name} is a link, or no regular file: publish"
+    ):
+        store.publish(saved_model)
+    assert [path.name for path in Path(store.base_path, ".claims").iterdir()] == ["1"]
+
+
+def test_a_folder_that_is_a_link_itself_is_published(
+    store: ModelStore, saved_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "newest").symlink_to(saved_model)
+    assert store.publish(tmp_path / "newest").number == 2
+    store.verify(2)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_published_without_what_is_in_it(
+    store: ModelStore, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def forbidden(path: Any) -> Any:
+        if str(path).endswith("export/variables"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", forbidden)
+    with pytest.raises(DiskError, match=r"/variables: Permission denied"):
+        store.publish(saved_model)
 
 
 def test_an_old_version_under_a_new_number_is_refused(store: ModelStore) -> None:

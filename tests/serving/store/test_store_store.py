@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from serving.config import ConfigError
-from serving.config.models_config import parse, with_live
+from serving.config.models_config import named, parse, with_live
 from serving.store import ModelStore, open_store
 from serving.store.manifest import MANIFEST_FILE, DigestError
-from serving.store.store import NotASavedModelError, VersionMissingError
+from serving.store.state import State, VersionMissingError
+from serving.store.store import NotASavedModelError, OvertakenError
 from whisker_ml.errors import StorageError
 from whisker_ml.files import is_address
 from whisker_ml.storage import download_folder, list_names, upload_folder
@@ -253,7 +254,9 @@ def test_a_models_config_that_somebody_else_wrote_is_where_rollback_starts(
     for version in (1, 2, 3):
         store.promote(version)
     # As before a promotion of 3 that was killed between the history and models.config.
-    store.edit_config(lambda config: with_live(config, "whisker", store.base_path, 2), back=True)
+    store.edit_config(
+        lambda state: with_live(state.config, "whisker", store.base_path, 2), back=True
+    )
     put(f"{model_dir}/whisker", {".live.json": b"[1, 2, 3]"}, tmp_path)
     assert store.previous() == 1
     store.promote(4)
@@ -267,7 +270,8 @@ def test_a_change_that_would_make_a_models_config_no_server_takes_is_refused_and
     store.promote(1)
     before = content(model_dir, tmp_path)
 
-    def forget_versions(config: Any) -> Any:
+    def forget_versions(state: State) -> Any:
+        config = state.config
         del config.model_config_list.config[0].model_version_policy.specific.versions[:]
         return config
 
@@ -338,3 +342,127 @@ def test_a_clock_that_jumps_back_changes_no_order(model_dir: str, saved_model: P
     ]
     assert store.previous() == 2
     assert store.prune(1) == [1]
+
+
+def test_a_saved_model_in_text_form_is_published_listed_promoted_and_pruned(
+    model_dir: str, saved_model: Path
+) -> None:
+    (saved_model / "saved_model.pb").rename(saved_model / "saved_model.pbtxt")
+    store = store_of(3, model_dir, saved_model)
+    assert store.versions() == [1, 2, 3]
+    store.verify(1)
+    store.promote(3)
+    assert store.prune(1) == [1, 2]
+    assert {name.split("/")[0] for name in names(store.base_path)} >= {".claims", "3"}
+    assert not [name for name in names(store.base_path) if name.startswith((".staging", "1", "2"))]
+
+
+def test_of_two_forms_of_a_saved_model_one_has_to_go(model_dir: str, saved_model: Path) -> None:
+    (saved_model / "saved_model.pbtxt").touch()
+    with pytest.raises(
+        NotASavedModelError,
+        match=rf"^{saved_model} has saved_model\.pb and saved_model\.pbtxt: remove one of them$",
+    ):
+        open_store(model_dir, "whisker").publish(saved_model)
+
+
+def test_a_promotion_over_what_is_no_longer_live_changes_nothing(
+    model_dir: str, saved_model: Path
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    with pytest.raises(OvertakenError, match=r"/whisker: version None is live by now, not 3$"):
+        store.promote(1, over=3)
+    store.promote(1, over=None)
+    store.promote(2)
+    with pytest.raises(OvertakenError, match=r"/whisker: version 2 is live by now, not 1$"):
+        store.promote(3, over=1)
+    assert (store.live_version(), store.previous()) == (2, 1)
+    store.promote(3, over=2)
+    assert store.live_version() == 3
+
+
+def test_a_version_is_withdrawn_unless_something_uses_it(model_dir: str, saved_model: Path) -> None:
+    store = store_of(5, model_dir, saved_model)
+    store.promote(1)
+    store.promote(2)
+    store.promote(3, "canary")
+    for version in (1, 2, 3, 5, 9):
+        store.withdraw(version)
+    assert store.versions() == [1, 2, 3, 4]
+    assert store.publish(saved_model).number == 6
+
+
+def test_what_somebody_deleted_by_hand_is_named_no_longer_after_the_next_change(
+    model_dir: str, saved_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    store.promote(1)
+    store.promote(2, "canary")
+    store._delete(2)
+    store.promote(3)
+    assert store.labels() == {"stable": 3}
+    assert named(store.config(), "whisker") == {3}
+    assert "/whisker has no version 2 any more: models.config names it no longer" in caplog.text
+
+
+def test_a_change_may_not_name_what_is_not_there(model_dir: str, saved_model: Path) -> None:
+    store = store_of(1, model_dir, saved_model)
+    with pytest.raises(VersionMissingError, match=r"/whisker has no version 9: its versions are 1"):
+        store.edit_config(lambda state: with_live(state.config, "whisker", store.base_path, 9))
+    assert store.live_version() is None
+
+
+def before_the_next_write(store: ModelStore, patched: pytest.MonkeyPatch, change: Any) -> None:
+    """Makes a change, once, at the last moment at which others may come before a write: before the
+    lock of a folder, and before the first object of a bucket.
+    """
+    name = "_replace" if is_address(store.base_path) else "_exclusive"
+    real = getattr(type(store), name)
+
+    def overtaken(self: ModelStore, *arguments: Any) -> Any:
+        patched.setattr(type(store), name, real)
+        change()
+        return real(self, *arguments)
+
+    patched.setattr(type(store), name, overtaken)
+
+
+@pytest.mark.parametrize("label", ["stable", "canary"])
+def test_what_is_pruned_between_the_look_and_the_write_is_not_promoted(
+    label: str, model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    store.promote(3)
+    before_the_next_write(store, monkeypatch, lambda: store.prune(1))
+    with pytest.raises(VersionMissingError, match=r"has no version 1: its versions are 3$"):
+        store.promote(1, label)
+    assert (store.labels(), store.versions()) == ({"stable": 3}, [3])
+
+
+def test_a_rollback_goes_to_what_was_live_before_what_is_live_when_it_is_written(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(4, model_dir, saved_model)
+    for version in (1, 2):
+        store.promote(version)
+
+    def others() -> None:
+        for version in (3, 4):
+            store.promote(version)
+        assert store.prune(1) == [1, 2]
+
+    before_the_next_write(store, monkeypatch, others)
+    assert store.rollback() == 3
+    assert named(store.config(), "whisker") == {3}
+
+
+def test_what_is_in_use_is_not_even_marked(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(2, model_dir, saved_model)
+    for version in (1, 2):
+        store.promote(version)
+    # A rollback that came meanwhile would pass over it.
+    monkeypatch.delattr(type(store), "_retire")
+    store.withdraw(1)
+    assert store.rollback() == 1
