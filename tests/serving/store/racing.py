@@ -23,13 +23,17 @@ WORKERS, POLLERS = 4, 2
 KILLED_ONE_OF = 10
 
 
+# Children that outlive it end too.
+MAIN = os.getpid()
+
+
 def named(store: ModelStore, content: bytes) -> set[int]:
     return models_config.named(models_config.parse(content, store.config_path), NAME)
 
 
 def poll(store: ModelStore) -> None:
     """Looks, for ever, whether models.config names what is not there."""
-    while True:
+    while os.getppid() == MAIN:
         read = store._read(store.config_path)
         missing = named(store, read[0]) - set(store.versions())
         # Else what was read is no longer what is there.
@@ -40,7 +44,7 @@ def poll(store: ModelStore) -> None:
 def work(store: ModelStore, export: Path, seed: int, steps: int) -> None:
     """Changes the store, for ever; each change is a byte in the pipe `steps`."""
     chance = random.Random(seed)
-    while True:
+    while os.getppid() == MAIN:
         try:
             version = chance.choice(store.versions())
             chance.choice(
