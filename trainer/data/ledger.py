@@ -139,12 +139,17 @@ class Ledger:
         """The ledger that `to_json` has made JSON values of."""
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
-        return cls(
+        ledger = cls(
             classes=tuple(content["classes"]),
             pictures=tuple(Picture(**row) for row in content["pictures"]),
             left_out=tuple(LeftOut(**row) for row in content["left_out"]),
             protocol=content["protocol"],
         )
+        rows = (*map(vars, ledger.pictures), *map(vars, ledger.left_out))
+        texts = (ledger.protocol, *ledger.classes, *(text for row in rows for text in row.values()))
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("expected texts")
+        return ledger
 
 
 # Pictures that a person leaves out: `--exclude`.

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from trainer.data import layout, splits
 from trainer.data.layout import Unused
@@ -35,16 +34,28 @@ class Shards:
     """
 
     def __init__(self, folder: Path) -> None:
-        index = _index(folder / INDEX)
-        self._files = [folder / name for name, _ in index["shards"]]
-        for file, (_, size) in zip(self._files, index["shards"], strict=True):
+        index = folder / INDEX
+        remedy = "convert anew"
+        content = files.read_json(index, remedy, DataError)
+        try:
+            sizes = {folder / str(name): int(size) for name, size in content["shards"]}
+            self._files = list(sizes)
+            self._where: dict[str, tuple[int, int, int]] = {
+                path: (range(len(sizes)).index(shard), int(start), int(length))
+                for path, (shard, start, length) in content["pictures"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{index}: cannot be read as a list of shards ({type(error).__name__}: {error});"
+                f" {remedy}"
+            ) from error
+        for file, size in sizes.items():
             found = file.stat().st_size if file.is_file() else 0
             if found != size:
                 raise DataError(
                     f"{file}: holds {found:,} bytes where {size:,} were written; fetch it again, or"
                     " remove the folder and convert anew"
                 )
-        self._where: dict[str, tuple[int, int, int]] = index["pictures"]
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -67,10 +78,6 @@ class Shards:
     def __del__(self) -> None:
         for descriptor in getattr(self, "_open", {}).values():
             os.close(descriptor)
-
-
-def _index(file: Path) -> dict[str, Any]:
-    return files.read_json(file, "convert anew", DataError)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ import pytest
 
 from tests.trained_model import logged
 from tests.trainer.data.splitting import FLAT, found_and_hashes
-from trainer.data.ledger import Found, Ledger, Picture, exclude
+from trainer.data.ledger import Found, Ledger, LeftOut, Picture, exclude
+from trainer.data.pictures import Shards
 from trainer.data.splits import freeze
 from trainer.errors import DataError
 
@@ -81,6 +82,58 @@ def excluded(tmp_path, text, pictures=PICTURES):
         [each.path for each in left_out],
         line.replace(str(file), "F"),
     )
+
+
+def damaged(content):
+    """The same JSON with another value in one place, for each place and several values."""
+    for value in (None, 7, -1.5, "text", [], {}, True):
+        yield value
+        for key in content if isinstance(content, dict) else range(len(content)):
+            rest = dict(content) if isinstance(content, dict) else list(content)
+            rest[key] = value
+            yield rest
+            del rest[key]
+            yield rest
+    for key in content if isinstance(content, dict) else range(min(len(content), 2)):
+        if isinstance(content[key], dict | list):
+            for value in damaged(content[key]):
+                rest = dict(content) if isinstance(content, dict) else list(content)
+                rest[key] = value
+                yield rest
+
+
+def test_damaged_ledger_is_read_as_texts_or_refused_in_one_line(tmp_path):
+    file, picture = tmp_path / "ledger.json", Picture("1.jpg", "cats", "train", "0" * 64)
+    Ledger(("cats", "dogs"), (picture,), (LeftOut("2.jpg", "empty"),)).write(file)
+    refused = 0
+    for content in damaged(json.loads(file.read_text())):
+        file.write_text(json.dumps(content))
+        try:
+            read = Ledger.read(file)
+        except DataError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            texts = [text for picture in read.pictures for text in vars(picture).values()]
+            assert all(isinstance(text, str) for text in texts)
+            assert isinstance(read.digest, str)
+    assert refused > 50
+
+
+def test_damaged_list_of_shards_is_refused_in_one_line(tmp_path):
+    (tmp_path / "1.tfrecord").write_bytes(b"12345")
+    whole = {"shards": [["1.tfrecord", 5]], "pictures": {"1.jpg": [0, 0, 5]}}
+    (tmp_path / "shards.json").write_text(json.dumps(whole))
+    assert Shards(tmp_path).read("1.jpg") == b"12345"
+    refused = 0
+    for content in damaged(whole):
+        (tmp_path / "shards.json").write_text(json.dumps(content))
+        try:
+            Shards(tmp_path).order()
+        except DataError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 30
 
 
 def test_pictures_are_excluded_by_hash_and_by_path_and_what_is_gone_is_counted(tmp_path):
