@@ -128,12 +128,24 @@ def test_chief_that_never_comes_is_named_within_the_time():
     assert text.startswith(f"the chief, worker 0 ({workers[0]}), did not answer within 0.5 s")
 
 
-def test_whoever_else_connects_is_no_worker():
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'GET / HTTP/1.1\r\n\r\n{"worker": 7}',
+        b'{"worker": -1, "settings": {}}',
+        b'{"worker": 0, "settings": {}}',
+        b'{"worker": "1", "settings": {}}',
+        b'{"worker": 1, "settings": 7}',
+        b"[" * 60_000,
+        b"\xff\xfe",
+    ],
+)
+def test_whoever_else_connects_is_no_worker(line):
     def health_check(port):
         for _ in range(100):
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-                    connection.sendall(b'GET / HTTP/1.1\r\n\r\n{"worker": 7}\n')
+                    connection.sendall(line + b"\n")
                     return
             except OSError:  # not yet there, or closed in this moment
                 time.sleep(0.01)

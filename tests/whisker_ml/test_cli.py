@@ -264,3 +264,28 @@ def test_choices_are_added_where_the_text_does_not_name_them():
     assert cli.meaning("a colour", ["", "red", "green"]) == "a colour (red, green)"
     assert cli.meaning("red: warm; green: cold", ["red", "green"]) == "red: warm; green: cold"
     assert cli.meaning("anything", ()) == "anything"
+
+
+def test_reader_that_leaves_ends_no_run():
+    script = """
+import logging, sys
+from whisker_ml import cli
+def main(_):
+    for number in range(3):
+        logging.getLogger("trainer").info("line %d", number)
+    print("the end")
+    print("done", file=sys.stderr)
+cli.run(main)
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        ended = subprocess.run(
+            [sys.executable, "-c", script],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (0, "done\n")
