@@ -198,7 +198,7 @@ def _write_answers(
             total += 1
             if isinstance(outcome, WhiskerError):
                 failed += 1
-                print(f"{path}: {outcome}", file=failures)
+                print(terminal.escaped(f"{path}: {outcome}"), file=failures)
     except KeyboardInterrupt:
         return total, failed, EXIT_INTERRUPTED
     except SystemExit:

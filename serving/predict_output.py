@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from serving.client.errors import ClientError
 from serving.client.protocol import Prediction
 from whisker_ml.errors import WhiskerError
+from whisker_ml.terminal import escaped
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -48,13 +49,14 @@ def _table(stream: TextIO, top: int | None) -> Write:
             heading = "  ".join(
                 f"{title:<{width}}" for title, width in zip(titles, widths, strict=True)
             )
-            print(f"{heading}  unsure  version  path", file=stream)
+            print(escaped(f"{heading}  unsure  version  path"), file=stream)
         cells = (
             f"{cell:<{width}}" if isinstance(cell, str) else f"{cell:>{width}.4f}"
             for cell, width in zip(chain.from_iterable(best), widths, strict=False)
         )
         unsure = {True: "unsure", False: "", None: "–"}[outcome.unsure]
-        print(f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}", file=stream)
+        line = f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}"
+        print(escaped(line), file=stream)
 
     return write
 

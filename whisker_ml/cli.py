@@ -31,7 +31,7 @@ from whisker_ml.errors import (
     WhiskerError,
 )
 from whisker_ml.processors import available_processors
-from whisker_ml.terminal import foreign_lines_kept_back, print_line
+from whisker_ml.terminal import LogLine, escaped, foreign_lines_kept_back, print_line
 
 # In --help: how many flags come first, the heading of those without a group, and the column of
 # what they mean.
@@ -297,7 +297,9 @@ def show_log() -> None:
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if not logger.handlers:
-            logger.addHandler(_PlainLines())
+            lines = _PlainLines()
+            lines.setFormatter(LogLine())
+            logger.addHandler(lines)
             logger.setLevel(logging.INFO)
             # Handlers of the root would print every line a second time.
             logger.propagate = False
@@ -369,4 +371,4 @@ def _discard(stream: IO[str]) -> None:
 
 
 def _say(text: str) -> None:
-    print_line(f"{Path(sys.argv[0]).name}: error: {text}", sys.stderr)
+    print_line(f"{Path(sys.argv[0]).name}: error: {escaped(text)}", sys.stderr)

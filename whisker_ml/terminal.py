@@ -1,6 +1,8 @@
 """What a command shows on a terminal: progress bars, and no lines of other libraries."""
 
+import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import IO, Any
 
-from absl import logging
+from absl import logging as absl_logging
 
 LONG_S = 2.0  # of work, from which on a progress bar is worth its line
 
@@ -25,8 +27,8 @@ def foreign_lines_kept_back() -> Iterator[None]:
     Where the block fails, what was written is shown. Where absl's verbosity is INFO or more,
     nothing is dropped.
     """
-    verbosity = logging.get_verbosity()
-    if verbosity >= logging.INFO:
+    verbosity = absl_logging.get_verbosity()
+    if verbosity >= absl_logging.INFO:
         yield
         return
     with (
@@ -37,7 +39,7 @@ def foreign_lines_kept_back() -> Iterator[None]:
         sys.stderr.flush()
         standard_error = os.dup(2)
         os.dup2(lines.fileno(), 2)
-        logging.set_verbosity(min(verbosity, logging.ERROR))
+        absl_logging.set_verbosity(min(verbosity, absl_logging.ERROR))
         try:
             yield
         except BaseException:
@@ -45,7 +47,7 @@ def foreign_lines_kept_back() -> Iterator[None]:
             os.write(standard_error, lines.read())
             raise
         finally:
-            logging.set_verbosity(verbosity)
+            absl_logging.set_verbosity(verbosity)
             os.dup2(standard_error, 2)
             os.close(standard_error)
 
@@ -66,6 +68,25 @@ def progress(counted: Iterable[Any] | None = None, **options: Any) -> Any:
             # As tqdm does: a line that fills the last column may wrap.
             options |= {"ncols": columns - 1, "nrows": rows}
     return tqdm(counted, disable=None, leave=False, **options)
+
+
+# Also those that change the direction of what follows, or end a line.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def escaped(text: str) -> str:
+    """Shows control characters as they would be written in Python: no name of a file, class or
+    model moves the cursor of a terminal, or looks like another line of a log.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class LogLine(logging.Formatter):
+    """Lays a log record out as one line; a traceback has lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Gives the line."""
+        return escaped(super().formatMessage(record))
 
 
 def print_line(text: str, stream: IO[str]) -> None:

@@ -17,6 +17,7 @@ import sys
 from serving.server.flags import EXIT_START_FAILED, parse
 from whisker_ml.cli import import_tensorflow
 from whisker_ml.errors import EXIT_USAGE, MissingExtra, WhiskerError
+from whisker_ml.terminal import LogLine
 
 
 def main() -> None:
@@ -26,10 +27,11 @@ def main() -> None:
     flags = parse(sys.argv[1:], __doc__ or "")
     logging.basicConfig(
         level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         # By a way of its own: nothing of it is kept back with what TensorFlow writes there.
         stream=os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"),
     )
+    for handler in logging.root.handlers:
+        handler.setFormatter(LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # A queue's put is safe in a signal handler; an event's set is not.
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):

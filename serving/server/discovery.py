@@ -189,6 +189,9 @@ def scan(base_path: str) -> dict[int, str]:
             if is_address(base_path)
             else tf.io.gfile.listdir(base_path)
         )
+    except UnicodeDecodeError:
+        # TensorFlow cannot give a name that is no UTF-8.
+        children = [entry.name for entry in Path(base_path).iterdir()]
     except tf.errors.OpError as error:
         raise StatusError(
             grpc.StatusCode.NOT_FOUND, f"Could not find base path {base_path}: {error.message}"

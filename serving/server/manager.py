@@ -20,7 +20,7 @@ import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving.server.discovery import aspired, check, scan
-from serving.server.servable import Servable, State, Version, aspire, next_action
+from serving.server.servable import Servable, State, Version, aspire, next_action, one_line
 from serving.server.status import StatusError
 
 # AspiredVersionsManager's manage_state_interval_micros.
@@ -239,7 +239,11 @@ class Manager:
                 )
             models = list(self._models.values()) if due else []
         for model in models:
-            self._poll_versions(model)
+            try:
+                self._poll_versions(model)
+            except Exception:
+                # A defect of ours must not keep the models behind it waiting.
+                _log.exception("model %s cannot be looked at; what is loaded stays", model.name)
         while not self.stopping.is_set() and self._act():
             pass
 
@@ -287,9 +291,8 @@ class Manager:
             return
         chosen = aspired(model, versions)
         missing = sorted(set(model.model_version_policy.specific.versions) - set(chosen))
-        complaint = (
-            "" if chosen and not missing else f"no version {missing or ''} under {model.base_path}"
-        )
+        which = f"version {missing}" if missing else "version"
+        complaint = "" if chosen and not missing else f"no {which} under {model.base_path}"
         self._complain(f"model {name}", complaint)
         with self._lock:
             # Unless a new configuration came while the files were looked at.
@@ -331,7 +334,12 @@ class Manager:
         _log.info("Loading servable version %s", version)
         try:
             servable = self._load(version.number, version.path)
-        except StatusError as error:
+        except Exception as failure:
+            error = failure
+            if not isinstance(error, StatusError):
+                _log.exception("Servable %s cannot be loaded, for a reason unforeseen", version)
+                text = f"{type(error).__name__}: {one_line(str(error))}"
+                error = StatusError(grpc.StatusCode.INTERNAL, text)
             last = version.attempts > self._options.max_load_retries
             with self._lock:
                 version.error = error

@@ -33,6 +33,7 @@ from serving.store.manifest import ManifestError
 from whisker_ml import cli, contract
 from whisker_ml.contract import STABLE_LABEL
 from whisker_ml.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, WrongUse
+from whisker_ml.terminal import escaped
 
 
 def main() -> None:
@@ -192,7 +193,7 @@ def _write(outcome: Any, lines: Sequence[str]) -> None:
     print(
         json.dumps(outcome, ensure_ascii=False)
         if flags.FLAGS.format == "json"
-        else "\n".join(lines)
+        else "\n".join(map(escaped, lines))
     )
 
 

@@ -1,4 +1,5 @@
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -11,10 +12,10 @@ import termios
 import time
 
 import pytest
-from absl import logging
+from absl import logging as absl_logging
 
 from tests.trained_model import write_pictures
-from whisker_ml.terminal import foreign_lines_kept_back
+from whisker_ml.terminal import LogLine, escaped, foreign_lines_kept_back
 
 
 class Terminal:
@@ -81,7 +82,7 @@ from whisker_ml import cli
 def main(_):
     cli.import_tensorflow()
     import tensorflow as tf
-    from absl import logging
+    from absl import logging as absl_logging
     from serving.server.lite import Interpreters
     double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([1, 4])])
     concrete = double.get_concrete_function()
@@ -151,10 +152,10 @@ def test_training_export_and_serving_are_quiet(tmp_path):
 
 @pytest.fixture
 def quiet():
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.WARNING)
     yield
-    logging.set_verbosity(before)
+    absl_logging.set_verbosity(before)
 
 
 @pytest.mark.usefixtures("quiet")
@@ -168,7 +169,7 @@ def test_what_was_kept_back_is_shown_where_the_block_fails(capfd):
     assert capfd.readouterr().err == "the reason\n"
     os.write(2, b"afterwards\n")
     assert capfd.readouterr().err == "afterwards\n"
-    assert logging.get_verbosity() == logging.WARNING
+    assert absl_logging.get_verbosity() == absl_logging.WARNING
 
 
 BAR = """
@@ -210,3 +211,13 @@ def test_no_bar_without_a_terminal():
         check=True,
     )
     assert (ended.stdout, ended.stderr) == ("a line\n", "a warning\n")
+
+
+def test_names_cannot_move_the_cursor_or_look_like_another_line():
+    assert escaped("ca\x1b[2Jts\nERROR all lost\r\x07\x9b") == (
+        "ca\\x1b[2Jts\\nERROR all lost\\r\\x07\\x9b"
+    )
+    assert escaped("\u202egnp.exe\u2028") == "\\u202egnp.exe\\u2028"
+    assert escaped("Käse 猫 \u200d é") == "Käse 猫 \u200d é"
+    record = logging.LogRecord("a", logging.INFO, "", 1, "model %s", ("x\nERROR y",), None)
+    assert LogLine("%(levelname)s %(message)s").format(record) == "INFO model x\\nERROR y"

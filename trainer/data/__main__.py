@@ -25,6 +25,7 @@ from absl import flags
 from trainer.config import Config
 from trainer.errors import ConfigError, DataError
 from whisker_ml import cli
+from whisker_ml.terminal import escaped
 
 if TYPE_CHECKING:
     from trainer.data.checks import Facts
@@ -107,7 +108,7 @@ def _scan(folder: Path) -> None:
                 json.dumps(summed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
     for line in checks.table(summed):
-        print(line)
+        print(escaped(line))
     found = len(listing.found)
     print(f"{found:,} files in {seconds:.1f} s ({found / seconds:.0f} pictures/s)")
 

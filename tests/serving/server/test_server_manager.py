@@ -2,11 +2,15 @@
 are counted.
 """
 
+import os
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from serving.server import discovery, manager
 from serving.server.manager import Manager, Options
 from serving.server.servable import State
 from serving.server.status import StatusError
@@ -28,6 +32,7 @@ class World:
         self.folder = folder
         self.now = 0.0
         self.broken = set()
+        self.unforeseen = set()
         self.loads = []
         self.servables = {}
         self.config = None
@@ -39,6 +44,8 @@ class World:
         self.loads.append(number)
         if number in self.broken:
             raise StatusError(grpc.StatusCode.NOT_FOUND, f"nothing in {path}")
+        if number in self.unforeseen:
+            raise RecursionError("maximum recursion depth exceeded\nwhile decoding")
         self.servables[number] = Loaded(number)
         return self.servables[number]
 
@@ -344,3 +351,52 @@ def test_empty_config_serves_nothing_and_is_ready(world, caplog):
     world.manager.apply(ModelServerConfig())
     assert world.manager.ready()
     assert "Taking no action for empty config." in caplog.text
+
+
+def test_version_that_fails_in_an_unforeseen_way_ends_with_its_error_and_blocks_no_other(tmp_path):
+    world = World(tmp_path, max_load_retries=1, load_retry_interval_s=60)
+    world.add(1, 2)
+    world.unforeseen.add(2)
+    world.configure("all {}")
+    world.manager.apply(world.config)
+    for _ in range(4):
+        world.manager.tick()
+    assert world.loads.count(2) == 1, "not before the interval"
+    assert [state for _, state, _ in world.manager.states("m", 1)] == [State.AVAILABLE]
+    world.now += 61
+    world.manager.tick()
+    ((_, state, error),) = world.manager.states("m", 2)
+    assert (state, world.loads.count(2)) == (State.END, 2)
+    assert str(error) == (
+        "INTERNAL: RecursionError: maximum recursion depth exceeded while decoding"
+    )
+
+
+def test_name_that_is_no_utf_8_is_passed_over(tmp_path):
+    world = World(tmp_path)
+    world.add(1)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")).mkdir()
+    world.configure()
+    world.manager.apply(world.config)
+    world.manager.tick()
+    assert world.loads == [1]
+
+
+def test_model_that_cannot_be_looked_at_blocks_no_other(tmp_path, monkeypatch):
+    world = World(tmp_path)
+    world.add(1)
+    world.configure()
+    second = world.config.model_config_list.config.add()
+    second.CopyFrom(world.config.model_config_list.config[0])
+    world.config.model_config_list.config[0].name = "strange"
+    world.config.model_config_list.config[0].base_path = "/strange"
+
+    def scan(path):
+        if path == "/strange":
+            raise ZeroDivisionError
+        return discovery.scan(path)
+
+    monkeypatch.setattr(manager, "scan", scan)
+    world.manager.apply(world.config)
+    world.manager.tick()
+    assert [state for _, state, _ in world.manager.states("m")] == [State.AVAILABLE]
