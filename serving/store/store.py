@@ -219,11 +219,13 @@ class ModelStore(ABC):
             ConfigError: models.config cannot be read.
             StorageError: the history cannot be read.
         """
-        # In this order: a history that is as it was was read with no older a models.config, and
-        # names that were seen after models.config hold as long as that is as it was.
-        history, history_generation = self._read(self._history_path)
-        text, generation = self._read(self.config_path)
-        config = models_config.parse(text, self.config_path)
+        # In this order: both were so at one moment, and names that were seen after models.config
+        # hold as long as that is as it was.
+        while True:
+            history, text = self._read(self._history_path), self._read(self.config_path)
+            if history == self._read(self._history_path):
+                break
+        config = models_config.parse(text[0], self.config_path)
         names, retired = self._names()
         return State(
             self.base_path,
@@ -231,8 +233,8 @@ class ModelStore(ABC):
             config,
             _versions(names),
             retired,
-            parse_history(history, self._history_path),
-            (generation, history_generation),
+            parse_history(history[0], self._history_path),
+            (text[1], history[1]),
         )
 
     def promote(

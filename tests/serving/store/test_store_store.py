@@ -466,3 +466,22 @@ def test_what_is_in_use_is_not_even_marked(
     monkeypatch.delattr(type(store), "_retire")
     store.withdraw(1)
     assert store.rollback() == 1
+
+
+def test_a_promotion_in_the_middle_of_a_look_does_not_hide_what_was_live_before(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    for version in (1, 2, 3):
+        store.promote(version)
+    real = type(store)._read
+
+    def overtaken(self: ModelStore, path: str) -> Any:
+        found = real(self, path)
+        monkeypatch.setattr(type(store), "_read", real)
+        store.promote(1)
+        return found
+
+    # After the history, and before models.config.
+    monkeypatch.setattr(type(store), "_read", overtaken)
+    assert store.previous() == 3
