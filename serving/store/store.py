@@ -312,10 +312,13 @@ class ModelStore(ABC):
                 state = self.state()
                 changed = state.settled(decide(state))
                 models_config.check(changed.config, self.config_path)
-                # First the history: an entry too many is known as such, a missing one is not.
-                if self._remember(state, changed.live, back=back) and self._replace(
+                # An entry too many in the history is known as such, a missing one is not: so one
+                # is added before, and those that a step back forgets are taken out after.
+                if (back or self._remember(state, changed.live)) and self._replace(
                     self.config_path, render(changed.config).encode(), state.generations[0]
                 ):
+                    if back:
+                        self._remember(state, changed.live, back=True)
                     return changed
         raise ConflictError(
             f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again"
@@ -370,7 +373,7 @@ class ModelStore(ABC):
                 self._delete(version)
         return free
 
-    def _remember(self, state: State, live: int | None, *, back: bool) -> bool:
+    def _remember(self, state: State, live: int | None, *, back: bool = False) -> bool:
         """Notes that another version becomes live; false where somebody else wrote meanwhile."""
         if live is None or live == state.live:
             return True
