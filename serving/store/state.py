@@ -113,9 +113,9 @@ class State:
         return ", ".join(map(str, self.lasting)) or "none"
 
 
-# The history: which versions were live, in order, newest last. It is written before models.config,
-# so that a kill in between leaves an entry that never was live: what models.config says decides,
-# and entries behind the last mention of the live version count for nothing.
+# The history: which versions were live, in order, newest last. A kill may leave an entry that never
+# was live, or is not any more: what models.config says decides, and entries behind the last mention
+# of the live version count for nothing.
 
 
 def parse_history(content: bytes, place: str) -> list[int]:

@@ -219,11 +219,13 @@ class ModelStore(ABC):
             ConfigError: models.config cannot be read.
             StorageError: the history cannot be read.
         """
-        # In this order: a history that is as it was was read with no older a models.config, and
-        # names that were seen after models.config hold as long as that is as it was.
-        history, history_generation = self._read(self._history_path)
-        text, generation = self._read(self.config_path)
-        config = models_config.parse(text, self.config_path)
+        # In this order: both were so at one moment, and names that were seen after models.config
+        # hold as long as that is as it was.
+        while True:
+            history, text = self._read(self._history_path), self._read(self.config_path)
+            if history == self._read(self._history_path):
+                break
+        config = models_config.parse(text[0], self.config_path)
         names, retired = self._names()
         return State(
             self.base_path,
@@ -231,8 +233,8 @@ class ModelStore(ABC):
             config,
             _versions(names),
             retired,
-            parse_history(history, self._history_path),
-            (generation, history_generation),
+            parse_history(history[0], self._history_path),
+            (text[1], history[1]),
         )
 
     def promote(
@@ -310,10 +312,13 @@ class ModelStore(ABC):
                 state = self.state()
                 changed = state.settled(decide(state))
                 models_config.check(changed.config, self.config_path)
-                # First the history: an entry too many is known as such, a missing one is not.
-                if self._remember(state, changed.live, back=back) and self._replace(
+                # An entry too many in the history is known as such, a missing one is not: so one
+                # is added before, and those that a step back forgets are taken out after.
+                if (back or self._remember(state, changed.live)) and self._replace(
                     self.config_path, render(changed.config).encode(), state.generations[0]
                 ):
+                    if back:
+                        self._remember(state, changed.live, back=True)
                     return changed
         raise ConflictError(
             f"{self.config_path} was changed by others {_EDIT_ATTEMPTS} times in a row: try again"
@@ -368,7 +373,7 @@ class ModelStore(ABC):
                 self._delete(version)
         return free
 
-    def _remember(self, state: State, live: int | None, *, back: bool) -> bool:
+    def _remember(self, state: State, live: int | None, *, back: bool = False) -> bool:
         """Notes that another version becomes live; false where somebody else wrote meanwhile."""
         if live is None or live == state.live:
             return True

@@ -466,3 +466,42 @@ def test_what_is_in_use_is_not_even_marked(
     monkeypatch.delattr(type(store), "_retire")
     store.withdraw(1)
     assert store.rollback() == 1
+
+
+def test_a_promotion_in_the_middle_of_a_look_does_not_hide_what_was_live_before(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(3, model_dir, saved_model)
+    for version in (1, 2, 3):
+        store.promote(version)
+    real = type(store)._read
+
+    def overtaken(self: ModelStore, path: str) -> Any:
+        found = real(self, path)
+        monkeypatch.setattr(type(store), "_read", real)
+        store.promote(1)
+        return found
+
+    # After the history, and before models.config.
+    monkeypatch.setattr(type(store), "_read", overtaken)
+    assert store.previous() == 3
+
+
+def test_a_rollback_that_another_write_comes_before_still_finds_what_was_live(
+    model_dir: str, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(2, model_dir, saved_model)
+    for version in (2, 1, 2):
+        store.promote(version)
+    replaced = type(store)._replace
+
+    def killed(self: ModelStore, path: str, *arguments: Any) -> Any:
+        if path == store.config_path:
+            raise KeyboardInterrupt
+        return replaced(self, path, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(store), "_replace", killed)
+        store.rollback()
+    assert store.rollback() == 1
+    assert store.rollback() == 2
