@@ -82,7 +82,7 @@ from whisker_ml import cli
 def main(_):
     cli.import_tensorflow()
     import tensorflow as tf
-    from absl import logging as absl_logging
+    from absl import logging
     from serving.server.lite import Interpreters
     double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([1, 4])])
     concrete = double.get_concrete_function()
