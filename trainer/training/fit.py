@@ -132,6 +132,30 @@ class _Progress:
     history: dict[str, list[float]] = field(default_factory=lambda: asdict(History()))
 
 
+class _Adam(keras.optimizers.Adam):
+    """Keras' Adam, each variable in one operation instead of a dozen."""
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: Any, learning_rate: keras.KerasTensor
+    ) -> None:
+        """Computes what Keras' own does."""
+        index = self._get_variable_index(variable)
+        moments = self._momentums[index], self._velocities[index]
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=moments[0].value.handle,
+            v=moments[1].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 def make_optimizer(rate: LearningRate, steps: int) -> keras.optimizers.Optimizer:
     """Makes Adam with the schedule that `--learning_rate` names.
 
@@ -140,9 +164,9 @@ def make_optimizer(rate: LearningRate, steps: int) -> keras.optimizers.Optimizer
         steps: of the whole run.
     """
     if rate.schedule != "cosine":
-        return keras.optimizers.Adam(rate.peak)
+        return _Adam(rate.peak)
     warm_up = max(1, round(_WARM_UP * steps))
-    return keras.optimizers.Adam(
+    return _Adam(
         keras.optimizers.schedules.CosineDecay(
             0.0, decay_steps=max(1, steps - warm_up), warmup_target=rate.peak, warmup_steps=warm_up
         )

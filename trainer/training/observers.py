@@ -110,7 +110,8 @@ class Observers:
         if self._profile is None:
             return
         first, last = self._profile
-        if not self._profiling and first <= step < last:
+        # A call may pass over all of them: the next one is profiled then.
+        if not self._profiling and step >= first:
             tf.profiler.experimental.start(str(self._tensorboard))
             self._profiling = True
         elif self._profiling and step >= last:

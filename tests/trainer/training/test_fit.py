@@ -233,3 +233,19 @@ def test_tensorboard_gets_scalars_and_the_profile_of_the_steps_asked_for(example
 def test_history_knows_its_best_epoch():
     assert History(validation_loss=[0.7, 0.5, 0.5, 0.6]).best_epoch() == 2
     assert History(validation_loss=[0.1, 0.7, 0.5, 0.6]).best_epoch(since=2) == 3
+
+
+def test_optimizer_steps_as_keras_own_adam():
+    values = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    found = []
+    for optimizer in (
+        make_optimizer(LearningRate("cosine", 0.01), 20),
+        keras.optimizers.Adam(make_optimizer(LearningRate("cosine", 0.01), 20)._learning_rate),
+    ):
+        variable = keras.Variable(values[0])
+        for _ in range(10):
+            for gradient in values[1:]:
+                optimizer.apply([tf.constant(gradient)], [variable])
+        found.append(np.array(variable.value))
+    np.testing.assert_allclose(*found, atol=1e-5)
+    assert np.abs(found[0] - values[0]).min() > 1e-3
