@@ -294,7 +294,12 @@ class Trainings:
         # matplotlib lists the machine's fonts once per home, in seconds: that is neither recipe's
         # training.
         fonts = str(self._work / "matplotlib")
-        variables = os.environ | {"HOME": str(scratch), "MPLCONFIGDIR": fonts}
+        variables = os.environ | {
+            "HOME": str(scratch),
+            "MPLCONFIGDIR": fonts,
+            # For both sides, on every processor: Whisker sets it itself.
+            "TF_ENABLE_ONEDNN_OPTS": "1",
+        }
         if not self._warm:
             # The first process would pay for reading libraries and pictures from the disk.
             for path in self._data.rglob("*"):
