@@ -16,6 +16,7 @@ from typing import Any
 
 from trainer.config import OF_BEFORE, Config
 from trainer.errors import PicturesChangedError, RunError, RunStopped, WorkersError
+from trainer.lease import NAME, Lease, leased
 from whisker_ml import files, storage
 from whisker_ml.errors import StorageError, WhiskerError
 from whisker_ml.files import is_address
@@ -51,13 +52,19 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, address: str, environment: Mapping[str, str], tensorboard: str = ""
+        self,
+        path: Path,
+        address: str,
+        environment: Mapping[str, str],
+        tensorboard: str = "",
+        lease: Lease | None = None,
     ) -> None:
         self.path = path
         self.address = address
         self.environment = environment
         self.resumed = False
         self._tensorboard = tensorboard
+        self._lease = lease
 
     def state(self) -> str | None:
         """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is
@@ -76,7 +83,12 @@ class RunFolder:
 
         Event files go to the folder that the job service shows too, where it named one. A bucket
         that does not answer is no reason to give up training.
+
+        Raises:
+            RunError: another run has taken the folder over.
         """
+        if self._lease:
+            self._lease.require()
         try:
             if self._tensorboard:
                 storage.upload_folder(self.path / "tensorboard", self._tensorboard)
@@ -187,8 +199,8 @@ def open_run(
     """
     environment = _environment(devices, kernels)
     address = config.run_dir or _unfinished(config, environment) or _free(now, config.variant)
-    with _local_folder(address) as path:
-        run = RunFolder(path, address, environment, tensorboard)
+    with _local_folder(address) as (path, lease):
+        run = RunFolder(path, address, environment, tensorboard, lease)
         run.resumed = _resumable(run, config)
         try:
             run.write_json(
@@ -276,17 +288,19 @@ def _resumable(run: RunFolder, config: Config) -> bool:
 
 
 @contextmanager
-def _local_folder(address: str) -> Iterator[Path]:
+def _local_folder(address: str) -> Iterator[tuple[Path, Lease | None]]:
     if is_address(address):
-        with tempfile.TemporaryDirectory(prefix="whisker-run-") as folder:
+        with leased(address) as lease, tempfile.TemporaryDirectory(prefix="whisker-run-") as folder:
             storage.download_folder(address, Path(folder))
+            Path(folder, NAME).unlink(missing_ok=True)
             try:
-                yield Path(folder)
+                yield Path(folder), lease
             finally:
-                storage.upload_folder(Path(folder), address)
+                if not lease.lost:
+                    storage.upload_folder(Path(folder), address)
         return
     with locked_folder(address, "a run is at work here; wait for it, or give another folder"):
-        yield Path(address).expanduser()
+        yield Path(address).expanduser(), None
 
 
 @contextmanager
