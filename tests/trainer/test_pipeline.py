@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from tests.trained_model import draw, load_examples, logged, write_pictures
 from trainer.config import Config
 from trainer.data.dataset import run_digest
 from trainer.data.splits import ledger_file
-from trainer.errors import DataError, GateRefused
+from trainer.errors import DataError, GateRefused, RunStopped
 from trainer.pipeline import run
+from trainer.session import Stop
 from whisker_ml import storage
 
 
@@ -350,3 +352,22 @@ def test_run_that_fails_keeps_its_folder_and_publishes_nothing(tmp_path):
         run(config, downloads=tmp_path)
     assert json.loads((tmp_path / "run" / "state.json").read_text())["state"] == "failed"
     assert open_store(str(tmp_path / "store"), "whisker").versions() == []
+
+
+def test_run_whose_pictures_were_changed_says_so_and_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", per_class=25)
+    config = Config(data="pictures", image_size=32, epochs=1, mixed_precision="none")
+    stop = Stop()
+    stop._requested = signal.SIGINT
+    with pytest.raises(RunStopped) as stopped:
+        run(config, downloads=tmp_path, stop=stop)
+    assert stopped.value.exit_code == 130
+    (first,) = (tmp_path / "runs").iterdir()
+    (tmp_path / "pictures" / "cats" / "new.jpg").write_bytes(draw("cats", 777))
+    with logged() as lines:
+        result = run(config, downloads=tmp_path)
+    (said,) = [line for line in lines if line.endswith(": this command begins anew")]
+    assert f"{first.relative_to(tmp_path)}: the pictures have changed since this run began" in said
+    assert (tmp_path / result["run_dir"]) != first
+    assert sum(result["data"]["counts"]["train"].values()) > 0
