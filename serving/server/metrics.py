@@ -34,8 +34,9 @@ _HISTOGRAMS: dict[str, tuple[tuple[str, ...], float, float, int]] = {
 }
 
 # Clients choose the names that they ask for; beyond this many series of a metric, new names are
-# counted as "".
+# counted as "", and so are names that are longer than this.
 _MOST_SERIES = 1000
+_LONGEST_NAME = 256
 
 
 @dataclass
@@ -169,7 +170,10 @@ class _Histogram:
 
 
 def _bounded(series: Collection[tuple[str, ...]], labels: tuple[str, ...]) -> tuple[str, ...]:
-    return labels if labels in series or len(series) < _MOST_SERIES else ("", *labels[1:])
+    fits = labels in series or (
+        len(series) < _MOST_SERIES and all(len(label) <= _LONGEST_NAME for label in labels)
+    )
+    return labels if fits else ("", *labels[1:])
 
 
 def _full_name(name: str) -> str:

@@ -100,3 +100,14 @@ def test_names_that_clients_invent_do_not_grow_the_page_for_ever(metrics):
         metrics.count("request_count", f"name{number}", "NOT_FOUND")
     assert len(metrics.page().splitlines()) <= 1002
     assert 'model_name="",status="NOT_FOUND"} 4000' in metrics.page()
+
+
+def test_names_that_clients_make_up_are_bounded_in_number_and_length(metrics, clock):
+    for number in range(40):
+        ask(metrics, clock, 0.001, model=f"{number}" + "x" * 4_000_000)
+    for number in range(3000):
+        ask(metrics, clock, 0.001, model=f"{number}")
+    page = metrics.page()
+    assert len(page) < 20_000_000
+    assert "xxx" not in page
+    assert ':tensorflow:serving:request_count{model_name="",status="OK"} 2041' in page
