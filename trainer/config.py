@@ -203,7 +203,8 @@ class Config:
     )
     resume: str = setting(
         "auto",
-        "auto: the same command resumes a run that was stopped or killed; never: begin a new run",
+        "auto: the same command resumes a run that was stopped, was killed, or failed for a reason"
+        " that you have mended; never: begin a new run",
         choices=("auto", "never"),
     )
     profile_steps: str = setting(

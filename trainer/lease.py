@@ -7,7 +7,6 @@ Nobody's clock is compared with another's: whoever finds a lease watches whether
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -38,9 +37,9 @@ class Lease:
         self.lost = False
         self._folder = folder
         self._address = f"{folder.rstrip('/')}/{NAME}"
-        self._content = uuid.uuid4().hex.encode()
         self._generation = 0
         self._ended = threading.Event()
+        self._one_at_a_time = threading.Lock()
 
     def take(self) -> None:
         """Waits until nobody renews it, and makes it this process's.
@@ -64,18 +63,25 @@ class Lease:
             if not now:
                 seen = 0
                 break
-        self._generation = storage.write(self._address, self._content, seen)
+        self._generation = storage.write(self._address, b"", seen)
         if not self._generation:
             raise self._taken()
 
     def renew(self) -> None:
         """Renews it until `give_back`; for a thread of its own."""
-        while not self._ended.wait(_RENEWED_S) and not self.lost:
-            # A bucket that does not answer now may answer before the lease has ended.
-            with suppress(StorageError):
-                generation = storage.write(self._address, self._content, self._generation)
-                self.lost = not generation
-                self._generation = generation or self._generation
+        while not self._ended.wait(_RENEWED_S) and self.held():
+            pass
+
+    def held(self) -> bool:
+        """Renews it, and tells whether it still is this process's; a process that has slept does
+        not know.
+        """
+        # A bucket that does not answer now may answer before the lease has ended.
+        with self._one_at_a_time, suppress(StorageError):
+            generation = not self.lost and storage.write(self._address, b"", self._generation)
+            self.lost = not generation
+            self._generation = generation or self._generation
+        return not self.lost
 
     def require(self) -> None:
         """Raises a RunError where another process has taken over."""
@@ -85,7 +91,7 @@ class Lease:
     def give_back(self) -> None:
         """Ends it."""
         self._ended.set()
-        if not self.lost:
+        if self.held():
             with suppress(StorageError):
                 storage.delete([NAME], self._folder)
 

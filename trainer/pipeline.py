@@ -67,14 +67,16 @@ def run(
         tensorboard=tensorboard,
         now=now,
     )
-    try:
-        return _run(config, begin())
-    except PicturesChangedError as error:
-        # One worker of several cannot begin anew alone, and a folder that was asked for is kept.
-        if config.run_dir or cluster.count > 1:
-            raise
-        logger.info("%s: this command begins anew", str(error).partition(";")[0])
-        return _run(config, begin())
+    while True:
+        try:
+            return _run(config, begin())
+        except PicturesChangedError as error:
+            # One worker of several cannot begin anew alone, and a folder that was asked for is
+            # kept.
+            if config.run_dir or cluster.count > 1:
+                raise
+            # There may be another run that was not finished.
+            logger.info("%s: this command does not go on there", str(error).partition(";")[0])
 
 
 def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, Any]:

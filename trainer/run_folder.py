@@ -296,7 +296,7 @@ def _local_folder(address: str) -> Iterator[tuple[Path, Lease | None]]:
             try:
                 yield Path(folder), lease
             finally:
-                if not lease.lost:
+                if lease.held():
                     storage.upload_folder(Path(folder), address)
         return
     with locked_folder(address, "a run is at work here; wait for it, or give another folder"):

@@ -15,6 +15,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -371,4 +372,6 @@ def _discard(stream: IO[str]) -> None:
 
 
 def _say(text: str) -> None:
-    print_line(f"{Path(sys.argv[0]).name}: error: {escaped(text)}", sys.stderr)
+    # A terminal that was closed is no reason to end otherwise.
+    with suppress(OSError):
+        print_line(f"{Path(sys.argv[0]).name}: error: {escaped(text)}", sys.stderr)

@@ -241,9 +241,10 @@ class Manager:
         for model in models:
             try:
                 self._poll_versions(model)
-            except Exception:
-                # A defect of ours must not keep the models behind it waiting.
-                _log.exception("model %s cannot be looked at; what is loaded stays", model.name)
+            except Exception as error:
+                # Whatever it is must not keep the models behind it waiting.
+                text = f"{type(error).__name__}: {one_line(str(error))}"
+                self._complain(f"model {model.name}", f"{text}; what is loaded stays")
         while not self.stopping.is_set() and self._act():
             pass
 

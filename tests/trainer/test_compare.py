@@ -186,11 +186,18 @@ def failing(run):
     return Failing(run.config, run.arguments)
 
 
-@pytest.mark.parametrize(("state", "kept"), [("failed", False), ("incomplete", True)])
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ({"state": "failed"}, False),
+        ({"state": "failed", "resumable": True}, True),
+        ({"state": "incomplete"}, True),
+    ],
+)
 def test_failed_run_begins_with_an_empty_folder_and_a_stopped_one_goes_on(
     compared, copied, state, kept
 ):
-    (copied / "plain-seed3" / "state.json").write_text(json.dumps({"state": state}))
+    (copied / "plain-seed3" / "state.json").write_text(json.dumps(state))
     problems = compare([failing(Run(settings(compared, copied), []))], copied)
     assert problems == ["plain-seed3 failed: exit code 7"]
     assert (copied / "plain-seed3").exists() == kept

@@ -40,6 +40,17 @@ def test_run_that_vanished_is_followed_by_the_next_and_notices_when_it_comes_bac
         assert storage.list_names(folder) == [lease.NAME]
 
 
+def test_run_that_slept_takes_nothing_from_the_one_that_has_taken_over(folder):
+    slept = Lease(folder)
+    slept.take()
+    with leased(folder) as following:
+        assert not slept.lost, "it has not looked yet"
+        slept.give_back()
+        assert slept.lost
+        assert following.held()
+        assert storage.list_names(folder) == [lease.NAME]
+
+
 def test_bucket_that_does_not_answer_for_a_while_costs_nothing(folder, monkeypatch):
     failures = []
     write = storage.write

@@ -364,10 +364,15 @@ def test_run_whose_pictures_were_changed_says_so_and_begins_anew(tmp_path, monke
         run(config, downloads=tmp_path, stop=stop)
     assert stopped.value.exit_code == 130
     (first,) = (tmp_path / "runs").iterdir()
+    second = tmp_path / "runs" / "20260101-000000-preprocessed"
+    shutil.copytree(first, second)
     (tmp_path / "pictures" / "cats" / "new.jpg").write_bytes(draw("cats", 777))
     with logged() as lines:
         result = run(config, downloads=tmp_path)
-    (said,) = [line for line in lines if line.endswith(": this command begins anew")]
-    assert f"{first.relative_to(tmp_path)}: the pictures have changed since this run began" in said
-    assert (tmp_path / result["run_dir"]) != first
+    said = [line for line in lines if line.endswith(": this command does not go on there")]
+    for line, folder in zip(said, (first, second), strict=True):
+        assert line.startswith(
+            f"runs/{folder.name}: the pictures have changed since this run began"
+        )
+    assert (tmp_path / result["run_dir"]) not in (first, second)
     assert sum(result["data"]["counts"]["train"].values()) > 0

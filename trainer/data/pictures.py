@@ -1,5 +1,6 @@
 """Where encoded pictures come from: a folder of class folders, or record shards made from one."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -44,6 +45,8 @@ class Shards:
                 path: (range(len(sizes)).index(shard), int(start), int(length))
                 for path, (shard, start, length) in content["pictures"].items()
             }
+            if any(min(where) < 0 for where in self._where.values()):
+                raise ValueError("a number below 0")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{index}: cannot be read as a list of shards ({type(error).__name__}: {error});"
@@ -67,8 +70,10 @@ class Shards:
         """Gives the content of a picture.
 
         Raises:
-            OSError: its shard cannot be read.
+            OSError: its shard cannot be read, or has no such picture.
         """
+        if path not in self._where:
+            raise FileNotFoundError(errno.ENOENT, f"not in {INDEX}", path)
         shard, start, length = self._where[path]
         with self._lock:
             if shard not in self._open:

@@ -382,7 +382,7 @@ def test_name_that_is_no_utf_8_is_passed_over(tmp_path):
     assert world.loads == [1]
 
 
-def test_model_that_cannot_be_looked_at_blocks_no_other(tmp_path, monkeypatch):
+def test_model_that_cannot_be_looked_at_blocks_no_other(tmp_path, monkeypatch, caplog):
     world = World(tmp_path)
     world.add(1)
     world.configure()
@@ -398,5 +398,9 @@ def test_model_that_cannot_be_looked_at_blocks_no_other(tmp_path, monkeypatch):
 
     monkeypatch.setattr(manager, "scan", scan)
     world.manager.apply(world.config)
-    world.manager.tick()
+    for _ in range(3):
+        world.manager.tick()
+        world.now += 2
     assert [state for _, state, _ in world.manager.states("m")] == [State.AVAILABLE]
+    said = [line for line in caplog.messages if line.startswith("model strange: ")]
+    assert said == ["model strange: ZeroDivisionError: ; what is loaded stays"], "once"

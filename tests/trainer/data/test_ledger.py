@@ -125,6 +125,8 @@ def test_damaged_list_of_shards_is_refused_in_one_line(tmp_path):
     whole = {"shards": [["1.tfrecord", 5]], "pictures": {"1.jpg": [0, 0, 5]}}
     (tmp_path / "shards.json").write_text(json.dumps(whole))
     assert Shards(tmp_path).read("1.jpg") == b"12345"
+    with pytest.raises(FileNotFoundError, match="not in shards.json"):
+        Shards(tmp_path).read("2.jpg")
     refused = 0
     for content in damaged(whole):
         (tmp_path / "shards.json").write_text(json.dumps(content))
