@@ -2,6 +2,7 @@
 be. Scan, training, served models and commands that look for pictures share this.
 """
 
+import struct
 from pathlib import Path
 
 # First bytes, and where they stand; of WebP, the name of its container (RIFF) comes first.
@@ -48,3 +49,62 @@ def format_by_content(encoded: bytes) -> str | None:
         ),
         None,
     )
+
+
+# Where width and height stand, and how (struct); of BMP the height is negative where rows go down.
+_SIZES = {"PNG": (16, ">II"), "GIF": (6, "<HH"), "BMP": (18, "<ii")}
+# The same for the kinds of WebP, by the name of their first chunk: VP8 has scaling bits above 14,
+# VP8L packs 14 bits and 14 bits, VP8X stores 24 bits less one.
+_WEBP = {b"VP8 ": 26, b"VP8L": 21, b"VP8X": 24}
+# More segments before the size than any camera or editor writes.
+_MOST_SEGMENTS = 1000
+
+
+def pixels(encoded: bytes) -> int:
+    """Reads from a picture's header how many pixels it has: width times height.
+
+    Returns:
+        0 for what is no picture; `MAX_PIXELS` for a JPEG that hides its size behind a thousand
+        segments.
+    """
+    name = format_by_content(encoded)
+    try:
+        if name == "JPEG":
+            return _jpeg_pixels(encoded)
+        if name == "WEBP":
+            return _webp_pixels(encoded)
+        if name is None:
+            return 0
+        start, layout = _SIZES[name]
+        width, height = struct.unpack_from(layout, encoded, start)
+    except (struct.error, KeyError, IndexError):
+        return 0
+    return abs(width * height)
+
+
+def _jpeg_pixels(encoded: bytes) -> int:
+    """Walks from segment to segment to the frame header (ISO/IEC 10918-1, B.2.2)."""
+    position = 2
+    for _ in range(_MOST_SEGMENTS):
+        while encoded[position + 1] == 0xFF:  # fill bytes
+            position += 1
+        marker = encoded[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", encoded, position + 5)
+            return int(width * height)
+        position += 2 + struct.unpack_from(">H", encoded, position + 2)[0]
+    return MAX_PIXELS
+
+
+def _webp_pixels(encoded: bytes) -> int:
+    """Reads the first chunk (RFC 9649, 2.5 to 2.7)."""
+    chunk = encoded[12:16]
+    start = _WEBP[chunk]
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", encoded, start)
+        return int((width & 0x3FFF) * (height & 0x3FFF))
+    if chunk == b"VP8L":
+        (packed,) = struct.unpack_from("<I", encoded, start)
+        return int(((packed & 0x3FFF) + 1) * ((packed >> 14 & 0x3FFF) + 1))
+    low, high = struct.unpack_from("<IH", encoded, start)
+    return int(((low & 0xFFFFFF) + 1) * ((low >> 24 | high << 8) + 1))

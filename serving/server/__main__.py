@@ -8,9 +8,11 @@
 A folder of versions, <model_base_path>/<number>/saved_model.pb, may be local or in a bucket.
 """
 
+import contextlib
 import logging
 import os
 import queue
+import resource
 import signal
 import sys
 
@@ -32,6 +34,10 @@ def main() -> None:
     )
     for handler in logging.root.handlers:
         handler.setFormatter(LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # A connection is a file: as many as the system lets this process have.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # A queue's put is safe in a signal handler; an event's set is not.
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -131,6 +131,28 @@ class Flags:
     num_tflite_pools: int = setting(
         available_processors(), "Interpreters of a version, with a thread each."
     )
+    max_request_rows: int = setting(
+        0,
+        "Most rows of a request: the first dimension of an input, or its examples; 0: 1000 where a"
+        " row may be a picture (strings, or four dimensions), else as many as the bytes allow.",
+        group="What a request may ask for",
+    )
+    max_request_bytes: int = setting(
+        2**29, "Most bytes of a request, as it comes and as the tensors that it stands for."
+    )
+    max_json_bytes: int = setting(
+        2**25, "Most bytes of a REST request, which takes many times as much memory as it is long."
+    )
+    max_pixels: int = setting(
+        10**9, "Most pixels of all pictures in a request: width times height, added up."
+    )
+    request_arrival_timeout_in_ms: int = setting(
+        60_000, "In how many milliseconds a request must have arrived, from its first byte."
+    )
+    max_connections_per_peer: int = setting(
+        256,
+        "REST connections of one address: a further one closes that which was idle for longest.",
+    )
     start_with_what_loads: bool = setting(
         False,
         "Open the ports once every model has been tried, and serve those that loaded; else wait, or"

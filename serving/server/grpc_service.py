@@ -1,4 +1,4 @@
-"""The gRPC side: PredictionService and ModelService on one port.
+"""The gRPC side: PredictionService, ModelService and the health service on one port.
 
 Methods are registered one by one rather than through the generated servicers, whose inherited
 methods write a stack trace into the log at every call; one that is not here is answered
@@ -7,6 +7,7 @@ UNIMPLEMENTED by gRPC itself.
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _SERVING = 1
 _SERVICES = ("", "ModelService", "PredictionService")
 
 
-def handler() -> grpc.GenericRpcHandler:
+def _health(arrivals: "_Arrivals") -> grpc.GenericRpcHandler:
     """Makes the handler of Check; Watch is answered UNIMPLEMENTED, which clients take for well, as
     the protocol says.
 
@@ -46,27 +47,24 @@ def handler() -> grpc.GenericRpcHandler:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return Int32Value(value=_SERVING)
 
-    method = grpc.unary_unary_rpc_method_handler(
-        check,
-        request_deserializer=StringValue.FromString,
-        response_serializer=Int32Value.SerializeToString,
-    )
+    method = arrivals.method(check, StringValue, Int32Value)
     return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": method})
 
 
-# Calls at a time, over all connections and over each. grpcio reads a request in the thread that
-# will answer it, so that a client that never sends the rest of its own occupies a thread: there are
-# more of them than --grpc_max_threads, and one connection cannot take them all. They start on
-# demand.
+# Calls at a time: that wait for their turn or are worked on; whose request has not arrived yet; and
+# over one connection. grpcio has a thread for each, started on demand; the spare ones refuse what
+# is too much, and answer health checks whatever else happens.
 _MOST_CALLS = 1024
+_MOST_ARRIVING = 512
+_SPARE_THREADS = 64
 _MOST_CALLS_OF_A_CONNECTION = 128
+_SWEEP_S = 1.0
 
 # A longer status does not fit into the 8 kB of headers that clients accept; grpc_status_util.cc
 # cuts here too.
 _MAX_MESSAGE = 1024
 
 _OPTIONS: dict[str, int | str] = {
-    "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
     # Otherwise a second server binds the same port without an error, and the kernel deals requests
     # to both.
@@ -89,6 +87,8 @@ class Transport:
         most_at_work: requests that are worked on at a time. One that waits for its batch counts, so
             this bounds how many can be merged.
         health: whether the health service answers.
+        arrival_s: in how many seconds a request must have arrived, from the first sign of its call.
+        most_bytes: of a serialized request.
     """
 
     socket_path: str = ""
@@ -96,6 +96,62 @@ class Transport:
     arguments: str = ""
     most_at_work: int = 128
     health: bool = False
+    arrival_s: float = 60.0
+    most_bytes: int = -1
+
+
+class _Arrivals:
+    """Calls whose request has not arrived yet: none waits for ever, and of too many the oldest
+    ends, so that clients that never send what they announced cannot keep others out.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._since: dict[grpc.ServicerContext, float] = {}  # the oldest first
+        threading.Thread(target=self._sweep, name="grpc-arrivals", daemon=True).start()
+
+    def method(self, answer: Callable[..., Any], request: Any, response: Any) -> Any:
+        """Makes the handler of a method with one request and one response.
+
+        On the wire it is a unary one. As a streaming one it can be cancelled while its request has
+        not arrived.
+        """
+
+        def receive(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            self._begin(context)
+            try:
+                message = next(messages, None)
+            finally:
+                with self._lock:
+                    self._since.pop(context, None)
+            if message is None:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected exactly one request message")
+            return answer(message, context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            receive,
+            request_deserializer=request.FromString,
+            response_serializer=response.SerializeToString,
+        )
+
+    def _begin(self, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            oldest = next(iter(self._since)) if len(self._since) >= _MOST_ARRIVING else None
+            if oldest is not None:
+                del self._since[oldest]
+            self._since[context] = time.monotonic()
+        if oldest is not None:
+            oldest.cancel()
+
+    def _sweep(self) -> None:
+        while True:
+            time.sleep(_SWEEP_S)
+            too_old = time.monotonic() - self._timeout_s
+            with self._lock:
+                late = [context for context, since in self._since.items() if since < too_old]
+            for context in late:
+                context.cancel()
 
 
 def bind(
@@ -117,14 +173,19 @@ def bind(
             arguments of the server.
     """
     transport = transport or Transport()
+    arrivals = _Arrivals(transport.arrival_s)
+    threads = _MOST_CALLS + _MOST_ARRIVING + _SPARE_THREADS
+    options = {
+        **_OPTIONS,
+        "grpc.max_receive_message_length": transport.most_bytes,
+        **_channel_arguments(transport.arguments),
+    }
     server = grpc.server(
-        ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="grpc"),
-        options=list({**_OPTIONS, **_channel_arguments(transport.arguments)}.items()),
-        maximum_concurrent_rpcs=_MOST_CALLS,
+        ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list(options.items())
     )
-    server.add_generic_rpc_handlers(tuple(_services(handlers, transport.most_at_work)))
+    server.add_generic_rpc_handlers(tuple(_services(handlers, transport.most_at_work, arrivals)))
     if transport.health:
-        server.add_generic_rpc_handlers((handler(),))
+        server.add_generic_rpc_handlers((_health(arrivals),))
     if transport.socket_path:
         _listen(
             server,
@@ -169,9 +230,11 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
     return arguments
 
 
-def _services(handlers: Handlers, most_at_work: int) -> Iterator[grpc.GenericRpcHandler]:
+def _services(
+    handlers: Handlers, most_at_work: int, arrivals: _Arrivals
+) -> Iterator[grpc.GenericRpcHandler]:
     """Every method of the two services."""
-    slots = threading.BoundedSemaphore(most_at_work)
+    calls, slots = threading.BoundedSemaphore(_MOST_CALLS), threading.BoundedSemaphore(most_at_work)
     answers: dict[str, _Answer] = {
         "GetModelMetadata": lambda request, _: handlers.metadata(request),
         "GetModelStatus": lambda request, _: handlers.model_status(request),
@@ -191,21 +254,27 @@ def _services(handlers: Handlers, most_at_work: int) -> Iterator[grpc.GenericRpc
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
     ):
         methods = {
-            method.name: _method(
-                answers.get(method.name) or counted(method.name),
+            method.name: arrivals.method(
+                _guarded(answers.get(method.name) or counted(method.name), calls, slots),
                 GetMessageClass(method.input_type),
                 GetMessageClass(method.output_type),
-                slots,
             )
             for method in service.methods
         }
         yield grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
-def _method(
-    answer: _Answer, request: Any, response: Any, slots: threading.BoundedSemaphore
-) -> grpc.RpcMethodHandler:
+def _guarded(
+    answer: _Answer, calls: threading.BoundedSemaphore, slots: threading.BoundedSemaphore
+) -> Callable[[Any, grpc.ServicerContext], Any]:
+    """Bounds the calls that wait for their turn, and turns errors into statuses."""
+
     def guarded(message: Any, context: grpc.ServicerContext) -> Any:
+        if not calls.acquire(blocking=False):
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{_MOST_CALLS} calls wait for their turn already",
+            )
         try:
             with slots:
                 remaining = context.time_remaining()
@@ -226,9 +295,7 @@ def _method(
                 else error.message
             )
             context.abort(error.code, cut)
+        finally:
+            calls.release()
 
-    return grpc.unary_unary_rpc_method_handler(
-        guarded,
-        request_deserializer=request.FromString,
-        response_serializer=response.SerializeToString,
-    )
+    return guarded

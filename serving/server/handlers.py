@@ -24,6 +24,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.server import predict
 from serving.server.batching import Scheduler
+from serving.server.limits import Limits
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.predict import Run
@@ -46,6 +47,7 @@ class Handlers:
         scheduler: Scheduler | None,
         as_content: bool = False,
         metrics: Metrics | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Takes what is loaded, and what merges requests (None: each runs alone).
 
@@ -54,11 +56,13 @@ class Handlers:
             scheduler: see there.
             as_content: Predict answers with tensor_content rather than with the typed fields.
             metrics: where requests and runs are counted; None for a place of its own.
+            limits: what a request may ask for; None for their defaults.
         """
         self.manager = manager
         self.metrics = metrics or Metrics()
         self._scheduler = scheduler
         self._as_content = as_content
+        self._limits = limits or Limits()
 
     def infer(self, request: Any, timeout_s: float | None) -> Any:
         """Answers Predict, Classify, Regress, and MultiInference, whose first task says which
@@ -70,7 +74,11 @@ class Handlers:
             spec = _spec(request)
         with self.lend(spec) as servable:
             return predict.answer(
-                servable, request, self.runner(servable, timeout_s), self._as_content
+                servable,
+                request,
+                self.runner(servable, timeout_s),
+                self._as_content,
+                self._limits.nbytes,
             )
 
     def metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
@@ -151,6 +159,7 @@ class Handlers:
             ) -> dict[str, np.ndarray]:
                 return dict(zip(fetches, servable.run(values, fetches, limit_s), strict=True))
 
+            self._limits.check(feeds)
             with self.metrics.run():
                 if self._scheduler is None or servable.batching is None:
                     return execute(feeds, timeout_s)

@@ -19,10 +19,12 @@ from serving.server.discovery import read_text_proto
 from serving.server.flags import Flags
 from serving.server.grpc_service import Transport
 from serving.server.handlers import Handlers
+from serving.server.limits import Limits
 from serving.server.loading import LoadingOptions
 from serving.server.manager import Manager, Options
 from serving.server.metrics import Metrics
-from serving.server.rest import RestApi, RestServer
+from serving.server.rest import RestApi
+from serving.server.rest_server import RestServer, RestSettings
 from serving.server.status import StatusError, invalid_argument
 from whisker_ml import files
 from whisker_ml.processors import available_processors
@@ -54,6 +56,7 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
     options = loading_options(flags)
     transport = transport_settings(flags)
     metrics_path = monitored_path(flags)
+    limits = request_limits(flags)
     metrics = Metrics()
     scheduler = Scheduler(options.batching, metrics) if options.batching else None
     manager = Manager(
@@ -76,7 +79,7 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
     try:
         if _wait_until_ready(manager, stop):
             handlers = Handlers(
-                manager, scheduler, flags.enable_serialization_as_tensor_content, metrics
+                manager, scheduler, flags.enable_serialization_as_tensor_content, metrics, limits
             )
             _listen(flags, handlers, transport, metrics_path, scheduler, stop)
     finally:
@@ -149,11 +152,16 @@ def _bind_rest(flags: Flags, handlers: Handlers, host: str, metrics_path: str) -
         )
         return None
     timeout_s = flags.rest_api_timeout_in_ms / 1000 if flags.rest_api_timeout_in_ms > 0 else None
-    threads = flags.rest_api_num_threads or 4 * available_processors()
     api = RestApi(
         handlers, timeout_s, flags.rest_api_enable_cors_support, flags.demo_page, metrics_path
     )
-    return RestServer(api, host, 0 if flags.ports_file else flags.rest_api_port, threads)
+    settings = RestSettings(
+        threads=flags.rest_api_num_threads or 4 * available_processors(),
+        most_bytes=flags.max_json_bytes,
+        arrival_s=flags.request_arrival_timeout_in_ms / 1000,
+        connections_per_peer=flags.max_connections_per_peer,
+    )
+    return RestServer(api, host, 0 if flags.ports_file else flags.rest_api_port, settings)
 
 
 def _write_ports(path: Path, port: int | None, rest_api_port: int) -> None:
@@ -189,6 +197,29 @@ def loading_options(flags: Flags) -> LoadingOptions:
     )
 
 
+def request_limits(flags: Flags) -> Limits:
+    """Says what a request may ask for.
+
+    Raises:
+        StatusError: a bound that would let nothing through.
+    """
+    if flags.max_request_rows < 0:
+        raise invalid_argument(
+            f"--max_request_rows={flags.max_request_rows}: expected a positive number, or 0 for the"
+            " default"
+        )
+    for name in (
+        "max_request_bytes",
+        "max_json_bytes",
+        "max_pixels",
+        "request_arrival_timeout_in_ms",
+        "max_connections_per_peer",
+    ):
+        if not 1 <= getattr(flags, name) < 2**31:
+            raise invalid_argument(f"--{name}={getattr(flags, name)}: expected 1 to 2147483647")
+    return Limits(flags.max_request_rows or None, flags.max_request_bytes, flags.max_pixels)
+
+
 def transport_settings(flags: Flags) -> Transport:
     """Says how the gRPC side listens.
 
@@ -205,6 +236,8 @@ def transport_settings(flags: Flags) -> Transport:
         tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
         arguments=flags.grpc_channel_arguments,
         health=flags.enable_grpc_healthcheck_service,
+        arrival_s=flags.request_arrival_timeout_in_ms / 1000,
+        most_bytes=flags.max_request_bytes,
     )
     return (
         replace(chosen, most_at_work=flags.grpc_max_threads) if flags.grpc_max_threads else chosen

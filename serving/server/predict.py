@@ -34,7 +34,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionResponse, Regressio
 
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
-from serving.server.tensors import decode, dtype_name, dtype_number, encode
+from serving.server.tensors import MOST_BYTES, decode, dtype_name, dtype_number, encode
 
 DEFAULT_SIGNATURE = DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
@@ -42,7 +42,13 @@ DEFAULT_SIGNATURE = DEFAULT_SERVING_SIGNATURE_DEF_KEY
 Run = Callable[[Mapping[str, np.ndarray], Sequence[str]], Mapping[str, np.ndarray]]
 
 
-def answer(servable: Servable, request: Any, run: Run, as_content: bool = False) -> Any:
+def answer(
+    servable: Servable,
+    request: Any,
+    run: Run,
+    as_content: bool = False,
+    most_bytes: int = MOST_BYTES,
+) -> Any:
     """Answers a request.
 
     Args:
@@ -50,6 +56,7 @@ def answer(servable: Servable, request: Any, run: Run, as_content: bool = False)
         request: of Predict, Classify, Regress or MultiInference, as it came.
         run: runs that version.
         as_content: write outputs of Predict as tensor_content rather than into the typed fields.
+        most_bytes: that an input of Predict may take.
 
     Returns:
         The response of the same method.
@@ -64,7 +71,7 @@ def answer(servable: Servable, request: Any, run: Run, as_content: bool = False)
     response: Any
     if isinstance(request, PredictRequest):
         response = PredictResponse()
-        _predict(signature, request, run, response, as_content)
+        _predict(signature, request, run, response, as_content, most_bytes)
     elif isinstance(request, ClassificationRequest):
         result = _examples(signature, spec, request.input, CLASSIFY_METHOD_NAME, run)
         response = ClassificationResponse(result=result)
@@ -87,6 +94,7 @@ def _predict(
     run: Run,
     response: PredictResponse,
     as_content: bool,
+    most_bytes: int,
 ) -> None:
     if signature is None:
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -94,7 +102,7 @@ def _predict(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
         )
     _check_count(signature, request.inputs)
-    inputs = _with_defaults(signature, request.inputs)
+    inputs = _with_defaults(signature, request.inputs, most_bytes)
     for alias, value in run_signature(signature, inputs, request.output_filter, run).items():
         encode(value, response.outputs[alias], as_content)
 
@@ -150,14 +158,14 @@ def _check_count(signature: SignatureDef, given: Iterable[str]) -> None:
 
 
 def _with_defaults(
-    signature: SignatureDef, given: Mapping[str, TensorProto]
+    signature: SignatureDef, given: Mapping[str, TensorProto], most_bytes: int
 ) -> dict[str, np.ndarray]:
     values = {}
     used = set()
     for alias in sorted(signature.inputs):
         if alias in given:
             used.add(alias)
-            values[alias] = decode(alias, given[alias])
+            values[alias] = decode(alias, given[alias], most_bytes)
         elif alias in signature.defaults:
             values[alias] = decode(alias, signature.defaults[alias])
         else:

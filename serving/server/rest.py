@@ -1,5 +1,4 @@
-"""The REST side: paths, methods and error JSON of TensorFlow Serving, on waitress; and a few paths
-of our own.
+"""The REST side: paths, methods and error JSON of TensorFlow Serving, and a few paths of our own.
 
 Our own are ``GET /v1/models`` (which the real server refuses), ``/healthz``, ``/readyz`` and the
 demo page at ``/``.
@@ -8,8 +7,6 @@ demo page at ``/``.
 import json
 import logging
 import re
-import threading
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +14,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
-import waitress
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
@@ -28,7 +24,6 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
 )
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
-from waitress import wasyncore
 
 from serving.server import rest_inputs, rest_json
 from serving.server.handlers import Handlers
@@ -47,9 +42,6 @@ _GET = re.compile(
 
 _MAX_VERSION = 2**63 - 1
 _MAX_INFLATED = 10 * 2**20  # net_http/compression/gzip_zlib.h
-# Connections that wait are cheap, one more than these waits to be accepted; each thread answers
-# one.
-_MAX_CONNECTIONS = 512
 
 _JSON, _HTML = "application/json", "text/html; charset=utf-8"
 _NOT_FOUND = (
@@ -289,64 +281,3 @@ def _as_dict(message: Message) -> dict[str, Any]:
 
 def _dump(message: Message) -> bytes:
     return json.dumps(_as_dict(message), indent=1).encode("utf-8")
-
-
-class RestServer:
-    """The listening socket, the loop that reads and writes, and the threads that answer."""
-
-    def __init__(self, api: RestApi, host: str, port: int, threads: int) -> None:
-        """Binds the port (0: a free one) and listens; answers come after `start`.
-
-        Raises:
-            StatusError: UNAVAILABLE, the port cannot be bound.
-        """
-        sockets: dict[int, Any] = {}
-        try:
-            self._server = waitress.create_server(
-                api,
-                sockets,
-                host=host,
-                port=port,
-                threads=threads,
-                ident="whisker",
-                connection_limit=_MAX_CONNECTIONS,
-            )
-        except (OSError, OverflowError, ValueError) as error:
-            wasyncore.close_all(sockets, ignore_all=True)
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE,
-                f"cannot listen for REST on {host}:{port}: {error}; choose another --rest_api_port",
-            ) from error
-        self.port = int(self._server.effective_port)
-        self._stop_at: float | None = None
-        self._thread = threading.Thread(target=self._loop, name="rest", daemon=True)
-
-    def start(self) -> None:
-        """Starts to answer."""
-        self._thread.start()
-
-    def stop(self, grace_s: float) -> None:
-        """Takes no new connections, finishes the requests that are there within `grace_s`, and
-        closes.
-        """
-        self._stop_at = time.monotonic() + grace_s
-        self._server.pull_trigger()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        # With poll: select, waitress' default, fails once the process has 1,024 open files.
-        server = self._server
-        while self._stop_at is None:
-            wasyncore.loop(timeout=60, use_poll=True, map=server._map, count=1)
-        # waitress has no graceful stop: the listening socket goes first, the channels when they are
-        # idle.
-        server.del_channel()
-        server.socket.close()
-        while self._busy() and time.monotonic() < self._stop_at:
-            wasyncore.loop(timeout=0.05, use_poll=True, map=server._map, count=1)
-        server.task_dispatcher.shutdown(timeout=1)
-        wasyncore.close_all(server._map, ignore_all=True)
-
-    def _busy(self) -> bool:
-        channels = list(self._server.active_channels.values())
-        return any(channel.requests or channel.total_outbufs_len for channel in channels)

@@ -8,6 +8,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
 
+from serving.server.limits import STRING_BYTES, too_much
 from serving.server.status import invalid_argument
 
 # dtype to field and, where the field holds another type, the type of its bits
@@ -37,7 +38,7 @@ _RAW = ("float_val", "double_val", "scomplex_val", "dcomplex_val")
 
 # One value may stand for any number of equal ones: a few bytes of request must not ask for all
 # memory. As much as the largest message holds.
-_MAX_BYTES = 2**31 - 1
+MOST_BYTES = 2**31 - 1
 
 
 def dtype_name(dtype: int) -> str:
@@ -58,7 +59,7 @@ def dtype_number(array: np.ndarray) -> int:
     return number
 
 
-def decode(alias: str, proto: TensorProto) -> np.ndarray:
+def decode(alias: str, proto: TensorProto, most_bytes: int = MOST_BYTES) -> np.ndarray:
     """Reads a tensor of a request, from whichever field it came in, with the liberties of
     TensorFlow's `FromProto`.
 
@@ -69,6 +70,7 @@ def decode(alias: str, proto: TensorProto) -> np.ndarray:
     Args:
         alias: for the error text.
         proto: as it came.
+        most_bytes: that its values may take.
 
     Returns:
         The value, maybe read-only; strings as an array of bytes objects.
@@ -77,12 +79,12 @@ def decode(alias: str, proto: TensorProto) -> np.ndarray:
         StatusError: shape, dtype and content do not fit together.
     """
     try:
-        return _decode(proto)
+        return _decode(proto, most_bytes)
     except (ValueError, TypeError, KeyError, MemoryError) as error:
         raise invalid_argument(f"tensor parsing error: {alias}") from error
 
 
-def _decode(proto: TensorProto) -> np.ndarray:
+def _decode(proto: TensorProto, most_bytes: int) -> np.ndarray:
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if any(size < 0 for size in shape):
         raise ValueError("a value has no unknown dimensions")
@@ -90,8 +92,14 @@ def _decode(proto: TensorProto) -> np.ndarray:
     field, view = _FIELDS[dtype]
     numpy_dtype = np.dtype(dtype.as_numpy_dtype)
     count = math.prod(shape)
-    if count * numpy_dtype.itemsize > _MAX_BYTES:
+    if count > MOST_BYTES:
         raise ValueError("too large")
+    nbytes = count * numpy_dtype.itemsize
+    if dtype == tf.string:
+        sent = list(map(len, proto.string_val[:count]))
+        nbytes = count * STRING_BYTES + sum(sent) + (count - len(sent)) * (sent or [0])[-1]
+    if nbytes > most_bytes:
+        raise too_much("bytes", nbytes, most_bytes, "max_request_bytes")
     if count and proto.tensor_content:
         # Bytes of another length are refused by reshape.
         return np.frombuffer(proto.tensor_content, numpy_dtype).reshape(shape)
