@@ -152,7 +152,7 @@ class Scheduler:
                 failed.
         """
         parameters = parameters or self._parameters
-        rows = _rows(inputs)
+        rows = rows_of(inputs)
         limit = parameters.max_batch_size
         if rows > limit:
             raise invalid_argument(
@@ -168,12 +168,12 @@ class Scheduler:
             {name: value[start : start + starts.step] for name, value in inputs.items()}
             for start in starts
         ]
-        tasks = [_Task(piece, _rows(piece), deadline) for piece in pieces]
+        tasks = [_Task(piece, rows_of(piece), deadline) for piece in pieces]
         with self._changed:
             self._enqueue(key, tasks, execute, parameters)
             self._changed.notify(len(tasks))
         answers = [task.result.result() for task in tasks]
-        return answers[0] if len(answers) == 1 else _joined(answers)
+        return answers[0] if len(answers) == 1 else joined(answers)
 
     def drain(self) -> None:
         """From now on no batch waits for company."""
@@ -266,7 +266,12 @@ class Scheduler:
         ]
 
 
-def _rows(inputs: Tensors) -> int:
+def rows_of(inputs: Tensors) -> int:
+    """Gives the first dimension of a request's inputs.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT, they have none, or different ones.
+    """
     if any(value.ndim == 0 for value in inputs.values()):
         raise invalid_argument("Batching Run() input tensors must have at least one dimension")
     sizes = {value.shape[0] for value in inputs.values()}
@@ -275,7 +280,8 @@ def _rows(inputs: Tensors) -> int:
     return sizes.pop() if sizes else 0
 
 
-def _joined(answers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def joined(answers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Puts the answers to the pieces of a request together."""
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 

@@ -141,7 +141,7 @@ class Flags:
         2**29, "Most bytes of a request, as it comes and as the tensors that it stands for."
     )
     max_json_bytes: int = setting(
-        2**25, "Most bytes of a REST request, which takes many times as much memory as it is long."
+        2**24, "Most bytes of a REST request, which takes many times as much memory as it is long."
     )
     max_pixels: int = setting(
         10**9, "Most pixels of all pictures in a request: width times height, added up."

@@ -23,9 +23,10 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, Re
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.server import predict
-from serving.server.batching import Scheduler
+from serving.server.batching import Scheduler, Tensors
 from serving.server.limits import Limits
 from serving.server.manager import Manager
+from serving.server.merging import in_pieces
 from serving.server.metrics import Metrics
 from serving.server.predict import Run
 from serving.server.servable import Servable
@@ -62,7 +63,7 @@ class Handlers:
         self.metrics = metrics or Metrics()
         self._scheduler = scheduler
         self._as_content = as_content
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
 
     def infer(self, request: Any, timeout_s: float | None) -> Any:
         """Answers Predict, Classify, Regress, and MultiInference, whose first task says which
@@ -78,7 +79,7 @@ class Handlers:
                 request,
                 self.runner(servable, timeout_s),
                 self._as_content,
-                self._limits.nbytes,
+                self.limits.nbytes,
             )
 
     def metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
@@ -149,22 +150,25 @@ class Handlers:
             yield servable
 
     def runner(self, servable: Servable, timeout_s: float | None) -> Run:
-        """Gives what runs a version that is lent, in a batch if batching is on."""
+        """Gives what runs a version that is lent, together with other requests where it may be."""
 
         def run(
             feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
         ) -> Mapping[str, np.ndarray]:
-            def execute(
-                values: Mapping[str, np.ndarray], limit_s: float | None
-            ) -> dict[str, np.ndarray]:
-                return dict(zip(fetches, servable.run(values, fetches, limit_s), strict=True))
+            def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
+                def some(piece: Tensors, _: int) -> dict[str, np.ndarray]:
+                    return dict(zip(fetches, servable.run(piece, fetches, limit_s), strict=True))
 
-            self._limits.check(feeds)
+                return some(values, 0) if servable.merger is None else in_pieces(values, some)
+
+            self.limits.check(feeds)
             with self.metrics.run():
-                if self._scheduler is None or servable.batching is None:
-                    return execute(feeds, timeout_s)
                 key = (servable, frozenset(feeds), tuple(fetches))
-                return self._scheduler.run(key, execute, feeds, timeout_s, servable.batching)
+                if self._scheduler is not None and servable.batching is not None:
+                    return self._scheduler.run(key, execute, feeds, timeout_s, servable.batching)
+                if servable.merger is not None:
+                    return servable.merger.run(key, execute, feeds, timeout_s)
+                return execute(feeds, timeout_s)
 
         return run
 

@@ -38,8 +38,8 @@ class Limits:
         """
         arrays = feeds.values()
         for a in arrays:
-            if a.ndim and (self.rows is not None or a.dtype == object or a.ndim > 3):
-                self._refuse("rows", a.shape[0], self.rows or PICTURES)
+            if a.ndim:
+                self.check_rows(a.shape[0], pictures=a.dtype == object or a.ndim > 3)
         strings = [value for a in arrays if a.dtype == object for value in a.ravel().tolist()]
         nbytes = sum(a.nbytes for a in arrays if a.dtype != object)
         nbytes += sum(map(len, strings)) + STRING_BYTES * len(strings)
@@ -48,6 +48,15 @@ class Limits:
         sizes = {id(value): value for value in strings}
         known = {key: pixels(value) for key, value in sizes.items()}
         self._refuse("pixels", sum(known[id(value)] for value in strings), self.pixels)
+
+    def check_rows(self, rows: int, *, pictures: bool) -> None:
+        """Looks at a number of rows, which may be pictures.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, there are too many.
+        """
+        if pictures or self.rows is not None:
+            self._refuse("rows", rows, self.rows or PICTURES)
 
     @staticmethod
     def _refuse(what: str, wanted: int, most: int) -> None:

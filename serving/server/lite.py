@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from serving.server.servable import SavedModel, Servable, one_line
+from serving.server.servable import SavedModel, Servable, is_whiskers, one_line
 from serving.server.status import StatusError, invalid_argument
 from whisker_ml import contract
 from whisker_ml.terminal import foreign_lines_kept_back
@@ -287,17 +287,8 @@ def accelerate(model: SavedModel, path: str, count: int) -> Servable:
 
 
 def _image_size(model: SavedModel) -> int:
-    for name, alias in (
-        (contract.SIGNATURE_BYTES, contract.INPUT_BYTES),
-        (contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS),
-    ):
-        signature = model.signatures.get(name)
-        if (
-            signature is None
-            or set(signature.inputs) != {alias}
-            or set(signature.outputs) not in (set(contract.OUTPUTS), set(contract.FIRST_OUTPUTS))
-        ):
-            raise NotConvertible(f"it has not the signature {name} of a Whisker model")
+    if not is_whiskers(model.signatures):
+        raise NotConvertible("it has not the signatures of a Whisker model")
     shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
     return int(shape.dim[1].size)
 

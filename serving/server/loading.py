@@ -20,7 +20,8 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from serving.server import discovery, lite, predict, servable
 from serving.server.batching import Parameters, read_parameters
 from serving.server.lite import accelerate
-from serving.server.servable import Servable, one_line
+from serving.server.merging import Merger
+from serving.server.servable import Servable, is_whiskers, one_line
 from serving.server.status import StatusError, invalid_argument, status_code
 from serving.store import manifest
 from serving.store.manifest import LabelsError
@@ -148,6 +149,9 @@ def _answer(servable: Servable, log: PredictionLog) -> None:
 
 # saved_model_bundle_factory.cc
 _BATCHING_FILE = "batching_params.pbtxt"
+# Runs of one version at a time, where requests are merged: a second one brings nothing, as a run
+# uses every core.
+_RUNS = 1
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,8 @@ def _load_and_warm_up(version: int, path: str, options: LoadingOptions) -> Serva
     try:
         loaded = _load(version, path, options)
         loaded.batching = batching
+        if is_whiskers(loaded.signatures):
+            loaded.merger = Merger(_RUNS)
         try:
             if options.verify_digests:
                 verify_classes(loaded, path)

@@ -37,7 +37,7 @@ class RestSettings:
     """
 
     threads: int = 8
-    most_bytes: int = 2**25
+    most_bytes: int = 2**24
     arrival_s: float = 60.0
     connections_per_peer: int = 256
 

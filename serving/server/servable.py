@@ -16,7 +16,9 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
 
 from serving.server.batching import Parameters
+from serving.server.merging import Merger
 from serving.server.status import StatusError, invalid_argument, status_code
+from whisker_ml import contract
 from whisker_ml.contract import SAVED_MODEL_FILES
 
 SERVING_TAGS = (tf.saved_model.SERVING,)
@@ -30,12 +32,15 @@ class Servable(Protocol):
     Attributes:
         version: its number.
         signatures: name to SignatureDef.
-        batching: how requests to it are merged; None: they run alone.
+        batching: how requests to it are batched; None: not at all.
+        merger: answers those together that wait, where each row's answer rests on that row alone,
+            as Whisker's models promise; None: each runs alone.
     """
 
     version: int
     signatures: dict[str, SignatureDef]
     batching: Parameters | None = None
+    merger: Merger | None = None
 
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
@@ -56,6 +61,20 @@ class Servable(Protocol):
 
     def close(self) -> None:
         """Frees the model. Nobody may be in `run`."""
+
+
+def is_whiskers(signatures: Mapping[str, SignatureDef]) -> bool:
+    """Tells whether signatures are those that Whisker exports."""
+    outputs = (set(contract.OUTPUTS), set(contract.FIRST_OUTPUTS))
+    return all(
+        name in signatures
+        and set(signatures[name].inputs) == {alias}
+        and set(signatures[name].outputs) in outputs
+        for name, alias in (
+            (contract.SIGNATURE_BYTES, contract.INPUT_BYTES),
+            (contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS),
+        )
+    )
 
 
 class SavedModel(Servable):
