@@ -168,9 +168,10 @@ def _pem_texts(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
 Server = str | Sequence[str]
 
 # Retries: gRFC A6 (https://github.com/grpc/proposal/blob/master/A6-client-retries.md). UNAVAILABLE
-# alone says that the request did no harm and may work elsewhere or later; prediction and status
-# change nothing on the server, so repeating them is safe. HandleReloadConfigRequest is not listed
-# and so never repeated.
+# says that the request may work elsewhere or later, and so does CANCELLED where nobody here has
+# cancelled: grpcio answers it to calls that arrive while a server stops (grpc/grpc#41785).
+# Prediction and status change nothing on the server, so repeating them is safe.
+# HandleReloadConfigRequest is not listed and so never repeated.
 _SERVICE_CONFIG = {
     # The default, pick_first, sends everything to one of the addresses that a name has.
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -185,7 +186,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],

@@ -42,6 +42,9 @@ def main() -> None:
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stop.put(received))
+    if flags.request_log_file:
+        # Programs that rotate logs send it; the file is made anew without.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         import_tensorflow(flags.verbosity)
         from serving.server.model_server import serve

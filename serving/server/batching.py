@@ -90,6 +90,7 @@ class _Task:
     inputs: Tensors
     rows: int
     deadline: float | None
+    begin: Callable[[], None]
     result: "Future[dict[str, np.ndarray]]" = field(default_factory=Future)
 
 
@@ -133,6 +134,8 @@ class Scheduler:
         inputs: Tensors,
         timeout_s: float | None,
         parameters: Parameters | None = None,
+        *,
+        begin: Callable[[], None] = lambda: None,
     ) -> dict[str, np.ndarray]:
         """Runs one request, together with others of the same key that come in time.
 
@@ -143,6 +146,7 @@ class Scheduler:
             inputs: name to value; first dimensions equal.
             timeout_s: None for no limit.
             parameters: of this key, but for the threads; None for those of all.
+            begin: called when a run with this request, or with a piece of it, begins.
 
         Returns:
             This request's rows of what `execute` answers.
@@ -159,6 +163,7 @@ class Scheduler:
                 f"Task size {rows} is larger than maximum input batch size {limit}"
             )
         if rows == 0:
+            begin()
             return execute(
                 inputs, timeout_s
             )  # Adds nothing to a batch, and cannot be repeated as padding.
@@ -168,7 +173,7 @@ class Scheduler:
             {name: value[start : start + starts.step] for name, value in inputs.items()}
             for start in starts
         ]
-        tasks = [_Task(piece, rows_of(piece), deadline) for piece in pieces]
+        tasks = [_Task(piece, rows_of(piece), deadline, begin) for piece in pieces]
         with self._changed:
             self._enqueue(key, tasks, execute, parameters)
             self._changed.notify(len(tasks))
@@ -257,6 +262,8 @@ class Scheduler:
         rows = min(size for size in sizes if size >= batch.rows)
         merged = _merge(batch.tasks, rows - batch.rows, batch.parameters.pad_variable_length_inputs)
         self._metrics.count("batching_session/wrapped_run_count")
+        for task in batch.tasks:
+            task.begin()
         outputs = batch.execute(merged, timeout_s)
         _check_outputs(outputs, rows)
         ends = np.cumsum([task.rows for task in batch.tasks])

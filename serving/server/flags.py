@@ -159,6 +159,11 @@ class Flags:
         " fail.",
         group="Whisker's own",
     )
+    request_log_file: str = setting(
+        "",
+        "Append a line of JSON for each request: time, model, version, signature, rows, status,"
+        " milliseconds; never a picture. A file that was renamed is made anew.",
+    )
     verify_digests: bool = setting(
         False,
         "Load only versions that are what was published: files, number and class names as"

@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+from tensorflow_serving.apis.inference_pb2 import InferenceTask
 
 from serving.config import Message
 from serving.server.handlers import Handlers
@@ -239,12 +240,15 @@ def _services(
         "GetModelMetadata": lambda request, _: handlers.metadata(request),
         "GetModelStatus": lambda request, _: handlers.model_status(request),
         "HandleReloadConfigRequest": handlers.reload_config,
-        "MultiInference": handlers.infer,
     }
 
-    def counted(name: str) -> _Answer:
+    def inferred(name: str) -> _Answer:
         def answer(request: Any, timeout_s: float | None) -> Any:
-            with handlers.metrics.request("GRPC", request.model_spec.name, name):
+            spec, single = request, hasattr(request, "model_spec")
+            if not single:
+                # The real server does not count MultiInference.
+                spec = request.tasks[0] if request.tasks else InferenceTask()
+            with handlers.metrics.request("GRPC", spec.model_spec.name, name, single):
                 return handlers.infer(request, timeout_s)
 
         return answer
@@ -255,7 +259,7 @@ def _services(
     ):
         methods = {
             method.name: arrivals.method(
-                _guarded(answers.get(method.name) or counted(method.name), calls, slots),
+                _guarded(answers.get(method.name) or inferred(method.name), calls, slots),
                 GetMessageClass(method.input_type),
                 GetMessageClass(method.output_type),
             )

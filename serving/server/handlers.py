@@ -3,7 +3,7 @@ in a batch.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ from serving.server.limits import Limits
 from serving.server.manager import Manager
 from serving.server.merging import in_pieces
 from serving.server.metrics import Metrics
-from serving.server.predict import Run
+from serving.server.predict import DEFAULT_SIGNATURE, Run
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
 
@@ -147,6 +147,9 @@ class Handlers:
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
         with self.manager.use(spec.name, _number(spec), spec.version_label) as servable:
+            request = self.metrics.current()
+            request.version = servable.version
+            request.signature = spec.signature_name or DEFAULT_SIGNATURE
             yield servable
 
     def runner(self, servable: Servable, timeout_s: float | None) -> Run:
@@ -155,22 +158,47 @@ class Handlers:
         def run(
             feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
         ) -> Mapping[str, np.ndarray]:
-            def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
-                def some(piece: Tensors, _: int) -> dict[str, np.ndarray]:
-                    return dict(zip(fetches, servable.run(piece, fetches, limit_s), strict=True))
-
-                return some(values, 0) if servable.merger is None else in_pieces(values, some)
-
             self.limits.check(feeds)
-            with self.metrics.run():
-                key = (servable, frozenset(feeds), tuple(fetches))
-                if self._scheduler is not None and servable.batching is not None:
-                    return self._scheduler.run(key, execute, feeds, timeout_s, servable.batching)
-                if servable.merger is not None:
-                    return servable.merger.run(key, execute, feeds, timeout_s)
-                return execute(feeds, timeout_s)
+            request, submitted = self.metrics.current(), time.monotonic()
+            request.rows = max((len(value) for value in feeds.values() if value.ndim), default=None)
+            began: list[float] = []
+            try:
+                with self.metrics.run():
+                    return self._run(
+                        servable, feeds, fetches, timeout_s, lambda: began.append(time.monotonic())
+                    )
+            finally:
+                if began:
+                    request.queued_s = began[0] - submitted
+                    request.run_s = time.monotonic() - began[0]
 
         return run
+
+    def _run(
+        self,
+        servable: Servable,
+        feeds: Tensors,
+        fetches: Sequence[str],
+        timeout_s: float | None,
+        begin: Callable[[], None],
+    ) -> dict[str, np.ndarray]:
+        """Runs a request; `begin` is called when the model begins with it or a piece of it."""
+
+        def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
+            def some(piece: Tensors, _: int) -> dict[str, np.ndarray]:
+                return dict(zip(fetches, servable.run(piece, fetches, limit_s), strict=True))
+
+            return some(values, 0) if servable.merger is None else in_pieces(values, some)
+
+        key = (servable, frozenset(feeds), tuple(fetches))
+        if self._scheduler is not None and servable.batching is not None:
+            return self._scheduler.run(
+                key, execute, feeds, timeout_s, servable.batching, begin=begin
+            )
+        if servable.merger is not None:
+            return servable.merger.run(key, execute, feeds, timeout_s, begin=begin)
+        begin()
+        return execute(feeds, timeout_s)
 
 
 def _spec(request: Any) -> ModelSpec:

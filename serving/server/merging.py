@@ -51,6 +51,7 @@ class _Task:
     inputs: Tensors
     rows: int
     deadline: float | None
+    begin: Callable[[], None]
     turn: threading.Event = field(default_factory=threading.Event)
     # One of them is there once `turn` is set: what to run for itself and others, or the outcome.
     batch: "list[_Task] | None" = None
@@ -68,7 +69,13 @@ class Merger:
         self._queues: dict[Hashable, deque[_Task]] = {}
 
     def run(
-        self, key: Hashable, execute: Execute, inputs: Tensors, timeout_s: float | None
+        self,
+        key: Hashable,
+        execute: Execute,
+        inputs: Tensors,
+        timeout_s: float | None,
+        *,
+        begin: Callable[[], None] = lambda: None,
     ) -> dict[str, np.ndarray]:
         """Runs one request, together with others that wait.
 
@@ -78,6 +85,7 @@ class Merger:
                 not None; every output has a row for each row of the inputs.
             inputs: name to value; first dimensions equal.
             timeout_s: None for no limit.
+            begin: called when a run with this request, or with a piece of it, begins.
 
         Returns:
             This request's rows of what `execute` answers.
@@ -89,7 +97,9 @@ class Merger:
         shapes = tuple((name, value.shape[1:]) for name, value in sorted(inputs.items()))
         return in_pieces(
             inputs,
-            lambda piece, rows: self._answer((key, shapes), execute, _Task(piece, rows, deadline)),
+            lambda piece, rows: self._answer(
+                (key, shapes), execute, _Task(piece, rows, deadline, begin)
+            ),
         )
 
     def _answer(self, key: Hashable, execute: Execute, task: _Task) -> dict[str, np.ndarray]:
@@ -151,6 +161,8 @@ class Merger:
 
 def _outcomes(execute: Execute, batch: list[_Task]) -> list[_Outcome]:
     """Runs a batch; where that fails, each of its requests alone, as the fault may be one's."""
+    for task in batch:
+        task.begin()
     inputs = batch[0].inputs
     if len(batch) > 1:
         inputs = {name: np.concatenate([task.inputs[name] for task in batch]) for name in inputs}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from serving.server.request_log import RequestLog
 from serving.server.status import StatusError
 
 _PREFIX = "/tensorflow/serving/"
@@ -46,10 +47,20 @@ class Request:
     Attributes:
         model: its name.
         api: the method, such as Predict.
+        version: that answers; None: it is not known yet.
+        signature: of the model.
+        rows: first dimension of its inputs; None: it has none, or they are not known yet.
+        queued_s: seconds until the model began with it; None: it never did.
+        run_s: seconds from then to the model's answer.
     """
 
     model: str = ""
     api: str = ""
+    version: int | None = None
+    signature: str = ""
+    rows: int | None = None
+    queued_s: float | None = None
+    run_s: float | None = None
 
 
 class Metrics:
@@ -57,9 +68,14 @@ class Metrics:
     additions alone.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Takes a clock in seconds."""
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        log: RequestLog | None = None,
+    ) -> None:
+        """Takes a clock in seconds, and where each request is written down."""
         self._clock = clock
+        self._log = log
         self._lock = threading.Lock()
         self._current = threading.local()
         self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in _COUNTERS}
@@ -68,13 +84,16 @@ class Metrics:
         }
 
     @contextmanager
-    def request(self, entrypoint: str, model: str = "", api: str = "") -> Iterator[Request]:
+    def request(
+        self, entrypoint: str, model: str = "", api: str = "", counted: bool = True
+    ) -> Iterator[Request]:
         """Counts the request that is answered inside, by its status, and if that is OK its latency.
 
         Args:
             entrypoint: GRPC or REST.
             model: may be set later, as `api` may, on what is yielded.
             api: the method.
+            counted: else it is only written down.
         """
         request = self._current.request = Request(model, api)
         began, code = self._clock(), grpc.StatusCode.UNKNOWN
@@ -86,11 +105,13 @@ class Metrics:
             raise
         finally:
             self._current.request = None
-            self.count("request_count", request.model, code.name)
-            if code == grpc.StatusCode.OK:
-                self.observe(
-                    "request_latency", self._clock() - began, request.model, request.api, entrypoint
-                )
+            seconds = self._clock() - began
+            if counted:
+                self.count("request_count", request.model, code.name)
+            if counted and code == grpc.StatusCode.OK:
+                self.observe("request_latency", seconds, request.model, request.api, entrypoint)
+            if self._log is not None:
+                self._log.add(time.time() - seconds, _fields(request, entrypoint, code, seconds))
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -104,6 +125,10 @@ class Metrics:
             self.observe(
                 "runtime_latency", self._clock() - began, request.model, request.api, "TF1"
             )
+
+    def current(self) -> Request:
+        """Gives the request that this thread answers."""
+        return getattr(self._current, "request", None) or Request()
 
     def count(self, name: str, *labels: str) -> None:
         """Adds 1 to a counter."""
@@ -167,6 +192,26 @@ class _Histogram:
             f"{name}_sum{{{pairs}}} {self._sum:g}",
             f"{name}_count{{{pairs}}} {cumulative[-1]}",
         ]
+
+
+def _fields(
+    request: Request, entrypoint: str, code: grpc.StatusCode, seconds: float
+) -> dict[str, str | int | float | None]:
+    def milliseconds(value: float | None) -> float | None:
+        return None if value is None else round(1000 * value, 3)
+
+    return {
+        "protocol": entrypoint,
+        "method": request.api,
+        "model": request.model,
+        "version": request.version,
+        "signature": request.signature,
+        "rows": request.rows,
+        "status": code.name,
+        "total_ms": milliseconds(seconds),
+        "queued_ms": milliseconds(request.queued_s),
+        "executing_ms": milliseconds(request.run_s),
+    }
 
 
 def _bounded(series: Collection[tuple[str, ...]], labels: tuple[str, ...]) -> tuple[str, ...]:

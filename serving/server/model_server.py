@@ -23,6 +23,7 @@ from serving.server.limits import Limits
 from serving.server.loading import LoadingOptions
 from serving.server.manager import Manager, Options
 from serving.server.metrics import Metrics
+from serving.server.request_log import RequestLog
 from serving.server.rest import RestApi
 from serving.server.rest_server import RestServer, RestSettings
 from serving.server.status import StatusError, invalid_argument
@@ -57,7 +58,8 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
     transport = transport_settings(flags)
     metrics_path = monitored_path(flags)
     limits = request_limits(flags)
-    metrics = Metrics()
+    log = RequestLog(flags.request_log_file) if flags.request_log_file else None
+    metrics = Metrics(log=log)
     scheduler = Scheduler(options.batching, metrics) if options.batching else None
     manager = Manager(
         partial(loading.load, options=options),
@@ -84,6 +86,8 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
             _listen(flags, handlers, transport, metrics_path, scheduler, stop)
     finally:
         clean = manager.stop(_MANAGER_STOP_S)
+        if log is not None:
+            log.close()
     return clean
 
 

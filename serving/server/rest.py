@@ -199,6 +199,7 @@ class RestApi:
 
     def _predict(self, document: dict[str, Any], spec: ModelSpec) -> bytes:
         signature_name = document.get("signature_name") or DEFAULT_SIGNATURE
+        spec.signature_name = signature_name
         with self._handlers.lend(spec) as servable:
             if signature_name not in servable.signatures:
                 raise invalid_argument(

@@ -1,8 +1,10 @@
+import threading
+
 import grpc
 import pytest
 
 from serving.client import channel
-from serving.client.errors import InvalidRequest, ServerUnavailable
+from serving.client.errors import ClientError, InvalidRequest, ServerUnavailable
 from serving.client.predict_client import PredictClient
 
 BUSY = (grpc.StatusCode.UNAVAILABLE, "queue full")
@@ -24,6 +26,38 @@ def test_unavailable_is_given_up_after_four_attempts(stand_in):
         client.predict(b"dogs 0.75")
     assert len(stand_in.requests) == 4
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(50, marks=pytest.mark.long)])
+def test_replica_that_stops_loses_no_request(stand_in_class, rounds):
+    stays, goes = stand_in_class(), stand_in_class()
+    for replica in (stays, goes):
+        replica.start()
+    ended, failures = threading.Event(), []
+
+    def ask():
+        while not ended.is_set():
+            try:
+                client.predict(b"dogs 0.75 " + bytes(20_000))
+            except ClientError as error:
+                failures.append(error)
+
+    with PredictClient([stays.address, goes.address]) as client:
+        threads = [threading.Thread(target=ask) for _ in range(64)]
+        for thread in threads:
+            thread.start()
+        for _ in range(rounds):
+            # Both are at work, with as many requests under way as there are threads.
+            assert goes.arrived(150)
+            goes._server.stop(20).wait()
+            goes = stand_in_class(goes.port)
+            goes.start()
+        ended.set()
+        for thread in threads:
+            thread.join(20)
+    for replica in (stays, goes):
+        replica.stop()
+    assert failures == []
 
 
 def test_other_statuses_are_not_retried(stand_in):

@@ -117,7 +117,7 @@ def running(scratch, *arguments):
     command = [*COMMAND, *arguments, f"--ports_file={ports_file}"]
     if OTHER_COMMAND:
         # It knows no --ports_file, and opens its ports when every model is loaded.
-        ports = {"port": _free_port(), "rest_api_port": _free_port()}
+        ports = {"port": free_port(), "rest_api_port": free_port()}
         command = [
             *OTHER_COMMAND,
             *arguments,
@@ -130,7 +130,7 @@ def running(scratch, *arguments):
         try:
             if OTHER_COMMAND:
                 wait_until(
-                    lambda: all(map(_is_open, ports.values())) or it.poll() is not None,
+                    lambda: all(map(is_open, ports.values())) or it.poll() is not None,
                     START_DEADLINE_S,
                 )
                 ports_file.write_text(json.dumps(ports))
@@ -143,13 +143,13 @@ def running(scratch, *arguments):
             it.kill()
 
 
-def _free_port():
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _is_open(port):
+def is_open(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from serving.server import grpc_service, servable
 from serving.server.batching import Parameters, Scheduler
@@ -134,11 +134,9 @@ class Gone:
 @pytest.mark.parametrize(("active", "remaining"), [(False, None), (True, 0.0)])
 def test_call_that_nobody_waits_for_is_not_run(active, remaining):
     calls = []
-    slots = threading.BoundedSemaphore(1)
-    method = grpc_service._method(
-        lambda *arguments: calls.append(arguments), PredictRequest, PredictResponse, slots
-    )
+    bound = threading.BoundedSemaphore(2)
+    method = grpc_service._guarded(lambda *arguments: calls.append(arguments), bound, bound)
     with pytest.raises(StatusError) as error:
-        method.unary_unary(PredictRequest(), Gone(active, remaining))
+        method(PredictRequest(), Gone(active, remaining))
     assert error.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert calls == []
