@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from serving.client.errors import ClientError
 from serving.client.protocol import Prediction
+from whisker_ml.contract import CLOSE
 from whisker_ml.errors import WhiskerError
 from whisker_ml.terminal import escaped
 
@@ -56,6 +57,9 @@ def _table(stream: TextIO, top: int | None) -> Write:
         )
         unsure = {True: "unsure", False: "", None: "–"}[outcome.unsure]
         line = f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}"
+        first, *others = _best(outcome, 2)
+        if top in (None, 1) and others and first[1] - others[0][1] < CLOSE:
+            line += f"  (or {others[0][0]} {others[0][1]:.4f})"
         print(escaped(line), file=stream)
 
     return write

@@ -36,6 +36,9 @@ OUTPUTS = (*FIRST_OUTPUTS, OUTPUT_UNSURE)
 # What a client asks for that has read the names of the classes.
 OUTPUTS_WITHOUT_CLASSES = tuple(name for name in OUTPUTS if name != OUTPUT_CLASSES)
 
+# Two classes whose probabilities differ by less are shown as close.
+CLOSE = 0.1
+
 DEFAULT_MODEL_NAME = "whisker"
 STABLE_LABEL = "stable"
 MODELS_CONFIG = "models.config"

@@ -60,6 +60,13 @@ def test_table_marks_what_is_not_sure():
     assert stream.getvalue().endswith("1.0000  unsure       12  a.jpg\n")
 
 
+def test_table_names_the_second_class_where_it_is_close():
+    stream = io.StringIO()
+    write = FORMATS["table"](stream, None)
+    write("a.jpg", replace(CAT, probabilities={"cats": 0.5, "dogs": 0.09, "hedgehogs": 0.41}))
+    assert stream.getvalue().endswith("  a.jpg  (or hedgehogs 0.4100)\n")
+
+
 def test_table_with_more_classes_than_there_are_shows_all():
     assert "label_3" in written("table", 9)
     assert "label_4" not in written("table", 9)
