@@ -11,6 +11,7 @@ The server at --server answers, or, with --model_dir, a local one that serves th
 meanwhile. Answers go to standard output, one line a picture, or to --out=results.csv: the same
 command then resumes with the pictures that have no answer yet. --out=sheet.png draws the pictures
 with their answers. Pictures that failed are listed last on standard error, and the exit code is 4.
+Where the server goes away in the middle, this waits up to --wait_s for it and goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     Answered = tuple[str, str | bytes | ClientError, Prediction | ClientError]
 
 _STANDARD_INPUT = "-"
+# A picture that a server fails at each time, though it is well between, is that picture's failure.
+_MOST_ATTEMPTS = 3
 
 
 class Stopped(WhiskerError):
@@ -59,6 +63,10 @@ class Stopped(WhiskerError):
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+
+class NoAnswer(WhiskerError):
+    """The server was waited for, and did not come back."""
 
 
 def main() -> None:
@@ -85,6 +93,12 @@ def main() -> None:
         " the least sure first (needs Pillow)",
     )
     cli.define("timeout_s", 10.0, "seconds that an answer may take")
+    cli.define(
+        "wait_s",
+        300.0,
+        "seconds to wait for a server that answers no more; then the command ends with exit code 4",
+        minimum=0,
+    )
     connection_flags.define()
     cli.run(_predict)
 
@@ -115,12 +129,14 @@ def _predict(arguments: Sequence[str]) -> int:
         pictures = (
             named for named in _pictures(paths) if results is None or named[0] not in results
         )
-        answers = _with_progress(_ask(client, pictures), quiet=out is not None and not sheet)
+        answers = _with_progress(
+            _ask(client, pictures, values.wait_s), quiet=out is not None and not sheet
+        )
         # A file, because memory stays constant even where every one of many pictures fails.
         failures = stack.enter_context(
             TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")
         )
-        total, failed, stopped = _write_answers(answers, write, sheet, failures)
+        total, failed, stopped, reason = _write_answers(answers, write, sheet, failures)
         sys.stdout.flush()
         if results:
             print(
@@ -141,7 +157,7 @@ def _predict(arguments: Sequence[str]) -> int:
                 else "with --out=results.csv the same command would resume"
             )
             raise Stopped(
-                f"stopped after {total:,} pictures, whose answers are kept; {again}", stopped
+                f"{reason} after {total:,} pictures, whose answers are kept; {again}", stopped
             )
         return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
 
@@ -171,12 +187,12 @@ def _connected() -> Iterator[PredictClient]:
 
 def _write_answers(
     answers: Iterable[Answered], write: Write, sheet: Sheet | None, failures: IO[str]
-) -> tuple[int, int, int | None]:
+) -> tuple[int, int, int | None, str]:
     """Writes answers as they come.
 
     Returns:
-        How many there were, how many of them failed, and, where the command was asked to stop, the
-        exit code.
+        How many there were, how many of them failed, and, where it ended early, the exit code and
+        why.
     """
     from serving.client import errors
 
@@ -200,10 +216,12 @@ def _write_answers(
                 failed += 1
                 print(terminal.escaped(f"{path}: {outcome}"), file=failures)
     except KeyboardInterrupt:
-        return total, failed, EXIT_INTERRUPTED
+        return total, failed, EXIT_INTERRUPTED, "stopped"
     except SystemExit:
-        return total, failed, EXIT_STOPPED
-    return total, failed, None
+        return total, failed, EXIT_STOPPED, "stopped"
+    except NoAnswer as error:
+        return total, failed, EXIT_SOME_PICTURES_FAILED, f"{error}; ended"
+    return total, failed, None, ""
 
 
 def _sheet(out: Path) -> Sheet | None:
@@ -255,7 +273,7 @@ def _pictures(paths: Iterable[str]) -> Iterator[Named]:
                 yield found, error or found
 
 
-def _ask(client: PredictClient, pictures: Iterator[Named]) -> Iterator[Answered]:
+def _ask(client: PredictClient, pictures: Iterator[Named], wait_s: float) -> Iterator[Answered]:
     from serving.client.errors import ClientError
 
     found, sent = itertools.tee(pictures)
@@ -263,7 +281,35 @@ def _ask(client: PredictClient, pictures: Iterator[Named]) -> Iterator[Answered]
         picture for _, picture in sent if not isinstance(picture, ClientError)
     )
     for path, picture in found:
-        yield path, picture, picture if isinstance(picture, ClientError) else next(answers)
+        if isinstance(picture, ClientError):
+            yield path, picture, picture
+        else:
+            yield path, picture, _insist(client, picture, next(answers), wait_s)
+
+
+def _insist(
+    client: PredictClient, picture: str | bytes, outcome: Prediction | ClientError, wait_s: float
+) -> Prediction | ClientError:
+    """Where nobody answered, waits until the server is ready, and asks again.
+
+    Raises:
+        NoAnswer: it does not become ready.
+    """
+    from serving.client import errors
+
+    unanswered = (errors.ServerUnavailable, errors.DeadlineExceeded, errors.ModelNotReady)
+    end = time.monotonic() + wait_s
+    for _ in range(_MOST_ATTEMPTS):
+        if not isinstance(outcome, unanswered) or not wait_s:
+            break
+        try:
+            _wait(client, end, outcome)
+            outcome = client.predict(picture)
+        except errors.ClientError as error:
+            if time.monotonic() >= end:
+                raise NoAnswer(f"no answer for {wait_s:g} s (--wait_s): {outcome}") from error
+            outcome = error
+    return outcome
 
 
 def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answered]:
@@ -271,6 +317,19 @@ def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answ
     if not sys.stderr.isatty() or (sys.stdout.isatty() and not quiet):
         return answers
     return terminal.progress(answers, unit=" pictures", delay=terminal.LONG_S)
+
+
+def _wait(client: PredictClient, end: float, reason: ClientError) -> None:
+    """Waits for the server, and says so unless it is back already."""
+    from serving.client.errors import ModelNotReady
+
+    try:
+        client.wait_until_ready(0.0)
+    except ModelNotReady:
+        remaining_s = max(0.0, end - time.monotonic())
+        line = terminal.escaped(f"waiting up to {remaining_s:.0f} s for the server: {reason}")
+        terminal.print_line(line, sys.stderr)
+        client.wait_until_ready(remaining_s)
 
 
 @contextmanager

@@ -56,10 +56,10 @@ def _table(stream: TextIO, top: int | None) -> Write:
             for cell, width in zip(chain.from_iterable(best), widths, strict=False)
         )
         unsure = {True: "unsure", False: "", None: "–"}[outcome.unsure]
-        line = f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}"
         first, *others = _best(outcome, 2)
         if top in (None, 1) and others and first[1] - others[0][1] < CLOSE:
-            line += f"  (or {others[0][0]} {others[0][1]:.4f})"
+            unsure = f"or {others[0][0]}"
+        line = f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}"
         print(escaped(line), file=stream)
 
     return write

@@ -89,6 +89,8 @@ def run(main: Callable[[Sequence[str]], int | None], extra: str | None = None) -
         # Whatever the locale can show: a name in a message is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # gRPC tells the terminal of each connection that ends. A value that is set wins.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app.run(lambda arguments: _guarded(main, arguments, extra), flags_parser=_parse)
 
 

@@ -70,6 +70,11 @@ class StandIn:
         self.released.set()
         self._server.stop(None).wait()
 
+    def abort(self):
+        """Ends what is under way without an answer."""
+        self._server.stop(None).wait()
+        self.released.set()
+
     def arrived(self, count):
         """Waits until so many Predict requests have arrived."""
         with self._lock:

@@ -40,7 +40,7 @@ def test_table_of_a_folder_lists_failures_last_and_exits_with_4(stand_in, pictur
     heading, *rows = ended.stdout.splitlines()
     assert heading.split() == ["label", "probability", "unsure", "version", "path"]
     assert [row.split() for row in rows] == [
-        ["cats", "0.5000", "3", f"{pictures}/a.jpg"],
+        ["cats", "0.5000", "or", "dogs", "3", f"{pictures}/a.jpg"],
         ["dogs", "0.7500", "3", f"{pictures}/more/c.png"],
     ]
     title, *failures = ended.stderr.splitlines()
@@ -221,6 +221,43 @@ def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(
         f"{pictures}/a.jpg",
         f"{pictures}/b.jpg",
     ]
+
+
+@contextlib.contextmanager
+def under_way(stand_in, pictures, *flags):
+    """The command, with a request that the stand-in has received and not answered."""
+    (pictures / "d.jpg").write_bytes(b"slow")
+    command = [*COMMAND, f"--server={stand_in.address}", *flags, str(pictures)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert stand_in.arrived(4)
+        yield running
+
+
+def test_server_that_comes_back_is_waited_for(stand_in, stand_in_class, pictures):
+    with under_way(stand_in, pictures) as running:
+        stand_in.abort()
+        assert running.stderr.readline().startswith("waiting up to 300 s for the server: ")
+        again = stand_in_class(stand_in.port)
+        again.released.set()
+        again.start()
+        output, said = running.communicate(timeout=60)
+        again.stop()
+    assert [line.split()[0] for line in output.splitlines()] == ["label", "cats", "cats", "dogs"]
+    assert said.splitlines()[0] == "1 of 4 failed:"
+    assert running.returncode == 4
+
+
+def test_server_that_stays_away_ends_the_command_with_4(stand_in, pictures, tmp_path):
+    with under_way(stand_in, pictures, "--wait_s=1", f"--out={tmp_path}/results.csv") as running:
+        stand_in.abort()
+        said = running.communicate(timeout=60)[1].splitlines()
+    assert said[-1].startswith("predict.py: error: no answer for 1 s (--wait_s): ")
+    assert said[-1].endswith(
+        "; ended after 2 pictures, whose answers are kept; the same command resumes"
+    )
+    assert running.returncode == 4
 
 
 def test_sheet_is_drawn_and_lines_are_written_as_well(stand_in, pictures, tmp_path):

@@ -64,7 +64,7 @@ def test_table_names_the_second_class_where_it_is_close():
     stream = io.StringIO()
     write = FORMATS["table"](stream, None)
     write("a.jpg", replace(CAT, probabilities={"cats": 0.5, "dogs": 0.09, "hedgehogs": 0.41}))
-    assert stream.getvalue().endswith("  a.jpg  (or hedgehogs 0.4100)\n")
+    assert stream.getvalue().endswith("  0.5000  or hedgehogs        3  a.jpg\n")
 
 
 def test_table_with_more_classes_than_there_are_shows_all():
