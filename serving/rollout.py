@@ -21,8 +21,9 @@ from typing import Any, Self
 
 import grpc
 
+from serving.client import answers
 from serving.client.channel import Tls, Token, open_channel
-from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error
+from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error, one_line
 from serving.config import models_config
 from serving.config.models_config import PLATFORM, ModelServerConfig
 from serving.protos import message
@@ -90,8 +91,8 @@ class RunningServer:
             return {}
         return {
             entry.version: VersionStatus(
-                entry.State.Name(entry.state),
-                entry.status.error_message if entry.status.error_code else "",
+                answers.state_of(entry),
+                one_line(entry.status.error_message) if entry.status.error_code else "",
             )
             for entry in response.model_version_status
         }
@@ -125,7 +126,8 @@ class RunningServer:
             if _UNKNOWN_LABEL in error.details:
                 return None
             raise
-        return int(response.model_spec.version.value)
+        with answers.expected(self.address):
+            return answers.version_of(response)
 
     def reload(self, config: ModelServerConfig, timeout_s: float) -> grpc.Future:
         """Sends a configuration, which replaces the server's own.
@@ -141,32 +143,30 @@ class RunningServer:
         request = message("tensorflow.serving.ReloadConfigRequest")(config=config)
         # A list without models is one too, where the configuration is empty.
         request.config.model_config_list.SetInParent()
-        method = self._method("ModelService/HandleReloadConfigRequest", "ReloadConfigResponse")
-        return method.future(request, timeout=timeout_s)
+        return self._begin("ModelService/HandleReloadConfigRequest", request, timeout_s)
 
-    def answer(self, call: grpc.Future) -> Any:
+    def answer(self, call: grpc.Future) -> bytes:
         """Waits for the answer to a call.
 
         Raises:
             ClientError: there is none, or the server has refused what it was sent.
         """
         try:
-            return call.result()
+            answer: bytes = call.result()
+            return answer
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
 
     def _ask(self, path: str, **fields: Any) -> Any:
         name = path.partition("/")[2]
         request = message(f"tensorflow.serving.{name}Request")(**fields)
-        method = self._method(path, f"{name}Response")
-        return self.answer(method.future(request, timeout=_QUESTION_S))
+        data = self.answer(self._begin(path, request, _QUESTION_S))
+        with answers.expected(self.address):
+            return answers.parse(f"{name}Response", data)
 
-    def _method(self, path: str, response: str) -> Any:
-        return self._channel.unary_unary(
-            f"/tensorflow.serving.{path}",
-            request_serializer=lambda request: request.SerializeToString(),
-            response_deserializer=message(f"tensorflow.serving.{response}").FromString,
-        )
+    def _begin(self, path: str, request: Any, timeout_s: float) -> grpc.Future:
+        method = self._channel.unary_unary(f"/tensorflow.serving.{path}")
+        return method.future(request.SerializeToString(), timeout=timeout_s)
 
 
 # To take over a configuration without a new model, which a server answers at once.
@@ -390,16 +390,13 @@ class _Rollout:
                 ):
                     old_error = ""
                 if status.error != old_error:
-                    raise RolloutError(
-                        f"{self._server.address} cannot load {what}:"
-                        f" {' '.join(status.error.split())}"
-                    )
+                    raise RolloutError(f"{self._server.address} cannot load {what}: {status.error}")
                 if taken_over:
                     self._server.answer(reload)
                     if status.state == AVAILABLE:
                         return
                 if time.monotonic() - start >= timeout_s:
-                    reason = f" ({' '.join(status.error.split())})" if status.error else ""
+                    reason = f" ({status.error})" if status.error else ""
                     raise RolloutError(
                         f"{self._server.address} has not loaded {what} after {timeout_s:g} s, it is"
                         f" {status.state}{reason}: see its log, or give it more time with"

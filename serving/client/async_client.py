@@ -10,8 +10,8 @@ import grpc
 
 from serving.client.channel import Server, open_async_channel
 from serving.client.errors import ClientError, InvalidRequest
-from serving.client.predict_client import BaseClient, check_concurrency
-from serving.client.protocol import Array, Ask, Pause, Picture, Prediction, Result, Step, Steps
+from serving.client.predict_client import BaseClient, TimeBudget, check_concurrency
+from serving.client.protocol import Array, Pause, Picture, Prediction, Read, Result, Step, Steps
 
 
 class AsyncPredictClient(BaseClient):
@@ -47,14 +47,15 @@ class AsyncPredictClient(BaseClient):
     ) -> AsyncIterator[Prediction | ClientError]:
         """Asks about any number of pictures, several at a time, in order and in constant memory."""
         check_concurrency(concurrency)
-        with suppress(
-            ClientError
-        ):  # Once, not in every one of the first tasks; what is wrong each of them will say.
-            await self._run(self._protocol.signatures())
         pending: deque[asyncio.Task[Prediction | ClientError]] = deque()
         try:
-            for picture in pictures:
-                pending.append(asyncio.create_task(self._outcome(picture)))
+            for number, picture in enumerate(pictures):
+                budget = TimeBudget(self._timeout_s)
+                if number == 0:
+                    # Once, and not for each of the first pictures; what is wrong they will say.
+                    with suppress(ClientError):
+                        await self._run(self._protocol.signatures(), budget)
+                pending.append(asyncio.create_task(self._outcome(picture, budget)))
                 if len(pending) == concurrency:
                     yield await pending.popleft()
             while pending:
@@ -80,7 +81,7 @@ class AsyncPredictClient(BaseClient):
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Waits until a version of the model (the client's own, if it has one) is available."""
-        await self._run(self._protocol.wait_until_ready(timeout_s))
+        await self._run(self._protocol.wait_until_ready(timeout_s), TimeBudget(timeout_s))
 
     def _open(self, server: Server, **options: Any) -> grpc.aio.Channel:
         try:
@@ -91,12 +92,13 @@ class AsyncPredictClient(BaseClient):
             ) from error
         return open_async_channel(server, **options)
 
-    async def _run(self, steps: Steps[Result]) -> Result:
+    async def _run(self, steps: Steps[Result], budget: TimeBudget | None = None) -> Result:
+        budget = budget or TimeBudget(self._timeout_s)
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._perform(step)
+                    answer = await self._perform(step, budget)
                 except ClientError as error:
                     step = steps.throw(error)
                 else:
@@ -104,13 +106,15 @@ class AsyncPredictClient(BaseClient):
         except StopIteration as end:
             return end.value
 
-    async def _perform(self, step: Step) -> Any:
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        if not isinstance(step, Ask):
+    async def _perform(self, step: Step, budget: TimeBudget) -> Any:
+        if isinstance(step, Read):
             return await asyncio.to_thread(step.function)
         try:
-            return await self._method(step.method)(step.request, timeout=self._timeout_s)
+            with budget:
+                if isinstance(step, Pause):
+                    return await asyncio.sleep(step.seconds)
+                ask = self._method(step.method)
+                return await ask(step.request, timeout=min(budget.left_s, self._timeout_s))
         except grpc.RpcError as error:
             raise self._error(error) from error
         except asyncio.CancelledError as error:
@@ -120,8 +124,8 @@ class AsyncPredictClient(BaseClient):
                 raise self._closed_meanwhile() from error
             raise
 
-    async def _outcome(self, picture: Picture) -> Prediction | ClientError:
+    async def _outcome(self, picture: Picture, budget: TimeBudget) -> Prediction | ClientError:
         try:
-            return await self.predict(picture)
+            return await self._run(self._protocol.predict(picture), budget)
         except ClientError as error:
             return error

@@ -200,10 +200,7 @@ _SERVICE_CONFIG = {
 
 # Names and defaults: grpc/grpc, include/grpc/impl/channel_arg_names.h.
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # -1 is no limit. Received messages are limited to 4 MiB by default, and only the client can
-    # lift that.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),  # No limit.
     # A request is retried only if it fits in here. The default of 256 KiB is less than many a
     # picture.
     ("grpc.per_rpc_retry_buffer_size", 64 * 1024 * 1024),
@@ -223,12 +220,17 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
+# Of one answer, decompressed, unless a client is told otherwise.
+MAX_ANSWER_BYTES = 64 << 20
+
+
 def open_channel(
     server: Server,
     *,
     tls: Tls | None = None,
     token: Token | None = None,
     interceptors: Sequence[Any] = (),
+    max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> grpc.Channel:
     """Opens a channel; the connection itself is made at the first call.
 
@@ -239,12 +241,15 @@ def open_channel(
         tls: how to check and encrypt; None: plaintext.
         token: a bearer token for every call.
         interceptors: of gRPC, for calls with one request and one answer.
+        max_answer_bytes: of one answer, decompressed; a longer one is refused before it is in
+            memory. Up to 2^31 - 1, which is protobuf's own limit.
 
     Raises:
-        InvalidRequest: an address that cannot be used, a file of `tls`, or a token that would
-            travel in the open.
+        InvalidRequest: an address that cannot be used, a file of `tls`, a token that would travel
+            in the open, or no size of an answer.
     """
-    channel = _open(server, tls, token, grpc.insecure_channel, grpc.secure_channel)
+    insecure, secure = grpc.insecure_channel, grpc.secure_channel
+    channel = _open(server, tls, token, max_answer_bytes, insecure, secure)
     return grpc.intercept_channel(channel, *interceptors)
 
 
@@ -254,18 +259,21 @@ def open_async_channel(
     tls: Tls | None = None,
     token: Token | None = None,
     interceptors: Sequence[Any] = (),
+    max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> grpc.aio.Channel:
     """Opens a channel of grpc.aio in the running event loop; as `open_channel`, with interceptors
     of grpc.aio.
     """
     insecure, secure = grpc.aio.insecure_channel, grpc.aio.secure_channel
-    return _open(server, tls, token, insecure, secure, interceptors=list(interceptors))
+    more = {"interceptors": list(interceptors)}
+    return _open(server, tls, token, max_answer_bytes, insecure, secure, **more)
 
 
 def _open(
     server: Server,
     tls: Tls | None,
     token: Token | None,
+    max_answer_bytes: int,
     insecure: Callable[..., Any],
     secure: Callable[..., Any],
     **more: Any,
@@ -273,7 +281,9 @@ def _open(
     addresses = [server] if isinstance(server, str) else list(server)
     if not all(addresses) or not addresses:
         raise InvalidRequest(f"server is {server!r}: expected host:port of the server's gRPC port")
-    options: list[tuple[str, int | str]] = list(_OPTIONS)
+    if not 0 < max_answer_bytes < 1 << 31:
+        raise InvalidRequest(f"max_answer_bytes is {max_answer_bytes}: expected 1 to 2147483647")
+    options = [*_OPTIONS, ("grpc.max_receive_message_length", max_answer_bytes)]
     if tls is not None and (tls.server_name or not isinstance(server, str)):
         # Of a list gRPC would compare the addresses, not the names, with the certificate.
         options.append(

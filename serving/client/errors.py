@@ -16,6 +16,17 @@ import grpc
 
 from whisker_ml.errors import WhiskerError
 
+_LONGEST_TEXT = 2000
+
+
+def one_line(text: str) -> str:
+    """Makes one line of a text that a server may have written, and leaves out the middle of a long
+    one.
+    """
+    line = " ".join(text.split())
+    half = _LONGEST_TEXT // 2
+    return line if len(line) <= _LONGEST_TEXT else f"{line[:half]} … {line[-half:]}"
+
 
 class ClientError(WhiskerError):
     """A prediction or a question about a model got no answer.
@@ -28,7 +39,7 @@ class ClientError(WhiskerError):
     def __init__(
         self, text: str, *, code: grpc.StatusCode | None = None, details: str = ""
     ) -> None:
-        super().__init__(text)
+        super().__init__(one_line(text))
         self.code = code
         self.details = details
 
@@ -74,7 +85,9 @@ class ServerError(ClientError):
 
 
 class UnexpectedReply(ClientError):
-    """The answer is not what `whisker_ml.contract` promises: the model is another kind of model."""
+    """The answer is not one to what was asked, or not what `whisker_ml.contract` promises: it is
+    another kind of server or model.
+    """
 
 
 class UnreadablePicture(ClientError):
@@ -92,7 +105,7 @@ class NotAPicture(ClientError):
 
 
 _INVALID = "check signature, label and inputs against the model's"
-_OTHER = "check that the address is that of a TensorFlow Serving server"
+OTHER_SERVER = "check that the address is that of a TensorFlow Serving server"
 _REFUSED = "check the client's token and certificate, and what they are allowed"
 
 # The only place where gRPC's statuses become types; the first row fits whose code is the status'
@@ -174,14 +187,18 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "UNIMPLEMENTED",
         "",
         ServerError,
-        _OTHER,
+        OTHER_SERVER,
     ),
     (
         "RESOURCE_EXHAUSTED",
         "larger than max",
         MessageTooLarge,
-        "send a smaller picture, or raise grpc.max_receive_message_length on the side that refuses",
+        (
+            "send a smaller picture, or raise what the side that refuses allows:"
+            " grpc.max_receive_message_length of a server, max_answer_bytes of the client"
+        ),
     ),
+    ("RESOURCE_EXHAUSTED", "metadata size exceeds", UnexpectedReply, OTHER_SERVER),
     (
         "RESOURCE_EXHAUSTED",
         "",
@@ -199,12 +216,6 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "Failed to create channel",
         InvalidRequest,
         "expected host:port, or another name that gRPC knows",
-    ),
-    (
-        "INTERNAL",
-        "deserializing",
-        UnexpectedReply,
-        _OTHER,
     ),
 )
 
@@ -226,7 +237,4 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
         if name == code.name and re.search(pattern, details)
     )
     kind, advice = next(fits, (ServerError, "see the server's log"))
-    # A status of TensorFlow can span lines; an error of ours is one.
-    return kind(
-        f"{server}: {code.name}: {' '.join(details.split())}; {advice}", code=code, details=details
-    )
+    return kind(f"{server}: {code.name}: {details}; {advice}", code=code, details=details)

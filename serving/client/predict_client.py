@@ -4,33 +4,50 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import grpc
 
 from serving.client import errors
-from serving.client.channel import Server, Tls, Token, open_channel
+from serving.client.channel import MAX_ANSWER_BYTES, Server, Tls, Token, open_channel
 from serving.client.errors import ClientError
 from serving.client.protocol import (
     METHODS,
-    PREDICT,
     Array,
     Ask,
     ClientProtocol,
     Pause,
     Picture,
     Prediction,
+    Read,
     Result,
     Step,
     Steps,
 )
-from serving.protos import message
 from whisker_ml import contract
 
 # What both clients are made of, and when neither may be used.
+
+
+class TimeBudget:
+    """How much longer a client may wait for the server, all that one call of a method asks taken
+    together; what happens in its `with` block is waiting.
+
+    Attributes:
+        left_s: in seconds; gRPC ends at once what is given 0 or less.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left_s = seconds
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.left_s -= time.monotonic() - self._start
 
 
 class BaseClient(ABC):
@@ -48,6 +65,7 @@ class BaseClient(ABC):
         tls: Tls | None = None,
         token: Token | None = None,
         interceptors: Sequence[Any] = (),
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """Prepares the connection; nothing is sent yet.
 
@@ -59,32 +77,40 @@ class BaseClient(ABC):
             label: ask the version that has this label, such as `contract.STABLE_LABEL`.
             signature: the one that pictures as bytes are sent to; pixels go to
                 `contract.SIGNATURE_PIXELS`.
-            timeout_s: how long one call may take, retries included. The first picture that a
-                version gets takes two calls, as its signatures are asked for before.
+            timeout_s: how long a method waits for the server, all that it asks and retries
+                included; `predict_many` for each picture.
             tls: how to check and encrypt the connection; None: plaintext.
             token: a bearer token, or a function that gives one for every call; needs `tls` except
                 to this machine.
             interceptors: of gRPC, for unary-unary calls; for `AsyncPredictClient` those of
-                grpc.aio. They see requests as bytes, ready for the wire, and answers as messages.
+                grpc.aio. They see requests and answers as the bytes on the wire.
+            max_answer_bytes: of one answer; a longer one raises MessageTooLarge before it is in
+                memory. Of an answer about pictures no more than 4 MiB a picture is read. One that
+                is made to hurt can take 90 times its size while it is read.
 
         Raises:
             InvalidRequest: both version and label, a timeout that is not above 0, or an argument
                 that the channel cannot use.
         """
         self._server = server if isinstance(server, str) else ",".join(server)
-        self._protocol = ClientProtocol(self._server, model_name, version, label, signature)
+        self._protocol = ClientProtocol(
+            self._server, model_name, version, label, signature, max_answer_bytes
+        )
         if timeout_s <= 0:
             raise errors.InvalidRequest(f"timeout_s is {timeout_s}: it must be above 0 seconds")
         self._timeout_s = timeout_s
         self._process = os.getpid()
         self._closed = False
-        self._channel = self._open(server, tls=tls, token=token, interceptors=interceptors)
+        self._channel = self._open(
+            server,
+            tls=tls,
+            token=token,
+            interceptors=interceptors,
+            max_answer_bytes=max_answer_bytes,
+        )
+        # Answers stay bytes: gRPC would log a traceback of those that are no message.
         self._methods = {
-            path: self._channel.unary_unary(
-                f"/tensorflow.serving.{path}",
-                response_deserializer=message(f"tensorflow.serving.{response}").FromString,
-            )
-            for path, response in METHODS.items()
+            path: self._channel.unary_unary(f"/tensorflow.serving.{path}") for path in METHODS
         }
 
     @abstractmethod
@@ -128,10 +154,11 @@ def check_concurrency(concurrency: int) -> None:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A request on its way, and what is to be done with its answer."""
+    """A request on its way, what is to be done with its answer, and how long to wait for it."""
 
     steps: Steps[Prediction]
-    call: Any
+    call: grpc.Future
+    budget: TimeBudget
 
 
 class PredictClient(BaseClient):
@@ -198,8 +225,13 @@ class PredictClient(BaseClient):
         check_concurrency(concurrency)
         pending: deque[_Sent | ClientError] = deque()
         try:
-            for picture in pictures:
-                pending.append(self._send(picture))
+            for number, picture in enumerate(pictures):
+                budget = TimeBudget(self._timeout_s)
+                if number == 0:
+                    # Once, and not for each of the first pictures; what is wrong they will say.
+                    with suppress(ClientError):
+                        self._run(self._protocol.signatures(), budget)
+                pending.append(self._send(picture, budget))
                 if len(pending) == concurrency:
                     yield self._outcome(pending.popleft())
             while pending:
@@ -227,7 +259,8 @@ class PredictClient(BaseClient):
 
         Returns:
             Name → what the model answers in its shape: NumPy arrays where an input is one, else
-            lists (and strings as bytes).
+            lists (and strings as bytes); bfloat16 as float32, quantized numbers as the integers
+            that stand for them.
 
         Raises:
             InvalidRequest: names or types that the signature does not want; nothing was sent. Or
@@ -253,58 +286,60 @@ class PredictClient(BaseClient):
         """Waits until a version of the model (the client's own, if it has one) is available.
 
         Args:
-            timeout_s: how long to go on asking; the last question may take the client's own timeout
-                longer.
+            timeout_s: how long to go on asking.
 
         Raises:
             ModelNotReady: it did not become available; the text says what the server last answered.
             ClientError: an answer that waiting does not fix.
         """
-        self._run(self._protocol.wait_until_ready(timeout_s))
+        self._run(self._protocol.wait_until_ready(timeout_s), TimeBudget(timeout_s))
 
     def _open(self, server: Server, **options: Any) -> grpc.Channel:
         return open_channel(server, **options)
 
-    def _run(self, steps: Steps[Result], first: Callable[[], Any] | None = None) -> Result:
-        """Does one step after the other; `first` gives the answer to the step that was taken
-        already.
-        """
+    def _run(
+        self,
+        steps: Steps[Result],
+        budget: TimeBudget | None = None,
+        step: Step | grpc.Future | None = None,
+    ) -> Result:
+        """Does one step after the other, from `step` on if that was taken already."""
+        budget = budget or TimeBudget(self._timeout_s)
         try:
-            step = self._advance(steps, first) if first else next(steps)
+            step = step or next(steps)
             while True:
-                step = self._advance(steps, partial(self._perform, step))
+                try:
+                    answer = self._perform(step, budget)
+                except ClientError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
             return end.value
 
-    @staticmethod
-    def _advance(steps: Steps[Any], perform: Callable[[], Any]) -> Step:
+    def _perform(self, step: Step | grpc.Future, budget: TimeBudget) -> Any:
+        if isinstance(step, Read):
+            return step.function()
         try:
-            answer = perform()
-        except ClientError as error:
-            return steps.throw(error)
-        return steps.send(answer)
-
-    def _perform(self, step: Step) -> Any:
-        if isinstance(step, Ask):
-            return self._answer(
-                partial(self._method(step.method), step.request, timeout=self._timeout_s)
-            )
-        return time.sleep(step.seconds) if isinstance(step, Pause) else step.function()
-
-    def _answer(self, wait: Callable[[], Any]) -> Any:
-        try:
-            return wait()
+            with budget:
+                if isinstance(step, Pause):
+                    return time.sleep(step.seconds)
+                if isinstance(step, Ask):
+                    ask = self._method(step.method)
+                    return ask(step.request, timeout=min(budget.left_s, self._timeout_s))
+                return step.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             raise self._error(error) from error
 
-    def _send(self, picture: Picture) -> _Sent | ClientError:
-        """Goes as far as the request about the picture itself, and does not wait for the answer."""
+    def _send(self, picture: Picture, budget: TimeBudget) -> _Sent | ClientError:
+        """Goes as far as the first question, and does not wait for its answer."""
         steps = self._protocol.predict(picture)
         try:
             step = next(steps)
-            while not (isinstance(step, Ask) and step.method == PREDICT):
-                step = self._advance(steps, partial(self._perform, step))
-            return _Sent(steps, self._method(PREDICT).future(step.request, timeout=self._timeout_s))
+            while not isinstance(step, Ask):
+                step = steps.send(self._perform(step, budget))
+            call = self._method(step.method).future(step.request, timeout=budget.left_s)
+            return _Sent(steps, call, budget)
         except ClientError as error:
             return error
 
@@ -312,6 +347,6 @@ class PredictClient(BaseClient):
         if not isinstance(sent, _Sent):
             return sent
         try:
-            return self._run(sent.steps, partial(self._answer, sent.call.result))
+            return self._run(sent.steps, sent.budget, sent.call)
         except ClientError as error:
             return error

@@ -5,19 +5,26 @@ The synchronous and the asynchronous client share it.
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from serving.client import errors, tensors
+from serving.client import answers, errors
+from serving.client.answers import (
+    MOST_BYTES,
+    Prediction,
+    Signatures,
+    expected,
+)
 from serving.client.errors import InvalidRequest, UnreadablePicture
-from serving.client.tensors import Part, Signatures, decode, decode_array, decode_lists, is_array
+from serving.client.tensors import Part, is_array
 from serving.protos import message
 from whisker_ml import contract
 
-# What goes into a prediction, and what comes out.
+# What goes into a prediction.
 
 
 class Array(Protocol):
@@ -38,26 +45,6 @@ class Array(Protocol):
 # Encoded bytes (JPEG, PNG, GIF, BMP), a file of them by its path or opened in binary mode, or
 # pixels as they are: uint8 or float, 0…255, [height, width, 3].
 Picture = bytes | str | os.PathLike[str] | BinaryIO | Array
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one picture.
-
-    Attributes:
-        label: the most probable class.
-        probability: its probability, 0 to 1.
-        probabilities: the probability of every class, 0 to 1, in the model's order of classes.
-        model_version: the version that answered.
-        unsure: the model is not sure of its answer: it is too close to call, or the picture is
-            unlike all that the model has learnt; None: a version of before, which does not say.
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    model_version: int
-    unsure: bool | None = None
 
 
 def _read_file(path: Path) -> bytes:
@@ -106,18 +93,15 @@ METHODS = {  # Path → message of the answer.
     _STATUS: "GetModelStatusResponse",
 }
 
-_READ = (
-    contract.OUTPUT_VALID,
-    contract.OUTPUT_LABEL,
-    contract.OUTPUT_PROBABILITY,
-    contract.OUTPUT_PROBABILITIES,
-)
+_OTHER_MODEL = "it is not a model that Whisker exported; check the model's name"
 _FIRST_POLL_S, _SLOWEST_POLL_S = 0.05, 1.0
+# Versions whose signatures and classes are known at a time: a server may answer as ever new ones.
+_VERSIONS_KEPT = 4
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Wants the answer to a serialized request; `method` is one of `METHODS`."""
+    """Wants the answer to a serialized request, as bytes; `method` is one of `METHODS`."""
 
     method: str
     request: bytes
@@ -138,6 +122,7 @@ class Read:
 
 
 Step = Ask | Pause | Read
+Known = TypeVar("Known")
 Result = TypeVar("Result")
 Steps = Generator[Step, Any, Result]
 
@@ -148,7 +133,13 @@ class ClientProtocol:
     """
 
     def __init__(
-        self, server: str, model_name: str, version: int | None, label: str | None, signature: str
+        self,
+        server: str,
+        model_name: str,
+        version: int | None,
+        label: str | None,
+        signature: str,
+        max_answer_bytes: int,
     ) -> None:
         """Begins with nothing known; arguments as those of the clients.
 
@@ -161,14 +152,15 @@ class ClientProtocol:
             )
         self._server = server
         self._signature = signature
+        self._max_answer_bytes = max_answer_bytes
         self._model_spec = message("tensorflow.serving.ModelSpec")(name=model_name)
         if version is not None:
             self._model_spec.version.value = version
         if label is not None:
             self._model_spec.version_label = label
         # By model version, as a version never changes: its class names, its signatures.
-        self._classes: dict[int, tuple[str, ...]] = {}
-        self._signatures: dict[int, Signatures] = {}
+        self._classes: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        self._signatures: OrderedDict[int, Signatures] = OrderedDict()
         self._answering: int | None = None  # the version that answered last
 
     @property
@@ -198,49 +190,55 @@ class ClientProtocol:
             raise errors.InvalidRequest(
                 f"pixels of shape {shape}: expected arrays of [height, width, 3]"
             )
+        if not len(pixels):
+            return []
         outcomes = yield from self._predictions(
             contract.SIGNATURE_PIXELS, contract.INPUT_PIXELS, pixels
         )
-        return [outcome for outcome in outcomes if outcome is not None]
+        found = [outcome for outcome in outcomes if outcome is not None]
+        if len(found) < len(outcomes):
+            raise errors.UnexpectedReply(
+                f"{self._asked} answers that pixels are no picture: {_OTHER_MODEL}"
+            )
+        return found
 
     def predict_raw(
         self, inputs: Mapping[str, Any], signature: str | None, output_filter: Sequence[str]
     ) -> Steps[dict[str, Any]]:
         """Asks any signature; answers arrays where an input is one, else lists."""
         name = signature or self._signature
-        parts = yield from self._request(name, inputs, output_filter)
-        response = yield from self._answer(name, parts, output_filter)
-        read = decode_array if any(map(is_array, inputs.values())) else decode_lists
-        try:
-            return {name: read(tensor) for name, tensor in response.outputs.items()}
-        except ValueError as error:
-            raise errors.UnexpectedReply(f"{self._asked} answers with {error}") from error
+        parts, _ = yield from self._request(name, inputs, output_filter)
+        response = yield from self._answer(name, parts, output_filter, self._max_answer_bytes)
+        arrays = any(map(is_array, inputs.values()))
+        with expected(self._asked):
+            return answers.outputs_of(response, output_filter, arrays=arrays)
 
     def model_versions(self) -> Steps[dict[int, str]]:
         """Asks which versions the server knows, and their states."""
         request = message("tensorflow.serving.GetModelStatusRequest")(model_spec=self._model_spec)
-        response = yield Ask(_STATUS, request.SerializeToString())
-        return {
-            entry.version: entry.State.Name(entry.state) for entry in response.model_version_status
-        }
+        response = yield from self._ask(_STATUS, request.SerializeToString())
+        return {entry.version: answers.state_of(entry) for entry in response.model_version_status}
 
     def wait_until_ready(self, timeout_s: float) -> Steps[None]:
         """Asks until a version is available."""
         deadline = time.monotonic() + timeout_s
         pause_s = _FIRST_POLL_S
+        cause: errors.ClientError | None = None
+        last = ""
         while True:
-            cause = None
             try:
                 versions = yield from self.model_versions()
                 if "AVAILABLE" in versions.values():
                     return
-                last = f"versions {versions}"
+                cause, last = None, f"versions {versions}"
             except (
                 errors.ServerUnavailable,
                 errors.DeadlineExceeded,
                 errors.ModelNotFound,
             ) as error:
-                cause, last = error, str(error)
+                # The last question has hardly any time: what was answered before says more.
+                if not last or not isinstance(error, errors.DeadlineExceeded):
+                    cause, last = error, str(error)
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise errors.ModelNotReady(
@@ -257,45 +255,51 @@ class ClientProtocol:
         # Looked up once: another thread may learn of another version at any moment.
         known = None if anew or self._answering is None else self._signatures.get(self._answering)
         if known is None:
-            request = tensors.metadata_request(self._model_spec)
-            response = yield from self._found(Ask(_METADATA, request.SerializeToString()))
-            version = response.model_spec.version.value
-            known = self._signatures[version] = tensors.read(response)
+            request = answers.metadata_request(self._model_spec)
+            response = yield from self._found(_METADATA, request.SerializeToString(), MOST_BYTES)
+            with expected(self._asked):
+                version = answers.version_of(response, self._model_spec)
+                known = _remember(self._signatures, version, answers.signatures_of(response))
             self._answering = version
         return known
 
     def _request(
-        self, signature: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()
-    ) -> Steps[list[Part]]:
-        """Serializes inputs as the signature takes them."""
+        self, name: str, inputs: Mapping[str, Any], output_filter: Sequence[str] = ()
+    ) -> Steps[tuple[list[Part], Any]]:
+        """Serializes inputs as a signature takes them; gives that too, a SignatureDef."""
         of_before = self._answering
         known = yield from self.signatures()
         try:
-            parts = tensors.signature_parts(inputs, output_filter, known, signature, self._asked)
+            return answers.signature_parts(inputs, output_filter, known, name, self._asked)
         except errors.InvalidRequest:
             if of_before is None:
                 raise
             # The server may have moved to a version that wants what the one before did not.
             known = yield from self.signatures(anew=True)
-            parts = tensors.signature_parts(inputs, output_filter, known, signature, self._asked)
-        return parts
+            return answers.signature_parts(inputs, output_filter, known, name, self._asked)
 
     def _answer(
-        self, signature: str, inputs: list[Part], output_filter: Sequence[str]
+        self, signature: str, inputs: list[Part], output_filter: Sequence[str], most_bytes: int
     ) -> Steps[Any]:
         head = message("tensorflow.serving.PredictRequest")(
             model_spec=self._model_spec, output_filter=output_filter
         )
         head.model_spec.signature_name = signature
         data = b"".join((head.SerializeToString(), *inputs))
-        response = yield from self._found(Ask(PREDICT, data))
-        self._answering = response.model_spec.version.value
+        response = yield from self._found(PREDICT, data, most_bytes)
+        with expected(self._asked):
+            self._answering = answers.version_of(response, self._model_spec)
         return response
 
-    def _found(self, step: Ask) -> Steps[Any]:
+    def _ask(self, method: str, request: bytes, most_bytes: int = MOST_BYTES) -> Steps[Any]:
+        data = yield Ask(method, request)
+        with expected(self._asked):
+            return answers.parse(METHODS[method], data, most_bytes)
+
+    def _found(self, method: str, request: bytes, most_bytes: int) -> Steps[Any]:
         """Asks; where the server has no such model, says whether it is still loading."""
         try:
-            return (yield step)
+            return (yield from self._ask(method, request, most_bytes))
         except errors.ModelNotFound as error:
             try:
                 versions = yield from self.model_versions()
@@ -314,76 +318,38 @@ class ClientProtocol:
         self, signature: str, name: str, values: Any
     ) -> Steps[list[Prediction | None]]:
         """Asks about one or more pictures; gives None for each that is none."""
-        parts = yield from self._request(signature, {name: values})
-        known = yield from self.signatures()
+        count = len(values)
+        most_bytes = count * MOST_BYTES
+        parts, known = yield from self._request(signature, {name: values})
         wanted = [
             output
             for output in contract.OUTPUTS_WITHOUT_CLASSES
-            if self._classes and output in known[signature or contract.SIGNATURE_BYTES].outputs
+            if self._classes and output in known.outputs
         ]
         try:
-            response = yield from self._answer(signature, parts, wanted)
+            response = yield from self._answer(signature, parts, wanted, most_bytes)
         except InvalidRequest as error:
             # The server may have moved to a version that answers less.
             if f"not found in signature: {contract.OUTPUT_UNSURE} " not in error.details:
                 raise
-            response = yield from self._answer(signature, parts, ())
+            response = yield from self._answer(signature, parts, (), most_bytes)
         version = response.model_spec.version.value
-        if version not in self._classes and contract.OUTPUT_CLASSES not in response.outputs:
+        classes = self._classes.get(version)
+        if classes is None and contract.OUTPUT_CLASSES not in response.outputs:
             # The server has moved to a version whose class names nobody has asked for yet.
-            response = yield from self._answer(signature, parts, ())
+            response = yield from self._answer(signature, parts, (), most_bytes)
             version = response.model_spec.version.value
-        try:
-            return self._read(response, version, len(values))
-        except ValueError as error:
-            raise errors.UnexpectedReply(
-                f"{self._server}: version {version} of model {self._model_spec.name} answers with"
-                f" {error}: it is not a model that Whisker exported; check the model's name"
-            ) from error
-
-    def _read(self, response: Any, version: int, count: int) -> list[Prediction | None]:
-        valid, labels, best, every = (_output(response, name) for name in _READ)
-        unsure: list[bool | None] = [None] * count
-        if contract.OUTPUT_UNSURE in response.outputs:
-            unsure = _output(response, contract.OUTPUT_UNSURE)
-        if not len(valid) == len(labels) == len(best) == count:
-            raise ValueError(f"{len(labels)} labels for {count} pictures")
-        if version not in self._classes:
-            names = _output(response, contract.OUTPUT_CLASSES)
-            self._classes[version] = tuple(map(_text, names[: len(names) // count]))
-        classes = self._classes[version]
-        if len(every) != count * len(classes):
-            raise ValueError(
-                f"{len(every)} probabilities for {count} pictures and {len(classes)} classes"
-            )
-        return [
-            (
-                Prediction(
-                    _text(labels[row]),
-                    best[row],
-                    dict(
-                        zip(
-                            classes,
-                            every[row * len(classes) : (row + 1) * len(classes)],
-                            strict=True,
-                        )
-                    ),
-                    version,
-                    unsure[row],
-                )
-                if valid[row]
-                else None
-            )
-            for row in range(count)
-        ]
+        question = f"{self._server}: version {version} of model {self._model_spec.name}"
+        with expected(question, _OTHER_MODEL):
+            if classes is None:
+                classes = answers.classes_of(response, count)
+            outcomes = answers.predictions_of(response, version, classes, count)
+            _remember(self._classes, version, classes)
+        return outcomes
 
 
-def _output(response: Any, name: str) -> list[Any]:
-    # Looking a missing name up in a message map adds it.
-    if name not in response.outputs:
-        raise ValueError(f"no output {name!r}")
-    return decode(response.outputs[name])
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
+def _remember(kept: OrderedDict[int, Known], version: int, known: Known) -> Known:
+    kept[version] = known
+    if len(kept) > _VERSIONS_KEPT:
+        kept.popitem(last=False)
+    return known

@@ -5,14 +5,13 @@ met.
 import math
 import struct
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
+from operator import mul
 from typing import Any, NamedTuple, TypeGuard
 
-from serving.client.errors import InvalidRequest, UnexpectedReply
 from serving.protos import message
-from whisker_ml import contract
 
 
 class Kind(NamedTuple):
@@ -21,35 +20,51 @@ class Kind(NamedTuple):
     number: int  # of tensorflow.DataType
     name: str  # as TensorFlow and NumPy write it
     field: str  # of TensorProto
-    code: str  # of the struct module, and of NumPy; empty where values have no fixed size
+    code: str  # of NumPy, and but for complex numbers of struct; empty: values of any size
+    stored: str = ""  # code of the field's values, where they are not simply the elements
 
 
 # tensorflow/core/framework/types.proto and tensor.proto.
-_FLOAT = Kind(1, "float32", "float_val", "f")
-_STRING = Kind(7, "string", "string_val", "")
+FLOAT = Kind(1, "float32", "float_val", "f")
+STRING = Kind(7, "string", "string_val", "")
+_COMPLEX64 = Kind(8, "complex64", "scomplex_val", "F", "f")  # real and imaginary parts in turn
 _INT64 = Kind(9, "int64", "int64_val", "q")
-_BOOL = Kind(10, "bool", "bool_val", "?")
-_HALF = Kind(19, "float16", "half_val", "e")
+BOOL = Kind(10, "bool", "bool_val", "?")
+# Neither Python nor NumPy has it: it is read as float32, whose upper half it is.
+_BFLOAT16 = Kind(14, "bfloat16", "half_val", "f", "H")
 ARRAY_KINDS = {
     kind.number: kind
     for kind in (
-        _FLOAT,
+        FLOAT,
         Kind(2, "float64", "double_val", "d"),
         Kind(3, "int32", "int_val", "i"),
-        Kind(4, "uint8", "int_val", "B"),
-        Kind(5, "int16", "int_val", "h"),
-        Kind(6, "int8", "int_val", "b"),
-        _STRING,
+        Kind(4, "uint8", "int_val", "B", "B"),
+        Kind(5, "int16", "int_val", "h", "h"),
+        Kind(6, "int8", "int_val", "b", "b"),
+        STRING,
+        _COMPLEX64,
         _INT64,
-        _BOOL,
-        Kind(17, "uint16", "int_val", "H"),
-        _HALF,
+        BOOL,
+        # Quantized numbers are the integers that stand for them.
+        Kind(11, "qint8", "int_val", "b", "b"),
+        Kind(12, "quint8", "int_val", "B", "B"),
+        Kind(13, "qint32", "int_val", "i"),
+        _BFLOAT16,
+        Kind(15, "qint16", "int_val", "h", "h"),
+        Kind(16, "quint16", "int_val", "H", "H"),
+        Kind(17, "uint16", "int_val", "H", "H"),
+        Kind(18, "complex128", "dcomplex_val", "D", "d"),
+        Kind(19, "float16", "half_val", "e", "H"),
         Kind(22, "uint32", "uint32_val", "I"),
         Kind(23, "uint64", "uint64_val", "Q"),
     )
 }
+_PARTS = {"F": "ff", "D": "dd"}  # of a complex number, as codes of struct
+_NARROW = ("b", "B", "h", "H")  # whose field has room for more
 _CONTENT_FIELD, _STRING_FIELD = 4, 8  # of TensorProto
-_BY_TYPE = {bytes: _STRING, str: _STRING, float: _FLOAT, int: _INT64, bool: _BOOL}
+_BY_TYPE = {bytes: STRING, str: STRING, float: FLOAT, int: _INT64, bool: BOOL}
+_BY_TYPE[complex] = _COMPLEX64
+_MOST_DIMENSIONS = 254  # TensorFlow's own limit (tensor_shape.h, MaxDimensions).
 
 
 Part = bytes | memoryview
@@ -90,10 +105,10 @@ def tensor_parts(values: Any, dtype: int | None = None) -> list[Part]:
     request otherwise.
 
     Args:
-        values: an array; or one value of bytes, str (written as UTF-8), float, int or bool; or a
-            list of such values, or of lists of one length, as deep as it likes.
+        values: an array; or one value of bytes, str (written as UTF-8), float, int, bool or
+            complex; or a list of such values, or of lists of one length, as deep as it likes.
         dtype: number in the enum tensorflow.DataType; None: that of the array, or float32, int64,
-            bool or string after the first value.
+            bool, complex64 or string after the first value.
 
     Raises:
         ValueError: values that do not go into the type without loss of kind, or lists of different
@@ -119,7 +134,7 @@ def tensor_parts(values: Any, dtype: int | None = None) -> list[Part]:
     kind = _kind(dtype)
     return [
         _header(kind.number, tuple(shape)),
-        *(_string_parts(flat) if kind is _STRING else _numbers(kind, flat)),
+        *(_string_parts(flat) if kind is STRING else _numbers(kind, flat)),
     ]
 
 
@@ -127,30 +142,29 @@ def decode(tensor: Any) -> list[Any]:
     """Reads the values of a TensorProto.
 
     Args:
-        tensor: with its values in the typed field, as TensorFlow Serving answers by default;
-            numbers also in `tensor_content`.
+        tensor: with all its values in the typed field, as TensorFlow Serving answers by default;
+            numbers also in `tensor_content`. Values that are left out at the end because they equal
+            the last one (tensor.proto) are not made up: a few bytes would ask for all memory.
 
     Returns:
-        The values in row-major order, whatever the shape; strings as bytes.
+        The values in row-major order, whatever the shape; strings as bytes, bfloat16 as float.
 
     Raises:
-        ValueError: another type or encoding, or not as many values as the shape says.
+        ValueError: another type or encoding, no shape of a value, or not as many values as it says.
     """
-    kind = _kind(tensor.dtype)
+    kind, shape = _kind(tensor.dtype), shape_of(tensor)
+    values: list[Any] = []
     if tensor.tensor_content:
         values = _unpack(kind, tensor.tensor_content)
     else:
         values = list(getattr(tensor, kind.field))
-        if kind is _HALF:  # Its field holds the bits.
-            values = _unpack(kind, struct.pack(f"<{len(values)}H", *values))
-    size = 1
-    for dimension in tensor.tensor_shape.dim:
-        size *= dimension.size
-    if len(values) != size:
-        # tensor.proto: values that are left out at the end equal the last one.
-        values += values[-1:] * (size - len(values))
-    if len(values) != size:
-        raise ValueError(f"a tensor with {len(values)} values where its shape says {size}")
+        if kind.stored:
+            try:
+                content = struct.pack(f"<{len(values)}{kind.stored}", *values)
+            except struct.error as error:
+                raise ValueError(f"values that are no {kind.name}: {error}") from error
+            values = _unpack(kind, content)
+    _check_count(len(values), shape)
     return values
 
 
@@ -158,31 +172,68 @@ def decode_lists(tensor: Any) -> Any:
     """Reads a TensorProto as lists within lists, or as one value where it has no dimensions; as
     `decode` otherwise.
     """
-    return _nested(decode(tensor), shape_of(tensor))
+    values, shape = decode(tensor), shape_of(tensor)
+    for depth in range(len(shape) - 1, 0, -1):
+        size = shape[depth]
+        rows = range(math.prod(shape[:depth]))
+        values = [values[row * size : (row + 1) * size] for row in rows]
+    return values if shape else values[0]
+
+
+def inner_lists(tensor: Any) -> int:
+    """Counts the lists within the list that `decode_lists` makes, which empty ones and dimensions
+    of 1 can make any number, without a value for each.
+    """
+    return sum(accumulate(shape_of(tensor)[:-1], mul))
 
 
 def decode_array(tensor: Any) -> Any:
-    """Reads a TensorProto as a NumPy array, for a caller that has NumPy; strings as objects; as
-    `decode` otherwise.
+    """Reads a TensorProto as a NumPy array, for a caller that has NumPy; strings as objects,
+    bfloat16 as float32; as `decode` otherwise.
     """
     numpy = sys.modules["numpy"]
-    kind = _kind(tensor.dtype)
-    if kind.code and tensor.tensor_content:
-        try:
-            flat = numpy.frombuffer(tensor.tensor_content, f"<{kind.code}").copy()
-        except ValueError as error:
-            raise ValueError(f"tensor_content that is no {kind.name}: {error}") from error
+    kind, shape = _kind(tensor.dtype), shape_of(tensor)
+    if kind is STRING:
+        return numpy.array(decode(tensor), object).reshape(shape)
+    if tensor.tensor_content:
+        content = tensor.tensor_content
     else:
-        values = getattr(tensor, kind.field) if kind.code and kind is not _HALF else decode(tensor)
-        flat = numpy.array(values, kind.code or object)
-        if len(flat) and len(flat) < math.prod(shape_of(tensor)):
-            flat = numpy.array(decode(tensor), flat.dtype)
-    return flat.reshape(shape_of(tensor))
+        values = numpy.array(getattr(tensor, kind.field))
+        content = values.astype(f"<{kind.stored or kind.code}", copy=False)
+        if kind.stored in _NARROW and (content != values).any():
+            raise ValueError(f"values that are no {kind.name}")
+    try:
+        if kind is _BFLOAT16:
+            content = _widened(content)
+        flat = numpy.frombuffer(content, f"<{kind.code}")
+    except ValueError as error:
+        raise ValueError(f"values that are no {kind.name}: {error}") from error
+    if kind is BOOL:
+        flat = flat.view("u1") != 0  # Of another byte NumPy makes a truth that is not True.
+    _check_count(len(flat), shape)
+    # The caller's to change, which the bytes of a message are not.
+    return (flat if flat.flags.writeable else flat.copy()).reshape(shape)
 
 
 def shape_of(tensor: Any) -> list[int]:
-    """Gives the sizes of a TensorProto's dimensions."""
-    return [dimension.size for dimension in tensor.tensor_shape.dim]
+    """Gives the sizes of a TensorProto's dimensions.
+
+    Raises:
+        ValueError: no value has such a shape.
+    """
+    dimensions = tensor.tensor_shape.dim
+    # First, as the product of very many sizes is a number that takes for ever.
+    if len(dimensions) > _MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {len(dimensions)} dimensions")
+    shape = [dimension.size for dimension in dimensions]
+    if tensor.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise ValueError("a tensor of unknown shape")
+    return shape
+
+
+def _check_count(count: int, shape: list[int]) -> None:
+    if count != math.prod(shape):
+        raise ValueError(f"a tensor of shape {shape} with {count} values")
 
 
 def _kind(number: int) -> Kind:
@@ -194,25 +245,24 @@ def _kind(number: int) -> Kind:
 
 def _array_parts(array: Any, dtype: int | None) -> list[Part]:
     by_name = {kind.name: kind for kind in ARRAY_KINDS.values()}
-    own = _STRING if array.dtype.kind in "SUO" else by_name.get(array.dtype.name)
+    own = STRING if array.dtype.kind in "SUO" else by_name.get(array.dtype.name)
     if own is None:
         raise ValueError(f"an array of {array.dtype}, which this client does not send")
     kind = own if dtype is None else _kind(dtype)
-    if (kind is _STRING) != (own is _STRING):
+    if (kind is STRING) != (own is STRING):
         raise ValueError(f"an array of {array.dtype} for {kind.name}")
     header = _header(kind.number, array.shape)
-    if kind is _STRING:
+    if kind is STRING:
         return [header, *_string_parts(array.ravel().tolist())]
     try:
         # Little-endian and in C order.
         content = array.astype(f"<{kind.code}", order="C", casting="same_kind", copy=False)
     except TypeError as error:
         raise ValueError(f"an array of {array.dtype} for {kind.name}") from error
-    return [
-        header,
-        _prefix(_CONTENT_FIELD, content.nbytes),
-        memoryview(content.reshape(-1).view("u1")),
-    ]
+    data: Part = memoryview(content.reshape(-1).view("u1"))
+    if kind is _BFLOAT16:
+        data = _narrowed(data)
+    return [header, _prefix(_CONTENT_FIELD, len(data)), data]
 
 
 @lru_cache(maxsize=64)
@@ -238,13 +288,18 @@ def _string_parts(flat: Sequence[Any]) -> list[Part]:
 
 def _numbers(kind: Kind, flat: Sequence[Any]) -> list[Part]:
     tensor = message("tensorflow.TensorProto")()
+    code = kind.code
     try:
-        packed = struct.pack(
-            f"<{len(flat)}{kind.code}", *flat
-        )  # Also what the field is too wide to refuse.
-        values = struct.unpack(f"<{len(flat)}H", packed) if kind is _HALF else flat
-        getattr(tensor, kind.field).extend(values)
-    except (TypeError, struct.error) as error:
+        if code in _PARTS:
+            flat = [part for value in flat for part in (value.real, value.imag)]
+            code = _PARTS[code][0]
+        # Also what the field is too wide to refuse.
+        content = struct.pack(f"<{len(flat)}{code}", *flat)
+        if kind is _BFLOAT16:
+            content = _narrowed(content)
+        stored = struct.unpack(f"<{len(flat)}{kind.stored}", content) if kind.stored else flat
+        getattr(tensor, kind.field).extend(stored)
+    except (TypeError, AttributeError, OverflowError, struct.error) as error:
         raise ValueError(f"values that are no {kind.name}: {error}") from error
     return [tensor.SerializeToString()]
 
@@ -261,151 +316,32 @@ def _prefix(field: int, length: int) -> bytes:
     return bytes(varint)
 
 
-def _nested(flat: list[Any], shape: list[int]) -> Any:
-    if len(shape) < 2:
-        return flat if shape else flat[0]
-    step = math.prod(shape[1:])
-    return [_nested(flat[row * step : (row + 1) * step], shape[1:]) for row in range(shape[0])]
-
-
 def _unpack(kind: Kind, content: bytes) -> list[Any]:
-    if not kind.code or len(content) % struct.calcsize(f"<{kind.code}"):
-        raise ValueError(
-            f"tensor_content of {len(content)} bytes for data type number {kind.number}"
-        )
-    return [value for (value,) in struct.iter_unpack(f"<{kind.code}", content)]
+    try:
+        if kind is _BFLOAT16:
+            content = _widened(content)
+        found = struct.iter_unpack(f"<{_PARTS.get(kind.code, kind.code)}", content)
+    except (ValueError, struct.error) as error:
+        raise ValueError(f"{len(content)} bytes that are no {kind.name}: {error}") from error
+    if kind.code in _PARTS:
+        return [complex(*parts) for parts in found]
+    return [value for (value,) in found]
 
 
-# What a model's signatures want, and whether a request is that; said before anything is sent.
+def _widened(content: Any) -> bytes:
+    """Makes float32 of bfloat16, both little-endian, by the bits that it lacks."""
+    halves = bytes(content)
+    wide = bytearray(2 * len(halves))
+    wide[2::4], wide[3::4] = halves[::2], halves[1::2]
+    return bytes(wide)
 
 
-@dataclass(frozen=True)
-class Signature:
-    """One way to ask a model; names of inputs and outputs → tensorflow.TensorInfo."""
-
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-    needed: frozenset[str]  # the inputs without a default
-
-
-Signatures = Mapping[str, Signature]
-
-_FIELD = "signature_def"
-
-
-def metadata_request(model_spec: Any) -> Any:
-    """Makes the GetModelMetadataRequest that `read` reads the answer of; the spec's signature does
-    not matter.
-    """
-    return message("tensorflow.serving.GetModelMetadataRequest")(
-        model_spec=model_spec, metadata_field=[_FIELD]
-    )
-
-
-def read(response: Any) -> Signatures:
-    """Reads a GetModelMetadataResponse.
-
-    Returns:
-        The signatures by name.
-
-    Raises:
-        UnexpectedReply: it holds no signatures.
-    """
-    found = message("tensorflow.serving.SignatureDefMap")()
-    if _FIELD not in response.metadata or not response.metadata[_FIELD].Unpack(found):
-        raise UnexpectedReply(
-            "the server answers without the model's signatures: it is no TensorFlow Serving server"
-        )
-    return {
-        name: Signature(
-            dict(one.inputs), dict(one.outputs), frozenset(set(one.inputs) - set(one.defaults))
-        )
-        for name, one in found.signature_def.items()
-    }
-
-
-def signature_parts(
-    inputs: Mapping[str, Any],
-    output_filter: Collection[str],
-    signatures: Signatures,
-    name: str,
-    question: str,
-) -> list[Part]:
-    """Serializes the inputs of a PredictRequest in the types that its signature wants.
-
-    Args:
-        inputs: name → what `serving.client.tensors.tensor_parts` takes.
-        output_filter: outputs to be asked for.
-        signatures: of the version that is asked.
-        name: of the signature; empty: `serving_default`.
-        question: who is asked for what, for the error.
-
-    Raises:
-        InvalidRequest: there is no such signature, or it wants other names, types or sizes of
-            pictures; the text says which.
-    """
-    name = name or contract.SIGNATURE_BYTES
-    if name not in signatures:
-        raise InvalidRequest(
-            f"{question}: no signature {name!r}: the model has {_listed(signatures)}"
-        )
-    signature = signatures[name]
-    wanted = signature.inputs
-    if not signature.needed <= inputs.keys() <= wanted.keys():
-        raise InvalidRequest(f"{question}: inputs {_listed(inputs)}: {_wants(name, signature)}")
-    if unknown := set(output_filter) - signature.outputs.keys():
-        outputs = describe(signature.outputs)
-        raise InvalidRequest(
-            f"{question}: outputs {_listed(unknown)}: signature {name!r} answers {outputs}"
-        )
-    parts: list[Part] = []
-    for key, values in inputs.items():
-        try:
-            parts += input_parts(key, values, wanted[key].dtype)
-        except ValueError as error:
-            raise InvalidRequest(
-                f"{question}: input {key!r} is {error}: {_wants(name, signature)}"
-            ) from error
-        if name == contract.SIGNATURE_PIXELS and is_array(values):
-            _check_sizes(values.shape, wanted[key].tensor_shape, question)
-    return parts
-
-
-def _wants(name: str, signature: Signature) -> str:
-    return f"signature {name!r} takes {describe(signature.inputs)}"
-
-
-def _check_sizes(shape: tuple[int, ...], stated: Any, question: str) -> None:
-    """Refuses pictures of another size: a server passes any shape to the model, which fails in
-    words of its own.
-    """
-    sizes = [dimension.size for dimension in stated.dim]
-    fits = len(sizes) == len(shape) and all(a in (-1, b) for a, b in zip(sizes, shape, strict=True))
-    if not stated.unknown_rank and not fits:
-        raise InvalidRequest(
-            f"{question}: pictures of shape {list(shape)}: expected {_shape(stated)}"
-        )
-
-
-def describe(tensors: Mapping[str, Any]) -> str:
-    """Says names, types and shapes of a signature's inputs or outputs, such as ``x float32 [?,
-    1]``.
-    """
-
-    def dtype(number: int) -> str:
-        return ARRAY_KINDS[number].name if number in ARRAY_KINDS else f"type {number}"
-
-    return ", ".join(
-        f"{name} {dtype(info.dtype)} {_shape(info.tensor_shape)}"
-        for name, info in sorted(tensors.items())
-    )
-
-
-def _shape(shape: Any) -> str:
-    if shape.unknown_rank:
-        return "of any shape"
-    return f"[{', '.join('?' if one.size == -1 else str(one.size) for one in shape.dim)}]"
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(map(repr, sorted(names))) or "none"
+def _narrowed(content: Any) -> bytes:
+    """Makes bfloat16 of float32, both little-endian, rounded half to even."""
+    halves = []
+    for (bits,) in struct.iter_unpack("<I", content):
+        if bits & 0x7FFFFFFF > 0x7F800000:  # A NaN, which rounding could make a number.
+            halves.append(bits >> 16 | 0x40)
+        else:
+            halves.append(bits + 0x7FFF + (bits >> 16 & 1) >> 16)
+    return struct.pack(f"<{len(halves)}H", *halves)

@@ -16,7 +16,7 @@ DEFAULT_CLASSES = ("cats", "dogs")
 
 
 class StandIn:
-    """Serves a model that reads its answer from the picture: b"<class> <probability> …".
+    """Serves a model that reads its answer from the picture: b"<class> <probability> [unsure] …".
 
     b"rubbish…" is no picture, and b"slow" is not answered (with "cats") before `released` is set.
     """
@@ -124,7 +124,7 @@ class StandIn:
             ),
             contract.OUTPUT_CLASSES: encode([classes] * len(read)),
             contract.OUTPUT_VALID: encode([bool(label) for label, _ in read]),
-            contract.OUTPUT_UNSURE: encode([probability < 0.5 for _, probability in read]),
+            contract.OUTPUT_UNSURE: encode([b" unsure" in row for row in rows]),
         }
         if unknown := set(request.output_filter) - set(self.outputs):
             context.abort(

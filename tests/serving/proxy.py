@@ -1,6 +1,4 @@
-"""A TCP proxy on loopback that delays, drops, truncates and resets what goes through it, by a
-seed.
-"""
+"""A TCP proxy on loopback that does harm to what goes through it, by a seed."""
 
 import asyncio
 import random
@@ -10,14 +8,19 @@ import threading
 from collections import Counter
 
 CHUNK = 1 << 16
+# What a connection that does not hold does.
 FAULTS = ("delay", "drop", "truncate", "reset")
 
 
 class FaultyProxy:
-    """Use it in a `with` block; `address` is where it listens, `faults` counts what it did."""
+    """Use it in a `with` block; `address` is where it listens, `faults` counts what it did.
 
-    def __init__(self, port, seed, bytes_per_fault):
+    Beside FAULTS there are `flip`, which changes a bit, and `dribble`, which sends byte by byte.
+    """
+
+    def __init__(self, port, seed, bytes_per_fault, faults=FAULTS):
         self.faults = Counter()
+        self._kinds = faults
         self._port = port
         self._random = random.Random(seed)
         self._bytes_per_fault = bytes_per_fault
@@ -66,10 +69,19 @@ class FaultyProxy:
         while chunk := await reader.read(CHUNK):
             fault = None
             if self._random.random() < len(chunk) / self._bytes_per_fault:
-                fault = self._random.choice(FAULTS)
+                fault = self._random.choice(self._kinds)
                 self.faults[fault] += 1
             if fault == "delay":
                 await asyncio.sleep(self._random.uniform(0.01, 0.2))
+            elif fault == "flip":
+                at = self._random.randrange(len(chunk))
+                flipped = chunk[at] ^ 1 << self._random.randrange(8)
+                chunk = chunk[:at] + bytes([flipped]) + chunk[at + 1 :]
+            elif fault == "dribble":
+                for byte in chunk:
+                    writer.write(bytes([byte]))
+                    await asyncio.sleep(0.02)
+                continue
             elif fault == "drop":
                 await asyncio.sleep(0.2)
                 return

@@ -36,12 +36,12 @@ def test_predict_gives_what_the_other_client_gives(stand_in, tmp_path):
 
 
 def test_predict_many_keeps_order_and_gives_every_item_its_outcome(stand_in, tmp_path):
-    pictures = [f"dogs {number / 128}".encode() for number in range(64)]
+    pictures = [f"dogs {1 - number / 128}".encode() for number in range(64)]
     pictures[10], pictures[20] = b"rubbish", tmp_path / "missing.jpg"
     outcomes = run(stand_in, lambda client: collect(client.predict_many(pictures, concurrency=5)))
     assert type(outcomes.pop(20)) is errors.UnreadablePicture
     assert type(outcomes.pop(10)) is errors.NotAPicture
-    expected = [number / 128 for number in range(64) if number not in (10, 20)]
+    expected = [1 - number / 128 for number in range(64) if number not in (10, 20)]
     assert [outcome.probability for outcome in outcomes] == expected
     assert stand_in.metadata == 1
 

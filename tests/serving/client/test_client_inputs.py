@@ -57,9 +57,9 @@ def test_what_gives_no_bytes_is_refused_before_anything_is_sent(
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_pixels_go_to_their_signature_in_its_type(client, stand_in, dtype):
-    (picture,) = pixels(25).astype(dtype)
+    (picture,) = pixels(50).astype(dtype)
     assert client.predict(picture) == Prediction(
-        "cats", 0.25, {"cats": 0.25, "dogs": 0.75}, 3, unsure=True
+        "cats", 0.5, {"cats": 0.5, "dogs": 0.5}, 3, unsure=False
     )
     (request,) = stand_in.requests
     assert request.model_spec.signature_name == contract.SIGNATURE_PIXELS
@@ -69,17 +69,22 @@ def test_pixels_go_to_their_signature_in_its_type(client, stand_in, dtype):
 
 def test_batch_of_pixels_is_one_request(client, stand_in):
     for _ in range(2):
-        outcomes = client.predict_batch(pixels(25, 50))
+        outcomes = client.predict_batch(pixels(75, 50))
         assert outcomes == [
-            Prediction("cats", chance, {"cats": chance, "dogs": 1 - chance}, 3, chance < 0.5)
-            for chance in (0.25, 0.5)
+            Prediction("cats", chance, {"cats": chance, "dogs": 1 - chance}, 3, unsure=False)
+            for chance in (0.75, 0.5)
         ]
     assert len(stand_in.requests) == 2
 
 
+def test_batch_of_no_pixels_is_not_sent(client, stand_in):
+    assert client.predict_batch(np.zeros((0, 4, 4, 3))) == []
+    assert stand_in.metadata == 0
+
+
 def test_many_pixels_and_pictures_go_side_by_side(client):
-    outcomes = client.predict_many([*pixels(25, 50), b"dogs 0.75"])
-    assert [outcome.probability for outcome in outcomes] == [0.25, 0.5, 0.75]
+    outcomes = client.predict_many([*pixels(75, 50), b"dogs 0.75"])
+    assert [outcome.probability for outcome in outcomes] == [0.75, 0.5, 0.75]
 
 
 @pytest.mark.parametrize(

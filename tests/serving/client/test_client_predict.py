@@ -28,7 +28,7 @@ def test_predict_gives_label_probabilities_in_class_order_and_version(client):
 
 
 def test_answer_says_whether_the_model_is_sure(client, stand_in):
-    asked = [b"dogs 0.25", b"dogs 0.75", b"cats 0.25"]
+    asked = [b"dogs 0.75 unsure", b"dogs 0.75", b"cats 0.5 unsure"]
     assert [client.predict(picture).unsure for picture in asked] == [True, False, True]
     assert contract.OUTPUT_UNSURE in stand_in.requests[-1].output_filter
 
@@ -36,18 +36,18 @@ def test_answer_says_whether_the_model_is_sure(client, stand_in):
 def test_version_of_before_does_not_say_whether_it_is_sure(client, stand_in, monkeypatch):
     monkeypatch.setattr(stand_in, "outputs", contract.FIRST_OUTPUTS)
     for _ in range(2):
-        assert client.predict(b"dogs 0.25").unsure is None
+        assert client.predict(b"dogs 0.5 unsure").unsure is None
     assert len(stand_in.requests) == 2, "its signature says what may be asked for"
 
 
 def test_server_that_rolls_back_to_a_version_of_before_goes_on_answering(
     client, stand_in, monkeypatch
 ):
-    assert client.predict(b"dogs 0.25").unsure
+    assert client.predict(b"dogs 0.5 unsure").unsure
     monkeypatch.setattr(stand_in, "outputs", contract.FIRST_OUTPUTS)
     stand_in.version = 2
     stand_in.classes[2] = stand_in.classes[3]
-    assert client.predict(b"dogs 0.25") == Prediction("dogs", 0.25, {"cats": 0.75, "dogs": 0.25}, 2)
+    assert client.predict(b"dogs 0.75") == Prediction("dogs", 0.75, {"cats": 0.25, "dogs": 0.75}, 2)
 
 
 def test_other_refusals_are_not_asked_twice(client, stand_in):
@@ -65,6 +65,7 @@ def test_predict_reads_the_file_of_a_path(client, tmp_path):
 
 
 def test_request_carries_model_signature_and_version(stand_in):
+    stand_in.version, stand_in.classes[7] = 7, stand_in.classes[3]
     with PredictClient(stand_in.address, version=7, signature="other") as client:
         client.predict(b"dogs 0.75")
     (request,) = stand_in.requests
@@ -187,14 +188,14 @@ def test_arguments_that_cannot_work_are_refused(arguments, text):
 
 def test_predict_many_keeps_order_and_gives_every_item_its_outcome(client, stand_in, tmp_path):
     pictures = [
-        b"cats 0.5" if number % 2 else f"dogs {number / 128}".encode() for number in range(64)
+        b"cats 0.5" if number % 2 else f"dogs {1 - number / 128}".encode() for number in range(64)
     ]
     pictures[10], pictures[20] = b"rubbish", tmp_path / "missing.jpg"
     outcomes = list(client.predict_many(pictures, concurrency=5))
     assert type(outcomes.pop(20)) is errors.UnreadablePicture
     assert type(outcomes.pop(10)) is errors.NotAPicture
     answered = [number for number in range(64) if number not in (10, 20)]
-    expected = [0.5 if number % 2 else number / 128 for number in answered]
+    expected = [0.5 if number % 2 else 1 - number / 128 for number in answered]
     assert [outcome.probability for outcome in outcomes] == expected
     assert len(stand_in.requests) == 63
 

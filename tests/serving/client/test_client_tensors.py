@@ -1,5 +1,7 @@
+import math
 import struct
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -35,10 +37,6 @@ def test_decode_reads_numbers_in_tensor_content(dtype, code):
     assert decode(proto) == [1, 2, -3]
 
 
-def test_decode_repeats_the_last_value_where_values_are_left_out():
-    assert decode(tensor("DT_FLOAT", [4], float_val=[1.0, 2.0])) == [1.0, 2.0, 2.0, 2.0]
-
-
 def test_decode_of_scalar_and_of_no_elements():
     assert decode(tensor("DT_INT32", [], int_val=[7])) == [7]
     assert decode(tensor("DT_STRING", [0])) == []
@@ -47,23 +45,56 @@ def test_decode_of_scalar_and_of_no_elements():
 @pytest.mark.parametrize(
     ("proto", "text"),
     [
-        (tensor("DT_BFLOAT16", [1], half_val=[1]), "data type number 14"),
-        (tensor("DT_FLOAT", [1], float_val=[1.0, 2.0]), "2 values where its shape says 1"),
-        (tensor("DT_FLOAT", [2]), "0 values where its shape says 2"),
-        (
-            tensor("DT_STRING", [1], tensor_content=b"\x01a"),
-            "tensor_content of 2 bytes for data type number 7",
-        ),
-        (
-            tensor("DT_FLOAT", [1], tensor_content=b"abc"),
-            "tensor_content of 3 bytes for data type number 1",
-        ),
+        (tensor("DT_RESOURCE", [1]), "data type number 20"),
+        (tensor("DT_FLOAT", [1], float_val=[1.0, 2.0]), r"of shape \[1\] with 2 values"),
+        (tensor("DT_FLOAT", [2]), r"of shape \[2\] with 0 values"),
+        (tensor("DT_STRING", [1], tensor_content=b"\x01a"), "2 bytes that are no string"),
+        (tensor("DT_FLOAT", [1], tensor_content=b"abc"), "3 bytes that are no float32"),
     ],
     ids=["type", "too_many", "too_few", "packed_strings", "torn"],
 )
 def test_decode_refuses_what_it_cannot_read_whole(proto, text):
     with pytest.raises(ValueError, match=text):
         decode(proto)
+
+
+@pytest.mark.parametrize("as_content", [False, True])
+def test_bfloat16_and_quantized_numbers_are_read_without_packages_that_have_them(as_content):
+    # 1, -2, NaN and the smallest: https://en.wikipedia.org/wiki/Bfloat16_floating-point_format.
+    bits = [0x3F80, 0xC000, 0x7FC0, 0x0001]
+    fields = {"tensor_content": struct.pack("<4H", *bits)} if as_content else {"half_val": bits}
+    proto = tensor("DT_BFLOAT16", [4], **fields)
+    expected = np.array([1, -2, math.nan, 2**-133], np.float32)
+    assert decode_array(proto).dtype == np.float32
+    assert np.array_equal(decode_array(proto), expected, equal_nan=True)
+    assert np.array_equal(decode_lists(proto), expected, equal_nan=True)
+    for dtype, code, values in (
+        ("DT_QINT8", "b", [-128, 127]), ("DT_QUINT8", "B", [0, 255]), ("DT_QINT32", "i", [-1, 1]),
+        ("DT_QINT16", "h", [-1, 1 << 14]), ("DT_QUINT16", "H", [0, 65535]),
+    ):  # fmt: skip
+        content = struct.pack(f"<2{code}", *values)
+        fields = {"tensor_content": content} if as_content else {"int_val": values}
+        proto = tensor(dtype, [2], **fields)
+        assert decode_lists(proto) == decode_array(proto).tolist() == values
+        assert decode_array(proto).dtype == code
+
+
+def test_byte_of_a_bool_that_is_neither_0_nor_1_is_true():
+    proto = tensor("DT_BOOL", [3], tensor_content=b"\0\1\2")
+    assert decode_lists(proto) == [False, True, True]
+    assert (decode_array(proto) == np.array([False, True, True])).all()
+
+
+def test_bfloat16_is_rounded_as_tensorflow_rounds_it():
+    draw = np.random.default_rng(1)
+    some = draw.integers(0, 1 << 32, 20_000, np.uint32).view(np.float32)
+    halfway = (draw.integers(0, 1 << 16, 2_000, np.uint32) << 16 | 0x8000).view(np.float32)
+    values = np.concatenate([some, halfway, np.float32([0, -0.0, 3.4e38, np.inf, -np.inf, np.nan])])
+    with np.errstate(invalid="ignore"):
+        rounded = values.astype(ml_dtypes.bfloat16)
+    expected = rounded.astype(np.float32)
+    for given in (values, values.tolist(), rounded):
+        assert np.array_equal(decode_array(encode(given, 14)), expected, equal_nan=True)
 
 
 NUMBERS = [
@@ -118,13 +149,6 @@ def test_array_of_strings_goes_as_strings():
         assert decode_array(encode(array)).tolist() == decode(encode(array)) == expected
 
 
-def test_array_of_fewer_values_than_elements_repeats_the_last():
-    assert decode_array(tensor("DT_FLOAT", [2, 2], float_val=[1.0, 2.0])).tolist() == [
-        [1.0, 2.0],
-        [2.0, 2.0],
-    ]
-
-
 @pytest.mark.parametrize(
     ("values", "dtype", "text"),
     [
@@ -137,7 +161,14 @@ def test_array_of_fewer_values_than_elements_repeats_the_last():
         ([[1], 2], 9, "lists of different lengths"),
         (np.array([1.5]), 9, "an array of float64 for int64"),
         (np.array([1.5]), 7, "an array of float64 for string"),
-        (np.array([1j]), None, "an array of complex128, which this client does not send"),
+        (
+            np.array(["2026"], "M8[Y]"),
+            None,
+            r"an array of datetime64\[Y\], which this client does not",
+        ),
+        (np.array([1j]), 1, "an array of complex128 for float32"),
+        ([1e300], 1, "values that are no float32"),
+        (["one"], 8, "values that are no complex64"),
         ([1], 99, "data type number 99"),
     ],
 )

@@ -6,6 +6,9 @@ import pytest
 
 from tests.serving.server.asking import running, write_config
 
+NUMBERS = ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
+NUMBERS += [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
@@ -47,6 +50,10 @@ def exported(tmp_path_factory):
         def echo(self, f, i, b, s):
             same = tf.identity
             return {"f": same(f), "i": same(i), "b": same(b), "s": same(s), "s_bytes": same(s)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], name, name=name) for name in NUMBERS])
+        def numbers(self, *values):
+            return dict(zip(NUMBERS, map(tf.identity, values), strict=True))
 
         @tf.function(
             input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.float32)]
@@ -94,6 +101,7 @@ def exported(tmp_path_factory):
         signatures={
             "serving_default": probe.describe,
             "echo": probe.echo,
+            "numbers": probe.numbers,
             "add": probe.add,
             "wait": probe.wait,
             "release": probe.release,
