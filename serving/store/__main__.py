@@ -12,7 +12,8 @@
   prune                  delete old versions
   check [models.config]  find what would keep a server from serving it
 
-With --server, promote and rollback take a running server along.
+With --server, promote and rollback take a running server along; one that refuses that, as with
+--bind_all, is waited for until it has read models.config by itself.
 """
 
 import json
@@ -49,7 +50,11 @@ def main() -> None:
     cli.define("format", "table", "what to write", choices=["table", "json"])
     cli.define("label", STABLE_LABEL, "promote: stable is what is live")
     cli.define("keep", 5, "prune: how many versions stay", minimum=1)
-    cli.define("timeout_s", 120.0, "seconds that a server may take to load a version")
+    cli.define(
+        "timeout_s",
+        120.0,
+        "seconds that a server may take to load a version, or to read models.config by itself",
+    )
     connection_flags.define()
     cli.run(_run)
 
