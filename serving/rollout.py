@@ -8,13 +8,16 @@ is gone. So:
 2. the label moves: from here on requests by label reach the new version;
 3. the old version is listed no longer, unless another label names it.
 
-models.config comes first each time, then the server. Each of its contents is one that a server can
-start on, or take over by itself where it polls the file; a kill in between leaves what the next
-promote or rollback fixes.
+models.config comes first each time, then the server: it is sent the configuration, or, where it
+refuses that (`--allow_reload=false`), it is waited for until it has read the file by itself. Each
+content of the file is one that a server can start on, or take over; a kill in between leaves what
+the next promote or rollback fixes.
 """
 
+import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,7 +26,13 @@ import grpc
 
 from serving.client import answers
 from serving.client.channel import Tls, Token, open_channel
-from serving.client.errors import InvalidRequest, ModelNotFound, from_rpc_error, one_line
+from serving.client.errors import (
+    ClientError,
+    InvalidRequest,
+    ModelNotFound,
+    from_rpc_error,
+    one_line,
+)
 from serving.config import models_config
 from serving.config.models_config import PLATFORM, ModelServerConfig
 from serving.protos import message
@@ -31,6 +40,8 @@ from serving.store import ModelStore
 from serving.store.state import State
 from whisker_ml.contract import STABLE_LABEL
 from whisker_ml.errors import StorageError, WhiskerError
+
+logger = logging.getLogger(__name__)
 
 # What a running server of TensorFlow Serving's kind has loaded under which labels, and how its
 # configuration moves.
@@ -40,6 +51,7 @@ LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
 # Of a question about what is loaded, which a server answers at once.
 _QUESTION_S = 10.0
 _UNKNOWN_LABEL = "Unrecognized servable version label"
+_RELOAD = "ModelService/HandleReloadConfigRequest"
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,24 @@ class RunningServer:
         request = message("tensorflow.serving.ReloadConfigRequest")(config=config)
         # A list without models is one too, where the configuration is empty.
         request.config.model_config_list.SetInParent()
-        return self._begin("ModelService/HandleReloadConfigRequest", request, timeout_s)
+        return self._begin(_RELOAD, request, timeout_s)
+
+    def refusal(self) -> str:
+        """Gives the server's words where it lets nobody replace its configuration, else nothing.
+
+        Raises:
+            ClientError: it gives no answer.
+        """
+        nothing = message("tensorflow.serving.ReloadConfigRequest")()
+        try:
+            self.answer(self._begin(_RELOAD, nothing, _QUESTION_S))
+        except ClientError as error:
+            if error.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED):
+                return f"{error.code.name}: {error.details}"
+            # It takes a list of models, and this is none.
+            if not isinstance(error, InvalidRequest):
+                raise
+        return ""
 
     def answer(self, call: grpc.Future) -> bytes:
         """Waits for the answer to a call.
@@ -196,19 +225,20 @@ def promote(
         version: one of its versions.
         label: `stable` makes the version live; another one has it loaded beside what is live.
         server: that runs on the store's models.config.
-        timeout_s: how long the server may take to load the version.
+        timeout_s: how long the server may take to load the version; where it has to read
+            models.config by itself, for each step.
 
     Returns:
         Seconds until every request by that label reached the version.
 
     Raises:
         VersionMissingError: the store does not have it.
-        RolloutError: the server does not run on this models.config, or does not load the version;
-            it and the file are as they were.
+        RolloutError: the server does not run on this models.config, does not follow it, or does not
+            load the version; it and the file are as they were.
         WhiskerError: the store cannot be written, or the server gives no answer.
     """
     store.require(version)
-    return _Rollout(store, server, version, label).run(timeout_s)
+    return _Rollout(store, server, version, label, timeout_s).run()
 
 
 def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tuple[int, float]:
@@ -222,7 +252,7 @@ def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tupl
         RolloutError: as for `promote`; or another version has gone live meanwhile.
     """
     version = store.state().require_previous()
-    return version, _Rollout(store, server, version, STABLE_LABEL, back=True).run(timeout_s)
+    return version, _Rollout(store, server, version, STABLE_LABEL, timeout_s, back=True).run()
 
 
 class _Rollout:
@@ -230,6 +260,7 @@ class _Rollout:
 
     What the server is sent is models.config, but for labels that somebody moved in the file alone:
     the server keeps its own, as it would refuse to move them to versions that it has not loaded.
+    Where it reads the file itself, our label goes back there first, for the same reason.
     """
 
     def __init__(
@@ -238,10 +269,11 @@ class _Rollout:
         server: RunningServer,
         version: int,
         label: str,
+        timeout_s: float,
         *,
         back: bool = False,
     ) -> None:
-        self._store, self._server = store, server
+        self._store, self._server, self._timeout_s = store, server, timeout_s
         self._version, self._label, self._back = version, label, back
         self._original = store.config()
         self._entry = _entry(self._original, store.model_name)
@@ -257,8 +289,14 @@ class _Rollout:
             }
             for model in self._original.model_config_list.config
         }
+        # Why the server has to read the file by itself; empty: it is sent what is there.
+        self._refusal = server.refusal()
+        # What the label moves from.
+        self._from = (
+            self._labels.get(store.model_name, {}).get(label) if self._refusal else self._before
+        )
 
-    def run(self, timeout_s: float) -> float:
+    def run(self) -> float:
         """Goes the whole way, or back to the start."""
         start = time.monotonic()
         self._refuse_another_config()
@@ -267,25 +305,40 @@ class _Rollout:
         # Without one that is loaded only because it has not been unloaded yet, or that the file
         # lists and nobody loads.
         serving = {number for number, status in self._statuses.items() if status.state == AVAILABLE}
-        if self._entry is not None and self._entry.model_version_policy.specific.versions:
-            serving.intersection_update(self._entry.model_version_policy.specific.versions)
+        listed = (
+            self._entry.model_version_policy.specific.versions if self._entry is not None else ()
+        )
+        if listed:
+            serving.intersection_update(listed)
         serving.update(labels.values())
+        if self._refusal:
+            logger.warning(
+                "%s is sent no configuration (%s): it has to read models.config by itself",
+                self._server.address,
+                self._refusal,
+            )
+            if (listed or self._entry is None) and self._version not in {*listed, *labels.values()}:
+                # The server may not have read yet that it goes, and would unload it under our
+                # hands.
+                self._wait("unloaded", lambda: self._status().state in (END, _UNKNOWN.state))
         self._edit(self._list_new)
         try:
-            self._load(self._sent({*serving, self._version}), timeout_s)
+            self._load({*serving, self._version})
             self._labels[name] = {**labels, self._label: self._version}
             self._edit(self._move_label)
-            self._reload(self._sent({*serving, self._version}))
+            self._reload({*serving, self._version})
+            self._wait(f"moved the label {self._label} to", self._has_moved)
         except BaseException as error:
             self._labels[name] = labels
             outcome = self._undo(serving)
             if isinstance(error, WhiskerError):
                 raise RolloutError(f"{error}; {outcome}") from error
+            logger.warning("%s", outcome)
             raise
         seconds = time.monotonic() - start
         try:
-            self._edit(lambda model, _: _unlist(model, {self._before}))
-            self._reload(self._sent(None))
+            self._edit(lambda model, _: _unlist(model, {self._before, self._from}))
+            self._reload(None)
         except WhiskerError as error:
             raise RolloutError(
                 f"version {self._version} of {name} is {self._label} now, but what it replaces may"
@@ -317,8 +370,12 @@ class _Rollout:
         )
 
     def _list_new(self, model: Any, state: State) -> None:
-        self._refuse_overtaken(state)
+        self._refuse_overtaken(state, self._before)
         model.base_path, model.model_platform = self._store.base_path, PLATFORM
+        if self._refusal:
+            model.version_labels.pop(self._label, None)
+            if self._from is not None:
+                model.version_labels[self._label] = self._from
         listed = model.model_version_policy.specific.versions
         live = model.version_labels.get(STABLE_LABEL)
         if live is not None:
@@ -328,12 +385,12 @@ class _Rollout:
         listed[:] = sorted({*listed, *model.version_labels.values(), self._version})
 
     def _move_label(self, model: Any, state: State) -> None:
-        self._refuse_overtaken(state)
+        self._refuse_overtaken(state, self._from)
         model.version_labels[self._label] = self._version
 
-    def _refuse_overtaken(self, state: State) -> None:
+    def _refuse_overtaken(self, state: State, live: int | None) -> None:
         """Whoever goes back, goes back from what was live when this was decided."""
-        if self._back and state.live != self._before:
+        if self._back and state.live != live:
             raise RolloutError(
                 f"version {state.live} of {self._store.model_name} has gone live meanwhile: look,"
                 " and go back from there"
@@ -351,12 +408,20 @@ class _Rollout:
 
         self._store.edit_config(changed, back=self._back)
 
-    def _sent(self, versions: set[int] | None) -> ModelServerConfig:
-        """Makes what the server is told of models.config as it is now.
+    def _send(self, versions: set[int] | None, timeout_s: float) -> Any:
+        """Sends the server what it is told of models.config as it is now, unless it refuses that.
 
         Args:
             versions: of our model to load; None for those that the file lists.
+            timeout_s: how long the server may take to answer.
+
+        Returns:
+            The call.
         """
+        if self._refusal:
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
         config = self._store.config()
         for model in config.model_config_list.config:
             listed = model.model_version_policy.specific.versions
@@ -367,44 +432,88 @@ class _Rollout:
                         listed.append(number)
             if model.name == self._store.model_name and versions:
                 listed[:] = sorted(versions)
-        return config
+        return self._server.reload(config, timeout_s)
 
-    def _reload(self, config: ModelServerConfig) -> None:
-        self._server.answer(self._server.reload(config, _RELOAD_S))
+    def _reload(self, versions: set[int] | None) -> None:
+        self._server.answer(self._send(versions, _RELOAD_S))
 
-    def _load(self, config: ModelServerConfig, timeout_s: float) -> None:
-        """Tells the server to load the new version beside the others, and waits until it has."""
-        what = f"version {self._version} of {self._store.model_name}"
+    def _load(self, versions: set[int]) -> None:
+        """Waits until the server has loaded the new version beside the others."""
         start = time.monotonic()
-        reload = self._server.reload(config, timeout_s)
+        reload = self._send(versions, self._timeout_s)
         # Of an attempt before this one; the server goes on saying so until it looks at the version
         # again, and where it has given up for good nothing else tells that from a new failure.
         old_error = self._statuses.get(self._version, _UNKNOWN).error
+
+        def loaded() -> bool:
+            nonlocal old_error
+            # In this order: what the server says of the version is then newer than its answer.
+            taken_over = reload.done()
+            status = self._status()
+            if not status.error or (status.state != END and time.monotonic() - start > _SETTLED_S):
+                old_error = ""
+            if status.error != old_error:
+                raise RolloutError(
+                    f"{self._server.address} cannot load version {self._version} of"
+                    f" {self._store.model_name}: {status.error}"
+                )
+            if taken_over:
+                self._server.answer(reload)
+            return taken_over and status.state == AVAILABLE
+
         try:
-            while True:
-                # In this order: what the server says of the version is then newer than its answer.
-                taken_over = reload.done()
-                status = self._status()
-                if not status.error or (
-                    status.state != END and time.monotonic() - start > _SETTLED_S
-                ):
-                    old_error = ""
-                if status.error != old_error:
-                    raise RolloutError(f"{self._server.address} cannot load {what}: {status.error}")
-                if taken_over:
-                    self._server.answer(reload)
-                    if status.state == AVAILABLE:
-                        return
-                if time.monotonic() - start >= timeout_s:
-                    reason = f" ({status.error})" if status.error else ""
-                    raise RolloutError(
-                        f"{self._server.address} has not loaded {what} after {timeout_s:g} s, it is"
-                        f" {status.state}{reason}: see its log, or give it more time with"
-                        " --timeout_s"
-                    )
-                time.sleep(_POLL_S)
+            self._wait("loaded", loaded)
         finally:
             reload.cancel()
+
+    def _has_moved(self) -> bool:
+        name = self._store.model_name
+        return self._server.labelled(name, self._label, otherwise=None) == self._version
+
+    def _wait(self, done: str, came: Callable[[], bool]) -> None:
+        """Waits until the server has done something with the version; says so where that takes
+        until it looks at the file.
+
+        Raises:
+            RolloutError: it has not in time.
+        """
+        what = f"{done} version {self._version} of {self._store.model_name}"
+        start, waiting = time.monotonic(), False
+        while not came():
+            if time.monotonic() - start >= self._timeout_s:
+                status = self._status()
+                reason = f" ({status.error})" if status.error else ""
+                raise RolloutError(
+                    f"{self._server.address} has not {what} after {self._timeout_s:g} s, it is"
+                    f" {status.state}{reason}: see its log, or give it more time with --timeout_s"
+                    f"{self._what_a_reader_needs() if self._refusal else ''}"
+                )
+            if self._refusal and not waiting:
+                logger.warning("waiting until %s has %s", self._server.address, what)
+                waiting = True
+            time.sleep(_POLL_S)
+        if waiting:
+            logger.warning("%s has %s", self._server.address, what)
+
+    def _what_a_reader_needs(self) -> str:
+        """Says what may keep a server from following the file that it is to read by itself."""
+        others = [
+            f"{label} of {model.name} on version {number}"
+            for model in self._store.config().model_config_list.config
+            for label, number in model.version_labels.items()
+            if (model.name, label, number) != (self._store.model_name, self._label, self._version)
+            and self._server.labelled(model.name, label, otherwise=None) != number
+        ]
+        if others:
+            return (
+                f"; models.config has {', '.join(others)}, which the server has not, and a server"
+                " takes over no file that moves a label to a version that it has not loaded: put"
+                " that back, or promote it with --server first"
+            )
+        return (
+            "; if it does not poll models.config, start it with"
+            " --model_config_file_poll_wait_seconds=N, or with --allow_reload"
+        )
 
     def _status(self) -> VersionStatus:
         return self._server.versions(self._store.model_name).get(self._version, _UNKNOWN)
@@ -414,7 +523,9 @@ class _Rollout:
         try:
             # The other way than the way that failed.
             self._store.edit_config(self._as_it_was, back=not self._back)
-            self._reload(self._sent(serving))
+            if self._refusal:
+                return "models.config is as it was"
+            self._reload(serving)
             end = time.monotonic() + _SETTLED_S
             while self._status().state == LOADING and time.monotonic() < end:
                 time.sleep(_POLL_S)
@@ -426,15 +537,16 @@ class _Rollout:
         """Restores our model, but for labels that others have moved and versions that are gone."""
         changed, name = deepcopy(state.config), self._store.model_name
         models = changed.model_config_list.config
-        ours, labels = (self._label, self._version), {}
+        ours = {(self._label, self._version), (self._label, self._from)}
+        labels: dict[str, int] = {}
         if (entry := _entry(changed, name)) is not None:
             labels = dict(entry.version_labels)
             models.remove(entry)
         if self._entry is not None:
             models.append(self._entry)
-        elif labels.items() - {ours}:
+        elif labels.items() - ours:
             models.add(name=name, base_path=self._store.base_path, model_platform=PLATFORM)
-        for label, number in labels.items() - {ours}:
+        for label, number in labels.items() - ours:
             models[-1].version_labels[label] = number
             listed = models[-1].model_version_policy.specific.versions
             if number not in listed:

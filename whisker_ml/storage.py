@@ -168,6 +168,22 @@ def list_names(address: str) -> list[str]:
     return sorted(list_objects(address))
 
 
+def list_folders(address: str) -> list[str]:
+    """Lists what an address has one step below it that has something below itself.
+
+    Raises:
+        StorageError: as `mapped_errors` says.
+    """
+    with _bucket(address) as (bucket, prefix):
+        start = _join(prefix, "")
+        listed = bucket.list_blobs(
+            prefix=start, delimiter="/", fields="prefixes,nextPageToken", **CALL
+        )
+        # They are known when every page has been read.
+        list(listed)
+        return sorted(name.removeprefix(start).rstrip("/") for name in listed.prefixes)
+
+
 def read(address: str) -> tuple[bytes, int]:
     """Reads one object.
 

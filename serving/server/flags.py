@@ -173,6 +173,11 @@ class Flags:
     bind_all: bool = setting(
         False, "Listen on all interfaces; else on the loopback interface only."
     )
+    allow_reload: bool = setting(
+        True,
+        "Answer HandleReloadConfigRequest, which has the server load other models. Where --bind_all"
+        " is given the default is false.",
+    )
     ports_file: str = setting(
         "",
         "Listen on free ports instead of --port and --rest_api_port, and write them here as JSON"
@@ -259,6 +264,8 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
         output.write(
             "".join(f"unknown argument: {argument}\n" for argument in unknown) + usage(description)
         )
+    # Whoever reaches the port could have a program of theirs run.
+    values.setdefault("allow_reload", not values.get("bind_all", False))
     return Flags(**values)
 
 

@@ -49,6 +49,7 @@ class Handlers:
         as_content: bool = False,
         metrics: Metrics | None = None,
         limits: Limits | None = None,
+        allow_reload: bool = True,
     ) -> None:
         """Takes what is loaded, and what merges requests (None: each runs alone).
 
@@ -58,12 +59,14 @@ class Handlers:
             as_content: Predict answers with tensor_content rather than with the typed fields.
             metrics: where requests and runs are counted; None for a place of its own.
             limits: what a request may ask for; None for their defaults.
+            allow_reload: whether clients may replace the configuration.
         """
         self.manager = manager
         self.metrics = metrics or Metrics()
         self._scheduler = scheduler
         self._as_content = as_content
         self.limits = limits or Limits()
+        self._allow_reload = allow_reload
 
     def infer(self, request: Any, timeout_s: float | None) -> Any:
         """Answers Predict, Classify, Regress, and MultiInference, whose first task says which
@@ -120,6 +123,12 @@ class Handlers:
         """Answers ModelService.HandleReloadConfigRequest, once every model with a new name
         answers.
         """
+        if not self._allow_reload:
+            raise StatusError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "HandleReloadConfigRequest is off: start the server with --allow_reload, or with"
+                " --model_config_file_poll_wait_seconds=N, and change its --model_config_file",
+            )
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "

@@ -81,7 +81,12 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
     try:
         if _wait_until_ready(manager, stop):
             handlers = Handlers(
-                manager, scheduler, flags.enable_serialization_as_tensor_content, metrics, limits
+                manager,
+                scheduler,
+                flags.enable_serialization_as_tensor_content,
+                metrics,
+                limits,
+                flags.allow_reload,
             )
             _listen(flags, handlers, transport, metrics_path, scheduler, stop)
     finally:

@@ -12,7 +12,8 @@
   prune                  delete old versions
   check [models.config]  find what would keep a server from serving it
 
-With --server, promote and rollback take a running server along.
+With --server, promote and rollback take a running server along; one that refuses that, as with
+--bind_all, is waited for until it has read models.config by itself.
 """
 
 import json
@@ -28,7 +29,7 @@ from typing import Any
 from absl import flags
 
 from serving import connection_flags
-from serving.store import ModelStore, open_store
+from serving.store import ModelStore, open_model
 from serving.store.manifest import ManifestError
 from whisker_ml import cli, contract
 from whisker_ml.contract import STABLE_LABEL
@@ -39,7 +40,7 @@ from whisker_ml.terminal import escaped
 def main() -> None:
     """Defines the flags, runs the command, and exits."""
     cli.define("model_dir", "models", "root of the store: a folder or gs://bucket/prefix")
-    cli.define("model_name", contract.DEFAULT_MODEL_NAME, "name of the model")
+    cli.define("model_name", "", "name of the model; empty: the only one of the store")
     cli.define(
         "server",
         "",
@@ -49,7 +50,11 @@ def main() -> None:
     cli.define("format", "table", "what to write", choices=["table", "json"])
     cli.define("label", STABLE_LABEL, "promote: stable is what is live")
     cli.define("keep", 5, "prune: how many versions stay", minimum=1)
-    cli.define("timeout_s", 120.0, "seconds that a server may take to load a version")
+    cli.define(
+        "timeout_s",
+        120.0,
+        "seconds that a server may take to load a version, or to read models.config by itself",
+    )
     connection_flags.define()
     cli.run(_run)
 
@@ -80,16 +85,13 @@ def _run(arguments: Sequence[str]) -> int:
     command = commands.get((given[0], len(given) - 1)) if given else None
     if command is None:
         raise WrongUse(f"{' '.join(given) or 'nothing to do'}: expected one of {_COMMANDS}")
-    _write(*command(open_store(options.model_dir, options.model_name), *given[1:]))
+    store = open_model(options.model_dir, options.model_name, new=given[0] == "publish")
+    _write(*command(store, *given[1:]))
     return EXIT_DONE
 
 
 def _list(store: ModelStore) -> _Outcome:
     listed = rows(store, store.versions())
-    if not listed:
-        raise WrongUse(
-            f"{store.base_path} has no version: check --model_dir and --model_name, or publish one"
-        )
     return listed, table(listed)
 
 
@@ -104,11 +106,15 @@ def _show(store: ModelStore, number: str) -> _Outcome:
 def _publish(store: ModelStore, folder: str) -> _Outcome:
     published = store.publish(Path(folder).expanduser())
     judged = store.manifest(published.number).get("gate")
-    return {"version": published.number, "path": published.path}, [
-        f"published version {published.number}: {published.path}",
+    return {
+        "model_name": store.model_name,
+        "version": published.number,
+        "path": published.path,
+    }, [
+        f"published version {published.number} of {store.model_name}: {published.path}",
         "it is not live"
         + ("" if judged else ", and no gate has compared it with what is (gate: off)"),
-        f"make it live with: whisker-store promote {published.number} {_same_store()}",
+        f"make it live with: whisker-store promote {published.number} {_same_store(store)}",
     ]
 
 
@@ -183,9 +189,8 @@ def _version(text: str) -> int:
     return int(text)
 
 
-def _same_store() -> str:
-    options = flags.FLAGS
-    model_dir, model_name = shlex.quote(options.model_dir), shlex.quote(options.model_name)
+def _same_store(store: ModelStore) -> str:
+    model_dir, model_name = shlex.quote(flags.FLAGS.model_dir), shlex.quote(store.model_name)
     return f"--model_dir={model_dir} --model_name={model_name}"
 
 

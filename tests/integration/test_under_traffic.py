@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,16 +133,31 @@ def go_round(
 
 @contextmanager
 def serving(
-    store: ModelStore, export: Path, clients: int
+    store: ModelStore, export: Path, clients: int, flags: Sequence[str] = ()
 ) -> Iterator[tuple[RunningServer, Traffic]]:
     store.promote(store.publish(export).number)
-    with local_server(model_config_file=store.config_path) as local:
+    with local_server(model_config_file=store.config_path, extra_flags=flags) as local:
         address = f"127.0.0.1:{local.port}"
         traffic = Traffic(address, clients)
         with RunningServer(address) as server, traffic.under_way():
             traffic.wait_for(clients)
             yield server, traffic
     assert traffic.failures == []
+
+
+def roll_back(tmp_path: Path, server: RunningServer) -> list[str]:
+    """Goes back to version 1 by the command; gives what it says on the way."""
+    command = ["rollback", f"--model_dir={tmp_path / 'models'}", f"--server={server.address}"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "serving.store", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout.startswith("version 1 of whisker is live, after "), ended.stderr
+    print(ended.stdout)
+    return ended.stderr.splitlines()
 
 
 def test_no_request_fails_while_versions_come_and_go(
@@ -153,18 +168,28 @@ def test_no_request_fails_while_versions_come_and_go(
     with serving(store, exports["good"], clients=4) as (server, traffic):
         go_round(store, exports, server, traffic, more=20)
         promote(store, 3, contract.STABLE_LABEL, server, LOAD_TIMEOUT_S)
-        command = ["rollback", f"--model_dir={tmp_path / 'models'}", f"--server={server.address}"]
-        ended = subprocess.run(
-            [sys.executable, "-m", "serving.store", *command],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert ended.stdout.startswith("version 1 of whisker is live, after "), ended.stderr
+        assert roll_back(tmp_path, server) == []
         traffic.wait_for(20)
-    print(ended.stdout)
     assert set(traffic.answers) == {1, 2, 3}
+
+
+def test_no_request_fails_where_the_server_reads_models_config_by_itself(
+    exports: dict[str, Path], tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
+    flags = ["--allow_reload=false", "--model_config_file_poll_wait_seconds=1"]
+    with serving(store, exports["good"], 4, flags) as (server, traffic):
+        version = store.publish(exports["slow"]).number
+        promote(store, version, contract.STABLE_LABEL, server, LOAD_TIMEOUT_S)
+        traffic.wait_for(20)
+        refusal, *lines = roll_back(tmp_path, server)
+        traffic.wait_for(20)
+    assert refusal.startswith(f"{server.address} is sent no configuration (PERMISSION_DENIED: ")
+    steps = ("unloaded", "loaded", "moved the label stable to")
+    came = [f"{server.address} has {step} version 1 of whisker" for step in steps]
+    assert lines
+    assert set(lines) <= {*came, *(f"waiting until {line}" for line in came)}
+    assert set(traffic.answers) == {1, 2}
 
 
 @pytest.mark.long

@@ -29,8 +29,32 @@ def test_values_of_every_type_are_read_and_the_last_one_wins():
         "--port=1", "--port=-2", "--model_name=a=b", "--enable_batching", "--bind_all=true"
     )
     assert printed == ""
-    assert flags == Flags(port=-2, model_name="a=b", enable_batching=True, bind_all=True)
+    assert flags == Flags(
+        port=-2, model_name="a=b", enable_batching=True, bind_all=True, allow_reload=False
+    )
     assert read("--enable_batching", "--enable_batching=false")[0] == Flags()
+
+
+@pytest.mark.parametrize(
+    ("bind_all", "allow_reload", "allowed"),
+    [
+        ([], [], True),
+        ([], ["--allow_reload"], True),
+        ([], ["--allow_reload=true"], True),
+        ([], ["--allow_reload=false"], False),
+        (["--bind_all"], [], False),
+        (["--bind_all"], ["--allow_reload"], True),
+        (["--bind_all"], ["--allow_reload=true"], True),
+        (["--bind_all"], ["--allow_reload=false"], False),
+        (["--bind_all=false"], [], True),
+        (["--bind_all=false"], ["--allow_reload=false"], False),
+        (["--bind_all", "--bind_all=false"], [], True),
+        (["--bind_all"], ["--allow_reload=false", "--allow_reload"], True),
+    ],
+)
+def test_reload_is_allowed_on_this_machine_alone_unless_given(bind_all, allow_reload, allowed):
+    for arguments in (bind_all + allow_reload, allow_reload + bind_all):
+        assert read(*arguments)[0].allow_reload is allowed
 
 
 def test_flags_that_mean_nothing_here_are_accepted_with_one_line_each_that_says_why():
@@ -68,6 +92,7 @@ def test_unknown_arguments_are_printed_with_usage_and_left_out():
         "--port=1.5",
         "--enable_batching=1",
         "--bind_all=yes",
+        "--allow_reload=",
         "--per_process_gpu_memory_fraction=half",
         "--num_load_threads=x",
     ],

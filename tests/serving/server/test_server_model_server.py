@@ -1,5 +1,6 @@
 """Starts that fail, and the order of a start."""
 
+import functools
 import json
 import queue
 import socket
@@ -10,10 +11,18 @@ import grpc
 import pytest
 
 from serving.server.batching import Scheduler
-from serving.server.flags import Flags
+from serving.server.flags import Flags, parse
 from serving.server.model_server import serve
 from serving.server.status import StatusError
-from tests.serving.server.asking import COMMAND, ROOT, START_DEADLINE_S, Client, request, wait_until
+from tests.serving.server.asking import (
+    COMMAND,
+    ROOT,
+    START_DEADLINE_S,
+    Client,
+    request,
+    wait_until,
+)
+from tests.serving.server.asking import refusal as refused
 
 
 def refusal(**flags):
@@ -85,6 +94,59 @@ def test_rest_port_that_is_the_grpc_port_leaves_rest_out(exported, tmp_path, cap
         stop.put(15)
         server.join(30)
     assert "server_options.http_port cannot be same as grpc_port." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ("OK", "")),
+        (
+            ["--bind_all"],
+            (
+                "PERMISSION_DENIED",
+                "HandleReloadConfigRequest is off: start the server with --allow_reload, or with"
+                " --model_config_file_poll_wait_seconds=N, and change its --model_config_file",
+            ),
+        ),
+        (["--bind_all", "--allow_reload"], ("OK", "")),
+    ],
+)
+def test_configuration_is_replaced_through_port_and_socket_as_the_flags_say(
+    exported, tmp_path, arguments, expected
+):
+    path, ports_file = tmp_path / "grpc.sock", tmp_path / "ports.json"
+    base_path = f"{exported}/half"
+    flags = parse(
+        [
+            f"--ports_file={ports_file}",
+            f"--grpc_socket_path={path}",
+            "--model_name=half",
+            f"--model_base_path={base_path}",
+            *arguments,
+        ],
+        "",
+    )
+    stop = queue.SimpleQueue()
+    server = threading.Thread(target=serve, args=(flags, stop))
+    server.start()
+    try:
+        wait_until(ports_file.exists)
+        ports = json.loads(ports_file.read_text())
+        model = {"name": "half", "base_path": base_path, "model_platform": "tensorflow"}
+        for address in (f"127.0.0.1:{ports['port']}", f"unix:{path}"):
+            with grpc.insecure_channel(address) as channel:
+                reload = functools.partial(
+                    Client(**ports, channel=channel).call,
+                    "ModelService/HandleReloadConfigRequest",
+                    config={"model_config_list": {"config": [model]}},
+                )
+                if expected[0] == "OK":
+                    assert reload().status.error_code == 0
+                else:
+                    assert refused(reload) == expected
+    finally:
+        stop.put(15)
+        server.join(30)
 
 
 def test_batching_parameters_without_batching_are_refused():

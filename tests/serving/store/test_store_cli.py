@@ -77,19 +77,42 @@ def test_show_says_in_words_and_in_json_what_is_known(flags: list[str]) -> None:
             ["rollback", "--server=127.0.0.1:1", "--token_file=nowhere"],
             "--token_file=nowhere: cannot be read",
         ),
-        (
-            ["list", "--model_name=lions"],
-            "lions has no version: check --model_dir and --model_name",
-        ),
+        (["list", "--model_name=lions"], "/models has no model lions: give --model_name, one of w"),
+        (["list", "--model_dir=nowhere"], "nowhere has no model: check --model_dir, or publish"),
     ],
 )
 def test_wrong_use_is_one_line_and_exits_with_2(
     flags: list[str], arguments: list[str], text: str
 ) -> None:
-    ended = run(*arguments, *flags)
+    ended = run(*flags, *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert text in line
+
+
+def test_only_model_is_taken_and_of_several_none(tmp_path: Path, saved_model: Path) -> None:
+    folder = tmp_path / "models"
+    publish = ["publish", str(saved_model), f"--model_dir={folder}"]
+    said = run(*publish, "--model_name=digits").stdout
+    assert said.startswith(f"published version 1 of digits: {folder}/digits/1\n")
+    said = run(*publish).stdout
+    assert said.startswith(f"published version 2 of digits: {folder}/digits/2\n")
+    assert said.endswith(f"promote 2 --model_dir={folder} --model_name=digits\n")
+    assert run("promote", "2", *publish[2:]).stdout.startswith("version 2 of digits is live, ")
+    assert json.loads(run(*publish, "--model_name=letters", "--format=json").stdout) == {
+        "model_name": "letters",
+        "version": 1,
+        "path": f"{folder}/letters/1",
+    }
+    before = (folder / "models.config").read_bytes()
+    for command in (["promote", "1"], ["prune", "--keep=1"], publish[:2]):
+        ended = run(*command, *publish[2:])
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.endswith(
+            f"error: {folder} has 2 models: give --model_name, one of digits, letters\n"
+        )
+    assert (folder / "models.config").read_bytes() == before
+    assert open_store(str(folder), "digits").versions() == [1, 2]
 
 
 def test_port_that_is_not_grpc_is_one_line_and_nothing_changes(flags: list[str]) -> None:
