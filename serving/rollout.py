@@ -60,7 +60,8 @@ class VersionStatus:
 
     Attributes:
         state: START, LOADING, AVAILABLE, UNLOADING or END.
-        error: why it could not be loaded, in the server's words; empty where nothing is wrong.
+        error: why it could not be loaded, in the server's words on one line; empty where nothing is
+            wrong.
     """
 
     state: str
@@ -275,6 +276,7 @@ class _Rollout:
     ) -> None:
         self._store, self._server, self._timeout_s = store, server, timeout_s
         self._version, self._label, self._back = version, label, back
+        self._what = f"version {version} of {store.model_name}"
         self._original = store.config()
         self._entry = _entry(self._original, store.model_name)
         labels = self._entry.version_labels if self._entry is not None else {}
@@ -341,8 +343,8 @@ class _Rollout:
             self._reload(None)
         except WhiskerError as error:
             raise RolloutError(
-                f"version {self._version} of {name} is {self._label} now, but what it replaces may"
-                f" stay loaded until the next promote: {error}"
+                f"{self._what} is {self._label} now, but what it replaces may stay loaded until the"
+                f" next promote: {error}"
             ) from error
         return seconds
 
@@ -454,8 +456,7 @@ class _Rollout:
                 old_error = ""
             if status.error != old_error:
                 raise RolloutError(
-                    f"{self._server.address} cannot load version {self._version} of"
-                    f" {self._store.model_name}: {status.error}"
+                    f"{self._server.address} cannot load {self._what}: {status.error}"
                 )
             if taken_over:
                 self._server.answer(reload)
@@ -477,23 +478,23 @@ class _Rollout:
         Raises:
             RolloutError: it has not in time.
         """
-        what = f"{done} version {self._version} of {self._store.model_name}"
+        what, address = f"{done} {self._what}", self._server.address
         start, waiting = time.monotonic(), False
         while not came():
             if time.monotonic() - start >= self._timeout_s:
                 status = self._status()
                 reason = f" ({status.error})" if status.error else ""
                 raise RolloutError(
-                    f"{self._server.address} has not {what} after {self._timeout_s:g} s, it is"
+                    f"{address} has not {what} after {self._timeout_s:g} s, it is"
                     f" {status.state}{reason}: see its log, or give it more time with --timeout_s"
                     f"{self._what_a_reader_needs() if self._refusal else ''}"
                 )
             if self._refusal and not waiting:
-                logger.warning("waiting until %s has %s", self._server.address, what)
+                logger.warning("waiting until %s has %s", address, what)
                 waiting = True
             time.sleep(_POLL_S)
         if waiting:
-            logger.warning("%s has %s", self._server.address, what)
+            logger.warning("%s has %s", address, what)
 
     def _what_a_reader_needs(self) -> str:
         """Says what may keep a server from following the file that it is to read by itself."""
@@ -504,14 +505,13 @@ class _Rollout:
             if (model.name, label, number) != (self._store.model_name, self._label, self._version)
             and self._server.labelled(model.name, label, otherwise=None) != number
         ]
-        if others:
-            return (
-                f"; models.config has {', '.join(others)}, which the server has not, and a server"
-                " takes over no file that moves a label to a version that it has not loaded: put"
-                " that back, or promote it with --server first"
-            )
+        refused = (
+            f"; models.config has {', '.join(others)}, which the server has not, and a server takes"
+            " over no file that moves a label to a version that it has not loaded: put that back,"
+            " or promote it with --server first"
+        )
         return (
-            "; if it does not poll models.config, start it with"
+            f"{refused if others else ''}; if it does not poll models.config, start it with"
             " --model_config_file_poll_wait_seconds=N, or with --allow_reload"
         )
 
