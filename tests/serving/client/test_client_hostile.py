@@ -433,7 +433,7 @@ def test_server_that_never_answers_costs_no_more_than_the_timeout(server, call, 
 @pytest.mark.parametrize("code", ["OK", "NOT_FOUND"])
 def test_all_questions_of_one_call_share_the_timeout(server, call, code):
     def late(context):
-        server.released.wait(0.7 * TIMEOUT_S)
+        server.released.wait(0.5 * TIMEOUT_S)
         if code != "OK":
             context.abort(grpc.StatusCode[code], "nothing here")
         return hostile.honest()[METADATA]
@@ -444,7 +444,7 @@ def test_all_questions_of_one_call_share_the_timeout(server, call, code):
     with pytest.raises(kind):
         call(server.address, lambda client: client.predict(b"x"))
     first, second = server.seconds_left
-    assert second < 0.31 * TIMEOUT_S < first
+    assert second < 0.51 * TIMEOUT_S < first
     assert server.asked == [METADATA, PREDICT if code == "OK" else STATUS]
 
 
@@ -582,7 +582,7 @@ def test_every_connection_that_changes_bits_is_read_or_refused(server, capfd, ca
     for outcome in outcomes:
         check(outcome)
     assert len(outcomes) == number
-    assert proxy.faults["flip"] > number / 20
+    assert proxy.faults["flip"] > number / 50
     assert "Traceback" not in capfd.readouterr().err
 
 
