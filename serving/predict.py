@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 _STANDARD_INPUT = "-"
 # A picture that a server fails at each time, though it is well between, is that picture's failure.
 _MOST_ATTEMPTS = 3
+# What a server takes to answer that is well, and is not worth a line.
+_SHORT_WAIT_S = 1.0
 
 
 class Stopped(WhiskerError):
@@ -324,7 +326,7 @@ def _wait(client: PredictClient, end: float, reason: ClientError) -> None:
     from serving.client.errors import ModelNotReady
 
     try:
-        client.wait_until_ready(0.0)
+        client.wait_until_ready(_SHORT_WAIT_S)
     except ModelNotReady:
         remaining_s = max(0.0, end - time.monotonic())
         line = terminal.escaped(f"waiting up to {remaining_s:.0f} s for the server: {reason}")

@@ -31,6 +31,7 @@ from whisker_ml.errors import (
     MissingExtra,
     WhiskerError,
 )
+from whisker_ml.network import ask_loopback_directly
 from whisker_ml.processors import available_processors
 from whisker_ml.terminal import LogLine, escaped, foreign_lines_kept_back, print_line
 
@@ -89,6 +90,7 @@ def run(main: Callable[[Sequence[str]], int | None], extra: str | None = None) -
         # Whatever the locale can show: a name in a message is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    ask_loopback_directly()
     # gRPC tells the terminal of each connection that ends. A value that is set wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app.run(lambda arguments: _guarded(main, arguments, extra), flags_parser=_parse)

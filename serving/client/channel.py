@@ -1,7 +1,6 @@
 """How the client connects: every channel option, with its reason, in one table."""
 
 import json
-import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -14,14 +13,11 @@ import grpc
 
 from serving.client.errors import InvalidRequest, NotAllowed
 from whisker_ml.errors import MissingExtra
+from whisker_ml.network import is_this_machine
 
 # Who the client is and whom it trusts: TLS, a certificate of its own, bearer tokens.
 
 Token = str | Callable[[], str]
-
-_LOOPBACK = re.compile(
-    r"((dns:///|ipv4:)?(localhost|127(\.\d+){3})|(ipv6:)?\[::1\])(:\d+)?|unix:.*"
-)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequenc
         return None
     if tls is not None:
         transport = grpc.ssl_channel_credentials(*_pem_texts(tls))
-    elif all(_LOOPBACK.fullmatch(part) for part in ",".join(addresses).split(",")):
+    elif is_this_machine(addresses):
         transport = grpc.local_channel_credentials()
     else:
         raise InvalidRequest(
@@ -289,6 +285,10 @@ def _open(
         options.append(
             ("grpc.ssl_target_name_override", tls.server_name or addresses[0].rpartition(":")[0])
         )
+    if is_this_machine(addresses):
+        # gRPC would go through the proxy of http_proxy even so, which knows another loopback, or
+        # reads the token.
+        options.append(("grpc.enable_http_proxy", 0))
     target = server if isinstance(server, str) else _resolve(addresses)
     credentials = channel_credentials(tls, token, addresses)
     if credentials is None:

@@ -15,6 +15,7 @@ import re
 import grpc
 
 from whisker_ml.errors import WhiskerError
+from whisker_ml.network import proxy_variable
 
 _LONGEST_TEXT = 2000
 
@@ -237,4 +238,9 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
         if name == code.name and re.search(pattern, details)
     )
     kind, advice = next(fits, (ServerError, "see the server's log"))
+    if name := proxy_variable(server) if code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else "":
+        advice += (
+            f"; gRPC asks through the proxy that {name} names: where the server is to be asked"
+            " directly, add its host to no_proxy"
+        )
     return kind(f"{server}: {code.name}: {details}; {advice}", code=code, details=details)

@@ -19,6 +19,7 @@ import sys
 from serving.server.flags import EXIT_START_FAILED, parse
 from whisker_ml.cli import import_tensorflow
 from whisker_ml.errors import EXIT_USAGE, MissingExtra, WhiskerError
+from whisker_ml.network import ask_loopback_directly
 from whisker_ml.terminal import LogLine
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     )
     for handler in logging.root.handlers:
         handler.setFormatter(LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ask_loopback_directly()
     # A connection is a file: as many as the system lets this process have.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):

@@ -25,7 +25,7 @@ def test_client_imports_grpc_and_protobuf_alone():
     assert (
         {"google", "grpc", "serving", "whisker_ml"}
         <= imported
-        <= {"google", "grpc", "serving", "whisker_ml", "typing_extensions"}
+        <= {"google", "grpc", "grpc_reflection", "serving", "whisker_ml", "typing_extensions"}
     )
 
 

@@ -1,0 +1,49 @@
+"""Which addresses are this very machine's, and whether a proxy lies on the way to the others."""
+
+import os
+import re
+from collections.abc import Sequence
+
+_LOOPBACK = re.compile(
+    r"((dns:///|ipv4:)?(localhost|127(\.\d+){3})|(ipv6:)?\[::1\])(:\d+)?|unix:.*", re.IGNORECASE
+)
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+# What gRPC looks at, in its order (grpc/grpc, http_proxy_mapper.cc).
+_NO_PROXY = ("no_proxy", "no_grpc_proxy")
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+
+
+def is_this_machine(addresses: Sequence[str]) -> bool:
+    """Tells whether all addresses, ``host:port`` or gRPC names, are of the loopback interface."""
+    return all(_LOOPBACK.fullmatch(part) for part in ",".join(addresses).split(","))
+
+
+def ask_loopback_directly() -> None:
+    """Lets this process and those that it starts ask this machine without a proxy; for entry
+    points.
+
+    A proxy cannot know what listens on our loopback interface. Libraries read these variables, for
+    HTTP and for gRPC, each in its own way; gRPC reads the names in small letters alone.
+    """
+    for name in _NO_PROXY:
+        given = os.environ.get(name, os.environ.get(name.upper(), ""))
+        if given or name == _NO_PROXY[0]:
+            os.environ[name] = ",".join(filter(None, [given, *_LOOPBACK_NAMES]))
+
+
+def proxy_variable(address: str) -> str:
+    """Names the environment variable by which gRPC goes to an address through a proxy.
+
+    Args:
+        address: ``host:port``.
+
+    Returns:
+        Nothing where there is no proxy on the way.
+    """
+    if is_this_machine([address]):
+        return ""
+    without = os.environ.get(_NO_PROXY[1], os.environ.get(_NO_PROXY[0], ""))
+    host = address.rpartition("/")[2].rpartition(":")[0]
+    if any(host.endswith(end.strip()) for end in without.split(",") if end.strip()):
+        return ""
+    return next((name for name in _PROXY_VARIABLES if os.environ.get(name)), "")
