@@ -77,7 +77,7 @@ def main() -> None:
     cli.define(
         "model_dir", None, "model store, local or gs://, to serve here meanwhile; no --server"
     )
-    cli.define("model_name", contract.DEFAULT_MODEL_NAME, "name that the server has for it")
+    cli.define("model_name", None, "name of the model; default: the only one that is there")
     cli.define(
         "version", None, "ask this version; default: the newest that is loaded", minimum=1, kind=int
     )
@@ -171,13 +171,14 @@ def _connected() -> Iterator[PredictClient]:
 
     values = flags.FLAGS
     with ExitStack() as stack:
-        server = (
-            stack.enter_context(_serving(values.model_dir)) if values.model_dir else values.server
-        )
+        server, model_name = values.server, values.model_name
+        if values.model_dir:
+            model_name, config = _stored(values.model_dir, model_name)
+            server = stack.enter_context(_serving(config))
         yield stack.enter_context(
             PredictClient(
                 server,
-                values.model_name,
+                model_name,
                 version=values.version,
                 label=values.label,
                 signature=values.signature,
@@ -334,9 +335,11 @@ def _wait(client: PredictClient, end: float, reason: ClientError) -> None:
         client.wait_until_ready(remaining_s)
 
 
-@contextmanager
-def _serving(model_dir: str) -> Iterator[str]:
-    from serving.client.local_server import local_server
+def _stored(model_dir: str, model_name: str | None) -> tuple[str, str | Path]:
+    """Finds the model in a store, before a server loads anything; gives its name, and the
+    configuration.
+    """
+    from serving.store import open_model
     from whisker_ml.files import is_address
 
     config: str | Path = f"{model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
@@ -348,6 +351,13 @@ def _serving(model_dir: str) -> Iterator[str]:
                 f"{config} is not there: expected --model_dir to be a model store with a published"
                 " model"
             )
+    return open_model(model_dir, model_name or "").model_name, config
+
+
+@contextmanager
+def _serving(config: str | Path) -> Iterator[str]:
+    from serving.client.local_server import local_server
+
     print(f"starting a local server for {config}", file=sys.stderr)
     with local_server(model_config_file=config) as server:
         yield f"127.0.0.1:{server.port}"

@@ -39,6 +39,10 @@ OUTPUTS_WITHOUT_CLASSES = tuple(name for name in OUTPUTS if name != OUTPUT_CLASS
 # Two classes whose probabilities differ by less are shown as close.
 CLOSE = 0.1
 
+# Trailing metadata of an error about a model that the server does not know: the names of those that
+# it has, as JSON. TensorFlow Serving has no way to tell.
+MODELS_METADATA = "whisker-models-bin"
+
 DEFAULT_MODEL_NAME = "whisker"
 STABLE_LABEL = "stable"
 MODELS_CONFIG = "models.config"

@@ -10,10 +10,13 @@ way out.
 No text names the picture: whoever sent it knows which it was.
 """
 
+import json
 import re
+from typing import Any
 
 import grpc
 
+from whisker_ml import contract
 from whisker_ml.errors import WhiskerError
 from whisker_ml.network import proxy_variable
 
@@ -35,7 +38,10 @@ class ClientError(WhiskerError):
     Attributes:
         code: the gRPC status; None where the failure is not one of the call.
         details: the server's own words, unshortened; empty where there are none.
+        models: what the server has, where it does not know the model and says so.
     """
+
+    models: tuple[str, ...] = ()
 
     def __init__(
         self, text: str, *, code: grpc.StatusCode | None = None, details: str = ""
@@ -243,4 +249,24 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
             f"; gRPC asks through the proxy that {name} names: where the server is to be asked"
             " directly, add its host to no_proxy"
         )
-    return kind(f"{server}: {code.name}: {details}; {advice}", code=code, details=details)
+    models = _models(error)
+    if models:
+        # Also where it blames the label, which comes before the name.
+        kind = ModelNotFound
+        advice = f"the server has no such model: ask for one of {', '.join(models)}"
+    translated = kind(f"{server}: {code.name}: {details}; {advice}", code=code, details=details)
+    translated.models = models
+    return translated
+
+
+def _models(error: grpc.RpcError) -> tuple[str, ...]:
+    """Reads which models the server has, where it says so."""
+    metadata: Any = getattr(error, "trailing_metadata", tuple)() or ()
+    texts = [value for key, value in metadata if key == contract.MODELS_METADATA]
+    try:
+        names = json.loads(texts[0]) if texts else []
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names)

@@ -56,7 +56,7 @@ class BaseClient(ABC):
     def __init__(
         self,
         server: Server = contract.DEFAULT_SERVER,
-        model_name: str = contract.DEFAULT_MODEL_NAME,
+        model_name: str | None = None,
         *,
         version: int | None = None,
         label: str | None = None,
@@ -72,7 +72,8 @@ class BaseClient(ABC):
         Args:
             server: ``host:port`` of the gRPC port, another gRPC name, or several ``host:port`` that
                 are asked in turn (see `open_channel`).
-            model_name: as the server knows it.
+            model_name: as the server knows it; None: `contract.DEFAULT_MODEL_NAME`, or the only
+                model of a server that says which it has (Whisker's does, TensorFlow's cannot).
             version: ask this version; None asks the newest that is loaded.
             label: ask the version that has this label, such as `contract.STABLE_LABEL`.
             signature: the one that pictures as bytes are sent to; pixels go to

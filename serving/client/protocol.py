@@ -135,7 +135,7 @@ class ClientProtocol:
     def __init__(
         self,
         server: str,
-        model_name: str,
+        model_name: str | None,
         version: int | None,
         label: str | None,
         signature: str,
@@ -153,7 +153,9 @@ class ClientProtocol:
         self._server = server
         self._signature = signature
         self._max_answer_bytes = max_answer_bytes
-        self._model_spec = message("tensorflow.serving.ModelSpec")(name=model_name)
+        self._any_model = model_name is None
+        name = contract.DEFAULT_MODEL_NAME if model_name is None else model_name
+        self._model_spec = message("tensorflow.serving.ModelSpec")(name=name)
         if version is not None:
             self._model_spec.version.value = version
         if label is not None:
@@ -292,7 +294,17 @@ class ClientProtocol:
         return response
 
     def _ask(self, method: str, request: bytes, most_bytes: int = MOST_BYTES) -> Steps[Any]:
-        data = yield Ask(method, request)
+        try:
+            data = yield Ask(method, request)
+        except errors.ModelNotFound as error:
+            if not self._any_model or len(error.models) != 1:
+                raise
+            (self._model_spec.name,) = error.models
+            # What is said last of a field counts (protobuf.dev/programming-guides/encoding), and
+            # model_spec is the first field of every request.
+            renamed = message("tensorflow.serving.PredictRequest")()
+            renamed.model_spec.name = self._model_spec.name
+            data = yield Ask(method, request + renamed.SerializeToString())
         with expected(self._asked):
             return answers.parse(METHODS[method], data, most_bytes)
 

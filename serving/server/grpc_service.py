@@ -5,6 +5,7 @@ methods write a stack trace into the log at every call; one that is not here is 
 UNIMPLEMENTED by gRPC itself.
 """
 
+import json
 import re
 import threading
 import time
@@ -22,6 +23,7 @@ from tensorflow_serving.apis.inference_pb2 import InferenceTask
 from serving.config import Message
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
+from whisker_ml import contract
 
 # From a request and what is left of its deadline in seconds to the response.
 _Answer = Callable[[Any, float | None], Any]
@@ -64,6 +66,8 @@ _SWEEP_S = 1.0
 # A longer status does not fit into the 8 kB of headers that clients accept; grpc_status_util.cc
 # cuts here too.
 _MAX_MESSAGE = 1024
+# The same headers hold the names of the models.
+_MOST_NAMES, _MAX_NAMES_BYTES = 20, 2048
 
 _OPTIONS: dict[str, int | str] = {
     "grpc.max_send_message_length": -1,
@@ -259,7 +263,12 @@ def _services(
     ):
         methods = {
             method.name: arrivals.method(
-                _guarded(answers.get(method.name) or inferred(method.name), calls, slots),
+                _guarded(
+                    answers.get(method.name) or inferred(method.name),
+                    calls,
+                    slots,
+                    handlers.manager.names,
+                ),
                 GetMessageClass(method.input_type),
                 GetMessageClass(method.output_type),
             )
@@ -269,9 +278,14 @@ def _services(
 
 
 def _guarded(
-    answer: _Answer, calls: threading.BoundedSemaphore, slots: threading.BoundedSemaphore
+    answer: _Answer,
+    calls: threading.BoundedSemaphore,
+    slots: threading.BoundedSemaphore,
+    names: Callable[[], list[str]] = list,
 ) -> Callable[[Any, grpc.ServicerContext], Any]:
-    """Bounds the calls that wait for their turn, and turns errors into statuses."""
+    """Bounds the calls that wait for their turn, and turns errors into statuses; one about a model
+    that is not among the `names` says which are.
+    """
 
     def guarded(message: Any, context: grpc.ServicerContext) -> Any:
         if not calls.acquire(blocking=False):
@@ -293,6 +307,11 @@ def _guarded(
                     message, remaining if remaining is not None and remaining < 1e9 else None
                 )
         except StatusError as error:
+            known = names()
+            if known and hasattr(message, "model_spec") and message.model_spec.name not in known:
+                told = json.dumps(known[:_MOST_NAMES]).encode()
+                if len(told) <= _MAX_NAMES_BYTES:
+                    context.set_trailing_metadata(((contract.MODELS_METADATA, told),))
             cut = (
                 error.message[:_MAX_MESSAGE] + "...TRUNCATED"
                 if len(error.message) > _MAX_MESSAGE

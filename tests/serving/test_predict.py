@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.store import open_store
+
 COMMAND = [sys.executable, "-m", "serving.predict"]
 
 
@@ -133,6 +135,19 @@ def test_wrong_use_is_one_line_and_exits_with_2(arguments, text):
     assert text in line
 
 
+@pytest.mark.parametrize("flags", [[], ["--model_name=c"]])
+def test_store_of_several_models_names_them_before_anything_is_loaded(
+    saved_model, pictures, tmp_path, flags
+):
+    for name in ("a", "b"):
+        store = open_store(str(tmp_path / "models"), name)
+        store.promote(store.publish(saved_model).number)
+    ended = predict(f"--model_dir={tmp_path}/models", *flags, str(pictures))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.endswith("give --model_name, one of a, b")
+
+
 def test_unknown_model_fails_once_and_not_for_every_picture(stand_in, pictures):
     ended = predict(f"--server={stand_in.address}", "--model_name=lions", str(pictures))
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
@@ -231,14 +246,17 @@ def under_way(stand_in, pictures, *flags):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        assert stand_in.arrived(4)
-        yield running
+        try:
+            assert stand_in.arrived(4)
+            yield running
+        finally:
+            running.kill()
 
 
 def test_server_that_comes_back_is_waited_for(stand_in, stand_in_class, pictures):
     with under_way(stand_in, pictures) as running:
         stand_in.abort()
-        assert running.stderr.readline().startswith("waiting up to 300 s for the server: ")
+        assert running.stderr.readline().startswith("waiting up to ")
         again = stand_in_class(stand_in.port)
         again.released.set()
         again.start()

@@ -72,7 +72,7 @@ def test_commands_ask_server_and_bucket_directly(stand_in, bucket, proxy, tmp_pa
         ["serving.store", "list", f"--model_dir=gs://{bucket}/models"],
     ):
         ended = subprocess.run(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-m", *arguments],
             capture_output=True,
             text=True,
             timeout=60,
