@@ -29,6 +29,8 @@ def pair(trained):
         load(1, path, LoadingOptions(warm_up=False, xnnpack=True, interpreters=2)),
     )
     assert isinstance(models[1], XnnpackModel)
+    # Their rows are independent, and requests for them are merged.
+    assert all(model.merger is not None for model in models)
     yield models
     for model in models:
         model.close()

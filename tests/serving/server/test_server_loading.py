@@ -228,6 +228,7 @@ def test_model_that_is_not_whiskers_is_served_by_tensorflow_with_the_reason(head
         f"{heads} is served by TensorFlow alone: it has not the signatures of a"
         " Whisker model" in caplog.text
     )
+    assert model.merger is None
     model.close()
 
 
