@@ -287,7 +287,7 @@ def _loops(
 
     found: dict[str, Measure] = {"model_in_a_loop": threads(call), "model_in_batches": batches}
     if xnnpack:
-        fast = loading.load(1, str(model), loading.Options(xnnpack=True))
+        fast = loading.load(1, str(model), loading.LoadingOptions(xnnpack=True))
         described = fast.signatures[contract.SIGNATURE_BYTES]
         source = described.inputs[contract.INPUT_BYTES].name
         targets = [described.outputs[name].name for name in outputs]
