@@ -13,11 +13,17 @@ import os
 import queue
 import signal
 import sys
+import threading
+import time
 
 from serving.server.flags import EXIT_START_FAILED, parse
 from whisker_ml.cli import import_tensorflow
+from whisker_ml.contract import PARENT_PROCESS
 from whisker_ml.errors import EXIT_USAGE, MissingExtra, WhiskerError
 from whisker_ml.terminal import LogLine
+
+# Between two looks at whether the process that started the server is still there.
+_LOOK_S = 1.0
 
 
 def main() -> None:
@@ -36,6 +42,8 @@ def main() -> None:
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stop.put(received))
+    if parent := os.environ.get(PARENT_PROCESS):
+        threading.Thread(target=_stop_without, args=(int(parent), stop), daemon=True).start()
     try:
         import_tensorflow(flags.verbosity)
         from serving.server.model_server import serve
@@ -54,6 +62,12 @@ def main() -> None:
         logging.shutdown()
         os._exit(0)
     sys.exit(0)
+
+
+def _stop_without(parent: int, stop: "queue.SimpleQueue[int]") -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    stop.put(signal.SIGTERM)
 
 
 if __name__ == "__main__":
