@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from trainer.errors import RunError
 from whisker_ml import storage
@@ -82,6 +82,10 @@ class Lease:
             self.lost = not generation
             self._generation = generation or self._generation
         return not self.lost
+
+    def paused(self) -> AbstractContextManager[bool]:
+        """Inside, it is not renewed: for seconds, not for as long as it lasts."""
+        return self._one_at_a_time
 
     def require(self) -> None:
         """Raises a RunError where another process has taken over."""

@@ -96,6 +96,8 @@ def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, A
         explain(session, data, trained, judged)
         result = record.compose(config, session, data, trained, judged, exported)
         run_report.draw_result(session, data, result, trained.steps)
+        # A version tells of files that are in the run folder, whatever happens from here on.
+        session.folder.synchronise()
         publication = publish(config, session, data, exported, result, store)
         result = record.add_publication(result, publication, session)
         run_report.write(session, result)

@@ -120,6 +120,17 @@ def publish(
         provenance.write_manifest(folder, {**origin, "verification": None, "gate": None})
         session.clock.stop("publish")
         return Publication()
+    # By this very run, before it was killed.
+    if before := store.published_by(session.folder.id):
+        manifest = store.manifest(before.number)
+        verification, decision = manifest["verification"], manifest["gate"]
+        if store.state().has_been_live(before.number) or _make_live(
+            store, before, decision, decision["live_version"]
+        ):
+            told = {**origin, "verification": verification, "gate": decision}
+            provenance.write_manifest(folder, told)
+            session.clock.stop("publish")
+            return Publication(verification, decision, before)
     logits, features = exported.predict_test()
     objective, doubt = exported.objective, exported.doubt
     familiarity = doubt.familiarity and doubt.familiarity.of(features).numpy()
@@ -158,13 +169,16 @@ def publish(
             )
             return decision
 
-        decision, version = _replace_live(store, folder, compare)
+        decision, version = _replace_live(store, folder, compare, session.folder.id)
     session.clock.stop("publish")
     return Publication(verification, decision, version)
 
 
 def _replace_live(
-    store: ModelStore, folder: Path, compare: Callable[[int | None], dict[str, Any]]
+    store: ModelStore,
+    folder: Path,
+    compare: Callable[[int | None], dict[str, Any]],
+    publisher: str = "",
 ) -> tuple[dict[str, Any], PublishedVersion | None]:
     """Publishes what the gate lets through, and makes it live if what it was compared with still
     is; else it is compared with what is live now.
@@ -176,20 +190,28 @@ def _replace_live(
             # A refusal ends the run with its sentence.
             return decision, None
         logger.info(decision["sentence"])
-        version = store.publish(folder)
-        try:
-            store.promote(version.number, over=... if decision["policy"] == "off" else live)
-        except (OvertakenError, VersionMissingError) as error:
-            # Its whisker.json tells of another comparison than the next.
-            store.withdraw(version.number)
-            logger.info(f"{error}; comparing again, with what is live now")
-        else:
+        version = store.publish(folder, publisher=publisher)
+        if _make_live(store, version, decision, live):
             return decision, version
     sentence = (
         f"The gate refused it: another version went live during each of {_COMPARISONS} comparisons;"
         " give the same command again."
     )
     return decision | {"passed": False, "sentence": sentence}, None
+
+
+def _make_live(
+    store: ModelStore, version: PublishedVersion, decision: Mapping[str, Any], live: int | None
+) -> bool:
+    """Makes a version live if what it was compared with still is; else it is withdrawn."""
+    try:
+        store.promote(version.number, over=... if decision["policy"] == "off" else live)
+    except (OvertakenError, VersionMissingError) as error:
+        # Its whisker.json tells of another comparison than the next.
+        store.withdraw(version.number)
+        logger.info(f"{error}; comparing again, with what is live now")
+        return False
+    return True
 
 
 def _ask_live(

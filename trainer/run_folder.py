@@ -4,9 +4,9 @@ import json
 import logging
 import platform
 import subprocess
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from trainer.config import OF_BEFORE, Config
 from trainer.errors import PicturesChangedError, RunError, RunStopped, WorkersError
 from trainer.lease import NAME, Lease, leased
 from whisker_ml import files, storage
+from whisker_ml.contract import SAVED_MODEL_FILE
 from whisker_ml.errors import StorageError, WhiskerError
 from whisker_ml.files import is_address
 from whisker_ml.processors import available_processors
@@ -40,10 +41,21 @@ _NOT_COMPUTED = (
 )
 
 
+# What makes a folder a run, in the order in which it is written: without the last it holds none.
+_BEGUN = ("config.json", "environment.json", "state.json")
+# In a bucket, what makes others count comes after them: of a checkpoint, of the export, of all.
+_LAST = (".index", SAVED_MODEL_FILE, _BEGUN[-1])
+
+
+class _BusyError(RunError):
+    """Another process is at work in the folder."""
+
+
 class RunFolder:
     """Where a run writes.
 
     Attributes:
+        id: names the run wherever it is known; a run that resumes keeps it.
         path: the folder on this machine.
         address: what the user calls it: the same, or ``gs://…``, to which it is copied when the run
             ends.
@@ -59,6 +71,7 @@ class RunFolder:
         tensorboard: str = "",
         lease: Lease | None = None,
     ) -> None:
+        self.id = uuid.uuid4().hex
         self.path = path
         self.address = address
         self.environment = environment
@@ -78,6 +91,20 @@ class RunFolder:
         """
         return self.state() == "incomplete" or bool(self._read("state.json").get("resumable"))
 
+    def begin(self, config: Config, now: datetime) -> None:
+        """Writes what the run is, once what a killed process has left half done is removed."""
+        files.remove_unfinished(self.path)
+        if self.resumed and (self.path / "environment.json").exists():
+            self.id = self._read("environment.json").get("run", self.id)
+        state = {"state": "incomplete", "started": now.isoformat(timespec="seconds")}
+        contents = asdict(config), {**self.environment, "run": self.id}, state
+        for name, content in zip(_BEGUN, contents, strict=True):
+            self.write_json(name, content)
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """Inside, for seconds, nothing is done in the background: it would draw random numbers."""
+        return self._lease.paused() if self._lease else nullcontext()
+
     def synchronise(self) -> None:
         """Copies what is new to the bucket, where the run folder is in one: a machine may vanish.
 
@@ -94,12 +121,14 @@ class RunFolder:
                 storage.upload_folder(self.path / "tensorboard", self._tensorboard)
             if not is_address(self.address):
                 return
-            storage.upload_folder(self.path, self.address)
+            storage.upload_folder(self.path, self.address, last=_LAST)
             gone = [
                 name
                 for name in storage.list_names(f"{self.address}/checkpoints")
                 if not (self.path / "checkpoints" / name).exists()
             ]
+            # A checkpoint without its index is none.
+            gone.sort(key=lambda name: not name.endswith(".index"))
             storage.delete(gone, f"{self.address}/checkpoints")
         except StorageError as error:
             logger.warning("not copied to %s this time: %s", self.address, error)
@@ -166,8 +195,7 @@ class RunFolder:
     def mark(self, state: str, **more: str | bool) -> None:
         """Writes how the run ended, and why, into `state.json`."""
         try:
-            begun = {"started": self._read("state.json").get("started")}
-            self.write_json("state.json", begun | {"state": state} | more)
+            self.write_json("state.json", self._read("state.json") | {"state": state} | more)
         except OSError as error:
             # The disk is what failed: the state stays incomplete, and the error that led here is
             # the one to report.
@@ -198,18 +226,25 @@ def open_run(
             settings.
     """
     environment = _environment(devices, kernels)
-    address = config.run_dir or _unfinished(config, environment) or _free(now, config.variant)
-    with _local_folder(address) as (path, lease):
+    with ExitStack() as held:
+        while True:
+            address = (
+                config.run_dir or _unfinished(config, environment) or _free(now, config.variant)
+            )
+            try:
+                path, lease = held.enter_context(_local_folder(address))
+                break
+            except _BusyError:
+                # Another process of the same command may have found the same folder.
+                if config.run_dir:
+                    raise
         run = RunFolder(path, address, environment, tensorboard, lease)
         run.resumed = _resumable(run, config)
         try:
-            run.write_json(
-                "state.json", {"state": "incomplete", "started": now.isoformat(timespec="seconds")}
-            )
-            run.write_json("config.json", asdict(config))
-            run.write_json("environment.json", run.environment)
+            run.begin(config, now)
         except OSError as error:
             raise RunError(_unwritable(address, error)) from error
+        run.synchronise()
         try:
             yield run
         except OSError as error:
@@ -232,28 +267,36 @@ def open_run(
 @contextmanager
 def scratch_run(devices: Sequence[str]) -> Iterator[RunFolder]:
     """A run folder that nobody keeps: for workers that are not the chief."""
-    with tempfile.TemporaryDirectory(prefix="whisker-worker-") as folder:
-        yield RunFolder(Path(folder), folder, _environment(devices))
+    with files.scratch_folder("worker-") as folder:
+        yield RunFolder(folder, str(folder), _environment(devices))
 
 
 def _unfinished(config: Config, environment: Mapping[str, str]) -> str | None:
-    """The newest run folder of this very command that is neither done nor still at work."""
+    """The newest run folder of this very command that is neither done nor still at work; else one
+    whose process was killed before there was a run in it.
+    """
     if config.resume == "never":
         return None
+    empty = None
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
         run = RunFolder(path, str(path), environment)
         try:
-            resumable = run.state() is not None and run.goes_on() and not run.differences(config)
-        except files.DamagedFileError as error:
-            logger.warning("passed over: %s", error)
-            continue
-        if resumable:
-            try:
-                with files.locked(path / ".lock"):
-                    return run.address
-            except BlockingIOError:
+            begun = run.state() is not None
+            if not (run.goes_on() and not run.differences(config) if begun else _is_empty(path)):
                 continue
-    return None
+            with files.locked(path / ".lock"):
+                if begun:
+                    return run.address
+                empty = run.address
+        except BlockingIOError:
+            continue
+        except (files.DamagedFileError, OSError) as error:
+            logger.warning("passed over: %s", error)
+    return empty
+
+
+def _is_empty(path: Path) -> bool:
+    return all(file.name.startswith(".") or file.name in _BEGUN for file in path.iterdir())
 
 
 def _free(now: datetime, variant: str) -> str:
@@ -290,14 +333,14 @@ def _resumable(run: RunFolder, config: Config) -> bool:
 @contextmanager
 def _local_folder(address: str) -> Iterator[tuple[Path, Lease | None]]:
     if is_address(address):
-        with leased(address) as lease, tempfile.TemporaryDirectory(prefix="whisker-run-") as folder:
-            storage.download_folder(address, Path(folder))
-            Path(folder, NAME).unlink(missing_ok=True)
+        with leased(address) as lease, files.scratch_folder("run-") as folder:
+            storage.download_folder(address, folder)
+            (folder / NAME).unlink(missing_ok=True)
             try:
-                yield Path(folder), lease
+                yield folder, lease
             finally:
                 if lease.held():
-                    storage.upload_folder(Path(folder), address)
+                    storage.upload_folder(folder, address, last=_LAST)
         return
     with locked_folder(address, "a run is at work here; wait for it, or give another folder"):
         yield Path(address).expanduser(), None
@@ -323,7 +366,7 @@ def locked_folder(address: str, busy: str) -> Iterator[int]:
         with files.locked(path / ".lock") as lock:
             yield lock.fileno()
     except BlockingIOError as error:
-        raise RunError(f"--run_dir={address}: {busy}") from error
+        raise _BusyError(f"--run_dir={address}: {busy}") from error
     except OSError as error:
         raise RunError(_unwritable(address, error)) from error
 

@@ -54,5 +54,8 @@ SAVED_MODEL_FILES = (SAVED_MODEL_FILE, f"{SAVED_MODEL_FILE}txt")
 EXTRA_FOLDER = "assets.extra"
 WARMUP_FILE = f"{EXTRA_FOLDER}/tf_serving_warmup_requests"
 
+# In the environment of a server: the number of the process that started it for itself alone. The
+# server stops when that has ended.
+PARENT_PROCESS = "WHISKER_PARENT_PROCESS"
 
 DEFAULT_SERVER = "localhost:8500"

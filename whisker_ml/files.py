@@ -7,13 +7,22 @@ import io
 import json
 import os
 import re
+import shutil
+import stat
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from whisker_ml.errors import AddressError, WhiskerError
+
+# Of a scratch folder: what is held as long as somebody uses it, and how long it takes at most until
+# somebody does.
+_LOCK = ".lock"
+_NEW_S = 60.0
 
 # Of addresses in Cloud Storage.
 BUCKET_SCHEME = "gs://"
@@ -79,6 +88,14 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[io.BufferedRandom]:
         new.replace(path)
         synchronise(path.parent)
     finally:
+        new.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed writers of `replacing` left in a folder, at any depth; nobody may be
+    writing there now.
+    """
+    for new in folder.rglob(".*.[0-9]*-[0-9]*"):
         new.unlink(missing_ok=True)
 
 
@@ -161,6 +178,35 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[IO[bytes]]:
     with os.fdopen(os.open(path, flags, 0o666), "ab") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield stream
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Gives a temporary folder, and removes those that killed processes of this user have left.
+
+    Args:
+        prefix: of the name of its parent, for people.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    root = Path(tempfile.gettempdir(), f"whisker-scratch-{os.getuid()}")
+    root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    for other in root.iterdir() if ours else ():
+        # What is locked is in use, and what is new may be about to be locked.
+        with suppress(OSError):
+            if time.time() - other.stat().st_mtime > _NEW_S:
+                with locked(other / _LOCK):
+                    shutil.rmtree(other)
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir=root if ours else None) as name,
+        locked(Path(name, _LOCK)),
+    ):
+        folder = Path(name, "files")
+        folder.mkdir()
+        yield folder
 
 
 def synchronise(path: Path) -> None:

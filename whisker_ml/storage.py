@@ -7,7 +7,7 @@ google-cloud-storage talks to that one without any.
 import base64
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -154,7 +154,7 @@ def list_objects(address: str) -> dict[str, storage.Blob]:
     Returns:
         Name relative to the address, where a slash at the end marks a folder, to what is known of
             the object: its size,
-        CRC32C, and when it was written by the service's clock.
+        CRC32C, when it was written by the service's clock, and by whom.
 
     Raises:
         StorageError: as `mapped_errors` says.
@@ -201,20 +201,21 @@ def read(address: str) -> tuple[bytes, int]:
             return b"", 0
 
 
-def write(address: str, content: bytes, generation: int) -> int:
+def write(address: str, content: bytes, generation: int, writer: str = "") -> int:
     """Writes one object if it is still the one that was read.
 
     Args:
         address: of the object.
         content: its new content.
         generation: of the object that is to be replaced; 0 where there must be none.
+        writer: names who writes, for `writer_of`; whoever gives the same name writes the same.
 
     Returns:
         Its new generation; 0 where it was not written, as its generation is another one by now.
     """
     with _bucket(address) as (bucket, name):
         blob = bucket.blob(name)
-        writer = uuid.uuid4().hex
+        writer = writer or uuid.uuid4().hex
         blob.metadata = {"writer": writer}
         try:
             blob.upload_from_string(
@@ -224,15 +225,26 @@ def write(address: str, content: bytes, generation: int) -> int:
             # An attempt whose answer was lost, and that was made again, meets its own object.
             with suppress(api.NotFound):
                 blob.reload(**CALL)
-                if (blob.metadata or {}).get("writer") == writer:
+                if writer_of(blob) == writer:
                     return blob.generation
             return 0
         return blob.generation
 
 
-def upload_folder(folder: Path, address: str) -> int:
+def writer_of(blob: storage.Blob) -> str | None:
+    """Says who has written an object with `write`."""
+    return (blob.metadata or {}).get("writer")
+
+
+def upload_folder(folder: Path, address: str, *, last: Sequence[str] = ()) -> int:
     """Makes every file of a folder an object below an address; what is there with the same content
     stays.
+
+    Args:
+        folder: where the files lie.
+        address: where to.
+        last: endings of names: those of the first are sent when all others are there, then those of
+            the second, and so on.
 
     Returns:
         How many files were sent.
@@ -247,15 +259,16 @@ def upload_folder(folder: Path, address: str) -> int:
     }
     with _bucket(address) as (bucket, prefix):
         there = _blobs(bucket, prefix)
-        pairs = [
-            (str(path), bucket.blob(_join(prefix, name)))
-            for name, path in files.items()
-            if name not in there or not same(path, there[name])
-        ]
-        for outcome in _upload(pairs):
-            if outcome is not None:
-                raise outcome
-        return len(pairs)
+        turns: list[list[tuple[str, storage.Blob]]] = [[] for _ in ("", *last)]
+        for name, path in files.items():
+            if name not in there or not same(path, there[name]):
+                turn = next((n for n, end in enumerate(last, 1) if name.endswith(end)), 0)
+                turns[turn].append((str(path), bucket.blob(_join(prefix, name))))
+        for pairs in turns:
+            for outcome in _upload(pairs):
+                if outcome is not None:
+                    raise outcome
+        return sum(map(len, turns))
 
 
 def upload_new(files: Mapping[str, Path], address: str) -> None:
@@ -281,9 +294,14 @@ def upload_new(files: Mapping[str, Path], address: str) -> None:
                 raise outcome
 
 
-def copy_new(source: str, target: str) -> bool:
+def copy_new(source: str, target: str, generation: int | None = None) -> bool:
     """Copies an object inside a bucket, on the service's side and as one step, to where there is
     none yet.
+
+    Args:
+        source: its address.
+        target: where to.
+        generation: of the source; None: any.
 
     Returns:
         Whether it was copied; false where the source does not exist.
@@ -296,7 +314,14 @@ def copy_new(source: str, target: str) -> bool:
         blob = bucket.blob(name)
         copy = bucket.blob(parse_address(target)[1])
         try:
-            bucket.copy_blob(blob, bucket, copy.name, if_generation_match=0, **CALL)
+            bucket.copy_blob(
+                blob,
+                bucket,
+                copy.name,
+                if_generation_match=0,
+                source_generation=generation,
+                **CALL,
+            )
         except api.NotFound:
             return False
         except api.PreconditionFailed as error:
@@ -419,7 +444,7 @@ def _blobs(bucket: storage.Bucket, prefix: str) -> dict[str, storage.Blob]:
     """Lists the objects below a prefix, by their relative names."""
     start = _join(prefix, "")
     listed = bucket.list_blobs(
-        prefix=start, fields="items(name,size,crc32c,updated),nextPageToken", **CALL
+        prefix=start, fields="items(name,size,crc32c,updated,metadata),nextPageToken", **CALL
     )
     return {blob.name.removeprefix(start): blob for blob in listed}
 

@@ -1,6 +1,7 @@
 """Starts Whisker's own server for the while of a `with` block; standard library only."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
+from whisker_ml.contract import PARENT_PROCESS
 from whisker_ml.errors import WhiskerError
 
 _POLL_S = 0.05
@@ -95,9 +96,12 @@ def local_server(
     Raises:
         LocalServerFailed: as `LocalServer.wait`.
     """
-    with TemporaryDirectory(prefix="whisker-server-") as scratch:
-        ports_file = Path(scratch, "ports.json")
-        log = Path(log_path or Path(scratch, "server.log"))
+    # Here, as only systems that the server runs on have what it imports.
+    from whisker_ml.files import scratch_folder
+
+    with scratch_folder("server-") as scratch:
+        ports_file = scratch / "ports.json"
+        log = Path(log_path or scratch / "server.log")
         command = [sys.executable, "-m", "serving.server", f"--ports_file={ports_file}"]
         if model_name is not None:
             command.append(f"--model_name={model_name}")
@@ -118,7 +122,12 @@ def local_server(
 @contextmanager
 def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        # A process that is killed ends no block.
+        env={**os.environ, PARENT_PROCESS: str(os.getpid())},
     )
     try:
         yield process

@@ -15,12 +15,18 @@ import queue
 import resource
 import signal
 import sys
+import threading
+import time
 
 from serving.server.flags import EXIT_START_FAILED, parse
 from whisker_ml.cli import import_tensorflow
+from whisker_ml.contract import PARENT_PROCESS
 from whisker_ml.errors import EXIT_USAGE, MissingExtra, WhiskerError
 from whisker_ml.network import ask_loopback_directly
 from whisker_ml.terminal import LogLine
+
+# Between two looks at whether the process that started the server is still there.
+_LOOK_S = 1.0
 
 
 def main() -> None:
@@ -47,6 +53,8 @@ def main() -> None:
     if flags.request_log_file:
         # Programs that rotate logs send it; the file is made anew without.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if parent := os.environ.get(PARENT_PROCESS):
+        threading.Thread(target=_stop_without, args=(int(parent), stop), daemon=True).start()
     try:
         import_tensorflow(flags.verbosity)
         from serving.server.model_server import serve
@@ -65,6 +73,12 @@ def main() -> None:
         logging.shutdown()
         os._exit(0)
     sys.exit(0)
+
+
+def _stop_without(parent: int, stop: "queue.SimpleQueue[int]") -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    stop.put(signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from serving.store.store import CLAIMS, STAGING, ModelStore, is_version
-from whisker_ml import storage
+from whisker_ml import files, storage
 from whisker_ml.contract import SAVED_MODEL_FILES
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
 from whisker_ml.files import parse_address
@@ -55,23 +55,43 @@ class Bucket(ModelStore):
             int(name) for name in claims if is_version(name) and objects[f"{CLAIMS}/{name}"].size
         }
 
-    def _claim(self, number: int) -> bool:
+    def _claim(self, number: int, publisher: str) -> bool:
         """Claims a number."""
-        return bool(storage.write(f"{self.base_path}/{CLAIMS}/{number}", b"", generation=0))
+        claim = f"{self.base_path}/{CLAIMS}/{number}"
+        return bool(storage.write(claim, b"", generation=0, writer=publisher))
 
-    def _write(self, number: int, sources: Mapping[str, Path]) -> None:
+    def _claimed_by(self, publisher: str) -> int | None:
+        """Gives the number of a publisher; whatever is written into a claim has another writer."""
+        claims = storage.list_objects(f"{self.base_path}/{CLAIMS}")
+        return next(
+            (
+                int(name)
+                for name, claim in claims.items()
+                if is_version(name) and storage.writer_of(claim) == publisher
+            ),
+            None,
+        )
+
+    def _write(self, number: int, sources: Mapping[str, Path], *, again: bool) -> None:
         """Writes a version."""
         address = f"{self.base_path}/{number}"
         graph = _graph(sources)
         rest = {name: path for name, path in sources.items() if name != graph}
+        if again:
+            self._remove_remains(number)
         try:
             self._refuse_strangers(number)
-            storage.upload_new({str(number): sources[graph]}, f"{self.base_path}/{STAGING}")
+            with disk_errors(sources[graph]):
+                content = sources[graph].read_bytes()
+            staged = f"{self.base_path}/{STAGING}/{number}"
+            generation = storage.write(staged, content, generation=0)
+            if not generation:
+                raise ConflictError(f"{staged} is there already: publish again")
             there = self._take_over(number, rest)
             storage.upload_new(
                 {name: path for name, path in rest.items() if name not in there}, address
             )
-            if not storage.copy_new(f"{self.base_path}/{STAGING}/{number}", f"{address}/{graph}"):
+            if not storage.copy_new(staged, f"{address}/{graph}", generation):
                 raise ConflictError(
                     f"{address} took so long that another publisher removed it as abandoned:"
                     " publish again"
@@ -149,11 +169,15 @@ class Bucket(ModelStore):
                 or max(objects[name].updated for name in (claim, *remains)) > now - _KILLED_AFTER
             ):
                 continue
-            storage.delete([number], f"{self.base_path}/{STAGING}")
-            # Only now is it settled whether the publisher got to its last step.
-            there = storage.list_names(f"{self.base_path}/{number}")
-            if not set(SAVED_MODEL_FILES).intersection(there):
-                storage.delete(there, f"{self.base_path}/{number}")
+            self._remove_remains(int(number))
+
+    def _remove_remains(self, number: int) -> None:
+        """Removes what a publisher has left that does not write any more, or too late."""
+        storage.delete([str(number)], f"{self.base_path}/{STAGING}")
+        # Only now is it settled whether the publisher got to its last step.
+        there = storage.list_names(f"{self.base_path}/{number}")
+        if not set(SAVED_MODEL_FILES).intersection(there):
+            storage.delete(there, f"{self.base_path}/{number}")
 
     def _retire(self, versions: Sequence[int]) -> list[int]:
         """Marks versions in their claims, and then writes models.config as it is.
@@ -184,10 +208,10 @@ class Bucket(ModelStore):
         """Gives a local folder with a version."""
         with (
             disk_errors(tempfile.gettempdir()),
-            tempfile.TemporaryDirectory(prefix="whisker-verify-") as folder,
+            files.scratch_folder("version-") as folder,
         ):
-            storage.download_folder(f"{self.base_path}/{version}", Path(folder))
-            yield Path(folder)
+            storage.download_folder(f"{self.base_path}/{version}", folder)
+            yield folder
 
     def _read(self, path: str) -> tuple[bytes, int]:
         """Reads a file."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,18 +50,27 @@ class Folder(ModelStore):
         paths = (path for pattern in patterns for path in self._base.glob(pattern))
         return [path.relative_to(self._base).as_posix() for path in paths], ()
 
-    def _claim(self, number: int) -> bool:
+    def _claim(self, number: int, publisher: str) -> bool:
         """Claims a number."""
         claim = self._claim_file(number)
         with disk_errors(claim.parent):
             _make(claim.parent)
             try:
-                claim.touch(exist_ok=False)
+                _create(claim, publisher)
             except FileExistsError:
                 return False
         return True
 
-    def _write(self, number: int, sources: Mapping[str, Path]) -> None:
+    def _claimed_by(self, publisher: str) -> int | None:
+        """Gives the number of a publisher."""
+        with disk_errors(self._base):
+            for claim in (self._base / CLAIMS).glob("*"):
+                is_claim = is_version(claim.name) and stat.S_ISREG(claim.lstat().st_mode)
+                if is_claim and claim.read_bytes() == publisher.encode():
+                    return int(claim.name)
+        return None
+
+    def _write(self, number: int, sources: Mapping[str, Path], *, again: bool) -> None:  # noqa: ARG002
         """Writes a version."""
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
@@ -82,6 +92,11 @@ class Folder(ModelStore):
                 shutil.rmtree(staged, ignore_errors=True)
 
     def _remove_abandoned(self) -> None:
+        for claim in (self._base / CLAIMS).glob(".*"):
+            # What has become a claim already.
+            with suppress(OSError):
+                if claim.lstat().st_nlink > 1:
+                    claim.unlink()
         for staged in (self._base / STAGING).glob("*"):
             if is_version(staged.name) and self._claim_file(int(staged.name)).exists():
                 # Where the claim is held, its publisher is alive.
@@ -101,6 +116,8 @@ class Folder(ModelStore):
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
             _make(staged.parent)
+            # Its publisher gets another number from here on.
+            os.truncate(self._claim_file(number), 0)
             # It vanishes in one step; where a kill keeps it from being removed then, the next
             # publisher does that.
             (self._base / str(number)).rename(staged)
@@ -135,6 +152,28 @@ class Folder(ModelStore):
                 for fresh in path.parent.glob(f".{path.name}.[0-9]*"):
                     fresh.unlink(missing_ok=True)
             yield
+
+
+def _create(file: Path, content: str) -> None:
+    """Makes a new file; its content comes with it, where the file system has links.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    if content:
+        whole = file.with_name(f".{content}")
+        whole.write_text(content)
+        try:
+            os.link(whole, file)
+            return
+        except FileExistsError:
+            raise
+        except OSError:
+            pass
+        finally:
+            whole.unlink()
+    with file.open("x") as stream:
+        stream.write(content)
 
 
 def _make(folder: Path) -> None:

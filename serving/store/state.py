@@ -55,6 +55,10 @@ class State:
         """The version that was live before the present one and still exists, or None."""
         return previous(self.history, self.live, self.lasting)
 
+    def has_been_live(self, version: int) -> bool:
+        """Tells whether a version is live, or was before the one that is."""
+        return self.live is not None and version in until(self.history, self.live)
+
     @property
     def in_use(self) -> set[int | None]:
         """What must not be deleted: what models.config names, and where `rollback` would go to."""

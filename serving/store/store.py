@@ -3,7 +3,8 @@
 
 Versions lie in `<model_dir>/<model_name>/<version>/`. Publishing:
 
-1. claim a number that nobody else can claim (`.claims/<number>`);
+1. claim a number that nobody else can claim (`.claims/<number>`), and say in the claim who does: a
+   publisher that was killed and comes again gets its number, or its version, and no second one;
 2. stage the version (`.staging/<number>`), its manifest with it, so that `saved_model.pb` is the
    last file to appear in its place: before that, nothing loads it;
 3. on any failure, remove what was written. The number stays claimed, so that it never means two
@@ -37,6 +38,7 @@ from whisker_ml.contract import (
     STABLE_LABEL,
 )
 from whisker_ml.errors import ConflictError, StorageError, disk_errors
+from whisker_ml.files import scratch_folder
 
 # Beside the versions, and invisible to TensorFlow Serving, which reads only names that are numbers.
 CLAIMS = ".claims"
@@ -90,7 +92,10 @@ class ModelStore(ABC):
         self._history_path = f"{self.base_path}/{HISTORY_FILE}"
 
     def publish(
-        self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        folder: Path,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        publisher: str = "",
     ) -> PublishedVersion:
         """Adds a SavedModel as the next version, and removes what killed publishers left. It is not
         live yet.
@@ -100,6 +105,9 @@ class ModelStore(ABC):
 
         Args:
             folder: the SavedModel; stays as it is.
+            publisher: of this one version, letters and digits: where it was killed, it goes on
+                under the number that it had, or gets what it published; empty: it never comes
+                again.
             clock: the time in UTC, for whisker.json; nothing depends on it.
 
         Raises:
@@ -125,16 +133,29 @@ class ModelStore(ABC):
             content = files[MANIFEST_FILE].read_bytes() if MANIFEST_FILE in files else b""
         given = manifest.parse(content, f"{folder}/{MANIFEST_FILE}")
         described = manifest.describe(files)
-        number = max(self._taken(), default=0) + 1
-        while not self._claim(number):
-            number += 1
+        number = self._claimed_by(publisher) if publisher else None
+        if number in self.versions():
+            return self._version(number)
+        again = number is not None
+        if number is None:
+            number = max(self._taken(), default=0) + 1
+            while not self._claim(number, publisher):
+                number += 1
         with (
             disk_errors(tempfile.gettempdir()),
-            tempfile.NamedTemporaryFile(prefix="whisker-manifest-") as file,
+            scratch_folder("manifest-") as scratch,
         ):
-            file.write(manifest.complete(given, self.model_name, number, clock(), described))
-            file.flush()
-            self._write(number, {**files, MANIFEST_FILE: Path(file.name)})
+            told = scratch / "whisker.json"
+            told.write_bytes(manifest.complete(given, self.model_name, number, clock(), described))
+            self._write(number, {**files, MANIFEST_FILE: told}, again=again)
+        return self._version(number)
+
+    def published_by(self, publisher: str) -> PublishedVersion | None:
+        """Gives the version that a publisher has published, or None where there is none."""
+        number = self._claimed_by(publisher)
+        return self._version(number) if number in self.versions() else None
+
+    def _version(self, number: int) -> PublishedVersion:
         return PublishedVersion(number, f"{self.base_path}/{number}")
 
     def versions(self) -> list[int]:
@@ -398,13 +419,17 @@ class ModelStore(ABC):
         """
 
     @abstractmethod
-    def _claim(self, number: int) -> bool:
+    def _claim(self, number: int, publisher: str) -> bool:
         """Claims a number; false where it is claimed already. Of any number of callers one gets
         true.
         """
 
     @abstractmethod
-    def _write(self, number: int, sources: Mapping[str, Path]) -> None:
+    def _claimed_by(self, publisher: str) -> int | None:
+        """Gives the number that a publisher has claimed, unless its version was deleted."""
+
+    @abstractmethod
+    def _write(self, number: int, sources: Mapping[str, Path], *, again: bool) -> None:
         """Writes a version, saved_model.pb last, or leaves nothing that a server would load.
 
         What killed publishers left is removed.
@@ -412,6 +437,7 @@ class ModelStore(ABC):
         Args:
             number: claimed by the caller.
             sources: relative names with forward slashes, and where each file lies now.
+            again: whether the caller may have been killed while it wrote this very version.
         """
 
     @abstractmethod

@@ -33,6 +33,13 @@ def store(trained, tmp_path):
     return store
 
 
+# What a run that was killed had found.
+BEFORE = {
+    "verification": {"n": 12},
+    "gate": {"policy": "not_worse", "passed": True, "live_version": 1, "sentence": "better"},
+}
+
+
 def candidate(trained, folder):
     """A model that answers "dogs" whatever it is shown, and its logits."""
     model = keras.Sequential(
@@ -48,7 +55,7 @@ def candidate(trained, folder):
     return np.full((trained.result["test"]["n"], 1), 2.0, np.float32)
 
 
-def published(trained, store, folder, logits):
+def published(trained, store, folder, logits, run_id="a run"):
     config = Config(model_dir="store", image_size=32)
     session = Session(
         prepare(config),
@@ -57,6 +64,7 @@ def published(trained, store, folder, logits):
         Stop(),
         folder,
     )
+    session.folder.id = run_id
     ledger = Ledger.read(trained.run / "ledger.json")
     data = Dataset(trained.pictures, open_pictures(trained.pictures), ledger, examples=None)
     with session.servers, logged() as lines:
@@ -74,7 +82,8 @@ def published(trained, store, folder, logits):
         )
         publication = publish(config, session, data, exported, trained.result, store)
     # A refusal is said once, by whom it ends.
-    assert (publication.gate["sentence"] in lines) == publication.gate["passed"]
+    decision = publication.gate
+    assert (decision["sentence"] in lines) == (decision["passed"] and decision != BEFORE["gate"])
     return publication
 
 
@@ -88,6 +97,38 @@ def test_worse_candidate_is_refused_and_nothing_of_it_is_in_the_store(trained, s
     assert (store.versions(), store.live_version()) == ([1], 1)
     manifest = json.loads((tmp_path / "export" / provenance.MANIFEST_FILE).read_text())
     assert manifest["gate"]["sentence"] == publication.gate["sentence"]
+
+
+@pytest.mark.parametrize("live", [1, 2, 3])
+def test_run_that_was_killed_after_it_had_published_publishes_nothing_more(
+    trained, store, tmp_path, live
+):
+    logits = candidate(trained, tmp_path / "export")
+    provenance.write_manifest(tmp_path / "export", BEFORE)
+    assert store.publish(tmp_path / "export", publisher="aa").number == 2
+    # Killed before it was live, and after; and what went live then stays.
+    for version in range(2, live + 1):
+        store.publish(trained.run / "export", publisher=f"{version}" * 2)
+        store.promote(version)
+    provenance.write_manifest(tmp_path / "export", {})
+    publication = published(trained, store, tmp_path / "export", logits, "aa")
+    assert (publication.version.number, publication.gate) == (2, BEFORE["gate"])
+    assert publication.verification == BEFORE["verification"]
+    assert store.live_version() == max(2, live)
+    manifest = json.loads((tmp_path / "export" / provenance.MANIFEST_FILE).read_text())
+    assert manifest["gate"] == BEFORE["gate"]
+
+
+def test_run_that_was_killed_before_its_version_was_live_is_compared_with_what_is_now(
+    trained, store, tmp_path
+):
+    logits = candidate(trained, tmp_path / "export")
+    provenance.write_manifest(tmp_path / "export", BEFORE)
+    assert store.publish(tmp_path / "export", publisher="aa").number == 2
+    store.promote(store.publish(trained.run / "export").number)
+    publication = published(trained, store, tmp_path / "export", logits, "aa")
+    assert (publication.gate["verdict"], publication.version) == ("worse", None)
+    assert (store.versions(), store.live_version()) == ([1, 3], 3)
 
 
 @pytest.fixture

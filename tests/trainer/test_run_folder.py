@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.trained_model import logged
+from trainer import run_folder
 from trainer.config import Config
 from trainer.data.ledger import Ledger, Picture
 from trainer.errors import DataError, GateRefused, PicturesChangedError, RunError, RunStopped
@@ -21,6 +22,10 @@ NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 def state(folder):
     return json.loads((folder / "state.json").read_text())
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def test_run_is_incomplete_until_it_is_done(tmp_path, monkeypatch):
@@ -114,6 +119,9 @@ def test_run_in_a_bucket_is_copied_there_however_it_ends(bucket, tmp_path):
     assert state(tmp_path)["state"] == "failed"
     with open_run(Config(run_dir=address), [], NOW) as run:
         assert run.resumed
+        # From the start: a machine may vanish at any moment.
+        storage.download_file(f"{address}/state.json", tmp_path / "state.json")
+        assert state(tmp_path)["state"] == "incomplete"
         assert (run.path / "predictions.jsonl").is_file(), "what the run had written is there again"
         (run.path / "checkpoints").mkdir()
         (run.path / "checkpoints" / "step-1.index").touch()
@@ -171,6 +179,62 @@ def test_run_of_the_same_command_that_was_killed_is_resumed(tmp_path, monkeypatc
         assert (run.address, run.resumed) == (address, True)
     with open_run(Config(seed=3), [], later.replace(minute=40)) as run:
         assert run.address != address, "a run that is done is not resumed"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_folder_of_a_run_that_was_killed_before_it_had_begun_is_used(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    address = "runs/20260101-000000-preprocessed"
+    unfinished = Path("runs/20251231-000000-preprocessed")
+    with pytest.raises(RunStopped), open_run(Config(run_dir=str(unfinished)), [], NOW):
+        raise RunStopped("a test")
+    Path(address).mkdir()
+    for name in (".lock", "config.json", "environment.json", ".state.json.12-345"):
+        Path(address, name).write_text("{")
+    config = Config(seed=1, run_dir=address if named else "")
+    with open_run(config, [], NOW) as run:
+        assert (run.address, run.resumed) == (address, False)
+        assert names(address) == [".lock", "config.json", "environment.json", "state.json"]
+    # One that can be resumed comes first; and pictures of somebody's are no run.
+    Path("runs/20260101-000001-preprocessed").mkdir()
+    with open_run(Config(), [], NOW) as run:
+        assert run.address == str(unfinished)
+    Path("runs/20260101-000001-preprocessed/cat.jpg").touch()
+    with open_run(Config(), [], NOW) as run:
+        assert run.address == "runs/20260102-030405-preprocessed"
+
+
+def test_two_that_find_the_same_folder_do_not_share_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunStopped), open_run(Config(), [], NOW) as run:
+        address = run.address
+        raise RunStopped("a test")
+    find, others = run_folder._unfinished, []
+
+    def found(*arguments):
+        path = find(*arguments)
+        if not others:
+            # As by the same command, a moment before.
+            others.append(run_folder.locked_folder(address, "busy"))
+            others[0].__enter__()
+        return path
+
+    monkeypatch.setattr(run_folder, "_unfinished", found)
+    with open_run(Config(), [], NOW) as run:
+        assert run.address == "runs/20260102-030405-2-preprocessed"
+    others[0].__exit__(None, None, None)
+
+
+def test_run_that_resumes_is_the_same_and_takes_what_was_half_written_away(tmp_path):
+    config = Config(run_dir=str(tmp_path))
+    with pytest.raises(RunStopped), open_run(config, [], NOW) as run:
+        run.file("pictures", ".roc.png.12-140141").touch()
+        raise RunStopped("a test")
+    with open_run(config, [], NOW) as again:
+        assert again.id == run.id
+        assert names(tmp_path / "pictures") == []
+    with open_run(Config(run_dir=str(tmp_path / "other")), [], NOW) as other:
+        assert other.id != run.id
 
 
 def test_run_that_began_with_other_kernels_is_not_resumed(tmp_path, monkeypatch):

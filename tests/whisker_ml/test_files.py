@@ -4,6 +4,9 @@ import errno
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,58 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path):
     files.replace(tmp_path / "key", b"secret", mode=0o600)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    kept = {".lock", ".hidden.1", "result.json", "a.12-34"}
+    (tmp_path / "below").mkdir()
+    for name in (*kept, ".result.json.12-140141", "below/.roc.png.7-8"):
+        (tmp_path / name).touch()
+    files.remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+def test_scratch_folders_of_killed_processes_are_removed_and_those_in_use_are_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = """
+import os, sys
+from whisker_ml import files
+with files.scratch_folder("test-") as folder:
+    (folder / "model").touch()
+    print(folder.parent, flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as other:
+        folder = Path(other.stdout.readline().decode().strip())
+        os.utime(folder, (0, 0))
+        with files.scratch_folder("other-") as mine:
+            assert (folder / "files" / "model").exists()
+            assert list(mine.iterdir()) == []
+        assert not mine.parent.exists()
+        other.kill()
+    other.wait(10)
+    (folder.parent / "new").mkdir()
+    os.utime(folder, (0, 0))
+    with files.scratch_folder("other-"):
+        assert not folder.exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["new"]
+
+
+def test_a_scratch_folder_is_never_behind_a_link(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "mine" / "runs").mkdir(parents=True)
+    os.utime(tmp_path / "mine" / "runs", (0, 0))
+    (tmp_path / f"whisker-scratch-{os.getuid()}").symlink_to(tmp_path / "mine")
+    with files.scratch_folder("test-") as folder:
+        assert folder.parent.parent == tmp_path
+    assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine" / "runs"]
 
 
 def test_json_comes_back_as_it_was_written(tmp_path):

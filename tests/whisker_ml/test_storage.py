@@ -142,6 +142,20 @@ def test_upload_folder_sends_only_what_is_missing_or_differs(bucket: str, pictur
     assert read(f"gs://{bucket}/run/notes.txt")[0] == b"TEXT"
 
 
+def test_upload_folder_sends_what_makes_others_count_after_them(
+    bucket: str, tmp_path: Path
+) -> None:
+    names = [f"checkpoints/step-{n}.{end}" for n in range(9) for end in ("data", "index")]
+    for name in ("checkpoints/a", "state.json", "zebra", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert upload_folder(tmp_path, f"gs://{bucket}/run", last=(".index", "state.json")) == 21
+    sent = storage.list_objects(f"gs://{bucket}/run")
+    order = sorted(sent, key=lambda name: sent[name].updated)
+    assert order[-1] == "state.json"
+    assert {name for name in order if name.endswith(".index")} == {*order[-10:-1]}
+
+
 def test_upload_new_refuses_to_replace_other_content(bucket: str, pictures: Path) -> None:
     put_object(bucket, "v/notes.txt", b"a stranger's")
     with pytest.raises(

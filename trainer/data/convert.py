@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,8 +76,8 @@ class ShardWriter:
             DataError: the folder cannot be written, or another conversion is at work in it.
         """
         if self._remote:
-            with tempfile.TemporaryDirectory(prefix="whisker-shards-") as folder:
-                yield Path(folder)
+            with files.scratch_folder("shards-") as folder:
+                yield folder
             return
         staging = self._folder / _STAGING
         try:

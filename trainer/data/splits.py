@@ -373,13 +373,14 @@ def extend(
     return freeze(found, sha256, left_out, protocol=ledger.protocol, alike=alike, before=assigned)
 
 
-def count_test_set_evaluation(data: Path, ledger: Ledger, run: str) -> int | None:
-    """Writes down that a run has looked at the frozen test set.
+def count_test_set_evaluation(data: Path, ledger: Ledger, run: str, run_id: str = "") -> int | None:
+    """Writes down that a run has looked at the frozen test set; a run that resumes looks once.
 
     Args:
         data: the data folder, or the CSV file.
         ledger: what was trained and tested on.
         run: address of its folder.
+        run_id: names it, wherever its folder is; empty: it does not resume.
 
     Returns:
         How many looks there have been, this one among them; None where the folder cannot be
@@ -388,10 +389,12 @@ def count_test_set_evaluation(data: Path, ledger: Ledger, run: str) -> int | Non
     file = ledger_file(data).with_name(ledger_file(data).name.replace(LEDGER_NAME, _LOOKS))
     try:
         with file.open("a+", encoding="utf-8") as stream:
-            stream.write(
-                json.dumps({"run": run, "ledger": ledger.digest}, ensure_ascii=False) + "\n"
-            )
             stream.seek(0)
-            return sum(1 for _ in stream)
+            looks = stream.readlines()
+            if not run_id or not any(run_id in look for look in looks):
+                row = {"run": run, "id": run_id, "ledger": ledger.digest}
+                looks.append(json.dumps(row, ensure_ascii=False) + "\n")
+                stream.write(looks[-1])
+            return len(looks)
     except OSError:
         return None

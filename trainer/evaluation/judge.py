@@ -165,7 +165,8 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     numbers = judge_rows(objective, ledger.classes, rows, paths, seed=config.seed)
     evaluations = None
     if data.pictures.frozen:
-        evaluations = splits.count_test_set_evaluation(data.data, ledger, session.folder.address)
+        folder = session.folder
+        evaluations = splits.count_test_set_evaluation(data.data, ledger, folder.address, folder.id)
         logger.info("evaluation %d of the frozen test set", evaluations)
     session.clock.stop("evaluate")
     temperature, unsure = numbers["calibration"]["temperature"], numbers["unsure"]

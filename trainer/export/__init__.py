@@ -17,7 +17,9 @@ from trainer.export import provenance, saved_model
 from trainer.export.verify import Starting, starting
 from trainer.session import Session
 from trainer.training import Trained
+from trainer.training.checkpoints import writing
 from trainer.variants.objective import Objective
+from whisker_ml import files
 
 logger = logging.getLogger(__name__)
 
@@ -72,34 +74,39 @@ def write(
     if config.model_dir:
         candidate = session.servers.enter_context(starting("the exported model"))
     folder, checkpoint = session.folder.file("export"), session.folder.file("model.keras")
-    answer = saved_model.export(
-        trained.model,
-        judged.objective,
-        data.ledger.classes,
-        config.image_size,
-        folder,
-        config.max_pixels,
-        judged.doubt,
-    )
     pictures, read = data.ledger.pictures, data.pictures.read
     # By hash, and so a sample of all classes that is the same at every run.
     training = sorted(
         (picture for picture in pictures if picture.split == "train"),
         key=lambda picture: picture.sha256,
     )
-    warmup_records = provenance.write_warmup(
-        folder,
-        config.model_name,
-        [read(picture.path) for picture in training[:_WARMUP_CANDIDATES]],
-    )
-    provenance.write_ledger(data.ledger, folder)
+    encoded = [read(picture.path) for picture in training[:_WARMUP_CANDIDATES]]
+    with writing(str(folder)):
+        answer = saved_model.export(
+            trained.model,
+            judged.objective,
+            data.ledger.classes,
+            config.image_size,
+            folder,
+            config.max_pixels,
+            judged.doubt,
+            keep=session.folder.resumed,
+        )
+        warmup_records = provenance.write_warmup(folder, config.model_name, encoded)
+        provenance.write_ledger(data.ledger, folder)
     # Before the server loads: its load would be measured too.
     test = (picture for picture in pictures if picture.split == "test")
     timed = [read(picture.path) for picture in islice(test, _TIMED)]
     cost = saved_model.measure(folder, answer, timed)
     if candidate:
         candidate.show(str(folder))
-    trained.model.save(checkpoint)
+    # A version that the run had published before it was killed tells of this very file.
+    if not (session.folder.resumed and checkpoint.exists()):
+        whole = checkpoint.with_name(f".{checkpoint.name}")
+        with writing(str(checkpoint)):
+            trained.model.save(whole)
+            files.synchronise(whole)
+            whole.rename(checkpoint)
     session.clock.stop("export")
     return Exported(
         folder,

@@ -4,7 +4,6 @@ costs to serve.
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from trainer.evaluation.unsure import NO_DOUBT, Doubt
 from trainer.training.features import split_backbone
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_batch
-from whisker_ml import contract
+from whisker_ml import contract, files
 from whisker_ml.formats import MAX_PIXELS
 
 
@@ -92,6 +91,8 @@ def export(
     folder: Path,
     max_pixels: int = MAX_PIXELS,
     doubt: Doubt = NO_DOUBT,
+    *,
+    keep: bool = False,
 ) -> Callable:
     """Writes the SavedModel; the folder appears when it is whole.
 
@@ -103,13 +104,18 @@ def export(
         folder: what to write; a folder of that name is replaced.
         max_pixels: width times height of a picture at most.
         doubt: says when an answer is not sure.
+        keep: a SavedModel that is there stays, as it is of this very model.
 
     Returns:
         The signature for bytes, ready to be called in this process: encoded pictures, string [N],
             to the answer.
     """
     served = _Served(model, objective, classes, image_size, max_pixels, doubt)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    if keep and (folder / contract.SAVED_MODEL_FILE).exists():
+        return served.from_bytes
+    # A name that a killed run has left is taken again.
+    staging = folder.with_name(f".{folder.name}")
+    shutil.rmtree(staging, ignore_errors=True)
     try:
         tf.saved_model.save(
             served,
@@ -119,7 +125,8 @@ def export(
                 contract.SIGNATURE_PIXELS: served.from_pixels,
             },
         )
-        staging.chmod(0o755)
+        for path in (*staging.rglob("*"), staging):
+            files.synchronise(path)
         if folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from trainer.data.ledger import Picture
 from trainer.errors import VerificationError
 from trainer.export.saved_model import size_bytes
 from whisker_ml import contract, storage
-from whisker_ml.files import is_address
+from whisker_ml.files import is_address, scratch_folder
 from whisker_ml.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -142,8 +141,8 @@ def starting(what: str, fix: str = "") -> Iterator[Starting]:
     """Starts a server for the while of a `with` block, and does not wait for it; arguments as
     `Starting` has them.
     """
-    with TemporaryDirectory(prefix="whisker-verify-") as scratch:
-        folder, session = Path(scratch, "model"), Path(scratch, "session.config")
+    with scratch_folder("verify-") as scratch:
+        folder, session = scratch / "model", scratch / "session.config"
         folder.mkdir()
         session.write_text(_NO_GPU, encoding="utf-8")
         with local_server(

@@ -102,7 +102,6 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         RunStopped: the run was asked to stop; a checkpoint is written.
         WhiskerError: as `trainer.training.fit.train`, or the backbone's weights are others.
     """
-    keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     devices, folder, clock = session.devices, session.folder, session.clock
@@ -117,7 +116,9 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         backbone=config.backbone,
         head=HEADS[config.head or "notebook"],
     )
-    with devices.strategy.scope():
+    # Keras draws the seeds of layers from Python's one stream, as does what sends to a bucket.
+    with folder.undisturbed(), devices.strategy.scope():
+        keras.utils.set_random_seed(config.seed)
         model = make(weights=weights, precision=devices.precision, for_training=True)
     clock.stop("data")
     stages = Stages(

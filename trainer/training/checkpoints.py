@@ -27,6 +27,23 @@ _KEPT = 3
 _UNREADABLE = (tf.errors.OpError, AssertionError, IndexError, KeyError, RuntimeError, ValueError)
 
 
+@contextmanager
+def writing(what: str, kept: str = "") -> Iterator[None]:
+    """Turns what a disk refuses, to TensorFlow or to Python, into a RunError.
+
+    Args:
+        what: is written, with its place.
+        kept: what is there all the same, with a colon.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        reason = str(getattr(error, "message", error)).splitlines()[0]
+        raise RunError(
+            f"{what} cannot be written ({reason}); {kept}free space and give the same command again"
+        ) from error
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -116,15 +133,10 @@ class Checkpoints:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        try:
+        kept = "the one before it is kept: "
+        with writing(f"{self._folder}: the checkpoint {what}", kept):
             self._folder.mkdir(parents=True, exist_ok=True)
             yield
-        except (tf.errors.OpError, OSError) as error:
-            reason = str(getattr(error, "message", error)).splitlines()[0]
-            raise RunError(
-                f"{self._folder}: the checkpoint {what} cannot be written ({reason}); the one"
-                " before it is kept: free space and give the same command again"
-            ) from error
 
     def _paths(self) -> list[Path]:
         return sorted(

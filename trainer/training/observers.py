@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from trainer.training.checkpoints import writing
+from whisker_ml import files
 from whisker_ml.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,8 @@ class Observers:
         self._pictures = pictures
         self._metrics_file = metrics_file
         self._tensorboard = tensorboard
-        self._writer = tf.summary.create_file_writer(str(tensorboard))
+        with writing(str(tensorboard)):
+            self._writer = tf.summary.create_file_writer(str(tensorboard))
         # In a graph: a step on features takes little more than writing its loss would without.
         self._write_losses = tf.function(
             _losses,
@@ -59,7 +62,7 @@ class Observers:
             sums: float32 [steps, 4], as `Loop.train` gives them.
         """
         self._step = step
-        with self._writer.as_default():
+        with writing(str(self._tensorboard)), self._writer.as_default():
             self._write_losses(sums[:, 0] / sums[:, 2], step - len(sums) + 1)
         if self._bar is None:
             name = f"epoch {epoch + 1}/{self._epochs}"
@@ -94,11 +97,11 @@ class Observers:
             + "\n"
             for number, row in enumerate(rows, start=1)
         )
-        self._metrics_file.write_text(lines, encoding="utf-8")
-        with self._writer.as_default():
+        files.replace(self._metrics_file, lines.encode())
+        with writing(str(self._tensorboard)), self._writer.as_default():
             for name, value in row.items():
                 _scalar(f"epoch/{name}", value, epoch)
-        self._writer.flush()
+            self._writer.flush()
         logger.info(
             f"epoch {epoch:{len(str(self._epochs))}d}/{self._epochs}  loss {row['loss']:.3f} "
             f" accuracy {row['accuracy']:.3f}  validation loss {row['validation_loss']:.3f} "
@@ -143,15 +146,16 @@ def show_pictures(folder: Path, tensorboard: Path, step: int) -> None:
     # As for scalars: what tf.summary.image would write, without TensorBoard. Width, height, then
     # encoded pictures.
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "images"})
-    writer = tf.summary.create_file_writer(str(tensorboard))
-    with writer.as_default():
-        for path in sorted(folder.glob("*.[jp][pn]g")):
-            with Image.open(path) as picture:
-                width, height = picture.size
-            tf.summary.write(
-                f"pictures/{path.stem}",
-                [str(width), str(height), path.read_bytes()],
-                step=step,
-                metadata=metadata,
-            )
-    writer.close()
+    with writing(str(tensorboard)):
+        writer = tf.summary.create_file_writer(str(tensorboard))
+        with writer.as_default():
+            for path in sorted(folder.glob("*.[jp][pn]g")):
+                with Image.open(path) as picture:
+                    width, height = picture.size
+                tf.summary.write(
+                    f"pictures/{path.stem}",
+                    [str(width), str(height), path.read_bytes()],
+                    step=step,
+                    metadata=metadata,
+                )
+        writer.close()

@@ -1,11 +1,15 @@
 import json
 import os
+import select
+import subprocess
 import sys
 
 import pytest
 
 from serving.client import local_server as module
 from serving.client.local_server import LocalServerFailed, local_server
+
+PYTHON = sys.executable
 
 # Stands where the interpreter does, so that no process here loads TensorFlow. --behave says how it
 # behaves.
@@ -97,6 +101,23 @@ def test_server_that_ignores_sigterm_is_killed(monkeypatch):
     with local_server(extra_flags=["--behave=stubborn"]) as server:
         pass
     assert ended(server.process) == -9
+
+
+def test_server_ends_with_a_process_that_is_killed(tmp_path):
+    program = """
+import sys
+from serving.client.local_server import local_server
+with local_server(model_base_path=sys.argv[1], start_timeout_s=None) as server:
+    print(server.process.pid, flush=True)
+    sys.stdin.read()
+"""
+    arguments = [PYTHON, "-c", program, str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+        ended = os.pidfd_open(int(killed.stdout.readline()))
+        killed.kill()
+    # Whether it has been imported by then, or waits for a version.
+    assert select.select([ended], [], [], 60)[0]
+    os.close(ended)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +30,15 @@ def on_writes(tell: Callable[[], None]) -> None:
     """
 
     def told(event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock")
+        writes = event in (
+            "os.mkdir",
+            "os.rename",
+            "os.link",
+            "os.remove",
+            "os.rmdir",
+            "os.truncate",
+            "fcntl.flock",
+        )
         if writes or (
             event == "open"
             and isinstance(arguments[2], int)
@@ -47,9 +56,9 @@ def on_writes(tell: Callable[[], None]) -> None:
     sys.addaudithook(told)
 
 
-def work(store: ModelStore, export: Path) -> None:
+def work(store: ModelStore, export: Path, publisher: str) -> None:
     """What a child does: everything that writes into a store."""
-    version = store.publish(export).number
+    version = store.publish(export, publisher=publisher).number
     store.promote(version, "canary")
     store.promote(version)
     store.prune(2)
@@ -71,7 +80,7 @@ def end_of(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_at(write: int, store: ModelStore, export: Path) -> bool:
+def killed_at(write: int, store: ModelStore, export: Path, publisher: str) -> bool:
     """Runs a child and kills it before its write of that number, from 1; false where it has not so
     many to do.
     """
@@ -86,7 +95,7 @@ def killed_at(write: int, store: ModelStore, export: Path) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         on_writes(count)
-        work(store, export)
+        work(store, export, publisher)
 
     end = end_of(fork(task))
     assert end in (0, -signal.SIGKILL), end
@@ -100,7 +109,7 @@ def writes_of(store: ModelStore, export: Path) -> int:
     def task() -> None:
         written: list[None] = []
         on_writes(lambda: written.append(None))
-        work(store, export)
+        work(store, export, "a" * 32)
         os.write(writing, str(len(written)).encode())
 
     assert end_of(fork(task)) == 0
@@ -114,6 +123,12 @@ def names(store: ModelStore) -> list[str]:
     return [path.relative_to(base).as_posix() for path in base.rglob("*")]
 
 
+def claimed(store: ModelStore) -> int:
+    """The highest number that is claimed."""
+    claims = (name.removeprefix(".claims/") for name in names(store) if ".claims/" in name)
+    return max(int(claim) for claim in claims if claim.isdigit())
+
+
 def main() -> None:
     model_dir, export, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     # Else nothing would count as abandoned for an hour.
@@ -124,23 +139,24 @@ def main() -> None:
     total = writes_of(store, export)
     found, verified = [], set()
     while len(found) < kills:
-        if not killed_at(1 + len(found) * total // kills, store, export):
+        before, publisher = claimed(store), uuid.uuid4().hex
+        if not killed_at(1 + len(found) * total // kills, store, export, publisher):
             total -= 1
             continue
-        claimed = max(
-            int(name.removeprefix(".claims/"))
-            for name in names(store)
-            if name.startswith(".claims/")
-        )
         for version in {*store.versions()} - verified:
             store.verify(version)
         assert store.live_version() in store.versions()
         assert store.previous() in {*store.versions()} - {store.live_version()}
         found.append(sum(name.startswith(".staging/") for name in names(store)))
+        # It comes again: with its own number, whatever it had done with it, and no second version.
+        again = store.publish(export, publisher=publisher).number
+        assert again == before + 1, (again, before)
+        assert claimed(store) == again, (claimed(store), again)
+        assert store.published_by(publisher).number == again == max(store.versions())
         # The next one: a number of its own, and nothing is left but whole versions.
         published = store.publish(export).number
         store.promote(published)
-        assert published > claimed, (published, claimed)
+        assert published == again + 1, (published, again)
         there = store.versions()
         for version in {*there} - verified:
             store.verify(version)

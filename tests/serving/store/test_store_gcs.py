@@ -134,9 +134,9 @@ def test_a_stranger_who_takes_the_number_meanwhile_keeps_every_object(
     address = f"gs://{bucket}/models/whisker/1"
     real = Bucket._claim
 
-    def claimed_and_then_overtaken(self: Bucket, number: int) -> bool:
+    def claimed_and_then_overtaken(self: Bucket, number: int, publisher: str) -> bool:
         write(f"{address}/saved_model.pb", b"a stranger's", 0)
-        return real(self, number)
+        return real(self, number, publisher)
 
     monkeypatch.setattr(Bucket, "_claim", claimed_and_then_overtaken)
     with pytest.raises(
@@ -153,10 +153,10 @@ def stop_at_the_last_step(bucket: str, saved_model: Path, monkeypatch: pytest.Mo
     real = storage.copy_new
 
     def publish(meanwhile: Any) -> Any:
-        def paused(source: str, target: str) -> bool:
+        def paused(source: str, target: str, generation: int) -> bool:
             monkeypatch.setattr(storage, "copy_new", real)
             meanwhile()
-            return real(source, target)
+            return real(source, target, generation)
 
         monkeypatch.setattr(storage, "copy_new", paused)
         return open_store(f"gs://{bucket}/models", "whisker").publish(saved_model)

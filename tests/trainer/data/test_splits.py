@@ -266,6 +266,11 @@ def test_looks_are_counted_where_the_folder_can_be_written(tmp_path):
         count_test_set_evaluation(tmp_path, LEDGER, f"runs/{number}") for number in range(3)
     ] == [1, 2, 3]
     assert count_test_set_evaluation(tmp_path / "missing", LEDGER, "runs/4") is None
+    # A run that was killed and resumes has looked once.
+    assert [count_test_set_evaluation(tmp_path, LEDGER, "gs://b/5", "5a") for _ in range(2)] == [
+        4,
+        4,
+    ]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import json
+import resource
 import subprocess
 import sys
 
@@ -8,9 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tests.trained_model import draw
+from trainer.errors import RunError
 from trainer.evaluation.unsure import Doubt, learn_familiarity
 from trainer.export.saved_model import export, measure
+from trainer.training.checkpoints import writing
 from trainer.training.features import split_backbone
+from trainer.training.observers import show_pictures
 from trainer.variants.models import build
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_and_resize
@@ -176,3 +180,39 @@ def test_cost_counts_bytes_and_every_call(tmp_path):
     assert asked == [[b"a"], [b"a"], [b"b"]]
     assert (found["size_bytes"], found["calls"]) == (8, 2)
     assert 0 < found["latency_ms"] < 1000
+
+
+@pytest.mark.parametrize("written", ["export", "tensorboard"])
+def test_disk_that_is_full_is_one_line_whoever_writes(exported, tmp_path, written):
+    folder = tmp_path / written
+    writes = {
+        "export": lambda: export(exported[1], HEAD, CLASSES, SIZE, folder),
+        "tensorboard": lambda: show_pictures(tmp_path, folder, 0),
+    }
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(RunError) as error, writing(str(folder)):
+        try:
+            # Every file is too large, as on a disk without any space.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))
+            writes[written]()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert str(error.value).startswith(f"{folder} cannot be written (")
+    assert str(error.value).endswith("; free space and give the same command again")
+    assert "File too large" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_export_of_a_run_that_resumes_stays_as_it_is(exported, tmp_path):
+    _, model = exported
+    export(model, HEAD, CLASSES, SIZE, tmp_path / "export", keep=True)
+    graph = tmp_path / "export" / "saved_model.pb"
+    graph.write_bytes(b"as it is")
+    # A killed run leaves what it was writing.
+    (tmp_path / ".export" / "variables").mkdir(parents=True)
+    export(model, HEAD, CLASSES, SIZE, tmp_path / "export", keep=True)
+    assert graph.read_bytes() == b"as it is"
+    export(model, HEAD, CLASSES, SIZE, tmp_path / "export")
+    assert graph.read_bytes() != b"as it is"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
