@@ -54,7 +54,7 @@ def _run(_: Sequence[str]) -> None:
         path.read_bytes()
     command = ("-m", "benchmarks.bench_input", f"--data={data}", f"--passes={options.passes}")
     rows = []
-    for _, side in in_turn(SIDES, options.repeats):
+    for _repeat, side in in_turn(SIDES, options.repeats):
         printed = run_python(*command, f"--only={side}")
         rows.append({"side": side, **json.loads(printed.splitlines()[-1])})
         print(rows[-1], flush=True)

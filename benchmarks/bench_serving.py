@@ -201,12 +201,16 @@ def compare(rows: Sequence[Row]) -> dict[str, Any]:
 
     def compared(ours: str) -> dict[str, Any]:
         def ahead(peer: str) -> Callable[[int, int], float]:
-            return lambda *where: at[ours, *where]["per_second"] / at[peer, *where]["per_second"]
+            return lambda many, repeat: (
+                at[ours, many, repeat]["per_second"] / at[peer, many, repeat]["per_second"]
+            )
 
-        def share_of_possible(*where: int) -> float:
-            loops = (at[loop, *where]["per_second"] for loop in LOOPS[ours] if loop in measured)
-            seconds = 1 / at["echo", *where]["per_second"] + 1 / max(loops)
-            return at[ours, *where]["per_second"] * seconds
+        def share_of_possible(many: int, repeat: int) -> float:
+            loops = (
+                at[loop, many, repeat]["per_second"] for loop in LOOPS[ours] if loop in measured
+            )
+            seconds = 1 / at["echo", many, repeat]["per_second"] + 1 / max(loops)
+            return at[ours, many, repeat]["per_second"] * seconds
 
         def overhead(repeat: int) -> float:
             request, model, echo = (

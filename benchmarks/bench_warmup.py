@@ -35,7 +35,7 @@ def _measure(_: Sequence[str]) -> None:
     picture = Path(flags.FLAGS.picture).read_bytes()
     export = Path(flags.FLAGS.export)
     runs: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
-    for _, name in in_turn(runs, flags.FLAGS.repeats):
+    for _repeat, name in in_turn(runs, flags.FLAGS.repeats):
         runs[name].append(_ask(export, picture, warm=name == "with"))
     config = json.loads((export.parent / "config.json").read_text())
     record(

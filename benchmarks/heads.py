@@ -158,7 +158,7 @@ class _Features:
                 np.flatnonzero((self._folds == fold) == judged) for judged in (False, True)
             )
             order = np.concatenate([train, validation])
-            folded = _Fold(self._examples, self._pool, train, validation)
+            folded: Any = _Fold(self._examples, self._pool, train, validation)
             batches = FeatureExamples(folded, features[order], 1)
             runs += _trained(row, seeds, batches, len(self._ledger.classes))
         return runs

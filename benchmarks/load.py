@@ -43,7 +43,7 @@ def main() -> None:
 def _run(_: Sequence[str]) -> None:
     values = flags.FLAGS
     if values.echo:
-        server, _ = echo({PREDICT: Path(values.echo).read_bytes()}, values.address)
+        server, _port = echo({PREDICT: Path(values.echo).read_bytes()}, values.address)
         server.wait_for_termination()
         return
     messages = [path.read_bytes() for path in sorted(Path(values.requests).iterdir())]

@@ -92,7 +92,8 @@ def record(what: str, settings: Sequence[str] = (), show: Sequence[str] = (), **
     for name in settings:
         value = flags.FLAGS[name].value
         given.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
-    module = sys.modules["__main__"].__spec__.name
+    spec = sys.modules["__main__"].__spec__
+    module = spec.name if spec else "?"
     measured = {
         "what": what,
         "command": " ".join(["python -m", module, *given]),

@@ -68,7 +68,7 @@ if PEER == "litserve":
             self.classify = load()
 
         # Unannotated: LitServe takes an annotation for the schema of a JSON body.
-        def decode_request(self, request) -> bytes:
+        def decode_request(self, request) -> bytes:  # type: ignore[no-untyped-def]
             """Gives the picture of a form."""
             return request["picture"].file.read()
 
