@@ -9,7 +9,13 @@ from setuptools import find_packages, setup
 TENSORFLOW = "tensorflow>=2.21,<2.22"
 CLIENT = ["grpcio>=1.66", "protobuf>=5.28", "tqdm>=4.66"]
 STORE = ["google-cloud-storage>=3.4,<4", *CLIENT]
-SERVER = [TENSORFLOW, "tensorflow-serving-api>=2.21,<2.22", "waitress>=3.0", *CLIENT]
+SERVER = [
+    TENSORFLOW,
+    "tensorflow-serving-api>=2.21,<2.22",
+    "waitress>=3.0",
+    "grpcio-reflection>=1.66",
+    *CLIENT,
+]
 TRAIN = [
     TENSORFLOW,
     "keras>=3.15,<3.16",

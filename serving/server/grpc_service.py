@@ -1,4 +1,4 @@
-"""The gRPC side: PredictionService, ModelService and the health service on one port.
+"""The gRPC side: PredictionService, ModelService, health and reflection on one port.
 
 Methods are registered one by one rather than through the generated servicers, whose inherited
 methods write a stack trace into the log at every call; one that is not here is answered
@@ -11,48 +11,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow_serving.apis.inference_pb2 import InferenceTask
 
 from serving.config import Message
+from serving.server import standard_services
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
 from whisker_ml import contract
 
 # From a request and what is left of its deadline in seconds to the response.
 _Answer = Callable[[Any, float | None], Any]
-
-# The health service of gRPC (grpc.health.v1), for probes and balancers: after the start,
-# everything is well.
-
-_SERVING = 1
-
-# The bare names that the real server registers: its parts, and the server as a whole.
-_SERVICES = ("", "ModelService", "PredictionService")
-
-
-def _health(arrivals: "_Arrivals") -> grpc.GenericRpcHandler:
-    """Makes the handler of Check; Watch is answered UNIMPLEMENTED, which clients take for well, as
-    the protocol says.
-
-    HealthCheckRequest{string service = 1} and HealthCheckResponse{ServingStatus status = 1} are, on
-    the wire, the wrapper messages that protobuf brings.
-    """
-
-    def check(request: StringValue, context: grpc.ServicerContext) -> Int32Value:
-        if request.value not in _SERVICES:
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return Int32Value(value=_SERVING)
-
-    method = arrivals.method(check, StringValue, Int32Value)
-    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": method})
-
 
 # Calls at a time: that wait for their turn or are worked on; whose request has not arrived yet; and
 # over one connection. grpcio has a thread for each, started on demand; the spare ones refuse what
@@ -124,12 +99,8 @@ class _Arrivals:
         """
 
         def receive(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            self._begin(context)
-            try:
+            with self._arriving(context):
                 message = next(messages, None)
-            finally:
-                with self._lock:
-                    self._since.pop(context, None)
             if message is None:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, "expected exactly one request message")
             return answer(message, context)
@@ -140,7 +111,23 @@ class _Arrivals:
             response_serializer=response.SerializeToString,
         )
 
-    def _begin(self, context: grpc.ServicerContext) -> None:
+    def stream(self, answer: Callable[..., Iterator[Any]], request: Any, response: Any) -> Any:
+        """Makes the handler of a method with many requests and responses, in which a next request
+        may always arrive: the time is that of the whole call.
+        """
+
+        def receive(messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._arriving(context):
+                yield from answer(messages, context)
+
+        return grpc.stream_stream_rpc_method_handler(
+            receive,
+            request_deserializer=request.FromString,
+            response_serializer=response.SerializeToString,
+        )
+
+    @contextmanager
+    def _arriving(self, context: grpc.ServicerContext) -> Iterator[None]:
         with self._lock:
             oldest = next(iter(self._since)) if len(self._since) >= _MOST_ARRIVING else None
             if oldest is not None:
@@ -148,6 +135,11 @@ class _Arrivals:
             self._since[context] = time.monotonic()
         if oldest is not None:
             oldest.cancel()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._since.pop(context, None)
 
     def _sweep(self) -> None:
         while True:
@@ -188,9 +180,12 @@ def bind(
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list(options.items())
     )
-    server.add_generic_rpc_handlers(tuple(_services(handlers, transport.most_at_work, arrivals)))
-    if transport.health:
-        server.add_generic_rpc_handlers((_health(arrivals),))
+    server.add_generic_rpc_handlers(
+        [
+            grpc.method_handlers_generic_handler(name, methods)
+            for name, methods in _services(handlers, transport, arrivals).items()
+        ]
+    )
     if transport.socket_path:
         _listen(
             server,
@@ -236,10 +231,11 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
 
 
 def _services(
-    handlers: Handlers, most_at_work: int, arrivals: _Arrivals
-) -> Iterator[grpc.GenericRpcHandler]:
-    """Every method of the two services."""
-    calls, slots = threading.BoundedSemaphore(_MOST_CALLS), threading.BoundedSemaphore(most_at_work)
+    handlers: Handlers, transport: Transport, arrivals: _Arrivals
+) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+    """Every method of every service."""
+    calls = threading.BoundedSemaphore(_MOST_CALLS)
+    slots = threading.BoundedSemaphore(transport.most_at_work)
     answers: dict[str, _Answer] = {
         "GetModelMetadata": lambda request, _: handlers.metadata(request),
         "GetModelStatus": lambda request, _: handlers.model_status(request),
@@ -257,11 +253,12 @@ def _services(
 
         return answer
 
+    services = {}
     for service in (
         prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
     ):
-        methods = {
+        services[service.full_name] = {
             method.name: arrivals.method(
                 _guarded(
                     answers.get(method.name) or inferred(method.name),
@@ -274,7 +271,23 @@ def _services(
             )
             for method in service.methods
         }
-        yield grpc.method_handlers_generic_handler(service.full_name, methods)
+    if transport.health:
+        services[standard_services.HEALTH] = {
+            "Check": arrivals.method(
+                standard_services.check_health,
+                standard_services.health_message("HealthCheckRequest"),
+                standard_services.health_message("HealthCheckResponse"),
+            )
+        }
+    reflection = standard_services.reflection([*services, standard_services.REFLECTION])
+    services[standard_services.REFLECTION] = {
+        "ServerReflectionInfo": arrivals.stream(
+            reflection.ServerReflectionInfo,
+            standard_services.REFLECTION_REQUEST,
+            standard_services.REFLECTION_RESPONSE,
+        )
+    }
+    return services
 
 
 def _guarded(

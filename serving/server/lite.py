@@ -1,25 +1,28 @@
 """TensorFlow Lite: interpreters of one model, and a version that is served by them."""
 
-import logging
 import queue
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
+from flatbuffers import flexbuffers
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.python.saved_model.signature_constants import (
+    DEFAULT_SERVING_SIGNATURE_DEF_KEY,
+    PREDICT_METHOD_NAME,
+)
 
-from serving.server.servable import SavedModel, Servable, is_whiskers, one_line
+from serving.server.servable import Servable, one_line
 from serving.server.status import StatusError, invalid_argument
-from whisker_ml import contract
 from whisker_ml.terminal import foreign_lines_kept_back
 
 MODEL_FILE = "model.tflite"
+# signature_def_util.h: where converters of TensorFlow 1 wrote signatures.
+_SIGNATURES = b"signature_defs_metadata"
 
 
 class Interpreters:
@@ -62,7 +65,11 @@ class Interpreters:
 
 
 class TfliteModel(Servable):
-    """A version whose folder ships `model.tflite`. No deadline ends a run that has begun."""
+    """A version whose folder ships `model.tflite`. No deadline ends a run that has begun.
+
+    Its signatures are those in its metadata, as in tflite_session.cc; else those of the file, which
+    the real server does not know; else one is made from the tensors.
+    """
 
     def __init__(self, version: int, path: str, count: int) -> None:
         """Loads the model.
@@ -73,274 +80,170 @@ class TfliteModel(Servable):
             count: how many requests may run at a time.
 
         Raises:
-            StatusError: INVALID_ARGUMENT, no interpreter can run the model.
+            StatusError: no interpreter can run the model (INVALID_ARGUMENT), or its signatures do
+                not fit its tensors.
         """
         self.version = version
         with tf.io.gfile.GFile(f"{path}/{MODEL_FILE}", "rb") as file:
-            self._interpreters = Interpreters(file.read(), count)
+            content = file.read()
+        self._interpreters = Interpreters(content, count)
+        recorded = _recorded_signatures(content)
+        # Tensor name to signature and alias; empty: tensors are the graph's own.
+        self._owners: dict[str, tuple[str, str]] = {}
         with self._interpreters.one() as interpreter:
-            self.signatures = {
-                name: _signature(interpreter, name) for name in interpreter.get_signature_list()
-            }
-        if not self.signatures:
-            raise invalid_argument(
-                f"{path}/{MODEL_FILE} has no signature: convert it from a SavedModel"
+            names = interpreter.get_signature_list()
+            if names and not recorded:
+                self.signatures = {name: _signature(interpreter, name) for name in names}
+                self._owners = {
+                    info.name: (name, alias)
+                    for name, signature in self.signatures.items()
+                    for infos in (signature.inputs, signature.outputs)
+                    for alias, info in infos.items()
+                }
+                return
+            inputs = _by_name("Input", interpreter.get_input_details())
+            outputs = _by_name("Output", interpreter.get_output_details())
+        self._inputs = {name: detail["index"] for name, detail in inputs.items()}
+        self._outputs = {name: detail["index"] for name, detail in outputs.items()}
+        for signature in recorded.values():
+            _resolve("input", signature.inputs, self._inputs)
+            _resolve("output", signature.outputs, self._outputs)
+        self.signatures = recorded or {
+            DEFAULT_SERVING_SIGNATURE_DEF_KEY: SignatureDef(
+                method_name=PREDICT_METHOD_NAME,
+                inputs=_infos(inputs.items()),
+                outputs=_infos(outputs.items()),
             )
-        self._owners = {
-            info.name: (name, alias)
-            for name, signature in self.signatures.items()
-            for infos in (signature.inputs, signature.outputs)
-            for alias, info in infos.items()
         }
 
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
     ) -> list[np.ndarray]:
-        """Runs the signature to which the tensors belong; see `Servable`."""
+        """Runs the graph, or the signatures to which the tensors belong; see `Servable`."""
         del timeout_s
-        name, _ = self._owners[fetches[0]]
-        inputs = {self._owners[tensor][1]: value for tensor, value in feeds.items()}
+        run = self._run_signatures if self._owners else self._run_graph
         with self._interpreters.one() as interpreter:
             try:
-                outputs = interpreter.get_signature_runner(name)(**inputs)
-            except (ValueError, RuntimeError) as error:
+                return run(interpreter, feeds, fetches)
+            except (ValueError, RuntimeError, OverflowError) as error:
                 raise StatusError(
                     grpc.StatusCode.INTERNAL, f"Failed to run interpreter. {one_line(str(error))}"
                 ) from error
-        return [outputs[self._owners[tensor][1]] for tensor in fetches]
+
+    def _run_graph(
+        self,
+        interpreter: tf.lite.Interpreter,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+    ) -> list[np.ndarray]:
+        for name, value in feeds.items():
+            interpreter.resize_tensor_input(self._inputs[name], value.shape)
+        interpreter.allocate_tensors()
+        for name, value in feeds.items():
+            interpreter.set_tensor(self._inputs[name], value)
+        interpreter.invoke()
+        return [interpreter.get_tensor(self._outputs[name]) for name in fetches]
+
+    def _run_signatures(
+        self,
+        interpreter: tf.lite.Interpreter,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+    ) -> list[np.ndarray]:
+        given: dict[str, dict[str, np.ndarray]] = {self._owners[name][0]: {} for name in fetches}
+        for name, value in feeds.items():
+            signature, alias = self._owners[name]
+            given[signature][alias] = value
+        answers = {
+            name: interpreter.get_signature_runner(name)(**inputs) for name, inputs in given.items()
+        }
+        owners = (self._owners[name] for name in fetches)
+        return [answers[signature][alias] for signature, alias in owners]
 
     def close(self) -> None:
         """The interpreters go with the last reference to them."""
 
 
 def _signature(interpreter: tf.lite.Interpreter, name: str) -> SignatureDef:
+    # Not the name in the file: tensors of two signatures may have the same one.
     runner = interpreter.get_signature_runner(name)
-    signature = SignatureDef(method_name=tf.saved_model.PREDICT_METHOD_NAME)
-    for infos, details in (
-        (signature.inputs, runner.get_input_details()),
-        (signature.outputs, runner.get_output_details()),
-    ):
-        for alias, detail in details.items():
-            # Not the name in the file: tensors of two signatures may have the same one.
-            infos[alias].CopyFrom(_tensor_info(f"{name}_{alias}:0", detail))
-    return signature
-
-
-def _tensor_info(name: str, detail: Mapping[str, Any]) -> TensorInfo:
-    shape = tf.TensorShape([None if size < 0 else int(size) for size in detail["shape_signature"]])
-    dtype = tf.as_dtype(detail["dtype"]).as_datatype_enum
-    return TensorInfo(name=name, dtype=dtype, tensor_shape=shape.as_proto())
-
-
-# Whisker's own models at a multiple of TensorFlow's speed on CPUs: it decodes, and XNNPACK runs
-# the network.
-#
-# Measured on 2 cores with MobileNetV2 at 160 pixels: XNNPACK takes 2 to 4 times less processor time
-# per picture than the session on pixels, about half with decoding; most is gained by single
-# pictures. An interpreter takes the same time per picture in batches of 1 to 16, and a second
-# thread brings it nothing. So each picture is a run of its own, on as many interpreters with one
-# thread as there are cores, and no batch is padded or resized.
-
-# How far a probability may be from TensorFlow's; both compute in float32, in another order.
-TOLERANCE = 1e-3
-
-_PICTURES_COMPARED = 4
-
-_log = logging.getLogger(__name__)
-
-
-class NotConvertible(Exception):
-    """The model is not what `trainer.export` writes, or XNNPACK answers otherwise than
-    TensorFlow.
-    """
-
-
-class XnnpackModel(Servable):
-    """A Whisker model whose two signatures are answered through XNNPACK."""
-
-    def __init__(self, model: SavedModel, path: str, count: int) -> None:
-        """Converts the network.
-
-        Args:
-            model: the loaded version, which is closed with this one.
-            path: its folder.
-            count: how many pictures may run at a time.
-
-        Raises:
-            NotConvertible: serve `model` itself.
-        """
-        self.version, self.signatures = model.version, model.signatures
-        self._model = model
-        self._size = _image_size(model)
-        loaded = tf.saved_model.load(path)
-        self._decoded, self._valid = _import_decoding(model, loaded, self._size)
-        self._interpreters = Interpreters(_convert(loaded, self._size), count)
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="xnnpack")
-        # By the input tensor: the aliases of the output tensors.
-        self._aliases = {
-            next(iter(signature.inputs.values())).name: {
-                info.name: alias for alias, info in signature.outputs.items()
-            }
-            for signature in (
-                self.signatures[name]
-                for name in (contract.SIGNATURE_BYTES, contract.SIGNATURE_PIXELS)
-            )
+    sides = (runner.get_input_details(), runner.get_output_details())
+    inputs, outputs = (
+        {
+            alias: _tensor_info(f"{name}_{alias}:0", detail, "shape_signature")
+            for alias, detail in side.items()
         }
-        self._bytes = self.signatures[contract.SIGNATURE_BYTES].inputs[contract.INPUT_BYTES].name
-        self._classes = self._compare()
-
-    def run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
-    ) -> list[np.ndarray]:
-        """Runs a signature; see `Servable`. What is not Whisker's own is left to TensorFlow."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        (fed, value), *rest = feeds.items()
-        aliases = self._aliases.get(fed, {})
-        if rest or not set(fetches) <= set(aliases):
-            return self._model.run(feeds, fetches, timeout_s)
-        if fed == self._bytes:
-            pixels, valid = self._model.run(feeds, [self._decoded, self._valid], timeout_s)
-        elif value.shape[1:] == (self._size, self._size, 3):
-            pixels, valid = value, np.ones(len(value), bool)
-        else:
-            return self._model.run(feeds, fetches, timeout_s)
-        answer = self._answer(pixels, valid, end)
-        return [answer[aliases[name]] for name in fetches]
-
-    def close(self) -> None:
-        """Frees threads and session."""
-        self._threads.shutdown()
-        self._model.close()
-
-    def _answer(
-        self, pixels: np.ndarray, valid: np.ndarray, end: float | None
-    ) -> dict[str, np.ndarray]:
-        count = len(self._classes)
-        probabilities = np.zeros((len(valid), count), np.float32)
-        unsure = ~valid
-        rows = np.flatnonzero(valid)
-        # A lone picture needs no other thread.
-        run = map if len(rows) == 1 else self._threads.map
-        for row, answer in zip(
-            rows, run(lambda row: self._network(pixels[row], end), rows), strict=True
-        ):
-            probabilities[row], unsure[row] = answer[:count], answer[-1]
-        return {
-            contract.OUTPUT_LABEL: np.where(
-                valid, self._classes[probabilities.argmax(axis=1)], b""
-            ),
-            contract.OUTPUT_PROBABILITY: probabilities.max(axis=1),
-            contract.OUTPUT_PROBABILITIES: probabilities,
-            contract.OUTPUT_CLASSES: np.broadcast_to(self._classes, (len(valid), count)),
-            contract.OUTPUT_VALID: valid,
-            contract.OUTPUT_UNSURE: unsure,
-        }
-
-    def _network(self, pixels: np.ndarray, end: float | None) -> np.ndarray:
-        """Probabilities of one picture, and after them 1 where the answer is not sure."""
-        if end is not None and time.monotonic() >= end:
-            raise StatusError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the network ran"
-            )
-        with self._interpreters.one() as interpreter:
-            (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-            interpreter.set_tensor(
-                source["index"], pixels[np.newaxis].astype(np.float32, copy=False)
-            )
-            interpreter.invoke()
-            answer: np.ndarray = interpreter.get_tensor(target["index"])[0]
-        return answer
-
-    def _compare(self) -> np.ndarray:
-        """Compares with TensorFlow on noise, and gives the names of the classes."""
-        signature = self.signatures[contract.SIGNATURE_PIXELS]
-        shape = (_PICTURES_COMPARED, self._size, self._size, 3)
-        pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-        aliases = (contract.OUTPUT_PROBABILITIES, contract.OUTPUT_CLASSES)
-        expected, classes = self._model.run(
-            {signature.inputs[contract.INPUT_PIXELS].name: pixels},
-            [signature.outputs[alias].name for alias in aliases],
-            None,
-        )
-        actual = np.stack([self._network(row, None) for row in pixels])[:, :-1]
-        difference = np.abs(actual - expected).max()
-        if not difference <= TOLERANCE:
-            raise NotConvertible(
-                f"XNNPACK's probabilities differ by {difference:.2g}, allowed are {TOLERANCE:g}"
-            )
-        return classes[0]
+        for side in sides
+    )
+    return SignatureDef(method_name=PREDICT_METHOD_NAME, inputs=inputs, outputs=outputs)
 
 
-def accelerate(model: SavedModel, path: str, count: int) -> Servable:
-    """Gives the model with its network in XNNPACK, or as it is with a warning that says why.
+def _recorded_signatures(content: bytes) -> dict[str, SignatureDef]:
+    """Reads the signatures in the metadata of a model; empty if there are none.
 
-    Args:
-        model: the loaded version.
-        path: its folder.
-        count: how many pictures may run at a time.
+    Raises:
+        StatusError: INVALID_ARGUMENT, they cannot be read.
     """
     try:
-        return XnnpackModel(model, path, count)
-    except Exception as error:  # Whatever the converter makes of a stranger's model.
-        _log.warning("%s is served by TensorFlow alone: %s", path, error)
-        return model
+        model = schema.Model.GetRootAs(content, 0)
+        for entry in map(model.Metadata, range(model.MetadataLength())):
+            if entry.Name() == _SIGNATURES:
+                written = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+                signatures = flexbuffers.GetRoot(written).AsMap
+                return {
+                    key.AsKey: SignatureDef.FromString(value.AsStringBytes)
+                    for key, value in zip(signatures.Keys, signatures.Values, strict=True)
+                }
+    except Exception as error:  # Whatever flatbuffers make of bytes that are none.
+        raise invalid_argument(
+            f"Invalid SignatureDefs found in TfLite model: {one_line(str(error))}"
+        ) from error
+    return {}
 
 
-def _image_size(model: SavedModel) -> int:
-    if not is_whiskers(model.signatures):
-        raise NotConvertible("it has not the signatures of a Whisker model")
-    shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
-    return int(shape.dim[1].size)
+def _by_name(noun: str, details: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    by_name: dict[str, dict[str, Any]] = {}
+    for detail in sorted(details, key=lambda one: one["name"]):
+        name = detail["name"]
+        if name in by_name:
+            raise StatusError(
+                grpc.StatusCode.ALREADY_EXISTS, f"{noun} tensor name: {name} has multiple indices"
+            )
+        by_name[name] = detail
+    return by_name
 
 
-def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, str]:
-    """Puts the decoding half of the bytes' signature beside the model, with its input; names pixels
-    and validity.
+def _resolve(noun: str, infos: Mapping[str, TensorInfo], known: Mapping[str, int]) -> None:
+    """Gives tensors of a signature the names that the graph has: early converters left ``:0``
+    out.
     """
-    frozen = convert_variables_to_constants_v2(loaded.signatures[contract.SIGNATURE_BYTES])
-    # Where uint8 pictures become floats, decoding ends and the network begins.
-    cut = [
-        operation.inputs[0]
-        for operation in frozen.graph.get_operations()
-        if operation.type == "Cast"
-        and operation.inputs[0].dtype == tf.uint8
-        and operation.inputs[0].shape.as_list() == [None, size, size, 3]
-    ]
-    if len(cut) != 1:
-        raise NotConvertible(
-            f"its graph turns pictures into floats at {len(cut)} places, expected 1"
-        )
-    # Outputs are in the order of their names.
-    signature = model.signatures[contract.SIGNATURE_BYTES]
-    valid = frozen.outputs[sorted(signature.outputs).index(contract.OUTPUT_VALID)]
-    # Behind what gives it out, which waits for all of the network.
-    while valid.op.type == "Identity":
-        valid = valid.op.inputs[0]
-    half = tf.compat.v1.graph_util.extract_sub_graph(
-        frozen.graph.as_graph_def(), [cut[0].op.name, valid.op.name]
-    )
-    source = signature.inputs[contract.INPUT_BYTES].name
-    with model.graph.as_default():
-        fed = {frozen.inputs[0].name: model.graph.get_tensor_by_name(source)}
-        outputs = tf.import_graph_def(half, fed, [cut[0].name, valid.name], name="decoding")
-        # `SavedModel.run` does not tell the session of new nodes.
-        model.session.run(outputs, {source: []})
-    return outputs[0].name, outputs[1].name
+    for alias, info in infos.items():
+        for name in (info.name, _without_index(info.name)):
+            if name in known:
+                info.name = name
+                break
+        else:
+            raise StatusError(
+                grpc.StatusCode.INTERNAL,
+                f"Unknown tensor '{info.name}'. Signature {noun} {alias} references an unknown"
+                " tensor",
+            )
 
 
-def _convert(loaded: Any, size: int) -> bytes:
-    pixels = loaded.signatures[contract.SIGNATURE_PIXELS]
+def _infos(details: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, TensorInfo]:
+    return {_without_index(name): _tensor_info(name, detail, "shape") for name, detail in details}
 
-    @tf.function(input_signature=[tf.TensorSpec([1, size, size, 3], tf.float32)])
-    def network(rows: tf.Tensor) -> tf.Tensor:
-        answer = pixels(**{contract.INPUT_PIXELS: rows})
-        unsure = answer.get(contract.OUTPUT_UNSURE, tf.zeros([1], tf.bool))
-        return tf.concat(
-            [answer[contract.OUTPUT_PROBABILITIES], tf.cast(unsure, tf.float32)[:, tf.newaxis]], 1
-        )
 
-    concrete = network.get_concrete_function()
-    # Without the owner of the variables, with which they would be no constants for XNNPACK to take
-    # over.
-    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
-    return content
+def _without_index(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _tensor_info(name: str, detail: Mapping[str, Any], shape: str) -> TensorInfo:
+    sizes = [None if size < 0 else int(size) for size in detail[shape]]
+    try:
+        dtype = tf.as_dtype(detail["dtype"]).as_datatype_enum
+    except TypeError as error:
+        raise StatusError(
+            grpc.StatusCode.INTERNAL, f"Unknown TfLite type: {detail['dtype']} of tensor {name}"
+        ) from error
+    return TensorInfo(name=name, dtype=dtype, tensor_shape=tf.TensorShape(sizes).as_proto())

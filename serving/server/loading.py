@@ -19,10 +19,10 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.server import discovery, lite, predict, servable
 from serving.server.batching import Parameters, read_parameters
-from serving.server.lite import accelerate
 from serving.server.merging import Merger
 from serving.server.servable import Servable, is_whiskers, one_line
 from serving.server.status import StatusError, invalid_argument, status_code
+from serving.server.xnnpack import accelerate
 from serving.store import manifest
 from serving.store.manifest import LabelsError
 from whisker_ml.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES, WARMUP_FILE

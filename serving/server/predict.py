@@ -9,9 +9,8 @@ from typing import Any
 
 import grpc
 import numpy as np
-from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.saved_model.signature_constants import (
     CLASSIFY_INPUTS,
     CLASSIFY_METHOD_NAME,
@@ -33,8 +32,9 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionResponse, RegressionResult
 
 from serving.server.servable import Servable
+from serving.server.signatures import checked_feeds, chosen_outputs, read_inputs
 from serving.server.status import StatusError, invalid_argument
-from serving.server.tensors import MOST_BYTES, decode, dtype_name, dtype_number, encode
+from serving.server.tensors import MOST_BYTES, dtype_number, encode
 
 DEFAULT_SIGNATURE = DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
@@ -101,8 +101,7 @@ def _predict(
         raise StatusError(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
         )
-    _check_count(signature, request.inputs)
-    inputs = _with_defaults(signature, request.inputs, most_bytes)
+    inputs = read_inputs(signature, request.inputs, most_bytes)
     for alias, value in run_signature(signature, inputs, request.output_filter, run).items():
         encode(value, response.outputs[alias], as_content)
 
@@ -124,81 +123,10 @@ def run_signature(
     Returns:
         Alias to value, in the order asked for.
     """
-    aliases = _chosen_outputs(signature, output_filter)
+    aliases = chosen_outputs(signature, output_filter)
     feeds = checked_feeds([(signature.inputs[alias], value) for alias, value in inputs.items()])
     values = run(feeds, [signature.outputs[alias].name for alias in aliases])
     return {alias: values[signature.outputs[alias].name] for alias in aliases}
-
-
-def checked_feeds(inputs: Iterable[tuple[TensorInfo, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Names the tensors to feed; refuses a wrong dtype, as under batching it would fail strangers'
-    requests too.
-    """
-    # The core counts arguments by tensor name (DirectSession sorts them).
-    feeds = {}
-    for index, (info, value) in enumerate(sorted(inputs, key=lambda pair: pair[0].name)):
-        provided = dtype_number(value)
-        if info.dtype != provided:
-            raise invalid_argument(
-                f"Expects arg[{index}] to be {dtype_name(info.dtype)} "
-                f"but {dtype_name(provided)} is provided"
-            )
-        feeds[info.name] = value
-    return feeds
-
-
-def _check_count(signature: SignatureDef, given: Iterable[str]) -> None:
-    sent, expected = set(given), set(signature.inputs)
-    if len(sent) > len(expected) or (len(sent) < len(expected) and not signature.defaults):
-        raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(expected)}"
-            f" len({{{_join(sent)}}}) != len({{{_join(expected)}}}). Sent extra:"
-            f" {{{_join(sent - expected)}}}. Missing but required: {{{_join(expected - sent)}}}."
-        )
-
-
-def _with_defaults(
-    signature: SignatureDef, given: Mapping[str, TensorProto], most_bytes: int
-) -> dict[str, np.ndarray]:
-    values = {}
-    used = set()
-    for alias in sorted(signature.inputs):
-        if alias in given:
-            used.add(alias)
-            values[alias] = decode(alias, given[alias], most_bytes)
-        elif alias in signature.defaults:
-            values[alias] = decode(alias, signature.defaults[alias])
-        else:
-            raise invalid_argument(
-                f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not"
-                " found in request and no default value provided. Inputs expected to be in the"
-                f" request {{{_join(given)}}}, or default input alias set:"
-                f" {_join(signature.defaults)}"
-            )
-    if len(used) != len(given):
-        raise invalid_argument(
-            f"Inputs contains invalid name. Used request inputs: {_join(used)}, request input:"
-            f" {_join(given)}"
-        )
-    return values
-
-
-def _chosen_outputs(signature: SignatureDef, output_filter: Sequence[str]) -> list[str]:
-    chosen: list[str] = []
-    for alias in output_filter:
-        if alias not in signature.outputs:
-            raise invalid_argument(
-                f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {{{_join(signature.outputs)}}}."
-            )
-        if alias in chosen:
-            raise invalid_argument(f"duplicate output tensor alias: {alias}")
-        chosen.append(alias)
-    return chosen or sorted(signature.outputs)
-
-
-def _join(names: Iterable[str]) -> str:
-    return ",".join(sorted(names))
 
 
 # Signatures whose input is a batch of serialized tf.Examples.
@@ -214,8 +142,8 @@ def _examples(
         raise invalid_argument(
             f"No signature was found with the name: {spec.signature_name or DEFAULT_SIGNATURE}"
         )
-    names = _outputs(signature, method)
-    return _METHODS[method][1](signature, *_run(signature, given, names, run))
+    count, fetched = _run([signature], given, _outputs(signature, method), run)
+    return _METHODS[method][1](signature, count, fetched)
 
 
 def _multi_inference(
@@ -246,10 +174,7 @@ def _multi_inference(
             )
         signature = signatures[name] = servable.signatures[name]
         fetches.update(_outputs(signature, task.method_name))
-        first = next(iter(signatures.values()))
-        if signature.inputs[CLASSIFY_INPUTS].name != first.inputs[CLASSIFY_INPUTS].name:
-            raise invalid_argument("Input tensor must be the same for all Signatures.")
-    count, fetched = _run(first, request.input, sorted(fetches), run)
+    count, fetched = _run(signatures.values(), request.input, sorted(fetches), run)
     response = MultiInferenceResponse()
     for task, signature in zip(request.tasks, signatures.values(), strict=True):
         field, read = _METHODS[task.method_name]
@@ -260,7 +185,7 @@ def _multi_inference(
 
 
 def _run(
-    signature: SignatureDef, given: Input, fetches: Sequence[str], run: Run
+    signatures: Iterable[SignatureDef], given: Input, fetches: Sequence[str], run: Run
 ) -> tuple[int, _Fetched]:
     # Concatenated messages are merged ones: each example gets the features of the context.
     with_context = given.example_list_with_context
@@ -270,7 +195,9 @@ def _run(
     ]
     if not serialized:
         raise invalid_argument("Input is empty.")
-    feeds = checked_feeds([(signature.inputs[CLASSIFY_INPUTS], np.array(serialized, object))])
+    # In exports of TensorFlow 2 each signature has an input tensor of its own.
+    infos = {one.inputs[CLASSIFY_INPUTS].name: one.inputs[CLASSIFY_INPUTS] for one in signatures}
+    feeds = checked_feeds((info, np.array(serialized, object)) for info in infos.values())
     return len(serialized), run(feeds, fetches)
 
 

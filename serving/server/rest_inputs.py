@@ -18,6 +18,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from serving.server.rest_json import (
     FLOAT_BITS,
+    Repeated,
     as_float,
     decode_base64,
     is_base64,
@@ -27,7 +28,7 @@ from serving.server.rest_json import (
     type_name,
 )
 from serving.server.status import StatusError, invalid_argument
-from serving.server.tensors import dtype_name
+from serving.server.tensors import dtype_name, known_dtype
 
 _MAX_RANK = 31  # NumPy 1 holds 32 dimensions, and rows add one.
 _INTEGERS = (tf.int32, tf.int16, tf.int8, tf.uint8, tf.int64, tf.uint32, tf.uint64)
@@ -83,7 +84,7 @@ def _rows(rows: list[Any], dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
         columns = {name: [row[name] for row in rows] for name in dtypes}
     elif not named and not any(map(_is_named, rows)):
         columns = dict.fromkeys(dtypes, rows)
-    arrays = {name: _dense(column, tf.as_dtype(dtypes[name])) for name, column in columns.items()}
+    arrays = {name: _dense(column, known_dtype(dtypes[name])) for name, column in columns.items()}
     found = {name: array for name, array in arrays.items() if array is not None}
     return found if len(found) == len(dtypes) else _row_by_row(rows, named, dtypes)
 
@@ -130,10 +131,12 @@ def _columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
     return {name: _tensor(value, dtype) for name, dtype in dtypes.items()}
 
 
-def _dense(value: Any, dtype: tf.DType) -> np.ndarray | None:
+def _dense(value: Any, dtype: tf.DType | None) -> np.ndarray | None:
     """Makes an array level by level rather than value by value; None if anything about it is out of
     the ordinary.
     """
+    if dtype is None:
+        return None
     shape: list[int] = []
     leaves = [value]
     while set(map(type, leaves)) == {list}:
@@ -161,7 +164,7 @@ def _dense(value: Any, dtype: tf.DType) -> np.ndarray | None:
 
 
 def _tensor(value: Any, dtype_enum: int) -> np.ndarray:
-    dtype = tf.as_dtype(dtype_enum)
+    dtype = known_dtype(dtype_enum)
     array = _dense(value, dtype)
     if array is not None:
         return array
@@ -174,6 +177,8 @@ def _tensor(value: Any, dtype_enum: int) -> np.ndarray:
         raise invalid_argument(
             f"Expecting at most {_MAX_RANK} levels of lists but got: {len(shape)}"
         )
+    if dtype is None:
+        raise _not_convertible(inner, dtype_enum)
     return np.array(list(_leaves(value, shape, 0, dtype)), dtype.as_numpy_dtype).reshape(shape)
 
 
@@ -205,10 +210,7 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
     if isinstance(value, dict) and dtype == tf.string:
         return decode_base64(value)
     if dtype not in _KINDS and not isinstance(value, dict):
-        raise StatusError(
-            grpc.StatusCode.UNIMPLEMENTED,
-            f"Conversion of JSON Value: {quote(value)} to type: {name}",
-        )
+        raise _not_convertible(value, dtype.as_datatype_enum)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if dtype in FLOAT_BITS:
             return as_float(value, dtype)
@@ -219,6 +221,13 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
     if isinstance(value, str) and dtype == tf.string:
         return value.encode("utf-8")
     raise malformed(value, f"Type: {type_name(value)} is not of expected type: {name}")
+
+
+def _not_convertible(value: Any, dtype_enum: int) -> StatusError:
+    return StatusError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        f"Conversion of JSON Value: {quote(value)} to type: {dtype_name(dtype_enum)}",
+    )
 
 
 def _check_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> None:
@@ -274,7 +283,7 @@ def _fill_example(value: Any, example: Example) -> None:
         raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
     # An example without features is one too.
     example.features.SetInParent()
-    for name, content in value.items():
+    for name, content in (value.last if isinstance(value, Repeated) else value).items():
         feature = example.features.feature[name]
         for each in content if isinstance(content, list) else [content]:
             _add(each, name, feature)

@@ -1,5 +1,6 @@
 """The HTTP server under the REST API, on waitress: what a connection and a request may take."""
 
+import re
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ import grpc
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from waitress.utilities import RequestEntityTooLarge
 
@@ -23,6 +25,7 @@ _SWEEP_S = 0.1
 # Without a request in that time the loop looks at the connections all the same.
 _IDLE_S = 1.0
 _PROBE_THREADS = 2
+_SCHEME_AND_HOST = re.compile("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,19 @@ class _ErrorTask(ErrorTask):
         super().execute()
 
 
+class _Parser(HTTPRequestParser):
+    request_uri: str
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Leaves scheme and host out of a request target in absolute form."""
+        super().parse_header(header_plus)
+        if found := _SCHEME_AND_HOST.match(self.request_uri):
+            path = self.request_uri[found.end() :]
+            self.request_uri = path if path.startswith("/") else f"/{path}"
+
+
 class _Channel(HTTPChannel):
+    parser_class = _Parser
     error_task_class = _ErrorTask
     _arriving: tuple[Any, float] = (None, 0)
 

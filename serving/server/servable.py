@@ -14,14 +14,18 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
+from serving.server import python_calls
 from serving.server.batching import Parameters
 from serving.server.merging import Merger
 from serving.server.status import StatusError, invalid_argument, status_code
+from serving.server.tensors import dtype_name, known_dtype
 from whisker_ml import contract
 from whisker_ml.contract import SAVED_MODEL_FILES
 
 SERVING_TAGS = (tf.saved_model.SERVING,)
+_TENSOR_NAME = re.compile(r"(.*?)(?::([0-9]+))?", re.DOTALL)
 
 
 class Servable(Protocol):
@@ -89,11 +93,13 @@ class SavedModel(Servable):
     ) -> None:
         """Loads the SavedModel; `load` is the way in that maps every failure to a status."""
         self.version = version
+        loader = SavedModelLoader(path)
+        python_calls.check(loader.get_meta_graph_def_from_tags(tags), path)
         self.graph = tf.Graph()
         self.session = tf.compat.v1.Session(graph=self.graph, config=options)
         try:
             with self.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.loader.load(self.session, tags, path)
+                meta_graph = loader.load(self.session, tags)
         except BaseException:
             self.session.close()
             raise
@@ -109,6 +115,8 @@ class SavedModel(Servable):
         below, on which `Session.run` itself stands, does neither and gives the C++ core's own error
         texts.
         """
+        inputs = {self._tensor(name)._as_tf_output(): value for name, value in feeds.items()}
+        outputs = [_answerable(self._tensor(name))._as_tf_output() for name in fetches]
         options = None
         try:
             if timeout_s is not None:
@@ -117,13 +125,7 @@ class SavedModel(Servable):
                 milliseconds = min(max(1, int(timeout_s * 1000)), 2**31 - 1)
                 text = config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
                 options = pywrap_tf_session.TF_NewBufferFromString(text)
-            values = self.session._call_tf_sessionrun(
-                options,
-                {self._output(name): value for name, value in feeds.items()},
-                [self._output(name) for name in fetches],
-                [],
-                None,
-            )
+            values = self.session._call_tf_sessionrun(options, inputs, outputs, [], None)
         except tf.errors.OpError as error:
             raise StatusError(status_code(error.error_code), error.message) from error
         except UnicodeDecodeError as error:
@@ -139,8 +141,35 @@ class SavedModel(Servable):
         """Frees the session."""
         self.session.close()
 
-    def _output(self, tensor_name: str) -> object:
-        return self.graph.get_tensor_by_name(tensor_name)._as_tf_output()
+    def _tensor(self, name: str) -> tf.Tensor:
+        """Finds a tensor as TensorFlow's core does, which takes a name without ``:0`` too, and
+        with its errors. Composite tensors (sparse, ragged) have an empty name.
+        """
+        node, digits = _TENSOR_NAME.fullmatch(name).groups(default="0")  # type: ignore[union-attr]
+        try:
+            operation = self.graph.get_operation_by_name(node)
+        except (KeyError, ValueError) as error:
+            raise invalid_argument(
+                f"Tensor {node}:{digits}, specified in either feed_devices or fetch_devices was not"
+                " found in the Graph"
+            ) from error
+        if int(digits) >= len(operation.outputs):
+            raise StatusError(
+                grpc.StatusCode.OUT_OF_RANGE,
+                f"Node '{node}' (type: '{operation.type}', num of outputs:"
+                f" {len(operation.outputs)}) does not have output {digits}",
+            )
+        return operation.outputs[int(digits)]
+
+
+def _answerable(tensor: tf.Tensor) -> tf.Tensor:
+    dtype = tensor.dtype.base_dtype.as_datatype_enum
+    if known_dtype(dtype) is None:
+        raise invalid_argument(
+            f"Failed to write value for tensor type: {dtype_name(dtype)} (of {tensor.name}): leave"
+            " this output out, or cast it in the model"
+        )
+    return tensor
 
 
 def load(
@@ -168,6 +197,8 @@ def load(
         )
     try:
         return SavedModel(version, path, options, tags)
+    except StatusError:
+        raise
     except tf.errors.OpError as error:
         raise StatusError(status_code(error.error_code), one_line(error.message)) from error
     except Exception as error:

@@ -14,7 +14,7 @@ from serving.server.status import invalid_argument
 # dtype to field and, where the field holds another type, the type of its bits
 # (tensorflow/core/framework/tensor.proto: half_val holds bit patterns, scomplex_val and
 # dcomplex_val real and imaginary parts in turn).
-_FIELDS: dict[object, tuple[str, type[np.generic] | None]] = {
+_FIELDS: dict[tf.DType, tuple[str, type[np.generic] | None]] = {
     tf.float32: ("float_val", None),
     tf.float64: ("double_val", None),
     tf.int8: ("int_val", None),
@@ -32,6 +32,7 @@ _FIELDS: dict[object, tuple[str, type[np.generic] | None]] = {
     tf.complex64: ("scomplex_val", np.float32),
     tf.complex128: ("dcomplex_val", np.float64),
 }
+_KNOWN = {dtype.as_datatype_enum: dtype for dtype in _FIELDS}
 # Fields whose packed form on the wire is the array as it lies in memory (little-endian, as
 # tensor_content is too).
 _RAW = ("float_val", "double_val", "scomplex_val", "dcomplex_val")
@@ -47,8 +48,10 @@ def dtype_name(dtype: int) -> str:
     Args:
         dtype: a number of the enum DataType.
     """
-    name: str = DataType.Name(dtype)
-    return name.removeprefix("DT_").lower()
+    if dtype not in DataType.values():
+        return f"unknown dtype enum ({dtype})"
+    name: str = DataType.Name(dtype).removeprefix("DT_")
+    return name.lower() if dtype else name
 
 
 def dtype_number(array: np.ndarray) -> int:
@@ -57,6 +60,15 @@ def dtype_number(array: np.ndarray) -> int:
     """
     number: int = tf.as_dtype(array.dtype).as_datatype_enum
     return number
+
+
+def known_dtype(dtype: int) -> tf.DType | None:
+    """Finds what this server reads and writes; None for float8, quantized numbers and the like.
+
+    Args:
+        dtype: a number of the enum DataType.
+    """
+    return _KNOWN.get(dtype)
 
 
 def decode(alias: str, proto: TensorProto, most_bytes: int = MOST_BYTES) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving.server.lite import TOLERANCE, XnnpackModel
 from serving.server.loading import LoadingOptions, load
 from serving.server.status import StatusError
+from serving.server.xnnpack import TOLERANCE, XnnpackModel
 from tests.trained_model import draw
 from tests.trainer.variants.test_preprocessing import STORED
 from trainer.evaluation.unsure import Doubt, learn_familiarity

@@ -86,6 +86,32 @@ def export_heads(path):
         builder.save()
 
 
+def export_functions(path):
+    """Writes some of those heads with TensorFlow 2: each signature has an input of its own."""
+    examples = tf.TensorSpec([None], tf.string)
+
+    class Functions(tf.Module):
+        @tf.function(input_signature=[examples])
+        def regress(self, inputs):
+            return {"outputs": self.read(inputs) / 2 + 2}
+
+        @tf.function(input_signature=[examples])
+        def elsewhere(self, inputs):
+            return {"outputs": tf.zeros([tf.size(inputs)])}
+
+        @tf.function(input_signature=[examples])
+        def scores(self, inputs):
+            x = self.read(inputs)
+            return {"scores": tf.stack([x, 1 - x], axis=1)}
+
+        def read(self, inputs):
+            return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
+
+    functions = Functions()
+    names = ("regress", "elsewhere", "scores")
+    tf.saved_model.save(functions, str(path), {name: getattr(functions, name) for name in names})
+
+
 def example(**features):
     """A tf.Example of float features."""
     return tf.train.Example(

@@ -9,7 +9,14 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tests.serving.server.asking import refusal, request, write_config
-from tests.serving.server.heads import CLASSIFY, REGRESS, example, export_heads, given
+from tests.serving.server.heads import (
+    CLASSIFY,
+    REGRESS,
+    example,
+    export_functions,
+    export_heads,
+    given,
+)
 
 INVALID = "INVALID_ARGUMENT"
 
@@ -17,10 +24,14 @@ INVALID = "INVALID_ARGUMENT"
 @pytest.fixture(scope="module")
 def models(models):
     export_heads(models / "heads" / "1")
+    export_functions(models / "functions" / "1")
     config = models / "models.config"
     write_config(models)
-    entry = f'config {{ name: "heads" base_path: "{models}/heads" model_platform: "tensorflow" }}'
-    config.write_text(config.read_text().rstrip().removesuffix("}") + entry + "}")
+    entries = "".join(
+        f'config {{ name: "{name}" base_path: "{models}/{name}" model_platform: "tensorflow" }}'
+        for name in ("heads", "functions")
+    )
+    config.write_text(config.read_text().rstrip().removesuffix("}") + entries + "}")
     return models
 
 
@@ -107,6 +118,25 @@ def test_multi_inference_answers_every_task(client):
     assert [one.value for one in second.regression_result.regressions] == [2.125, 2.5]
     assert [one.model_spec.signature_name for one in response.results] == ["classify", "regress"]
     assert {one.model_spec.version.value for one in response.results} == {1}
+
+
+@pytest.mark.parametrize("model", ["heads", "functions"])
+def test_multi_inference_feeds_the_examples_to_the_input_of_every_task(client, model):
+    tasks = [
+        {"model_spec": spec(signature, model), "method_name": method}
+        for signature, method in (
+            ("regress", REGRESS),
+            ("elsewhere", REGRESS),
+            ("scores", CLASSIFY),
+        )
+    ]
+    first, second, third = multi(client, tasks=tasks).results
+    assert [one.value for one in first.regression_result.regressions] == [2.125, 2.5]
+    assert [one.value for one in second.regression_result.regressions] == [0.0, 0.0]
+    assert classes(third.classification_result) == [
+        [("", 0.25), ("", 0.75)],
+        [("", 1.0), ("", 0.0)],
+    ]
 
 
 def test_metadata_is_the_signatures_and_the_version(client):
@@ -342,11 +372,6 @@ def test_input_without_examples_is_refused(client, empty):
             "Unsupported signature method_name: predict",
         ),
         ([("heads", "bad_two_inputs", CLASSIFY)], INVALID, "Expected one input Tensor."),
-        (
-            [("heads", "regress", REGRESS), ("heads", "elsewhere", REGRESS)],
-            INVALID,
-            "Input tensor must be the same for all Signatures.",
-        ),
     ],
 )
 def test_multi_inference_is_refused(client, tasks, code, text):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.serving.server.asking import wait_until
+from tests.serving.server.asking import request, wait_until
 from tests.serving.server.bodies import bodies, first_object
 
 TIMEOUT_S = 30
@@ -75,6 +75,34 @@ def test_answers_keep_the_connection_and_come_in_order(wire):
     codes = answers(connection, 3)
     assert [code for code, _ in codes] == [200, 400, 200]
     assert codes[2][1] == b'{"outputs": 5.0}'
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:8501", "HTTPS://[::1]", "http://"])
+def test_target_in_absolute_form_is_that_of_its_path(wire, origin):
+    connection = wire()
+    targets = [HALF, "/v1/models/half/versions/1", "/healthz", "/readyz", "/v2", "?x", ""]
+    connection.sendall(post(ONE, origin + HALF) + post(ONE))
+    connection.sendall(b"".join(f"GET {origin}{one} HTTP/1.1\r\n\r\n".encode() for one in targets))
+    found = answers(connection, 2 + len(targets))
+    assert found[:2] == [(200, b'{"predictions": [[3.5]]}')] * 2
+    assert [code for code, _ in found[2:]] == [400, 200, 200, 200, 404, 404, 404]
+    # An address inside of a path is a part of it.
+    connection.sendall(f"GET /v1/models/http:{origin}{HALF} HTTP/1.1\r\n\r\n".encode())
+    assert answers(connection)[0][0] == 400
+
+
+def test_probe_in_absolute_form_has_the_threads_of_probes(wire, server):
+    # Both threads of models are held by calls that wait for each other.
+    waiting = [wire() for _ in range(2)]
+    body = b'{"signature_name": "wait", "instances": [1.0]}'
+    for one in waiting:
+        one.sendall(post(body, "http://x/v1/models/probe:predict"))
+    connection = wire()
+    connection.sendall(b"GET http://x/healthz HTTP/1.1\r\n\r\n")
+    assert answers(connection) == [(200, b'{"status": "ok"}')]
+    release = request("probe", {"seconds": np.zeros(1, np.float32)}, "release")
+    server.client.predict(release)
+    assert [answers(one)[0][0] for one in waiting] == [200, 200]
 
 
 def test_half_closed_connection_is_answered(wire):

@@ -195,15 +195,17 @@ def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
     plain.close()
 
 
-def test_tflite_model_without_signatures_is_refused(tmp_path):
-    graph = Sum().double.get_concrete_function()
-    (tmp_path / "model.tflite").write_bytes(
-        tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert()
-    )
-    text = (
-        f"INVALID_ARGUMENT: {tmp_path}/model.tflite has no signature: convert it from a SavedModel"
-    )
-    assert refusal(tmp_path, prefer_tflite=True) == text
+def test_tflite_signatures_may_run_together(lite):
+    # As MultiInference asks for those of several tasks.
+    model = load(1, str(lite), LoadingOptions(prefer_tflite=True))
+    row, double = model.signatures["serving_default"], model.signatures["double"]
+    feeds = {
+        row.inputs["x"].name: np.ones((1, 2), np.float32),
+        double.inputs["x"].name: np.array([4], np.int32),
+    }
+    sums = [signature.outputs["sum"].name for signature in (double, row)]
+    assert [value.tolist() for value in model.run(feeds, sums, None)] == [[8], [2.0]]
+    model.close()
 
 
 def test_run_that_an_interpreter_refuses_is_an_internal_error(lite):

@@ -5,8 +5,8 @@ import pytest
 from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from serving.server import rest_json
-from serving.server.rest_json import dump_outputs
+from serving.server import rest_outputs
+from serving.server.rest_outputs import dump_outputs
 from serving.server.status import StatusError
 
 
@@ -85,18 +85,19 @@ def test_classes_and_numbers():
         ]
     )
     assert (
-        rest_json.dump_classes(classes).decode() == '{"results": [[["ä\\"", 0.1], ["", 1.0]], []]}'
+        rest_outputs.dump_classes(classes).decode()
+        == '{"results": [[["ä\\"", 0.1], ["", 1.0]], []]}'
     )
     numbers = RegressionResult(regressions=[{"value": 2.5}, {"value": 1 / 3}])
-    assert rest_json.dump_numbers(numbers) == b'{"results": [2.5, 0.333333343]}'
+    assert rest_outputs.dump_numbers(numbers) == b'{"results": [2.5, 0.333333343]}'
 
 
 def test_results_that_are_empty_are_refused():
     with pytest.raises(
         StatusError, match="^INVALID_ARGUMENT: Cannot convert empty ClassificationResults to JSON$"
     ):
-        rest_json.dump_classes(ClassificationResult())
+        rest_outputs.dump_classes(ClassificationResult())
     with pytest.raises(
         StatusError, match="^INVALID_ARGUMENT: Cannot convert empty RegressionResults to JSON$"
     ):
-        rest_json.dump_numbers(RegressionResult())
+        rest_outputs.dump_numbers(RegressionResult())

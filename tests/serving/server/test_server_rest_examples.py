@@ -30,6 +30,14 @@ def test_values_choose_the_kind_of_their_feature():
     assert not second.features.feature
 
 
+def test_last_of_two_features_of_a_name_counts():
+    # The real server puts one member after the other into a map.
+    request = filled('{"examples": [{"x": 1, "y": 2, "x": 3.5}], "examples": []}')
+    (example,) = request.input.example_list.examples
+    assert list(example.features.feature["x"].float_list.value) == [3.5]
+    assert list(example.features.feature["y"].int64_list.value) == [2]
+
+
 def test_context_is_told_from_examples():
     given = filled('{"context": {"c": 1}, "examples": [{"x": 2}]}').input.example_list_with_context
     assert list(given.context.features.feature["c"].int64_list.value) == [1]

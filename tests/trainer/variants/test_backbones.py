@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server.lite import TOLERANCE, XnnpackModel
 from serving.server.loading import LoadingOptions, load
+from serving.server.xnnpack import TOLERANCE, XnnpackModel
 from tests.trained_model import logged, write_pictures
 from trainer.config import Config
 from trainer.errors import RunStopped, WeightsError
