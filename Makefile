@@ -14,6 +14,8 @@ SERVING := $(IMAGE_REPOSITORY)/serving:$(IMAGE_TAG)
 # A registry's repository that keeps layers from build to build, of all stages (docs.docker.com/build/cache/backends/
 # registry), for which buildx needs a builder of its own; empty: this machine's docker alone.
 CACHE_REPOSITORY ?=
+# Of the machines that jobs and pods run on, also where the image is built on another kind (Apple silicon).
+PLATFORM := --platform=linux/amd64
 DOCKERFILES := infra/docker/serving.Dockerfile infra/docker/trainer.Dockerfile
 
 BIN := .venv/bin
@@ -67,7 +69,7 @@ require-pinned:
 
 # $(1): the image's name
 comma := ,
-build_image = docker $(if $(CACHE_REPOSITORY),buildx )build --file infra/docker/$(1).Dockerfile \
+build_image = docker $(if $(CACHE_REPOSITORY),buildx )build $(PLATFORM) --file infra/docker/$(1).Dockerfile \
 	--tag $(IMAGE_REPOSITORY)/$(1):$(IMAGE_TAG) $(if $(CACHE_REPOSITORY),--builder=whisker --load \
 	--cache-from=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache \
 	--cache-to=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache$(comma)mode=max )\
@@ -80,7 +82,7 @@ images:
 
 # The following work on the images that `make images` has made.
 test-image:
-	docker build --file infra/docker/tests.Dockerfile --build-arg=TRAINER=$(TRAINER) --tag whisker/tests .
+	docker build $(PLATFORM) --file infra/docker/tests.Dockerfile --build-arg=TRAINER=$(TRAINER) --tag whisker/tests .
 	docker run --rm whisker/tests
 
 smoke:

@@ -48,6 +48,7 @@ def _jobs(arguments: Sequence[str]) -> int | None:
         )
     values = flags.FLAGS
     cloud.require_place(values.project, values.region)
+    cloud.require_endpoint(values.api_endpoint)
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
     from trainer.cloud import jobs_client, send

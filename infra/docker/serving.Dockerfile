@@ -1,5 +1,5 @@
 # TensorFlow Serving on a model store. Build from the top of the checkout:
-#   docker build --file infra/docker/serving.Dockerfile --tag whisker/serving .
+#   docker build --platform=linux/amd64 --file infra/docker/serving.Dockerfile --tag whisker/serving .
 # models.config names absolute paths, so a store in a folder is mounted where it lies on the host:
 #   docker run --publish 8500:8500 --volume "$PWD/models:$PWD/models:ro" whisker/serving \
 #     --model_config_file="$PWD/models/models.config"

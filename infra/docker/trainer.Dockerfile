@@ -1,5 +1,5 @@
 # The trainer in a container, for a cloud's GPU machine or any docker host. Build from the top of the checkout:
-#   docker build --file infra/docker/trainer.Dockerfile --tag whisker/trainer .
+#   docker build --platform=linux/amd64 --file infra/docker/trainer.Dockerfile --tag whisker/trainer .
 FROM python:3.12-slim AS packages
 
 # 1: with the CUDA libraries as wheels; 0: for CPU, a fraction of the size.

@@ -89,10 +89,11 @@ resource "google_project_iam_custom_role" "builder" {
   title   = "Whisker: starts builds and submits training jobs"
   permissions = [
     "aiplatform.customJobs.create",
-    "aiplatform.customJobs.get",
     "aiplatform.customJobs.list",
     "cloudbuild.builds.create",
     "cloudbuild.builds.get",
+    # `gcloud builds submit` calls the service in the project's name.
+    "serviceusage.services.use",
   ]
 
   depends_on = [google_project_service.needed]

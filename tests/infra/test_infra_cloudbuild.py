@@ -195,7 +195,8 @@ def test_images_are_built_with_the_layers_of_earlier_builds(workspace):
         "docker buildx create --name=whisker --driver=docker-container",
     ]
     assert called[2:] == [
-        f"docker buildx build --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build "
+        "docker buildx build --platform=linux/amd64"
+        f" --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build "
         f"--builder=whisker --load --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
         f"--cache-to=type=registry,ref={REGISTRY}/{name}:cache,mode=max ."
         for name in ("trainer", "serving")
@@ -218,7 +219,8 @@ def test_images_are_built_by_docker_alone_where_no_registry_keeps_layers(workspa
     assert [
         " ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()
     ] == [
-        f"docker build --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
+        "docker build --platform=linux/amd64"
+        f" --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
         for name in ("trainer", "serving")
     ]
 
@@ -228,7 +230,7 @@ def test_tests_run_inside_the_image_that_was_built(workspace):
     assert ended.returncode == 0, ended.stderr
     assert called == [
         (
-            "docker build --file infra/docker/tests.Dockerfile"
+            "docker build --platform=linux/amd64 --file infra/docker/tests.Dockerfile"
             f" --build-arg=TRAINER={REGISTRY}/trainer:build --tag whisker/tests ."
         ),
         "docker run --rm whisker/tests",

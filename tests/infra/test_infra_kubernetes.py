@@ -2,6 +2,7 @@
 what it understands.
 """
 
+import copy
 import json
 import os
 import re
@@ -253,3 +254,92 @@ def test_a_busy_server_stops_getting_requests_long_before_it_is_killed(container
         for probe in ("readinessProbe", "livenessProbe")
     }
     assert window_s["livenessProbe"] >= 5 * window_s["readinessProbe"]
+
+
+# What Pod Security "restricted" refuses, for the fields that a pod of ours could have
+# (kubernetes.io/docs/concepts/security/pod-security-standards, read on 2026-11-27).
+VOLUMES = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
+    *("persistentVolumeClaim", "projected", "secret"),
+}
+
+
+def refused(pod):
+    """Why a namespace that enforces "restricted" does not admit a pod."""
+    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
+    for volume in pod.get("volumes", []):
+        found += [f"volume {kind}" for kind in volume if kind not in VOLUMES | {"name"}]
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        # What the pod says holds where the container says nothing.
+        context = pod.get("securityContext", {}) | container.get("securityContext", {})
+        capabilities = context.get("capabilities", {})
+        wrong = {
+            "privileged": context.get("privileged", False),
+            "allowPrivilegeEscalation": context.get("allowPrivilegeEscalation") is not False,
+            "capabilities": capabilities.get("drop") != ["ALL"]
+            or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"},
+            "runAsNonRoot": context.get("runAsNonRoot") is not True,
+            "runAsUser": context.get("runAsUser") == 0,
+            "seccompProfile": context.get("seccompProfile", {}).get("type")
+            not in ("RuntimeDefault", "Localhost"),
+            "hostPort": any(port.get("hostPort") for port in container.get("ports", [])),
+            "procMount": context.get("procMount", "Default") != "Default",
+            "sysctls": bool(context.get("sysctls")),
+        }
+        found += [name for name, there in wrong.items() if there]
+    return found
+
+
+def pods():
+    """Name and pod of every workload in infra/kubernetes."""
+    for path in sorted(MANIFEST.parent.glob("*.yaml")):
+        for each in yaml.safe_load_all(path.read_text("utf-8")):
+            if "template" in each.get("spec", {}):
+                yield pytest.param(each["spec"]["template"]["spec"], id=path.stem)
+
+
+@pytest.mark.parametrize("workload", list(pods()))
+def test_pod_security_restricted_admits_the_pod(workload):
+    assert refused(workload) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "fault"),
+    [
+        ("pod", {"securityContext": {"runAsNonRoot": True}}, "seccompProfile"),
+        ("pod", {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, "runAsNonRoot"),
+        ("pod", {"hostNetwork": True}, "hostNetwork"),
+        ("pod", {"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}, "volume hostPath"),
+        ("container", {"securityContext": {}}, "capabilities"),
+        ("container", {"securityContext": {}}, "allowPrivilegeEscalation"),
+        ("container", {"securityContext": {"runAsUser": 0}}, "runAsUser"),
+        ("container", {"ports": [{"containerPort": 1, "hostPort": 1}]}, "hostPort"),
+    ],
+)
+def test_pod_security_restricted_refuses(pod, where, change, fault):
+    changed = copy.deepcopy(pod)
+    (changed if where == "pod" else changed["containers"][0]).update(change)
+    assert fault in refused(changed)
+
+
+@pytest.mark.parametrize("workload", list(pods()))
+def test_every_workload_is_bounded_and_read_only_and_for_the_image_s_processors(workload):
+    assert workload["nodeSelector"]["kubernetes.io/arch"] == "amd64"
+    assert workload["automountServiceAccountToken"] is False
+    mounted = {mount["name"] for mount in workload["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in workload["volumes"]}
+    for container in workload["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+
+
+def test_user_and_home_of_the_trainer_s_pod_are_its_image_s():
+    text = (ROOT / "infra/docker/trainer.Dockerfile").read_text("utf-8")
+    job = yaml.safe_load((MANIFEST.parent / "train.yaml").read_text("utf-8"))
+    pod = job["spec"]["template"]["spec"]
+    user = re.search(r"^USER (\d+)$", text, re.MULTILINE)[1]
+    assert pod["securityContext"]["runAsUser"] == int(user)
+    home = re.search(r"^WORKDIR (/home/\S+)$", text, re.MULTILINE)[1]
+    paths = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
+    assert {home, "/tmp", "/dev/shm"} == set(paths)  # noqa: S108

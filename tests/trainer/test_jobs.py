@@ -1,7 +1,10 @@
 """The command against a local job service."""
 
+import select
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -53,3 +56,62 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments, message):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"jobs.py: error: {message}" + ended.stderr.partition(message)[2]
     assert ended.stderr.count("\n") == 1
+
+
+def test_endpoint_that_never_answers_is_named_after_some_seconds():
+    # It takes connections and says nothing.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.jobs", "list", *PLACE, f"--api_endpoint=http://{host}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert select.select([process.stderr], [], [], 60)[0]
+            line = process.stderr.readline()
+            # The 5 s, and the start of the command on a busy machine.
+            assert 5 <= time.monotonic() - started < 30
+        finally:
+            process.kill()
+            process.communicate(timeout=20)
+    assert line == (f"http://{host} has not answered for 5 s; waiting up to 150 s; Ctrl-C ends\n")
+
+
+def test_endpoint_where_nobody_listens_is_named_too():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "trainer.jobs",
+            "logs",
+            "1",
+            *PLACE,
+            f"--api_endpoint=http://{host}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert select.select([process.stderr], [], [], 60)[0]
+        assert "has not answered for 5 s; waiting up to 180 s" in process.stderr.readline()
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def test_what_answers_in_time_is_not_said_to_be_slow(service):
+    ended = jobs("list", *PLACE, f"--api_endpoint={service.url}")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", ["²", "1.0", "1/2", "1 OR true"])
+def test_what_is_no_number_of_a_job_is_refused(number):
+    ended = jobs("cancel", number, *PLACE, "--api_endpoint=http://127.0.0.1:1")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "expected the number of a job; whisker-jobs list shows them" in ended.stderr

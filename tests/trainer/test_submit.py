@@ -142,6 +142,15 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
             ["--dry_run", IMAGE, "--data=pictures"],
             "--data=pictures: a job in the cloud cannot reach this machine's files",
         ),
+        (["--dry_run", "--image_uri=--help:1", "--build=docker"], "--image_uri=--help:1: expected"),
+        (
+            ["--dry_run", IMAGE, "--max_hours=9999999", "--workers=99999999"],
+            "--workers=99999999: expected 1 to 100",
+        ),
+        (
+            ["--dry_run", IMAGE, "--machine=a4x-highgpu-4g", "--accelerator=NVIDIA_GB200"],
+            "--machine=a4x-highgpu-4g --accelerator=NVIDIA_GB200: the processors there are Arm",
+        ),
         (["--dry_run", IMAGE, "--epochs=0"], "--epochs=0: expected at least 1"),
         (["--dry_run", IMAGE, "pictures"], "pictures is no flag"),
         (["--dry_run", IMAGE, "--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),

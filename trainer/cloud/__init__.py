@@ -15,6 +15,20 @@ from trainer.errors import ConfigError
 from whisker_ml.cli import setting
 from whisker_ml.files import BUCKET_SCHEME
 
+# Numbers, and why there is a limit: a slip of a key must not be paid for.
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "accelerator_count": (0, machines.MOST_ACCELERATORS, "the most that a machine has"),
+    "workers": (1, 100, "each step waits for all of them, and is paid for on each"),
+    "max_hours": (0, 720, "30 days; the service ends a job after 7 by itself"),
+    "price_per_hour": (0, 1e9, "in any currency"),
+    "max_cost": (0, 1e9, "in any currency"),
+}
+
+_SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9.@-]*[a-z0-9])?")
+_ENDPOINT = re.compile(
+    r"(https?://)?[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?|http://\[[0-9a-f:]+\](:[0-9]+)?"
+)
+
 _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z0-9][a-z0-9-]*")
 
@@ -34,6 +48,19 @@ def require_place(project: str, region: str) -> None:
         raise ConfigError(
             f"--region={region}: expected a region, such as us-central1 (a zone such as"
             " us-central1-a is none)"
+        )
+
+
+def require_endpoint(api_endpoint: str) -> None:
+    """Refuses what is no host, by its form alone; empty passes.
+
+    Raises:
+        ConfigError: the form is wrong.
+    """
+    if api_endpoint and not _ENDPOINT.fullmatch(api_endpoint):
+        raise ConfigError(
+            f"--api_endpoint={api_endpoint}: expected a host, such as"
+            " us-central1-aiplatform.googleapis.com, or http://127.0.0.1:PORT"
         )
 
 
@@ -154,12 +181,13 @@ class Submission:
                     f"--{option.name}={value}: expected {', '.join(filter(None, choices))}"
                 )
         _ = self.budget
-        if self.build:
-            image.require_buildable(self.build, self.image_uri)
+        self._require_form()
         if self.platform == "kubernetes":
             self._require_kubernetes()
         elif self.project or self.region or not self.dry_run:
             require_place(self.project, self.region)
+        if self.build:
+            image.require_buildable(self.build, self.image_uri, self.project)
         if self.image_uri and not (self.dry_run or self.build or image.is_pinned(self.image_uri)):
             raise ConfigError(
                 f"--image_uri={self.image_uri}: a tag can come to mean another image; give it by"
@@ -170,12 +198,12 @@ class Submission:
     @property
     def budget(self) -> Budget:
         """How long the job may run: the smaller of what `max_hours` and `max_cost` allow."""
-        for name in ("max_hours", "price_per_hour", "max_cost"):
+        for name, (least, most, reason) in _BOUNDS.items():
             number = getattr(self, name)
-            if not 0 <= number < math.inf:
-                raise ConfigError(f"--{name}={number:g}: expected a number of at least 0")
-        if self.workers < 1:
-            raise ConfigError(f"--workers={self.workers}: expected at least 1")
+            if not least <= number <= most:
+                raise ConfigError(
+                    f"--{name}={number:.12g}: expected {least:g} to {most:.12g} ({reason})"
+                )
         if self.max_cost and not self.price_per_hour:
             raise ConfigError(
                 f"--max_cost={self.max_cost:g} without --price_per_hour: give what one worker costs"
@@ -210,6 +238,29 @@ class Submission:
                 "--spot: a job whose machine was taken away goes on in its run folder; give"
                 " --run_dir=gs://… and leave out --resume=never"
             )
+        # Of each machine: the accelerators that --gpus names, or all of them.
+        each = len(config.gpus.split(",")) if config.gpus else self.accelerator_count
+        replicas = self.workers * (each if self.accelerator else 1)
+        if self.workers > 1 and config.batch_size % replicas:
+            raise ConfigError(
+                f"--batch_size={config.batch_size} with --workers={self.workers}: expected a"
+                f" multiple of {replicas}, the replicas of all workers"
+            )
+
+    def _require_form(self) -> None:
+        """Texts that become arguments of other programs, lines of comment, or hosts."""
+        if self.image_uri:
+            image.require_name(self.image_uri)
+        machines.require_known_form(self.machine, self.accelerator)
+        require_endpoint(self.api_endpoint)
+        account = self.service_account
+        if account and not _SERVICE_ACCOUNT.fullmatch(account):
+            raise ConfigError(
+                f"--service_account={account}: expected an address such as"
+                " name@project.iam.gserviceaccount.com, or a name of Kubernetes"
+            )
+        if self.platform == "kubernetes" and (self.project or self.region):
+            require_place(self.project, self.region or "us-central1")
 
     def _require_kubernetes(self) -> None:
         if not self.dry_run:

@@ -6,6 +6,7 @@ submit, artifacts docker images describe), read on 2026-11-22.
 
 import json
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,22 @@ logger = logging.getLogger(__name__)
 DOCKERFILE = "infra/docker/trainer.Dockerfile"
 _PIN_CHECK = "infra/pin_images.py"
 
+# What infra/terraform makes for builds: who runs them, and where their sources lie.
+_BUILDER = "whisker-builder"
+_SOURCES = "whisker-builds/source"
+
+# Of the machines that the job runs on, wherever the image is built.
+PLATFORM = "linux/amd64"
+
+# Host, path, tag and digest as docker takes them (docs.docker.com/reference/cli/docker/image/tag/):
+# an argument of docker and gcloud, which must not be taken for a flag.
+_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_NAME = re.compile(
+    rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]+)?",
+    re.ASCII,
+)
+
 _CHECKOUT = Path(__file__).parents[2]
 # The CUDA libraries alone are gigabytes.
 _BUILD_TIMEOUT_S = 7200.0
@@ -31,17 +48,37 @@ def is_pinned(image_uri: str) -> bool:
     return "@sha256:" in image_uri
 
 
-def require_buildable(kind: str, image_uri: str, checkout: Path = _CHECKOUT) -> None:
+def require_name(image_uri: str) -> None:
+    """Refuses what is no name of an image.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not _NAME.fullmatch(image_uri):
+        raise ConfigError(
+            f"--image_uri={image_uri}: expected the image that holds the trainer,"
+            " such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer@sha256:…"
+        )
+
+
+def require_buildable(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT) -> None:
     """Refuses what cannot be built.
 
     Args:
         kind: ``cloudbuild`` or ``docker``.
         image_uri: name and tag to push to.
+        project: that Cloud Build runs in; empty: not known yet.
         checkout: what is built.
 
     Raises:
-        ConfigError: the name is a digest, or this is no checkout.
+        ConfigError: the name is a digest, the project is not given by its id, or this is no
+            checkout.
     """
+    if kind == "cloudbuild" and (":" in project or project.isdecimal()):
+        raise ConfigError(
+            f"--project={project}: --build=cloudbuild expects the project's id, such as my-project:"
+            " the names that infra/terraform gives to builder and bucket begin with it"
+        )
     if is_pinned(image_uri) or ":" not in image_uri.rpartition("/")[2]:
         raise ConfigError(
             f"--image_uri={image_uri}: with --build={kind} expected a name and a tag to push to,"
@@ -54,24 +91,43 @@ def require_buildable(kind: str, image_uri: str, checkout: Path = _CHECKOUT) -> 
 
 
 def commands(
-    kind: str, image_uri: str, project: str, config: str = "build.json"
+    kind: str, image_uri: str, project: str, region: str, config: str = "build.json"
 ) -> list[list[str]]:
-    """Lists what is run; the last command prints the digest."""
+    """Lists what is run; the last command prints the digest.
+
+    Cloud Build uses what infra/terraform has made, as the command of infra/README.md does.
+    """
     if kind == "docker":
         return [
-            ["docker", "build", "--file", DOCKERFILE, "--tag", image_uri, "."],
+            [
+                *("docker", "build", f"--platform={PLATFORM}", "--file", DOCKERFILE),
+                *("--tag", image_uri, "."),
+            ],
             ["docker", "push", image_uri],
             ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image_uri],
         ]
-    project_flag = f"--project={project or 'PROJECT'}"
-    show = ["artifacts", "docker", "images", "describe", image_uri, project_flag]
+    project = project or "PROJECT"
+    account = f"{_BUILDER}@{project}.iam.gserviceaccount.com"
     return [
-        ["gcloud", "builds", "submit", project_flag, f"--config={config}", "."],
-        ["gcloud", *show, "--format=json(image_summary.digest)"],
+        [
+            *("gcloud", "builds", "submit", f"--project={project}"),
+            f"--region={region or 'REGION'}",
+            f"--config={config}",
+            f"--service-account=projects/{project}/serviceAccounts/{account}",
+            f"--gcs-source-staging-dir=gs://{project}-{_SOURCES}",
+            ".",
+        ],
+        [
+            *("gcloud", "artifacts", "docker", "images", "describe", image_uri),
+            f"--project={project}",
+            "--format=json(image_summary.digest)",
+        ],
     ]
 
 
-def describe(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT) -> list[str]:
+def describe(
+    kind: str, image_uri: str, project: str, region: str, checkout: Path = _CHECKOUT
+) -> list[str]:
     """Says in lines what goes into the image, and by which commands."""
     # It needs the extra `cloud`: not for --help or a mistyped flag.
     from trainer.run_folder import git
@@ -89,17 +145,20 @@ def describe(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT
         source = "this checkout, of which everything is committed"
     return [
         f"the image is built from {source} (what .dockerignore names is left out)",
-        *(shlex.join(command) for command in commands(kind, image_uri, project)),
+        *(shlex.join(command) for command in commands(kind, image_uri, project, region)),
     ]
 
 
-def build(kind: str, image_uri: str, project: str, *, checkout: Path = _CHECKOUT) -> str:
+def build(
+    kind: str, image_uri: str, project: str, region: str, *, checkout: Path = _CHECKOUT
+) -> str:
     """Builds and pushes the image.
 
     Args:
         kind: ``cloudbuild`` or ``docker``.
         image_uri: name and tag to push to.
         project: that Cloud Build runs in.
+        region: where it runs.
         checkout: what is built.
 
     Returns:
@@ -109,22 +168,24 @@ def build(kind: str, image_uri: str, project: str, *, checkout: Path = _CHECKOUT
         CloudError: the base image is not named by digest, or a command is missing or fails; nothing
             was submitted.
     """
-    for line in describe(kind, image_uri, project, checkout):
+    for line in describe(kind, image_uri, project, region, checkout):
         logger.info(line)
     _run([sys.executable, _PIN_CHECK, "--check", DOCKERFILE], checkout)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
         # The one step that is needed; cloudbuild.yaml also checks and tests.
-        arguments = commands("docker", image_uri, project)[0][1:]
+        arguments = commands("docker", image_uri, project, region)[0][1:]
         json.dump(
             {
                 "steps": [{"name": "gcr.io/cloud-builders/docker", "args": arguments}],
                 "images": [image_uri],
                 "timeout": f"{_BUILD_TIMEOUT_S:.0f}s",
+                # Without it a service account of one's own is refused.
+                "options": {"logging": "CLOUD_LOGGING_ONLY"},
             },
             config,
         )
         config.flush()
-        *work, show = commands(kind, image_uri, project, config.name)
+        *work, show = commands(kind, image_uri, project, region, config.name)
         for command in work:
             _run(command, checkout)
         answer = json.loads(_run(show, checkout, capture=True))

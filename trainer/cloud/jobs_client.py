@@ -5,7 +5,9 @@ A custom job has no request id by which the service could tell a repeated reques
 looks for its label first.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -28,7 +30,12 @@ from trainer.cloud.specification import LABEL
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
 from whisker_ml.storage import SIGN_IN
 
+logger = logging.getLogger(__name__)
+
 _Answer = TypeVar("_Answer")
+
+# After so long without an answer a line says what is waited for.
+_SILENCE_S = 5.0
 
 ENDED = (
     JobState.JOB_STATE_SUCCEEDED,
@@ -148,9 +155,8 @@ class Jobs:
     def list(self, filter_: str = f"labels.{LABEL}:*") -> Iterator[CustomJob]:
         """Lists jobs that a filter lets through; by default all that Whisker sent."""
         with mapped_errors(self.project):
-            yield from self._call(
-                "list_custom_jobs", request={"parent": self.parent, "filter": filter_}
-            )
+            request = {"parent": self.parent, "filter": filter_}
+            yield from _items(self._call("list_custom_jobs", request=request), self._host)
 
     def get(self, name: str) -> CustomJob:
         """Looks at a job."""
@@ -166,7 +172,7 @@ class Jobs:
         Raises:
             ConfigError: it is neither.
         """
-        if job.isdigit():
+        if job.isascii() and job.isdecimal():
             return f"{self.parent}/customJobs/{job}"
         raise ConfigError(f"{job}: expected the number of a job; whisker-jobs list shows them")
 
@@ -177,8 +183,32 @@ class Jobs:
         return f"whisker-jobs {verb} {number} --project={self.project} --region={region}{endpoint}"
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        with mapped_errors(self.project):
+        with mapped_errors(self.project), patience(self._host, sum(_DEADLINES_S[method])):
             return getattr(self._client, method)(**arguments, **_limits(method))
+
+
+@contextmanager
+def patience(host: str, most_s: float) -> Iterator[None]:
+    """Inside, a line says after a few seconds what is waited for, and for how long at most."""
+    text = f"{host} has not answered for {_SILENCE_S:g} s; waiting up to {most_s:g} s; Ctrl-C ends"
+    timer = threading.Timer(_SILENCE_S, logger.warning, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _items(pages: Iterable[_Answer], host: str) -> Iterator[_Answer]:
+    """Gives what a list holds, page by page: each is a call of its own."""
+    items = iter(pages)
+    while True:
+        with patience(host, sum(_DEADLINES_S["list_custom_jobs"])):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
 
 
 def _limits(method: str) -> Mapping[str, Any]:
@@ -267,7 +297,10 @@ def read_log(name: str, api_endpoint: str = "") -> Iterator[str]:
             filter=_FILTER.format(job=job),
             order_by="timestamp asc",
         )
-        for entry in client.list_log_entries(request, **_limits("list_log_entries")):
+        host = api_endpoint or "logging.googleapis.com"
+        with patience(host, sum(_DEADLINES_S["list_log_entries"])):
+            entries = client.list_log_entries(request, **_limits("list_log_entries"))
+        for entry in _items(entries, host):
             yield _line(entry)
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
 from trainer.cloud import Submission, image, machines, specification
-from trainer.cloud.jobs_client import ENDED, Jobs
+from trainer.cloud.jobs_client import ENDED, Jobs, patience
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError, SignInError
 from whisker_ml import storage
@@ -58,15 +58,13 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
         permissions = [
             "Permissions needed, by whom, what for, and where that stands:",
             *(
-                f"- {name}  {holder}, {reason}  {page}"
-                for name, holder, reason, page in machines.needed(
-                    service_account=submission.service_account, build=build
-                )
+                f"- {row.name}  {row.holder}, {row.reason}  {row.page}"
+                for row in machines.needed(service_account=submission.service_account, build=build)
             ),
         ]
     comments = [f"Saved as job.yaml, sent by: {command}"]
     if build:
-        lines = image.describe(build, image_uri, submission.project)
+        lines = image.describe(build, image_uri, submission.project, submission.region)
         comments += [f"Built first: {line}" for line in lines]
     comments.append(f"Ended after {submission.budget.reason}.")
     if not image.is_pinned(image_uri):
@@ -110,7 +108,9 @@ def send(
     ]
     require_near(addresses, submission.region)
     if submission.build:
-        pinned = image.build(submission.build, submission.image_uri, submission.project)
+        pinned = image.build(
+            submission.build, submission.image_uri, submission.project, submission.region
+        )
         submission = replace(submission, image_uri=pinned, build="")
     spec = specification.custom_job(submission, arguments)
     job = CustomJob(
@@ -293,7 +293,12 @@ def require_near(addresses: Iterable[str], region: str) -> None:
     """
     for name in sorted({parse_address(address)[0] for address in addresses}):
         try:
-            with mapped_errors(f"gs://{name}"), storage.client() as client:
+            most_s = storage.CALL["retry"].timeout
+            with (
+                mapped_errors(f"gs://{name}"),
+                patience(f"gs://{name}", most_s),
+                storage.client() as client,
+            ):
                 location = client.get_bucket(name, **storage.CALL).location
         except PermissionMissingError as error:
             logger.info(f"not checked whether it is in {region}: {error}")

@@ -17,7 +17,7 @@ import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from trainer.cloud import Submission
+from trainer.cloud import Submission, image
 from trainer.cloud.machines import require_possible
 from trainer.errors import ConfigError
 from whisker_ml.errors import EXIT_USAGE
@@ -95,11 +95,7 @@ def _container(image_key: str, submission: Submission, arguments: Sequence[str])
     otherwise.
     """
     image_uri, accelerator = submission.image_uri, submission.accelerator
-    if not image_uri or not image_uri.isprintable() or " " in image_uri:
-        raise ConfigError(
-            f"--image_uri={image_uri}: expected the image that holds the trainer, "
-            "such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer@sha256:…"
-        )
+    image.require_name(image_uri)
     given = [argument for argument in arguments if argument.startswith(_REQUIRE_GPU)]
     if f"{_REQUIRE_GPU}true" in given and not accelerator:
         raise ConfigError(
@@ -165,7 +161,18 @@ _RESTARTS = 6
 # for more (cloud.google.com/kubernetes-engine/docs/concepts/autopilot-resource-requests, as of
 # 2026-11-23).
 _DISK = "10Gi"
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
+# Processors and memory of a pod, for each accelerator: half of what a machine with one has
+# (g2-standard-8: 8 and 32 GiB), so that it fits there beside what the node itself runs. Processors
+# that are free may be used too; memory above the limit ends the pod, not its neighbours.
+_CPUS, _MEMORY_GIB = 4, 16
+# How long a Job that has ended still shows why, with its log.
+_KEPT_S = 7 * 24 * 3600
+# Of the image (infra/docker/trainer.Dockerfile).
+_USER = 10001
+# What the trainer writes to; the rest of its disk is read-only.
+_WRITABLE = {"home": "/home/whisker", "temporary": "/tmp"}  # noqa: S108
+# Kubernetes adds at most a dash and five characters, and a Job's name has at most 63.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,51}[a-z0-9])?")
 
 
 def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
@@ -190,16 +197,22 @@ def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str
         if not _NAME.fullmatch(value):
             raise ConfigError(
                 f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters,"
-                " digits and dashes"
+                " digits and dashes, the first a letter"
             )
-    resources: dict[str, Any] = {"requests": {"ephemeral-storage": _DISK}}
-    node = {}
+    each = submission.accelerator_count if submission.accelerator else 1
+    memory = f"{_MEMORY_GIB * each}Gi"
+    resources: dict[str, Any] = {
+        "requests": {"cpu": str(_CPUS * each), "memory": memory, "ephemeral-storage": _DISK},
+        "limits": {"memory": memory, "ephemeral-storage": _DISK},
+    }
+    # The image is for x86-64.
+    node = {"kubernetes.io/arch": "amd64"}
     if submission.accelerator:
         if submission.accelerator_count < 1:
             raise ConfigError(
                 f"--accelerator_count={submission.accelerator_count}: expected at least 1"
             )
-        resources["limits"] = {"nvidia.com/gpu": submission.accelerator_count}
+        resources["limits"]["nvidia.com/gpu"] = submission.accelerator_count
         gpu = submission.accelerator.lower().replace("_", "-")
         node["cloud.google.com/gke-accelerator"] = gpu
     if submission.spot:
@@ -207,26 +220,39 @@ def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _GRACE_S,
-        "securityContext": {"runAsNonRoot": True},
+        # Credentials come from the cluster's metadata server; nothing here asks Kubernetes.
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # What Pod Security "restricted" admits (kubernetes.io/docs/concepts/security/
+        # pod-security-standards, read on 2026-11-27).
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "containers": [
             container
             | {
                 # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB
                 # by default.
                 "volumeMounts": [
-                    {"name": "shared-memory", "mountPath": "/dev/shm"}  # noqa: S108
+                    {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+                    *({"name": name, "mountPath": path} for name, path in _WRITABLE.items()),
                 ],
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
                     "capabilities": {"drop": ["ALL"]},
                 },
                 "resources": resources,
             }
         ],
-        "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
+        "volumes": [
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+            *({"name": name, "emptyDir": {}} for name in _WRITABLE),
+        ],
+        "nodeSelector": node,
     }
-    if node:
-        pod["nodeSelector"] = node
     if submission.service_account:
         pod["serviceAccountName"] = submission.service_account
     # Wrong settings, or no GPU where one is required: no restart fixes them.
@@ -235,8 +261,10 @@ def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": submission.display_name, "labels": dict(labels)},
+        # Each `kubectl create` makes a Job of its own, also beside one that has ended.
+        "metadata": {"generateName": f"{submission.display_name}-", "labels": dict(labels)},
         "spec": {
+            "ttlSecondsAfterFinished": _KEPT_S,
             "backoffLimit": _RESTARTS,
             "activeDeadlineSeconds": submission.budget.timeout_s,
             "podFailurePolicy": {

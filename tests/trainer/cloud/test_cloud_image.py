@@ -1,11 +1,15 @@
 """Building with stand-ins for docker and gcloud that record what they are asked."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from google.cloud.devtools.cloudbuild_v1.types import Build
+from google.protobuf import json_format
 
 from tests.trained_model import logged
 from trainer.cloud import image
@@ -64,7 +68,7 @@ def tools(tmp_path, monkeypatch):
 
 def build(kind, checkout):
     with logged() as lines:
-        return image.build(kind, NAME, "p", checkout=checkout), lines
+        return image.build(kind, NAME, "p", "us-central1", checkout=checkout), lines
 
 
 def test_docker_builds_pushes_and_names_the_image_by_the_digest_of_its_repository(checkout, tools):
@@ -73,7 +77,8 @@ def test_docker_builds_pushes_and_names_the_image_by_the_digest_of_its_repositor
     assert name == f"us-docker.pkg.dev/p/r/trainer@{DIGEST}"
     assert image.is_pinned(name)
     assert log.read_text().splitlines() == [
-        f"docker build --file infra/docker/trainer.Dockerfile --tag {NAME} .",
+        "docker build --platform=linux/amd64 --file infra/docker/trainer.Dockerfile"
+        f" --tag {NAME} .",
         f"docker push {NAME}",
         f"docker image inspect --format {{{{json .RepoDigests}}}} {NAME}",
     ]
@@ -86,25 +91,37 @@ def test_cloud_build_gets_one_step_that_builds_the_same(checkout, tools):
     log = tools()
     assert build("cloudbuild", checkout)[0] == f"us-docker.pkg.dev/p/r/trainer@{DIGEST}"
     first, second = log.read_text().splitlines()
-    assert first.startswith("gcloud builds submit --project=p --config=")
+    assert first.startswith("gcloud builds submit --project=p --region=us-central1 --config=")
+    assert first.endswith(
+        " --service-account=projects/p/serviceAccounts/whisker-builder@p.iam.gserviceaccount.com"
+        " --gcs-source-staging-dir=gs://p-whisker-builds/source ."
+    )
     assert second.startswith(f"gcloud artifacts docker images describe {NAME} --project=p")
     config = json.loads(log.with_suffix(".config").read_text())
     assert config["images"] == [NAME]
-    assert config["steps"][0]["args"][:3] == ["build", "--file", image.DOCKERFILE]
+    assert config["steps"][0]["args"][:4] == [
+        "build",
+        "--platform=linux/amd64",
+        "--file",
+        image.DOCKERFILE,
+    ]
+    # A service account of one's own is accepted only with this.
+    assert config["options"] == {"logging": "CLOUD_LOGGING_ONLY"}
+    json_format.ParseDict(config, Build.pb(Build()))
 
 
 def test_files_that_are_not_committed_are_named(checkout):
     (checkout / "edited.py").write_text("")
     assert (
         "with 1 files that are not committed: edited.py"
-        in image.describe("docker", NAME, "p", checkout)[0]
+        in image.describe("docker", NAME, "p", "", checkout)[0]
     )
 
 
 def test_folder_without_git_is_said_to_go_in_whole(tmp_path):
     assert (
         f"everything in {tmp_path}, which is no git checkout"
-        in image.describe("docker", NAME, "p", tmp_path)[0]
+        in image.describe("docker", NAME, "p", "", tmp_path)[0]
     )
 
 
@@ -142,11 +159,67 @@ def test_missing_command_is_named(checkout, monkeypatch, tmp_path):
 )
 def test_name_that_cannot_be_pushed_to_is_refused(checkout, kind, name, message):
     with pytest.raises(ConfigError, match=message):
-        image.require_buildable(kind, name, checkout)
+        image.require_buildable(kind, name, "p", checkout)
 
 
 def test_folder_without_the_dockerfile_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match="has no infra/docker/trainer.Dockerfile; run this from a checkout"
     ):
-        image.require_buildable("cloudbuild", NAME, tmp_path)
+        image.require_buildable("cloudbuild", NAME, "p", tmp_path)
+
+
+@pytest.mark.parametrize("project", ["123456", "example.com:my-project"])
+def test_project_whose_builder_has_another_name_is_refused(checkout, project):
+    with pytest.raises(ConfigError, match=f"--project={project}: --build=cloudbuild expects"):
+        image.require_buildable("cloudbuild", NAME, project, checkout)
+
+
+def test_build_uses_what_the_page_s_command_uses_and_terraform_makes():
+    page = (ROOT / "infra" / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"gcloud builds submit --region.*?\s\.\n", page, re.DOTALL)
+    for name, value in (("PROJECT", "p"), ("REGION", "us-central1")):
+        command = command.replace(f"${name}", value)
+    ours = image.commands("cloudbuild", NAME, "p", "us-central1")[0]
+    same = ("--region=", "--service-account=", "--gcs-source-staging-dir=")
+    assert [word for word in ours if word.startswith(same)] == [
+        word for word in shlex.split(command) if word.startswith(same)
+    ]
+    terraform = "".join(path.read_text("utf-8") for path in (ROOT / "infra/terraform").glob("*.tf"))
+    assert 'account_id   = "whisker-builder"' in terraform
+    assert '"${var.project}-whisker-${each.key}"' in terraform
+    assert re.search(r"^    builds = \d+$", terraform, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "--help:1",
+        "-t:1",
+        "a b",
+        "a\nb:1",
+        "Trainer:1",
+        "x/y:",
+        "x:1 ",
+        "x/--help:1",
+        "$(id):1",
+        "a:1@x",
+    ],
+)
+def test_what_is_no_image_is_refused(name):
+    with pytest.raises(ConfigError, match="expected the image that holds the trainer"):
+        image.require_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        NAME,
+        f"us-docker.pkg.dev/p/r/trainer@{DIGEST}",
+        f"localhost:5000/a__b/c.d-e:1_2.3@{DIGEST}",
+        "trainer",
+        "eu.gcr.io/example.com/my-project/trainer:latest",
+    ],
+)
+def test_name_that_docker_takes_passes(name):
+    image.require_name(name)

@@ -44,7 +44,15 @@ def test_pair_of_the_table_passes(machine, accelerator, count):
         ("n1-standard-8", "NVIDIA_B200", 8, "NVIDIA_B200 is built into a4-highgpu-8g only"),
         ("g2-standard-9", "NVIDIA_L4", 1, "give one of these machines"),
         ("n1-standard-8", "NVIDIA_TESLA_T4", 0, "--accelerator_count=0: expected at least 1"),
-        ("", "", 1, "--machine is empty"),
+        ("", "", 1, "--machine=: expected a machine type, such as g2-standard-8"),
+        ("a4x-highgpu-4g", "NVIDIA_GB200", 4, "the processors there are Arm"),
+        ("a4x-maxgpu-4g", "NVIDIA_GB300", 4, "the processors there are Arm"),
+        ("n1-standard-8", "NVIDIA_GB200", 4, "the processors there are Arm"),
+        ("c4a-standard-8", "", 0, "the trainer's image is for x86-64; give another machine"),
+        ("t2a-standard-8", "", 0, "the processors there are Arm"),
+        ("e2\nx: y", "", 0, "expected a machine type"),
+        ("--help", "", 0, "--machine=--help: expected a machine type"),
+        ("e2-standard-8", "T4\nx", 1, "expected an accelerator type"),
     ],
 )
 def test_impossible_pair_is_refused_with_what_fits(machine, accelerator, count, message):

@@ -29,7 +29,17 @@ def test_permissions_are_those_of_what_is_asked_for():
         "iam.serviceAccounts.actAs"
     }
     assert names(build="docker") - least == {"artifactregistry.repositories.uploadArtifacts"}
-    assert names(build="cloudbuild") - names(build="docker") == {"cloudbuild.builds.create"}
+    # Cloud Build is called, as the builder, with sources in a bucket, and the digest looked up.
+    assert names(build="cloudbuild") - names(build="docker") == {
+        "artifactregistry.tags.get",
+        "cloudbuild.builds.create",
+        "cloudbuild.builds.get",
+        "iam.serviceAccounts.actAs",
+        "logging.logEntries.create",
+    }
+    assert {
+        row.holder for row in needed(service_account="", build="docker") if "upload" in row.name
+    } == {"you"}
 
 
 def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeypatch):

@@ -97,6 +97,10 @@ def test_arguments_of_the_caller_are_not_changed():
         ),
         ({"service_account": "me"}, "--service_account=me: expected an address such as"),
         (
+            {"machine": "a4x-highgpu-4g", "accelerator": "NVIDIA_GB200", "accelerator_count": 4},
+            "the processors there are Arm",
+        ),
+        (
             {"machine": "e2-standard-8", "accelerator": "", "arguments": ["--require_gpu=true"]},
             "--require_gpu without an accelerator",
         ),
@@ -245,9 +249,17 @@ def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work(
         "Job",
         3600,
     )
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert container["resources"] == {
+        "requests": {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "10Gi"},
+        "limits": {"memory": "32Gi", "ephemeral-storage": "10Gi", "nvidia.com/gpu": 2},
+    }
+    # A second `kubectl create` makes a second Job; the first is deleted some time after its end.
+    assert job["metadata"]["generateName"] == "whisker-"
+    assert "name" not in job["metadata"]
+    assert job["spec"]["ttlSecondsAfterFinished"] == 7 * 24 * 3600
     assert container["args"] == ["--data=gs://b/p", "--require_gpu=true"]
     assert pod["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
         "cloud.google.com/gke-accelerator": "nvidia-l4",
         "cloud.google.com/gke-spot": "true",
     }
@@ -268,9 +280,9 @@ def test_job_without_accelerator_runs_anywhere():
         Submission(**(ON_KUBERNETES | {"accelerator": "", "spot": False, "service_account": ""})),
         [],
     )["spec"]["template"]["spec"]
-    assert "nodeSelector" not in pod
+    assert pod["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
     assert "serviceAccountName" not in pod
-    assert pod["containers"][0]["resources"] == {"requests": {"ephemeral-storage": "10Gi"}}
+    assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +290,7 @@ def test_job_without_accelerator_runs_anywhere():
     [
         ({"display_name": "My Job"}, "--display_name=My Job: expected a name of Kubernetes"),
         ({"service_account": "a@b"}, "--service_account=a@b: expected a name of Kubernetes"),
+        ({"display_name": "1st"}, "--display_name=1st: expected a name of Kubernetes"),
         ({"accelerator_count": 0}, "--accelerator_count=0: expected at least 1"),
         ({"image_uri": ""}, "--image_uri=: expected the image"),
     ],

@@ -1,7 +1,10 @@
 """What is asked of the cloud: how long, which names and paths, what the service sets."""
 
+import dataclasses
+
 import pytest
 
+from trainer import cloud
 from trainer.cloud import Submission, environment_settings, require_place, require_remote
 from trainer.config import Config
 from trainer.errors import ConfigError
@@ -33,10 +36,14 @@ def test_smaller_of_the_two_limits_counts():
     ("changes", "message"),
     [
         ({"max_cost": 5.0}, "--max_cost=5 without --price_per_hour: give what one worker costs"),
-        ({"max_hours": -1.0}, "--max_hours=-1: expected a number of at least 0"),
+        ({"max_hours": -1.0}, r"--max_hours=-1: expected 0 to 720 \(30 days; the service ends"),
+        ({"max_hours": 9999999.0}, "--max_hours=9999999: expected 0 to 720"),
+        ({"workers": 99999999}, "--workers=99999999: expected 1 to 100"),
+        ({"accelerator_count": 17}, "--accelerator_count=17: expected 0 to 16"),
+        ({"max_cost": 1e300, "price_per_hour": 1.0}, r"--max_cost=1e\+300: expected 0 to"),
         ({"price_per_hour": float("nan")}, "--price_per_hour=nan: expected"),
         ({"max_hours": float("inf")}, "--max_hours=inf: expected"),
-        ({"workers": 0}, "--workers=0: expected at least 1"),
+        ({"workers": 0}, "--workers=0: expected 1 to 100"),
         ({"max_hours": 0.0}, "would be ended after 0 s"),
         ({"max_cost": 0.01, "price_per_hour": 9.0}, "would be ended after 4 s"),
     ],
@@ -44,6 +51,61 @@ def test_smaller_of_the_two_limits_counts():
 def test_limit_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         budget(**changes)
+
+
+def test_every_number_has_a_bound():
+    numbers = {field.name for field in dataclasses.fields(Submission) if field.type in (int, float)}
+    assert set(cloud._BOUNDS) == numbers
+    for name, (least, most, _) in cloud._BOUNDS.items():
+        for value in (least - 1, most * 2, float("nan")):
+            with pytest.raises(ConfigError, match=f"--{name}="):
+                Submission(dry_run=True, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_uri", "--help:1"),
+        ("service_account", "--help"),
+        ("service_account", "a\nb: c@p.iam.gserviceaccount.com"),
+        ("machine", "--help"),
+        ("accelerator", "--HELP"),
+        ("api_endpoint", "--help"),
+        ("api_endpoint", "http://127.0.0.1:1/x y"),
+        ("project", "--help"),
+        ("region", "--help"),
+    ],
+)
+@pytest.mark.parametrize("platform", ["vertex", "kubernetes"])
+def test_text_that_another_program_could_take_for_something_else_is_refused(name, value, platform):
+    given = {"project": "p", "region": "us-central1", name: value}
+    with pytest.raises(ConfigError, match=f"--{name}=") as refusal:
+        Submission(dry_run=True, platform=platform, **given)
+    assert "expected" in str(refusal.value)
+
+
+def test_every_text_is_checked_or_known_to_need_no_check():
+    texts = {field.name for field in dataclasses.fields(Submission) if field.type is str}
+    checked = {"image_uri", "service_account", "machine", "accelerator", "api_endpoint"}
+    # Choices; and a name that is quoted, and checked by each platform.
+    assert texts - checked - {"project", "region"} == {"build", "platform", "display_name"}
+
+
+def test_batch_that_the_workers_cannot_share_is_refused_before_it_is_paid_for():
+    asked = Submission(dry_run=True, workers=3)
+    with pytest.raises(ConfigError, match="--batch_size=32 with --workers=3: expected a multiple"):
+        asked.require_run(Config(run_dir="gs://b/r"))
+    asked.require_run(Config(run_dir="gs://b/r", batch_size=33))
+    two = Submission(
+        dry_run=True,
+        workers=2,
+        machine="n1-standard-8",
+        accelerator="NVIDIA_L4",
+        accelerator_count=4,
+    )
+    with pytest.raises(ConfigError, match="expected a multiple of 8"):
+        two.require_run(Config(batch_size=12))
+    two.require_run(Config(batch_size=12, gpus="0,1"))
 
 
 @pytest.mark.parametrize("region", ["us-central1", "northamerica-northeast1", "europe-west12"])
