@@ -1,7 +1,7 @@
 """The contract between exported models, servers and clients: names that both sides spell the same
 way.
 
-Two signatures (design of the SavedModel: README, "The served model"):
+Two signatures (design of the SavedModel: docs/serving.md, "The served model"):
 
 * ``serving_default``: ``image_bytes`` string [N], encoded pictures as they come;
 * ``pixels``: ``pixels`` float32 [N, size, size, 3] in 0…255.

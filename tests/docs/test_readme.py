@@ -1,4 +1,6 @@
-"""README and the examples are executed: every block runs here, or says what runs it."""
+"""README, the pages in docs/ and the examples are executed: every block runs here, or says what
+runs it. Their numbers are those of the benchmarks.
+"""
 
 import base64
 import json
@@ -19,13 +21,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from serving.config import batching, monitoring, tls
+from tests.docs.pages import PAGES, README, ROOT
 from tests.trained_model import write_pictures
 
-# The first of them runs all commands of README, one after the other.
+# The first of them runs all commands of all pages, one after the other.
 pytestmark = pytest.mark.timeout(900)
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+ON_README = README.read_text(encoding="utf-8")
 READY_TIMEOUT_S = 120
 PICTURES = ["my_pictures/cats/1.jpg", "my_pictures/dogs/2.jpg"]
 
@@ -39,15 +42,24 @@ class Block:
 
 BLOCKS = [
     Block(*found)
+    for page in PAGES
     for found in re.findall(
-        r"(?:<!-- (.+?) -->\n)?^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+        r"(?:<!-- ([^\n]+?) -->\n)?^ *```(\w*)\n(.*?)^ *```$",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
     )
-    if found[1]
 ]
+TAKEN_BELOW = re.findall(r'\bblock\("(.+?)"\)', Path(__file__).read_text(encoding="utf-8"))
+# What is run; `text` is what a command prints, or a tree of files.
+LANGUAGES = ("sh", "python")
 
 
 def block(start):
     return next(block for block in BLOCKS if start in block.text)
+
+
+def test_every_block_says_what_it_is():
+    assert {block.language for block in BLOCKS} <= {*LANGUAGES, "text"}
 
 
 def test_every_marker_names_something_that_is_there():
@@ -59,6 +71,10 @@ def test_every_marker_names_something_that_is_there():
             assert marked.text.strip() == runner
         elif kind == "runs in":
             assert (ROOT / runner).is_file(), marked
+            # Those of this file are taken from their page by a test below.
+            assert ROOT / runner != Path(__file__) or any(
+                start in marked.text for start in TAKEN_BELOW
+            ), marked
         else:
             assert kind == "not run", marked
 
@@ -74,8 +90,10 @@ def test_accuracies_of_heads_are_those_of_the_ablation():
         for head in measured["heads"]
     }
     assert max(means, key=means.__getitem__) == "wide"
-    assert f"({means['wide']:.3f} in the mean, the notebook's {means['notebook']:.3f};" in README
-    assert measured["commit"][:7] in README
+    assert (
+        f"({means['wide']:.3f} in the mean, the notebook's {means['notebook']:.3f};" in BENCHMARKS
+    )
+    assert measured["commit"][:7] in BENCHMARKS
 
 
 def test_numbers_of_answers_are_those_of_the_benchmark():
@@ -87,12 +105,12 @@ def test_numbers_of_answers_are_those_of_the_benchmark():
         ("heatmaps", "Grad-CAM"),
     ):
         shares = [100 * found[name] for found in measured[part].values()]
-        assert f"{min(shares):.1f} to {max(shares):.1f} %" in README
-    assert measured["commit"][:7] in README
+        assert f"{min(shares):.1f} to {max(shares):.1f} %" in BENCHMARKS
+    assert measured["commit"][:7] in BENCHMARKS
 
 
 def accuracy_rows():
-    """Rows of README's table of accuracies, from the benchmark's results."""
+    """Rows of the table of accuracies, from the benchmark's results."""
     for name, found in results("accuracy")["sets"].items():
         for row in found["rows"]:
             ahead = ""
@@ -107,21 +125,21 @@ def accuracy_rows():
 
 def test_accuracies_are_those_of_the_benchmark():
     for row in accuracy_rows():
-        assert row in README
+        assert row in BENCHMARKS
     measured = results("accuracy")
     for commit in measured["commits"]:
-        assert commit[:7] in README
-    assert measured["date"] in README
+        assert commit[:7] in BENCHMARKS
+    assert measured["date"] in BENCHMARKS
     scratch = results("scratch")
     for row in scratch["recipes"]:
         test = row["test"]
         numbers = (
             f"{len(row['seeds'])} | {test['mean']:.3f} | {test['min']:.3f} to {test['max']:.3f}"
         )
-        assert f"| {row['name']} | {numbers} |" in README
+        assert f"| {row['name']} | {numbers} |" in BENCHMARKS
     for commit in scratch["commits"]:
-        assert commit[:7] in README
-    assert scratch["date"] in README
+        assert commit[:7] in BENCHMARKS
+    assert scratch["date"] in BENCHMARKS
 
 
 def test_speeds_are_those_of_the_benchmark():
@@ -136,14 +154,87 @@ def test_speeds_are_those_of_the_benchmark():
             f"{stock:.0f} | {whisker:.0f} | {ratio['whisker']:.2f} | {float32:.0f} |"
             f" {ratio['whisker_float32']:.2f}"
         )
-        assert f"| `{variant}` | {numbers} |" in README
+        assert f"| `{variant}` | {numbers} |" in BENCHMARKS
     transfer = measured["variants"]["transfer"]
     for side, seconds in ((side, transfer["seconds"][side]) for side in ("whisker", "stock")):
-        assert f"{seconds['median']:.1f} s" in README
-        assert f"({seconds['min']:.1f} to {seconds['max']:.1f})" in README
-        assert f"{transfer['test_accuracy'][side]['median']:.3f}" in README
-    assert f"{transfer['seconds']['ratio']['whisker']:.1f} times less" in README
-    assert measured["environments"][0]["commit"][:7] in README
+        assert f"{seconds['median']:.1f} s" in BENCHMARKS
+        assert f"({seconds['min']:.1f} to {seconds['max']:.1f})" in BENCHMARKS
+        assert f"{transfer['test_accuracy'][side]['median']:.3f}" in BENCHMARKS
+    assert f"{transfer['seconds']['ratio']['whisker']:.1f} times less" in BENCHMARKS
+    assert measured["environments"][0]["commit"][:7] in BENCHMARKS
+
+
+def test_answers_a_second_are_those_of_the_benchmark():
+    measured = results("serving")
+    for name, contender in (
+        ("Whisker", "whisker"),
+        ("with batching", "whisker_batching"),
+        ("`--xnnpack`", "whisker_xnnpack"),
+        ("FastAPI", "fastapi"),
+        ("LitServe", "litserve"),
+        ("LitServe, batching", "litserve_batching"),
+        ("BentoML", "bentoml"),
+        ("BentoML, batching", "bentoml_batching"),
+        ("the model alone", "model_in_a_loop"),
+        ("in batches", "model_in_batches"),
+        ("in XNNPACK", "xnnpack_in_a_loop"),
+        ("empty gRPC", "echo"),
+    ):
+        summary = measured["summary"][contender].values()
+        cells = (f"{of_clients['per_second']['median']:.0f}" for of_clients in summary)
+        assert f"| {name} | {' | '.join(cells)} |" in BENCHMARKS
+    assert measured["commit"][:7] in BENCHMARKS
+    assert measured["date"] in BENCHMARKS
+
+
+def test_speeds_of_input_are_those_of_the_benchmark():
+    measured = results("input")
+    for side, passes in measured["sides"].items():
+        digits = 0 if side == "stock" else 2
+        cells = " | ".join(
+            f"{passes[part]['median']:,.0f} | {passes[part]['ratio']:.{digits}f}"
+            for part in ("first", "later")
+        )
+        name = side if side == "stock" else f"`--cache={side}`"
+        assert f"| {name} | {cells} | {passes['peak_mb']:.0f} MB |" in BENCHMARKS
+    assert measured["commit"][:7] in BENCHMARKS
+    assert measured["date"] in BENCHMARKS
+
+
+def test_accuracies_of_variants_are_those_of_the_comparison():
+    measured = results("compare")
+    for variant, found in measured["variants"].items():
+        test = found["test"]
+        low, high = test["interval_95"]
+        cells = (
+            f"{len(found['seeds'])} | {test['mean']:.3f} | {test['min']:.3f} to {test['max']:.3f} |"
+            f" {low:.3f} to {high:.3f} | {found['parameters']['total']:,}"
+        )
+        assert f"| `{variant}` | {cells} |" in BENCHMARKS
+    assert measured["commit"][:7] in BENCHMARKS
+    assert measured["date"] in BENCHMARKS
+
+
+def test_numbers_on_readme_are_those_of_the_benchmarks():
+    transfer = results("training")["variants"]["transfer"]
+    seconds, accuracy = transfer["seconds"], transfer["test_accuracy"]
+    whisker, stock = (
+        f"{seconds[side]['median']:.1f} s, {accuracy[side]['median']:.3f}"
+        for side in ("whisker", "stock")
+    )
+    assert f"| {whisker} | stock Keras: {stock} |" in ON_README
+    served = results("serving")["summary"]
+    whisker, bentoml, litserve = (
+        f"{served[name]['32']['per_second']['median']:.0f}"
+        for name in ("whisker_xnnpack", "bentoml_batching", "litserve_batching")
+    )
+    assert f"| {whisker} | BentoML {bentoml}, LitServe {litserve} " in ON_README
+    imported = results("client")["summary"]
+    whisker, api = (
+        f"{costs['import_s']['median']:.3f} s, {costs['memory_mb']['median']:.0f} MB"
+        for costs in (imported["whisker"], imported["tensorflow_serving_api"])
+    )
+    assert f"| {whisker} | `tensorflow-serving-api`: {api} |" in ON_README
 
 
 def test_shares_that_the_gate_refuses_are_those_of_the_simulation():
@@ -151,13 +242,15 @@ def test_shares_that_the_gate_refuses_are_those_of_the_simulation():
     for rows in zip(*(model["rows"] for model in measured["models"]), strict=True):
         shares = [row["refused"][policy] for row in rows for policy in ("not_worse", "strict")]
         numbers = " | ".join(f"{100 * share:.1f} %" for share in shares)
-        assert f"| {rows[0]['n']:,} | {rows[0]['worse_by_points']} | {numbers} |" in README
-    assert f"of {measured['pairs']:,} simulated pairs" in README
+        assert f"| {rows[0]['n']:,} | {rows[0]['worse_by_points']} | {numbers} |" in BENCHMARKS
+    assert f"of {measured['pairs']:,} simulated pairs" in BENCHMARKS
 
 
 def test_first_requests_are_those_of_the_benchmark():
     first = [results("warmup")[name]["first_ms"]["median"] for name in ("with", "without")]
-    assert "took {:,.0f} ms with warm-up records and {:,.0f} ms without".format(*first) in README
+    assert (
+        "took {:,.0f} ms with warm-up records and {:,.0f} ms without".format(*first) in BENCHMARKS
+    )
 
 
 def test_costs_of_the_client_are_those_of_the_benchmark():
@@ -172,19 +265,19 @@ def test_costs_of_the_client_are_those_of_the_benchmark():
         }
         cells = f"{of_side['import_s']:.3f} s | {of_side['memory_mb']:.0f} MB"
         cpu = f"{of_side['bytes_cpu_ms']:.2f} ms | {of_side['pixels_cpu_ms']:.2f} ms"
-        assert f"| {name} | {cells} | {cpu} |" in README
+        assert f"| {name} | {cells} | {cpu} |" in BENCHMARKS
     api = measured["targets"]["tensorflow_serving_api"]
     for measure in ("import_s", "memory_mb"):
         assert api[measure]["met"]
-        assert f"{api[measure]['times_less']['median']:.0f} times" in README
-    assert measured["commit"][:7] in README
-    assert measured["date"] in README
+        assert f"{api[measure]['times_less']['median']:.0f} times" in BENCHMARKS
+    assert measured["commit"][:7] in BENCHMARKS
+    assert measured["date"] in BENCHMARKS
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder in which README's commands find what they name: an environment, pictures, weights in
-    the cache.
+    """A folder in which the pages' commands find what they name: an environment, pictures, weights
+    in the cache.
     """
     folder = tmp_path_factory.mktemp("readme")
     (folder / ".venv").symlink_to(sys.prefix)
@@ -226,12 +319,15 @@ def execute(folder, language, text):
 
 @pytest.fixture(scope="module")
 def outputs(checkout):
-    """What the blocks without a marker print, run in their order."""
-    return {
-        block.text: execute(checkout, block.language, block.text)
+    """What the blocks without a marker print, run in their order; one that several pages have runs
+    once.
+    """
+    languages = {
+        block.text: block.language
         for block in BLOCKS
-        if not block.marker
+        if not block.marker and block.language in LANGUAGES
     }
+    return {text: execute(checkout, language, text) for text, language in languages.items()}
 
 
 def output(outputs, start):
@@ -275,7 +371,7 @@ def test_dry_run_prints_a_job(outputs):
 
 @pytest.fixture(scope="module")
 def ports(outputs, checkout):  # noqa: ARG001
-    """Those of the server that README starts, on the model that README trains."""
+    """Those of the server that README starts, on the model that it trains."""
     command = block("whisker-serve --port").text.replace(
         "--port=8500 --rest_api_port=8501", "--ports_file=ports.json"
     )
@@ -315,6 +411,12 @@ def test_configuration_lines_write_files_that_are_read_back(tmp_path):
     assert batching.read(tmp_path / "batching.config").max_batch_size.value == 32
     assert monitoring.read(tmp_path / "monitoring.config").prometheus_config.enable
     assert tls.read(tmp_path / "tls.config").server_key == (tmp_path / "server.key").read_text()
+
+
+def test_line_of_readme_asks_its_server_about_every_picture(ports, checkout):
+    line = block("--server=localhost:8500 my_pictures/cats").text
+    said = execute(checkout, "sh", line.replace("localhost:8500", f"localhost:{ports['port']}"))
+    assert len(re.findall(r"my_pictures/cats/\d+\.jpg", said)) == 25
 
 
 def test_lines_that_keep_answers_and_draw_them_do_so(ports, checkout):

@@ -112,15 +112,15 @@ def test_starting_a_build_needs_to_use_the_service():
 
 
 def table():
-    lines = ["   | command | permission | of | to |", "   |---|---|---|---|"]
+    lines = ["    | command | permission | of | to |", "    |---|---|---|---|"]
     for row in PERMISSIONS:
         reason = row.reason.removeprefix("to ")
-        lines.append(f"   | {row.command} | `{row.name}` | {row.holder} | {reason} |")
+        lines.append(f"    | {row.command} | `{row.name}` | {row.holder} | {reason} |")
     return "\n".join(lines)
 
 
 TABLE = re.compile(
-    r"(   <!-- permissions: [^\n]+ -->\n).*?(   <!-- end of permissions -->)", re.DOTALL
+    r"(    <!-- permissions: [^\n]+ -->\n).*?(    <!-- end of permissions -->)", re.DOTALL
 )
 
 
