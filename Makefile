@@ -1,4 +1,4 @@
-# Whisker. `make run` is the first thing to try; README explains the rest.
+# Whisker. `make run` is the first thing to try; README and docs/ explain the rest.
 
 # The first interpreter of the right version that really runs (a shim for one that is not installed does not).
 PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11; do \
@@ -20,7 +20,7 @@ BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check --require-virtualenv
 CHECK := .venv-check/bin
 
-.PHONY: install run test test-long check format bench lock \
+.PHONY: install run test test-long check format docs bench lock \
 	pin-images require-pinned images test-image smoke scan push submit-job
 
 install: .venv/installed-run-gpu$(GPU)
@@ -34,7 +34,7 @@ test: .venv/installed-dev
 test-long: .venv/installed-dev
 	$(BIN)/python -m pytest -m long --numprocesses=2 --dist=loadfile
 
-check: .venv/installed-dev .venv-check/installed
+check: .venv/installed-dev .venv-check/installed docs
 	$(CHECK)/ruff check .
 	$(CHECK)/ruff format --check .
 	$(CHECK)/mypy --python-executable $(BIN)/python
@@ -48,7 +48,15 @@ format: .venv-check/installed
 	$(CHECK)/ruff check --fix .
 	$(CHECK)/ruff format .
 
-# Measures what README quotes; needs the real pictures and weights: make bench DATA=folder WEIGHTS=file
+# The site of README and docs/, in build/site; a link that leads nowhere ends it.
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md LICENSE SECURITY.md docs examples infra benchmarks
+docs: .venv-check/installed
+	rm -rf build/pages
+	mkdir -p build/pages
+	ln -s $(PAGES:%=$(CURDIR)/%) build/pages
+	$(CHECK)/mkdocs build --strict
+
+# Measures what docs/benchmarks.md quotes; needs the real pictures and weights: make bench DATA=folder WEIGHTS=file
 bench: .venv/installed-dev .venv-bench/installed
 	$(BIN)/python -m benchmarks.bench_training --data=$(DATA) --weights=$(WEIGHTS) \
 		--whisker_transfer_flags=--recipe=fast
