@@ -9,7 +9,8 @@ index is none.
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class Checkpoints:
         self._folder = folder
         self._step_prefix, self._best_prefix = f"{prefix}step-", f"{prefix}best-"
         self._saved = saved
+        self._best_name = ""
         self._progress = tf.Variable("", trainable=False, name="progress")
         model_variables = [variable.value for variable in model.variables]
         self._best = tf.train.Checkpoint(model=model_variables)
@@ -89,7 +91,10 @@ class Checkpoints:
         self._progress.assign(json.dumps(progress))
         with self._errors(f"of step {step}"):
             self._content.write(str(self._folder / f"{self._step_prefix}{step:09d}"))
-        self._prune()
+        self._remove_all_but(self._step_prefix, [path.name for path in self._paths()[-_KEPT:]])
+        # Not before: the checkpoint before this one needs the best epoch of its time.
+        if self._best_name:
+            self._remove_all_but(self._best_prefix, [self._best_name])
         self._saved()
 
     def restore(self) -> dict[str, Any] | None:
@@ -120,15 +125,13 @@ class Checkpoints:
 
     def save_best(self, epoch: int) -> None:
         """Keeps the model's variables as those of the best epoch so far."""
+        self._best_name = f"{self._best_prefix}{epoch:05d}"
         with self._errors(f"of the best epoch, {epoch},"):
-            self._best.write(str(self._folder / f"{self._best_prefix}{epoch:05d}"))
-        for file in self._folder.glob(f"{self._best_prefix}*"):
-            if not file.name.startswith(f"{self._best_prefix}{epoch:05d}."):
-                file.unlink()
+            self._best.write(str(self._folder / self._best_name))
 
-    def restore_best(self) -> None:
+    def restore_best(self, epoch: int) -> None:
         """Gives the model the variables of the best epoch back."""
-        path = max(self._folder.glob(f"{self._best_prefix}*.index")).with_suffix("")
+        path = self._folder / f"{self._best_prefix}{epoch:05d}"
         self._best.read(str(path)).assert_consumed()
 
     @contextmanager
@@ -143,8 +146,10 @@ class Checkpoints:
             index.with_suffix("") for index in self._folder.glob(f"{self._step_prefix}*.index")
         )
 
-    def _prune(self) -> None:
-        kept = {path.name for path in self._paths()[-_KEPT:]}
-        for file in self._folder.glob(f"{self._step_prefix}*"):
-            if file.is_file() and file.name.split(".")[0] not in kept:
-                file.unlink()
+    def _remove_all_but(self, prefix: str, names: Collection[str]) -> None:
+        for path in self._folder.glob(f"{prefix}*"):
+            # A folder is what TensorFlow was writing when it was killed.
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name.split(".")[0] not in names:
+                path.unlink()

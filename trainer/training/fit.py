@@ -240,7 +240,7 @@ def train(
     if plan.patience and (best := history.best_epoch(plan.since)) != len(history.loss):
         # Only the chief has checkpoints.
         if loop.workers.is_chief:
-            checkpoints.restore_best()
+            checkpoints.restore_best(best)
         loop.workers.take_from_chief(loop.model.variables)
         logger.info("keeping epoch %d, which has the lowest validation loss", best)
     return history

@@ -126,6 +126,31 @@ def test_only_the_newest_three_checkpoints_are_kept(whole):
     assert len(names) == 3
 
 
+def test_run_killed_between_its_best_epoch_and_the_checkpoint_has_the_one_before(tmp_path):
+    killed = Run(tmp_path)
+    killed.checkpoints.save_best(1)
+    killed.checkpoints.save(5, {"epoch": 1})
+    before = killed.weights()
+    killed.model.variables[0].assign_add(killed.model.variables[0])
+    killed.checkpoints.save_best(2)
+    folder = tmp_path / "checkpoints"
+    # As TensorFlow leaves them where it is killed.
+    for name in ("best-00003_temp", "step-000000009_temp"):
+        (folder / name).mkdir()
+        (folder / name / "part-00000-of-00001.tempstate1").touch()
+    again = Run(tmp_path)
+    assert again.checkpoints.restore() == {"epoch": 1}
+    again.checkpoints.restore_best(1)
+    assert_same(again.weights(), before)
+    again.checkpoints.save_best(4)
+    again.checkpoints.save(9, {})
+    assert {path.name.split(".")[0] for path in folder.iterdir()} == {
+        "best-00004",
+        "step-000000005",
+        "step-000000009",
+    }
+
+
 def test_checkpoint_that_cannot_be_written_is_told_and_the_one_before_kept(examples, tmp_path):
     run = Run(tmp_path)
     (tmp_path / "checkpoints").write_text("a file")
