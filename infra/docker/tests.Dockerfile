@@ -9,6 +9,7 @@ RUN pip install --no-cache-dir --require-hashes --requirement /build/dev.txt
 
 # Beside the code that the image already holds.
 COPY pyproject.toml /app/
+COPY infra /app/infra
 COPY tests /app/tests
 WORKDIR /app
 USER 10001

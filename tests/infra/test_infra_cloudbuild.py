@@ -4,15 +4,20 @@ steps call.
 
 import os
 import re
+import shlex
 import shutil
 import string
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from google.cloud.devtools.cloudbuild_v1.types import Build, BuildOptions
 from google.protobuf import json_format
+
+from tests.trained_model import write_pictures
+from trainer.data import sources
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "cloudbuild.yaml").read_text("utf-8")
@@ -245,7 +250,7 @@ def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
     assert called[1:] == [
         (
             f"docker run --rm --volume {home} {REGISTRY}/trainer:build --data=sample"
-            " --image_size=32 --epochs=1 --run_dir=run --model_dir=models"
+            " --image_size=32 --epochs=1 --gate=off --run_dir=run --model_dir=models"
         ),
         (
             f"docker run --detach --name {name} --volume {home}:ro {REGISTRY}/serving:build "
@@ -260,6 +265,43 @@ def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
         f"docker rm --force {name}",
         f"docker volume rm {name}",
     ]
+
+
+def test_flags_that_smoke_trains_with_publish_what_it_asks_for(tmp_path):
+    text = (ROOT / "infra" / "smoke.sh").read_text("utf-8").replace("\\\n", " ")
+    (flags,) = re.findall(r'"\$trainer" +(--data=.*)', text)
+    assert "--data=sample " in flags
+    # Drawing a thousand pictures takes longer than all the rest; a few say as much of the flags.
+    pictures = write_pictures(tmp_path / "pictures", per_class=20)
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer.task", *shlex.split(flags), f"--data={pictures}"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "published version 1" in ended.stdout
+    (config,) = re.findall(r'--model_config_file=\$home/(\S+)"', text)
+    ((label, asked),) = re.findall(r"serving.predict --label=(\S+) (\S+)", text)
+    assert f'"{label}"' in (tmp_path / config).read_text("utf-8")
+    assert asked == f".cache/whisker/sample-{sources._SAMPLE_SEED}/test/cats"
+
+
+def test_steps_are_the_targets_of_the_makefile_in_their_order():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    order = [name for name in phony.split() if name != "\\"]
+    targets = [step.args[0] for step in BUILD.steps]
+    assert targets == sorted(targets, key=order.index)
+    # The page names those of the images in the same order.
+    page = (ROOT / "infra" / "README.md").read_text("utf-8")
+    (paragraph,) = re.findall(r"`make images` builds both images.*?\n\n", page, re.DOTALL)
+    named = re.findall(r"`make ([\w-]+)`", paragraph)
+    assert named == [name for name in targets if name in named]
+    assert {"images", "test-image", "smoke", "scan", "push"} <= set(named)
 
 
 def test_smoke_fails_with_the_servers_log_where_it_never_turns_healthy(workspace):

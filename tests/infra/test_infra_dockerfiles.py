@@ -1,8 +1,11 @@
 import importlib.util
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -227,3 +230,43 @@ def test_tests_stand_beside_the_code_of_the_image_that_they_are_given():
     assert rests(name, "USER")[-1] == rests("trainer.Dockerfile", "USER")[-1]
     for folder in json.loads(rests(name, "CMD")[0]):
         assert (ROOT / folder).is_dir(), folder
+
+
+def test_tests_that_read_files_of_the_checkout_pass_on_what_the_image_holds(tmp_path):
+    for name in ("trainer.Dockerfile", "tests.Dockerfile"):
+        for rest in rests(name, "COPY"):
+            *sources, target = rest.split()
+            if target.startswith("/app"):
+                for source in sources:
+                    assert in_build_context(source), source
+                    copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+                    # A checkout that is used has caches, which the builder does not get.
+                    copy(ROOT / source, tmp_path / source)
+    folders = json.loads(rests("tests.Dockerfile", "CMD")[0])
+    reading = [
+        str(path.relative_to(tmp_path))
+        for folder in folders
+        for path in sorted((tmp_path / folder).rglob("test_*.py"))
+        if re.search(r"(ROOT|parents\[\d\]\)?) /", path.read_text("utf-8"))
+    ]
+    assert "tests/trainer/cloud/test_cloud_image.py" in reading
+    # The image has no git.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program in ("bash", "cat", "basename", "sh"):
+        (programs / program).symlink_to(shutil.which(program))
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "not long", *reading],
+        cwd=tmp_path,
+        env={
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "PATH": str(programs),
+            "PYTHONPATH": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "an image has no git" in ended.stdout

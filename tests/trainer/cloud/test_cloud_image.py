@@ -34,6 +34,8 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path):
+    if shutil.which("git") is None:
+        pytest.skip("an image has no git to make a checkout with")
     folder = tmp_path / "checkout"
     (folder / "infra" / "docker").mkdir(parents=True)
     (folder / image.DOCKERFILE).write_text(f"FROM python:3.12-slim@{DIGEST}\n")
