@@ -125,7 +125,10 @@ class TfliteModel(Servable):
         with self._interpreters.one() as interpreter:
             try:
                 return run(interpreter, feeds, fetches)
-            except (ValueError, RuntimeError, OverflowError) as error:
+            except (ValueError, OverflowError) as error:
+                # A dtype that the signature does not name, more elements than it counts.
+                raise invalid_argument(f"Failed to set inputs. {one_line(str(error))}") from error
+            except RuntimeError as error:
                 raise StatusError(
                     grpc.StatusCode.INTERNAL, f"Failed to run interpreter. {one_line(str(error))}"
                 ) from error

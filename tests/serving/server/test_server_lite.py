@@ -159,6 +159,11 @@ def test_each_signature_of_the_metadata_runs_the_graph(loaded):
     words = np.array([b"a\x00b", b"", b"c"], object)
     assert answer(model, "text", **{"in": words}) == {"out": words.tolist()}
     assert answer(model, "size", **{"in": words[:2]}) == {"rows": [2]}
+    # They say nothing of dtypes, as in the real server's test.
+    for value in (np.ones(1), np.zeros((2**40, 0), object)):
+        with pytest.raises(StatusError, match="^INVALID_ARGUMENT: Failed to set inputs. "):
+            answer(model, "text", **{"in": value})
+    assert answer(model, "size", **{"in": words[:2]}) == {"rows": [2]}
 
 
 def test_outputs_of_one_operation_share_an_alias_and_the_last_has_it(loaded):
