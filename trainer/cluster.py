@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.errors import ConfigError, WorkersError
+from trainer.errors import ConfigError, WorkerLostError, WorkersError
 
 # How much later than the first a machine may start: they pull their images at different speeds.
 _START_S = 600.0
@@ -29,6 +29,7 @@ _INTRODUCTION_S = 5.0
 # The settings of a run are about a kilobyte.
 _MOST_BYTES = 2**16
 _WELCOME = "welcome"
+_REFUSED = "refused: "
 _START = "start the same command on every machine that TF_CONFIG names"
 
 
@@ -107,7 +108,8 @@ def meet(cluster: Cluster, settings: Mapping[str, Any]) -> None:
         settings: by name; they must be the same everywhere.
 
     Raises:
-        WorkersError: somebody did not come in time, or came with other settings.
+        WorkersError: somebody came with other settings.
+        WorkerLostError: somebody did not come in time.
     """
     if cluster.is_chief:
         _receive(cluster, settings)
@@ -144,7 +146,7 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
             if index not in arrived
         ]
         refusal = f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; {_START}"
-        raise WorkersError(refusal) from error
+        raise WorkerLostError(refusal) from error
     except OSError as error:
         raise WorkersError(
             f"{address}: the chief cannot listen there ({error.strerror}); give a free port"
@@ -152,7 +154,7 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
     finally:
         for connection in arrived.values():
             with connection:
-                _send(connection, refusal or _WELCOME)
+                _send(connection, _REFUSED + refusal if refusal else _WELCOME)
     if refusal:
         raise WorkersError(refusal)
 
@@ -160,22 +162,26 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
 def _report(cluster: Cluster, settings: Mapping[str, Any]) -> None:
     deadline = time.monotonic() + cluster.start_s
     chief = _host_and_port(cluster.workers[0])
-    answer = ""
-    while not answer:
+    while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise WorkersError(
+            raise WorkerLostError(
                 f"the chief, worker 0 ({cluster.workers[0]}), did not answer within"
                 f" {cluster.start_s:g} s; {_START}"
             )
+        answer = ""
         with suppress(OSError), socket.create_connection(chief, timeout=left) as connection:
             _send(connection, json.dumps({"worker": cluster.index, "settings": dict(settings)}))
             # A little longer than the chief waits: it knows who is missing.
             answer = _read(connection, deadline - time.monotonic() + _INTRODUCTION_S)
-        if not answer:
-            time.sleep(min(_RETRY_S, left))
-    if answer != _WELCOME:
-        raise WorkersError(answer)
+        if answer == _WELCOME:
+            return
+        if answer.startswith(_REFUSED):
+            # The chief's own exit code says whether it helps to begin again.
+            raise WorkerLostError(answer.removeprefix(_REFUSED))
+        # Nobody is there yet; or TensorFlow's server of a chief that this worker was lost to, and
+        # that has not noticed.
+        time.sleep(min(_RETRY_S, left))
 
 
 def _difference(index: int, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from tensorflow.python.util import _pywrap_util_port
 
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
-from trainer.errors import DeviceError, WorkersError
+from trainer.errors import DeviceError, WorkerLostError, WorkersError
 from trainer.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
@@ -154,19 +154,30 @@ class Workers:
                 tf.cast(self._sum(cast if self.is_chief else tf.zeros_like(cast)), value.dtype)
             )
 
+    def leave_together(self) -> None:
+        """Waits for the chief to be done. A worker that had left before could not begin again
+        beside a chief that has to. All workers must call it.
+        """
+        if self.is_chief:
+            # It has done everything, whatever becomes of the others.
+            with suppress(*_LOST):
+                self.gather([0.0])
+        else:
+            self.gather([0.0])
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Inside, the loss of another worker is one clear error.
 
         Raises:
-            WorkersError: another worker is gone, or keeps the others waiting.
+            WorkerLostError: another worker is gone, or keeps the others waiting.
         """
         try:
             yield
         except _LOST as error:
             if self._cluster.count == 1:
                 raise
-            raise WorkersError(
+            raise WorkerLostError(
                 f"{self._lost(error.message)}; its own log says why; give the same command again"
                 " everywhere to resume from the last checkpoint"
             ) from error

@@ -1,6 +1,6 @@
 """What can go wrong in training for a reason that the user can fix; each text is one line."""
 
-from whisker_ml.errors import EXIT_GATE_REFUSED, EXIT_STOPPED, WhiskerError
+from whisker_ml.errors import EXIT_AGAIN, EXIT_GATE_REFUSED, EXIT_STOPPED, WhiskerError
 
 
 class ConfigError(WhiskerError):
@@ -49,6 +49,12 @@ class RunStopped(WhiskerError):
 
 class WorkersError(WhiskerError):
     """Another process of the run has not come, has gone, or does something else."""
+
+
+class WorkerLostError(WorkersError):
+    """Another process of the run is gone, or has not come; all of them may begin again."""
+
+    exit_code = EXIT_AGAIN
 
 
 class CloudError(WhiskerError):

@@ -90,18 +90,22 @@ def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, A
             run_report.draw_data(config, session, data)
         trained = training.train(config, session, data, weights)
         if not session.is_chief:
+            session.workers.leave_together()
             return {}
         judged = judge(config, session, data, trained)
         exported = export.write(config, session, data, trained, judged)
+        session.stop.obey()
         explain(session, data, trained, judged)
         result = record.compose(config, session, data, trained, judged, exported)
         run_report.draw_result(session, data, result, trained.steps)
         # A version tells of files that are in the run folder, whatever happens from here on.
         session.folder.synchronise()
+        session.stop.obey()
         publication = publish(config, session, data, exported, result, store)
         result = record.add_publication(result, publication, session)
         run_report.write(session, result)
         session.folder.synchronise()
+        session.workers.leave_together()
         if publication.refused:
             raise GateRefused(result["gate"]["sentence"])
     return {**result, "run_dir": session.folder.address}

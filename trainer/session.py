@@ -94,6 +94,16 @@ class Stop:
         """Tells whether the run is to stop."""
         return bool(self._requested)
 
+    def obey(self) -> None:
+        """Ends a run whose request to stop was lost: TensorFlow and Keras go on after some errors
+        that are raised inside their calls.
+
+        Raises:
+            RunStopped: the run was asked to stop.
+        """
+        if self._requested:
+            raise RunStopped(_STOPPED_OUTSIDE)
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Inside, a request is only remembered."""

@@ -10,6 +10,8 @@ EXIT_DEFECT = 1
 EXIT_USAGE = 2
 EXIT_GATE_REFUSED = 3
 EXIT_SOME_PICTURES_FAILED = 4
+# sysexits.h's EX_TEMPFAIL: the same command may succeed when it is given again.
+EXIT_AGAIN = 75
 EXIT_INTERRUPTED = 130
 EXIT_STOPPED = 143
 

@@ -268,8 +268,3 @@ class Submission:
                 "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the"
                 " output into kubectl create --filename=-"
             )
-        if self.workers > 1:
-            raise ConfigError(
-                f"--workers={self.workers}: a Job of Kubernetes is one pod here; leave"
-                " --workers out"
-            )

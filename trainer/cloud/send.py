@@ -40,7 +40,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
     ]
     permissions = []
     if submission.platform == "kubernetes":
-        content = specification.kubernetes_job(submission, arguments)
+        contents = specification.kubernetes_objects(submission, arguments, datetime.now(UTC))
         command = "kubectl create --filename=job.yaml"
         if submission.accelerator:
             unchecked.append(
@@ -48,6 +48,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
             )
     else:
         content = specification.custom_job(submission, arguments)
+        contents = [content]
         command = specification.send_command(
             content, submission.display_name, project=submission.project, region=submission.region
         )
@@ -80,7 +81,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
             " machine."
         )
     comments += ["Not checked:", *(f"- {fact}" for fact in unchecked)]
-    return specification.to_yaml(content, [*comments, *permissions])
+    return specification.to_yaml(contents, [*comments, *permissions])
 
 
 def send(

@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import yaml
@@ -20,7 +21,7 @@ from google.protobuf import json_format
 from trainer.cloud import Submission, image
 from trainer.cloud.machines import require_possible
 from trainer.errors import ConfigError
-from whisker_ml.errors import EXIT_USAGE
+from whisker_ml.errors import EXIT_AGAIN, EXIT_GATE_REFUSED, EXIT_STOPPED, EXIT_USAGE
 
 # What runs in the container, spelled out so that any image that holds the trainer will do.
 COMMAND = ("python", "-m", "trainer.task")
@@ -148,7 +149,12 @@ def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, re
     )
 
 
-# A plain Job of Kubernetes: one pod, ended for good by what a restart would not fix.
+# A plain Job of Kubernetes: a pod for each worker, ended for good by what a restart would not fix.
+#
+# Several are an Indexed Job: a pod is called JOB-INDEX, and found as JOB-INDEX.SERVICE
+# (kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication). Where one is lost all of them
+# end, the Job makes each anew once it is gone (TensorFlow takes no second worker of an index), and
+# all go on from the checkpoint. Fields as of Kubernetes 1.33; read on 2026-11-27.
 #
 # Kubeflow's trainer has no runtime for TensorFlow any more (kubeflow/trainer#2699, 2025-08-11).
 # Labels of nodes and the 25 s are those of Google's Kubernetes Engine, as of 2026-11-22
@@ -171,33 +177,39 @@ _KEPT_S = 7 * 24 * 3600
 _USER = 10001
 # What the trainer writes to; the rest of its disk is read-only.
 _WRITABLE = {"home": "/home/whisker", "temporary": "/tmp"}  # noqa: S108
-# Kubernetes adds at most a dash and five characters, and a Job's name has at most 63.
-_NAME = re.compile(r"[a-z]([a-z0-9-]{0,51}[a-z0-9])?")
+# Of the workers, inside the cluster.
+_PORT = 2222
+# A pod's host name has at most 63 characters: this, a time, and the index.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,42}[a-z0-9])?")
+_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str, Any]:
-    """Describes one run as a ``batch/v1`` Job.
+def kubernetes_objects(
+    submission: Submission, arguments: Sequence[str], now: datetime
+) -> list[dict[str, Any]]:
+    """Describes one run as a ``batch/v1`` Job, and of several workers how they find each other.
 
     Args:
         submission: what is asked of the cluster; accelerators by Vertex AI's names, the service
             account by Kubernetes' own.
         arguments: flags of ``trainer.task``, each as ``--name=value``.
+        now: names what belongs to several workers.
 
     Returns:
-        The object, as ``kubectl create`` reads it.
+        The objects, as ``kubectl create`` reads them; the Job is the last.
 
     Raises:
         ConfigError: Kubernetes could not run this.
     """
     container = {"name": "trainer"} | _container("image", submission, arguments)
-    for flag, value in (
-        ("display_name", submission.display_name),
-        ("service_account", submission.service_account or "default"),
+    for flag, value, form in (
+        ("display_name", submission.display_name, _NAME),
+        ("service_account", submission.service_account or "default", _ACCOUNT),
     ):
-        if not _NAME.fullmatch(value):
+        if not form.fullmatch(value):
             raise ConfigError(
-                f"--{flag}={value}: expected a name of Kubernetes: at most 53 lowercase letters,"
-                " digits and dashes, the first a letter"
+                f"--{flag}={value}: expected a name of Kubernetes: lowercase letters, digits and"
+                " dashes, such as whisker; a Job's begins with a letter and has at most 44"
             )
     each = submission.accelerator_count if submission.accelerator else 1
     memory = f"{_MEMORY_GIB * each}Gi"
@@ -255,32 +267,120 @@ def kubernetes_job(submission: Submission, arguments: Sequence[str]) -> dict[str
     }
     if submission.service_account:
         pod["serviceAccountName"] = submission.service_account
-    # Wrong settings, or no GPU where one is required: no restart fixes them.
-    hopeless = {"containerName": "trainer", "operator": "In", "values": [EXIT_USAGE]}
     labels = {"app.kubernetes.io/name": "whisker-trainer"}
-    return {
+    job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         # Each `kubectl create` makes a Job of its own, also beside one that has ended.
-        "metadata": {"generateName": f"{submission.display_name}-", "labels": dict(labels)},
+        "metadata": {"generateName": f"{submission.display_name}-", "labels": labels},
         "spec": {
             "ttlSecondsAfterFinished": _KEPT_S,
             "backoffLimit": _RESTARTS,
             "activeDeadlineSeconds": submission.budget.timeout_s,
+            "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
-                    {"action": "FailJob", "onExitCodes": hopeless},
-                    # A machine that is taken away is nobody's failure, and does not count.
+                    # Wrong settings, no GPU where one is required, a model that the gate refuses:
+                    # no restart fixes them.
+                    {"action": "FailJob", "onExitCodes": _exits(EXIT_USAGE, EXIT_GATE_REFUSED)},
+                    # A machine that is taken away is nobody's failure, and does not count; nor what
+                    # follows from it, or from another worker's failure, which counts there.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                    {"action": "Ignore", "onExitCodes": _exits(EXIT_AGAIN, EXIT_STOPPED)},
                 ]
             },
-            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
+    if submission.workers == 1:
+        return [job]
+    return [*_several(job, submission, now), job]
 
 
-def to_yaml(content: Mapping[str, Any], comments: Sequence[str]) -> str:
-    """Writes a specification, or an object of Kubernetes, below lines of comment."""
-    return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump(
-        dict(content), sort_keys=False, allow_unicode=True, width=float("inf")
+def _exits(*codes: int) -> dict[str, Any]:
+    return {"containerName": "trainer", "operator": "In", "values": list(codes)}
+
+
+def _several(job: dict[str, Any], submission: Submission, now: datetime) -> list[dict[str, Any]]:
+    """Makes a Job one of several workers; gives what has to be there before it."""
+    # Pods are called by the Job's name, which so has to be known here.
+    name = f"{submission.display_name}-{now:%Y%m%d-%H%M%S}"
+    labels = job["metadata"]["labels"] | {"app.kubernetes.io/instance": name}
+    job["metadata"] = {"name": name, "labels": labels}
+    job["spec"] |= {
+        "completionMode": "Indexed",
+        "completions": submission.workers,
+        "parallelism": submission.workers,
+        # The chief leaves last.
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+    }
+    template = job["spec"]["template"]
+    template["metadata"] = {"labels": labels}
+    template["spec"]["subdomain"] = name
+    (container,) = template["spec"]["containers"]
+    container["ports"] = [{"name": "workers", "containerPort": _PORT}]
+    index = "JOB_COMPLETION_INDEX"
+    tf_config = {
+        "cluster": {
+            "worker": [f"{name}-{each}.{name}:{_PORT}" for each in range(submission.workers)]
+        },
+        "task": {"type": "worker", "index": 0},
+    }
+    container["env"] = [
+        # Kubernetes sets it by itself, but behind these, and expands only what stands before.
+        {
+            "name": index,
+            "valueFrom": {
+                "fieldRef": {
+                    "fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+                }
+            },
+        },
+        {
+            "name": "TF_CONFIG",
+            "value": json.dumps(tf_config).replace('"index": 0', f'"index": $({index})'),
+        },
+    ]
+    metadata = {"metadata": {"name": name, "labels": labels}}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        **metadata,
+        "spec": {
+            "clusterIP": "None",
+            "selector": labels,
+            # They look for each other from their first moment.
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "workers", "port": _PORT}],
+        },
+    }
+    # TensorFlow's ports know neither encryption nor who asks; NCCL chooses more of them.
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        **metadata,
+        "spec": {
+            "podSelector": {"matchLabels": labels},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": labels}}]}],
+        },
+    }
+    return [service, policy]
+
+
+def to_yaml(contents: Sequence[Mapping[str, Any]], comments: Sequence[str]) -> str:
+    """Writes a specification, or objects of Kubernetes, below lines of comment."""
+    return "".join(f"# {line}\n" for line in comments) + yaml.dump_all(
+        map(dict, contents),
+        Dumper=_WithoutAliases,
+        sort_keys=False,
+        allow_unicode=True,
+        width=float("inf"),
     )
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes what stands twice twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True

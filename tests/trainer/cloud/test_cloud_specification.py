@@ -120,7 +120,7 @@ def test_enum_refused_by_the_message_is_named_by_value():
 def test_yaml_below_its_comments_is_the_made():
     arguments = ["--model_name=a: b #c", "--data=gs://b/Größe", "--run_dir=gs://b/" + "long/" * 60]
     spec = custom_job(arguments)
-    text = specification.to_yaml(spec, ["one", "two"])
+    text = specification.to_yaml([spec], ["one", "two"])
     assert text.startswith("# one\n# two\nworkerPoolSpecs:\n")
     assert yaml.safe_load(text) == spec
     message_of(yaml.safe_load(text))
@@ -240,8 +240,16 @@ ON_KUBERNETES = {
 }
 
 
+def kubernetes(arguments=(), **changes):
+    return specification.kubernetes_objects(
+        Submission(**(ON_KUBERNETES | changes)),
+        list(arguments),
+        datetime.datetime(2026, 11, 27, 8, 9, 10, tzinfo=datetime.UTC),
+    )
+
+
 def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work():
-    job = specification.kubernetes_job(Submission(**ON_KUBERNETES), ["--data=gs://b/p"])
+    (job,) = kubernetes(arguments=["--data=gs://b/p"])
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert (job["apiVersion"], job["kind"], job["spec"]["activeDeadlineSeconds"]) == (
@@ -266,20 +274,19 @@ def test_job_asks_for_gpus_ends_by_itself_and_does_not_restart_what_cannot_work(
     assert pod["serviceAccountName"] == "trainer"
     # Kubernetes takes a podFailurePolicy with this restartPolicy only.
     assert pod["restartPolicy"] == "Never"
-    fail, ignore = job["spec"]["podFailurePolicy"]["rules"]
+    fail, ignore, follow = job["spec"]["podFailurePolicy"]["rules"]
     assert fail["onExitCodes"] == {
         "containerName": container["name"],
         "operator": "In",
-        "values": [2],
+        "values": [2, 3],
     }
     assert ignore["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert follow["onExitCodes"]["values"] == [75, 143]
 
 
 def test_job_without_accelerator_runs_anywhere():
-    pod = specification.kubernetes_job(
-        Submission(**(ON_KUBERNETES | {"accelerator": "", "spot": False, "service_account": ""})),
-        [],
-    )["spec"]["template"]["spec"]
+    (job,) = kubernetes(accelerator="", spot=False, service_account="")
+    pod = job["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
     assert "serviceAccountName" not in pod
     assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
@@ -297,4 +304,39 @@ def test_job_without_accelerator_runs_anywhere():
 )
 def test_what_kubernetes_would_refuse_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        specification.kubernetes_job(Submission(**(ON_KUBERNETES | changes)), [])
+        kubernetes(**changes)
+
+
+def test_several_workers_are_an_indexed_job_that_ends_with_its_chief():
+    service, policy, job = kubernetes(workers=3)
+    name = "whisker-20261127-080910"
+    assert {each["metadata"]["name"] for each in (service, policy, job)} == {name}
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    # Never two pods of one index; Kubernetes takes no other with a podFailurePolicy.
+    assert spec["podReplacementPolicy"] == "Failed"
+    # The name by which a pod is found ends in that of the service, which finds the pods.
+    assert pod["subdomain"] == service["metadata"]["name"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == labels
+    assert service["spec"]["clusterIP"] == "None"
+    assert policy["spec"]["podSelector"]["matchLabels"] == labels
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": labels}}]}]
+    # Another Job of the same name has pods of its own.
+    assert labels["app.kubernetes.io/instance"] == name
+
+
+def test_longest_name_of_a_worker_is_a_host_name():
+    longest = "x" * 44
+    *_, job = kubernetes(workers=100, display_name=longest)
+    assert len(f"{job['metadata']['name']}-99") <= 63
+    with pytest.raises(ConfigError, match="has at most 44"):
+        kubernetes(display_name=longest + "x")
+
+
+def test_objects_of_several_workers_read_back():
+    objects = kubernetes(workers=2)
+    text = specification.to_yaml(objects, ["one"])
+    assert list(yaml.safe_load_all(text)) == objects
+    assert "&id" not in text
