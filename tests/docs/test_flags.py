@@ -26,6 +26,7 @@ _HEAD = f"""\
 | {errors.EXIT_USAGE} | wrong use or unusable input, with one line: what, where and how to fix it |
 | {errors.EXIT_GATE_REFUSED} | refused by the gate; the run folder is complete |
 | {errors.EXIT_SOME_PICTURES_FAILED} | finished, but some pictures failed (`whisker-predict`) |
+| {errors.EXIT_AGAIN} | another worker of several machines is gone: give the same commands again |
 | 129 | stopped by a closed terminal |
 | {errors.EXIT_INTERRUPTED} | stopped by Ctrl-C |
 | {errors.EXIT_STOPPED} | stopped by SIGTERM |
