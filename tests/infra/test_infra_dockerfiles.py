@@ -110,7 +110,15 @@ def test_what_is_copied_exists_and_reaches_the_builder(name):
 
 
 @pytest.mark.parametrize(
-    "path", [".git/config", "models/models.config", ".venv/bin/python", "trainer/__pycache__/x.pyc"]
+    "path",
+    [
+        "infra/terraform/terraform.tfstate",
+        "infra/terraform/.terraform/x",
+        ".git/config",
+        "models/models.config",
+        ".venv/bin/python",
+        "trainer/__pycache__/x.pyc",
+    ],
 )
 def test_what_no_image_needs_does_not_reach_the_builder(path):
     assert not in_build_context(path)
