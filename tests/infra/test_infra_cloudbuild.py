@@ -303,7 +303,7 @@ def test_steps_are_the_targets_of_the_makefile_in_their_order():
     (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     order = [name for name in phony.split() if name != "\\"]
     targets = [step.args[0] for step in BUILD.steps]
-    assert targets == sorted(targets, key=order.index)
+    assert targets == order[order.index("require-pinned") :]
     # The page names those of the images in the same order.
     page = (ROOT / "infra" / "README.md").read_text("utf-8")
     (paragraph,) = re.findall(r"`make images` builds both images.*?\n\n", page, re.DOTALL)
