@@ -127,6 +127,8 @@ def publish(
         if store.state().has_been_live(before.number) or _make_live(
             store, before, decision, decision["live_version"]
         ):
+            # What it left in the store goes.
+            store.publish(folder, publisher=session.folder.id)
             told = {**origin, "verification": verification, "gate": decision}
             provenance.write_manifest(folder, told)
             session.clock.stop("publish")

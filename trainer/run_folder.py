@@ -249,8 +249,9 @@ def open_run(
             yield run
         except OSError as error:
             run.mark("failed", reason=str(error), resumable=True)
+            where = f" ({error.filename})" if error.filename else ""
             raise RunError(
-                f"{run.address}: {error.strerror} ({error.filename}); free space or give permission"
+                f"{run.address}: {error.strerror}{where}; free space or give permission"
             ) from error
         except (RunStopped, WorkersError, KeyboardInterrupt) as error:
             run.mark("incomplete", reason=str(error) or "interrupted")

@@ -79,6 +79,8 @@ class Bucket(ModelStore):
         rest = {name: path for name, path in sources.items() if name != graph}
         if again:
             self._remove_remains(number)
+            if number in self.versions():
+                return
         try:
             self._refuse_strangers(number)
             with disk_errors(sources[graph]):

@@ -70,12 +70,14 @@ class Folder(ModelStore):
                     return int(claim.name)
         return None
 
-    def _write(self, number: int, sources: Mapping[str, Path], *, again: bool) -> None:  # noqa: ARG002
+    def _write(self, number: int, sources: Mapping[str, Path], *, again: bool) -> None:
         """Writes a version."""
         staged = self._base / STAGING / str(number)
         with disk_errors(staged), files.locked(self._claim_file(number), wait=True):
             _make(staged.parent)
             self._remove_abandoned()
+            if again and number in self.versions():
+                return
             # The number has just been claimed: nobody needs what is there.
             shutil.rmtree(staged, ignore_errors=True)
             _make(staged)

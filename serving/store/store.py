@@ -134,8 +134,6 @@ class ModelStore(ABC):
         given = manifest.parse(content, f"{folder}/{MANIFEST_FILE}")
         described = manifest.describe(files)
         number = self._claimed_by(publisher) if publisher else None
-        if number in self.versions():
-            return self._version(number)
         again = number is not None
         if number is None:
             number = max(self._taken(), default=0) + 1
@@ -437,7 +435,8 @@ class ModelStore(ABC):
         Args:
             number: claimed by the caller.
             sources: relative names with forward slashes, and where each file lies now.
-            again: whether the caller may have been killed while it wrote this very version.
+            again: whether the caller may have been killed while it wrote this very version, which
+                stays where it is there.
         """
 
     @abstractmethod
