@@ -22,8 +22,8 @@ BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check --require-virtualenv
 CHECK := .venv-check/bin
 
-.PHONY: install run test test-long check format docs bench lock \
-	pin-images require-pinned images test-image smoke scan push submit-job
+.PHONY: install run test test-long format docs bench lock pin-images \
+	require-pinned check images test-image smoke scan push submit-job
 
 install: .venv/installed-run-gpu$(GPU)
 
