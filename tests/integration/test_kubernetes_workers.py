@@ -149,6 +149,7 @@ def job(bucket, tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_worker_that_is_killed_makes_all_begin_again_and_the_job_ends_with_a_version(
     job, bucket, tmp_path
