@@ -133,8 +133,9 @@ class RunningServer:
                 model_spec={"name": model_name, "version_label": label},
                 metadata_field=["signature_def"],
             )
-        except ModelNotFound:
-            return otherwise
+        except ModelNotFound as error:
+            # Without the model there is no label of it.
+            return None if error.models else otherwise
         except InvalidRequest as error:
             if _UNKNOWN_LABEL in error.details:
                 return None
