@@ -507,6 +507,9 @@ def in_processes(root: Path, bucket: str) -> tuple[int, list[Any]]:
         names = first.operations()
         undisturbed = first.outcome()
         first.remove()
+        # From there on the run is done, and the same command says so.
+        done = 1 + next(n for n, name in enumerate(names) if name.endswith("state.json again"))
+        names = names[:done]
         if bucket:
             # What is below the temporary folder is the same wherever the run folder is.
             names = [name for name in names if " tmp/" not in name]
