@@ -1,6 +1,6 @@
 #!/bin/sh
 # Asks over gRPC, with grpcurl: examples/ask_grpcurl.sh localhost:8500 a.jpg [model]
-# The server answers no reflection, so grpcurl reads the messages from the descriptor set, as any other language can.
+# grpcurl reads the messages from the descriptor set, as any other language can; without -protoset it asks the server for them.
 set -eu
 picture=$(base64 < "$2" | tr -d '\n')
 cat <<JSON | grpcurl -plaintext -protoset "$(dirname "$0")/../serving/protos/tensorflow_serving.binpb" -d @ \

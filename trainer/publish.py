@@ -127,7 +127,7 @@ def publish(
         if store.state().has_been_live(before.number) or _make_live(
             store, before, decision, decision["live_version"]
         ):
-            # What it left in the store goes.
+            # The version stays as it is; what was staged for it and never moved there goes.
             store.publish(folder, publisher=session.folder.id)
             told = {**origin, "verification": verification, "gate": decision}
             provenance.write_manifest(folder, told)

@@ -52,29 +52,28 @@ def format_by_content(encoded: bytes) -> str | None:
 
 
 # Where width and height stand, and how (struct); of BMP the height is negative where rows go down.
-_SIZES = {"PNG": (16, ">II"), "GIF": (6, "<HH"), "BMP": (18, "<ii")}
+_SIZES = {"PNG": (16, ">II"), "BMP": (18, "<ii")}
 # The same for the kinds of WebP, by the name of their first chunk: VP8 has scaling bits above 14,
 # VP8L packs 14 bits and 14 bits, VP8X stores 24 bits less one.
 _WEBP = {b"VP8 ": 26, b"VP8L": 21, b"VP8X": 24}
-# More segments before the size than any camera or editor writes.
-_MOST_SEGMENTS = 1000
+# Steps to the size, each over a segment: more than any camera or editor makes it.
+_MOST_STEPS = 1000
 
 
 def pixels(encoded: bytes) -> int:
     """Reads from a picture's header how many pixels it has: width times height.
 
     Returns:
-        0 for what is no picture; `MAX_PIXELS` for a JPEG that hides its size behind a thousand
+        0 for what is no picture; `MAX_PIXELS` for one that hides its size behind a thousand
         segments.
     """
     name = format_by_content(encoded)
+    walks = {"JPEG": _jpeg_pixels, "GIF": _gif_pixels, "WEBP": _webp_pixels}
     try:
-        if name == "JPEG":
-            return _jpeg_pixels(encoded)
-        if name == "WEBP":
-            return _webp_pixels(encoded)
         if name is None:
             return 0
+        if name in walks:
+            return walks[name](encoded)
         start, layout = _SIZES[name]
         width, height = struct.unpack_from(layout, encoded, start)
     except (struct.error, KeyError, IndexError):
@@ -85,14 +84,34 @@ def pixels(encoded: bytes) -> int:
 def _jpeg_pixels(encoded: bytes) -> int:
     """Walks from segment to segment to the frame header (ISO/IEC 10918-1, B.2.2)."""
     position = 2
-    for _ in range(_MOST_SEGMENTS):
-        while encoded[position + 1] == 0xFF:  # fill bytes
-            position += 1
+    for _ in range(_MOST_STEPS):
         marker = encoded[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", encoded, position + 5)
             return int(width * height)
         position += 2 + struct.unpack_from(">H", encoded, position + 2)[0]
+    return MAX_PIXELS
+
+
+def _gif_pixels(encoded: bytes) -> int:
+    """Walks over extensions to the first image, which decoders go by, whatever the screen is said
+    to be (GIF89a, 18 to 23).
+    """
+    position = 13 + (3 << (encoded[10] & 7) + 1 if encoded[10] & 0x80 else 0)
+    inside = False  # an extension: blocks with their length first, to one without
+    for _ in range(_MOST_STEPS):
+        if inside:
+            inside = encoded[position] > 0
+            position += 1 + encoded[position]
+        elif encoded[position] == 0x21:
+            inside = True
+            position += 2
+        else:
+            width, height = struct.unpack_from("<HH", encoded, position + 5)
+            return int(width * height)
     return MAX_PIXELS
 
 

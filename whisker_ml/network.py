@@ -28,7 +28,9 @@ def ask_loopback_directly() -> None:
     for name in _NO_PROXY:
         given = os.environ.get(name, os.environ.get(name.upper(), ""))
         if given or name == _NO_PROXY[0]:
-            os.environ[name] = ",".join(filter(None, [given, *_LOOPBACK_NAMES]))
+            # Once, however many processes start one another.
+            names = dict.fromkeys([*filter(None, given.split(",")), *_LOOPBACK_NAMES])
+            os.environ[name] = ",".join(names)
 
 
 def proxy_variable(address: str) -> str:

@@ -44,9 +44,8 @@ class Limits:
         nbytes = sum(a.nbytes for a in arrays if a.dtype != object)
         nbytes += sum(map(len, strings)) + STRING_BYTES * len(strings)
         self._refuse("bytes", nbytes, self.nbytes)
-        # A value that stands for many is one object.
-        sizes = {id(value): value for value in strings}
-        known = {key: pixels(value) for key, value in sizes.items()}
+        # A value that stands for many is one object, and is looked at once.
+        known = {id(value): pixels(value) for value in {id(v): v for v in strings}.values()}
         self._refuse("pixels", sum(known[id(value)] for value in strings), self.pixels)
 
     def check_rows(self, rows: int, *, pictures: bool) -> None:

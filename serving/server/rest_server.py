@@ -163,8 +163,10 @@ class _Channel(HTTPChannel):
     _arriving: tuple[Any, float] = (None, 0)
 
     def arriving_since(self, now: float) -> float:
-        """Gives when the request that has not arrived wholly was first seen; `now` if none is."""
-        if self.request is None:
+        """Gives when the request that has not arrived wholly was first seen; `now` if none is, or
+        if it is not read, as the one before it is being answered.
+        """
+        if self.request is None or self.requests:
             return now
         if self._arriving[0] is not self.request:
             self._arriving = (self.request, now)

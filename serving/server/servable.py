@@ -25,7 +25,6 @@ from whisker_ml import contract
 from whisker_ml.contract import SAVED_MODEL_FILES
 
 SERVING_TAGS = (tf.saved_model.SERVING,)
-_TENSOR_NAME = re.compile(r"(.*?)(?::([0-9]+))?", re.DOTALL)
 
 
 class Servable(Protocol):
@@ -152,7 +151,9 @@ class SavedModel(Servable):
         """Finds a tensor as TensorFlow's core does, which takes a name without ``:0`` too, and
         with its errors. Composite tensors (sparse, ragged) have an empty name.
         """
-        node, digits = _TENSOR_NAME.fullmatch(name).groups(default="0")  # type: ignore[union-attr]
+        node, _, digits = name.rpartition(":")
+        if not re.fullmatch("[0-9]+", digits):
+            node, digits = name, "0"
         try:
             operation = self.graph.get_operation_by_name(node)
         except (KeyError, ValueError) as error:

@@ -3,11 +3,9 @@ of the manifest that `whisker-submit` prints; host names, which a cluster resolv
 of this machine.
 """
 
-import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import yaml
 from google.cloud import storage
 
 from tests.trained_model import write_pictures
+from tests.trainer.test_workers import Processes, free_addresses
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 250
@@ -66,18 +65,14 @@ def action(job, code):
     return "Count"
 
 
-class Pods:
+class Pods(Processes):
     """All pods of a Job; ended when the block is left."""
 
     def __init__(self, job, folder):
         spec = job["spec"]["template"]["spec"]
         (container,) = spec["containers"]
         name = job["metadata"]["name"]
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(WORKERS)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        addresses = free_addresses(WORKERS)
         (port,) = (each["containerPort"] for each in container["ports"])
         program, *rest = container["command"]
         assert program == "python"
@@ -110,14 +105,6 @@ class Pods:
                         stderr=subprocess.STDOUT,
                     )
                 )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-            process.wait()
 
     def text(self):
         return "".join(log.read_text() for log in self.logs)

@@ -39,8 +39,30 @@ def test_cut_picture_is_no_error(kind):
     assert {pixels(whole[:length]) for length in range(64)} <= {0, 60_000}
 
 
-def test_jpeg_that_hides_its_size_counts_as_the_largest():
-    assert pixels(b"\xff\xd8" + b"\xff\xe0\x00\x02" * 1001) == MAX_PIXELS
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        b"\xff\xd8" + b"\xff\xe0\x00\x02" * 1001,
+        b"\xff\xd8" + b"\xff" * 50_000_000,
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00" + b"\x21\xfe" + b"\x01x" * 25_000_000,
+        b"GIF89a\x01\x00\x01\x00\x00\x00\x00" + b"\x21\xfe\x00" * 10_000,
+    ],
+    ids=["segments", "fill bytes", "blocks", "extensions"],
+)
+@pytest.mark.timeout(10)
+def test_picture_that_hides_its_size_counts_as_the_largest_at_once(hidden):
+    assert pixels(hidden) == MAX_PIXELS
+
+
+@pytest.mark.parametrize("colours", [2, 256])
+def test_gif_has_the_size_of_its_first_image_whatever_its_screen_is(colours):
+    buffer = io.BytesIO()
+    Image.effect_noise((300, 200), 90).quantize(colours).save(
+        buffer, "GIF", save_all=True, comment=b"c" * 600, loop=0, append_images=[]
+    )
+    whole = bytearray(buffer.getvalue())
+    whole[6:10] = b"\x01\x00\x01\x00"
+    assert pixels(bytes(whole)) == 60_000
 
 
 @given(

@@ -6,10 +6,11 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -31,6 +32,7 @@ OTHER_COMMAND = shlex.split(os.environ.get("TENSORFLOW_MODEL_SERVER", ""))
 START_DEADLINE_S = 90.0
 CALL_DEADLINE_S = 30.0
 ROOT = Path(__file__).parents[3]
+SERVICE = "tensorflow.serving.PredictionService"
 
 
 # Request and response of what `Client.call` calls.
@@ -152,6 +154,37 @@ def free_port():
 def is_open(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def silent_calls(server, connections, of_each, method=f"/{SERVICE}/Predict"):
+    """Calls that never send their request, over so many connections; the calls, which are ended in
+    the end.
+    """
+    end = threading.Event()
+
+    def nothing():
+        end.wait(60)
+        return
+        yield
+
+    with ExitStack() as stack:
+        # Channels with equal arguments would share a connection.
+        channels = [
+            stack.enter_context(
+                grpc.insecure_channel(f"127.0.0.1:{server.ports['port']}", [("number", number)])
+            )
+            for number in range(connections)
+        ]
+        stack.callback(end.set)
+        # A call that nobody holds is cancelled.
+        calls = [
+            # On the wire a unary call is one, too.
+            channel.stream_stream(method)(nothing(), timeout=60)
+            for channel in channels
+            for _ in range(of_each)
+        ]
+        yield calls
 
 
 def refusal(call, *arguments, **keywords):

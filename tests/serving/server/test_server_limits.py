@@ -18,9 +18,8 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving.server.limits import Limits
 from serving.server.status import StatusError
-from tests.serving.server.asking import refusal, request, wait_until
+from tests.serving.server.asking import refusal, request, silent_calls, wait_until
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
 BODY = b'{"instances": [[1.0]]}'
 HEAD = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 MOST_BYTES, MOST_JSON, MOST_PIXELS, ARRIVAL_S = 1_000_000, 10_000, 100_000, 5
@@ -188,37 +187,16 @@ def _arrived(server):
 
 
 def test_calls_that_never_send_their_message_end_and_others_are_answered(server):
-    end = threading.Event()
-
-    def nothing():
-        end.wait(60)
-        return
-        yield
-
-    channels = [
-        grpc.insecure_channel(f"127.0.0.1:{server.ports['port']}", [("x", n)]) for n in range(9)
-    ]
     check = server.client.channel.unary_unary(
         "/grpc.health.v1.Health/Check", StringValue.SerializeToString, Int32Value.FromString
     )
-    try:
-        calls = [
-            channel.stream_unary(PREDICT, None, predict_pb2.PredictResponse.FromString).future(
-                nothing(), timeout=60
-            )
-            for channel in channels
-            for _ in range(128)
-        ]
+    with silent_calls(server, 9, 128) as calls:
         # Of more than 512 the oldest end at once.
         wait_until(lambda: sum(call.done() for call in calls) >= 9 * 128 - 512)
         assert check(StringValue(), timeout=10).value == 1
         assert answered(server)
         wait_until(lambda: all(call.done() for call in calls))
         assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
-    finally:
-        end.set()
-        for channel in channels:
-            channel.close()
     assert answered(server)
 
 

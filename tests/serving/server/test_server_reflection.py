@@ -20,7 +20,7 @@ from serving.server import grpc_service
 from serving.server.handlers import Handlers
 from serving.server.manager import Manager, Options
 from serving.server.servable import load
-from tests.serving.server.asking import wait_until
+from tests.serving.server.asking import silent_calls, wait_until
 
 ARRIVAL_S = 3
 LISTED = [
@@ -129,25 +129,10 @@ def test_stream_that_stays_open_ends(client):
 
 
 def test_streams_that_send_nothing_end_and_leave_the_others_alone(server):
-    end = threading.Event()
-
-    def nothing():
-        end.wait(60)
-        return
-        yield
-
-    channels = [
-        grpc.insecure_channel(f"127.0.0.1:{server.ports['port']}", [("x", n)]) for n in range(6)
-    ]
-    try:
-        calls = [exchange(channel, nothing()) for channel in channels for _ in range(128)]
+    with silent_calls(server, 6, 128, REFLECTION) as calls:
         # Of more than 512 the oldest end at once.
         wait_until(lambda: sum(one.done() for one in calls) >= 6 * 128 - 512)
         assert len(listed(server.client.channel)) == 4
         wait_until(lambda: all(one.done() for one in calls))
         assert {one.code() for one in calls} == {grpc.StatusCode.CANCELLED}
-    finally:
-        end.set()
-        for channel in channels:
-            channel.close()
     assert len(listed(server.client.channel)) == 4

@@ -6,6 +6,7 @@ from serving.config import ConfigError
 from serving.server import model_server
 from serving.server.batching import Parameters
 from serving.server.flags import Flags
+from serving.server.limits import Limits
 from serving.server.status import StatusError
 
 
@@ -130,3 +131,31 @@ def test_tags_are_parted_by_commas():
         "serve",
         "gpu",
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_request_bytes",
+        "max_json_bytes",
+        "max_pixels",
+        "request_arrival_timeout_in_ms",
+        "max_connections_per_peer",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1, 2**31])
+def test_bound_that_lets_nothing_through_is_refused(name, value):
+    with pytest.raises(StatusError, match=f"--{name}={value}: expected 1 to 2147483647"):
+        model_server.request_limits(Flags(**{name: value}))
+
+
+def test_bounds_reach_those_that_keep_them():
+    flags = Flags(max_request_rows=2, max_request_bytes=3, max_pixels=4)
+    assert model_server.request_limits(flags) == Limits(rows=2, nbytes=3, pixels=4)
+    assert model_server.request_limits(Flags()).rows is None
+    with pytest.raises(StatusError, match="--max_request_rows=-1: expected a positive number"):
+        model_server.request_limits(Flags(max_request_rows=-1))
+    transport = model_server.transport_settings(
+        Flags(max_request_bytes=5, request_arrival_timeout_in_ms=1500)
+    )
+    assert (transport.most_bytes, transport.arrival_s) == (5, 1.5)

@@ -4,18 +4,14 @@ while.
 
 import socket
 import struct
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
-from tensorflow_serving.apis import predict_pb2
 
-from tests.serving.server.asking import request, wait_until
+from tests.serving.server.asking import request, silent_calls, wait_until
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
 HEAD = b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 BODY = b'{"instances": [[1.0]]}'
 CONNECTIONS = 200
@@ -42,35 +38,12 @@ def status(server, name):
 
 
 def test_calls_that_never_send_their_message_leave_the_others_alone(server):
-    end = threading.Event()
-
-    def nothing():
-        end.wait()
-        return
-        yield
-
-    channels = [
-        grpc.insecure_channel(f"127.0.0.1:{server.ports['port']}", [("x", n)]) for n in range(3)
-    ]
     before = status(server, "Threads")
-    try:
-        calls = [
-            channel.stream_unary(PREDICT, None, predict_pb2.PredictResponse.FromString).future(
-                nothing(), timeout=60
-            )
-            for channel in channels
-            for _ in range(150)
-        ]
+    with silent_calls(server, 3, 150):
         # A connection may have 128 calls at a time.
         wait_until(lambda: status(server, "Threads") >= before + 3 * 128 - 16)
         assert status(server, "Threads") <= before + 3 * 128 + 16
         assert answered(server)
-    finally:
-        end.set()
-        for call in calls:
-            call.cancel()
-        for channel in channels:
-            channel.close()
     assert answered(server)
 
 
