@@ -149,9 +149,10 @@ def _answer(servable: Servable, log: PredictionLog) -> None:
 
 # saved_model_bundle_factory.cc
 _BATCHING_FILE = "batching_params.pbtxt"
-# Runs of one version at a time, where requests are merged: a second one brings nothing, as a run
-# uses every core.
-_RUNS = 1
+# Runs of one version at a time, where requests are merged: while one is in the network, another one
+# decodes. 32 clients got 129 to 153 answers a second with two and 119 to 124 with one, and 1 or 8
+# clients as many with either (2 cores, MobileNetV2 at 160 pixels, 3 repeats in turn, 2026-11-27).
+_RUNS = 2
 
 
 @dataclass(frozen=True)
