@@ -246,8 +246,8 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
     kind, advice = next(fits, (ServerError, "see the server's log"))
     if name := proxy_variable(server) if code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else "":
         advice += (
-            f"; gRPC asks through the proxy that {name} names: where the server is to be asked"
-            " directly, add its host to no_proxy"
+            f"; gRPC uses the proxy in {name}: to reach the server directly, add its host to"
+            " no_proxy"
         )
     models = _models(error)
     if models:

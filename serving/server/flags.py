@@ -138,20 +138,21 @@ class Flags:
         group="What a request may ask for",
     )
     max_request_bytes: int = setting(
-        2**29, "Most bytes of a request, as it comes and as the tensors that it stands for."
+        2**29, "Most bytes of a request, both as it is received and as tensors."
     )
     max_json_bytes: int = setting(
-        2**24, "Most bytes of a REST request, which takes many times as much memory as it is long."
+        2**24,
+        "Most bytes in the body of a REST request: JSON takes many times its length in memory.",
     )
     max_pixels: int = setting(
         10**9, "Most pixels of all pictures in a request: width times height, added up."
     )
     request_arrival_timeout_in_ms: int = setting(
-        60_000, "In how many milliseconds a request must have arrived, from its first byte."
+        60_000, "Milliseconds in which a whole request must arrive, counted from its first byte."
     )
     max_connections_per_peer: int = setting(
         256,
-        "REST connections of one address: a further one closes that which was idle for longest.",
+        "Most REST connections from one address; one more closes that which was idle longest.",
     )
     start_with_what_loads: bool = setting(
         False,

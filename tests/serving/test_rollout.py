@@ -486,7 +486,7 @@ def test_rollback_where_another_version_has_gone_live_before_the_server_looked(
     with pytest.raises(
         RolloutError,
         match=r"has not loaded version 1 of whisker after 0.3 s, .*; models.config has stable of"
-        " whisker on version 4, which the server has not, ",
+        " whisker on version 4, which the server has not loaded, ",
     ):
         rollback(harness.store, server, 0.3)
     assert harness.store.live_version() == 4

@@ -59,7 +59,7 @@ def test_list_of_replicas_on_this_machine_is_asked_directly(stand_in, proxy):
 def test_error_on_the_way_elsewhere_names_the_variable(proxy):
     with (
         PredictClient("models.invalid:8500", timeout_s=5) as client,
-        pytest.raises(ClientError, match="proxy that grpc_proxy names.*no_proxy"),
+        pytest.raises(ClientError, match="proxy in grpc_proxy.*no_proxy"),
     ):
         client.predict(b"dogs 0.75")
     assert proxy()
