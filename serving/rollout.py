@@ -316,7 +316,7 @@ class _Rollout:
         serving.update(labels.values())
         if self._refusal:
             logger.warning(
-                "%s refuses to be sent a configuration (%s): it has to read models.config by itself",
+                "%s refuses to be sent a configuration (%s): it has to read models.config itself",
                 self._server.address,
                 self._refusal,
             )
@@ -507,8 +507,8 @@ class _Rollout:
             and self._server.labelled(model.name, label, otherwise=None) != number
         ]
         refused = (
-            f"; models.config has {', '.join(others)}, which the server has not loaded, so it refuses"
-            " the file: put the label back, or promote that version with --server first"
+            f"; models.config has {', '.join(others)}, which the server has not loaded, so it"
+            " refuses the file: put the label back, or promote that version with --server first"
         )
         return (
             f"{refused if others else ''}; if it does not poll models.config, start it with"
