@@ -22,7 +22,7 @@ BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check --require-virtualenv
 CHECK := .venv-check/bin
 
-.PHONY: install run test test-long format docs bench lock pin-images \
+.PHONY: install run test test-long format docs bench lock rehearse-images pin-images \
 	require-pinned check images test-image smoke scan push submit-job
 
 install: .venv/installed-run-gpu$(GPU)
@@ -77,23 +77,28 @@ pin-images:
 require-pinned:
 	@python3 infra/pin_images.py --check $(DOCKERFILES)
 
-# $(1): the image's name
-comma := ,
-build_image = docker $(if $(CACHE_REPOSITORY),buildx )build $(PLATFORM) --file infra/docker/$(1).Dockerfile \
-	--tag $(IMAGE_REPOSITORY)/$(1):$(IMAGE_TAG) $(if $(CACHE_REPOSITORY),--builder=whisker --load \
-	--cache-from=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache \
-	--cache-to=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$(1):cache$(comma)mode=max )\
-	.
+images: image-trainer image-serving
 
-images:
+# With CUDA's libraries unless GPU=0 is given: what builds an image seldom has a GPU. DOCKER_FLAGS: more for docker build.
+comma := ,
+image-%:
 	$(if $(CACHE_REPOSITORY),docker buildx inspect whisker || docker buildx create --name=whisker --driver=docker-container)
-	$(call build_image,trainer)
-	$(call build_image,serving)
+	docker $(if $(CACHE_REPOSITORY),buildx )build $(PLATFORM) --file infra/docker/$*.Dockerfile \
+	--tag $(IMAGE_REPOSITORY)/$*:$(IMAGE_TAG) $(if $(filter trainer,$*),--build-arg=GPU=$(if $(filter file,$(origin GPU)),1,$(GPU)) )\
+	$(if $(CACHE_REPOSITORY),--builder=whisker --load \
+	--cache-from=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$*:cache \
+	--cache-to=type=registry$(comma)ref=$(CACHE_REPOSITORY)/$*:cache$(comma)mode=max )\
+	$(DOCKER_FLAGS) .
 
 # The following work on the images that `make images` has made.
 test-image:
-	docker build $(PLATFORM) --file infra/docker/tests.Dockerfile --build-arg=TRAINER=$(TRAINER) --tag whisker/tests .
+	docker build $(PLATFORM) --file infra/docker/tests.Dockerfile --build-arg=TRAINER=$(TRAINER) --tag whisker/tests \
+		$(DOCKER_FLAGS) .
 	docker run --rm whisker/tests
+
+# All of that on one Linux machine, with an engine and base images of its own where there are none.
+rehearse-images:
+	infra/rehearse_images.sh $(PYTHON) $(if $(filter file,$(origin GPU)),0,$(GPU))
 
 smoke:
 	infra/smoke.sh $(TRAINER) $(SERVING)

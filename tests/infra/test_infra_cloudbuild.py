@@ -196,16 +196,17 @@ def run_step(workspace, name, *, substitutions=(), **answers):
 def test_images_are_built_with_the_layers_of_earlier_builds(workspace):
     ended, called = run_step(workspace, "images")
     assert ended.returncode == 0, ended.stderr
-    assert called[:2] == [
-        "docker buildx inspect whisker",
-        "docker buildx create --name=whisker --driver=docker-container",
-    ]
-    assert called[2:] == [
-        "docker buildx build --platform=linux/amd64"
-        f" --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build "
-        f"--builder=whisker --load --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
-        f"--cache-to=type=registry,ref={REGISTRY}/{name}:cache,mode=max ."
-        for name in ("trainer", "serving")
+    assert called == [
+        line
+        for name, gpu in (("trainer", "--build-arg=GPU=0 "), ("serving", ""))
+        for line in (
+            "docker buildx inspect whisker",
+            "docker buildx create --name=whisker --driver=docker-container",
+            "docker buildx build --platform=linux/amd64"
+            f" --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build {gpu}"
+            f"--builder=whisker --load --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
+            f"--cache-to=type=registry,ref={REGISTRY}/{name}:cache,mode=max .",
+        )
     ]
     assert list(BUILD.images) == [
         "${_LOCATION}-docker.pkg.dev/${PROJECT_ID}/${_REPOSITORY}/" + f"{name}:${{BUILD_ID}}"
@@ -226,8 +227,8 @@ def test_images_are_built_by_docker_alone_where_no_registry_keeps_layers(workspa
         " ".join(line.split()) for line in shown.replace("\\\n", "").splitlines() if line.strip()
     ] == [
         "docker build --platform=linux/amd64"
-        f" --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest ."
-        for name in ("trainer", "serving")
+        f" --file infra/docker/{name}.Dockerfile --tag whisker/{name}:latest {gpu}."
+        for name, gpu in (("trainer", "--build-arg=GPU=1 "), ("serving", ""))
     ]
 
 
