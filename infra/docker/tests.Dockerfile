@@ -13,5 +13,5 @@ COPY infra /app/infra
 COPY tests /app/tests
 WORKDIR /app
 USER 10001
-ENTRYPOINT ["python", "-m", "pytest", "-m", "not long"]
+ENTRYPOINT ["python", "-m", "pytest", "-m", "not long", "--numprocesses=auto", "--dist=loadfile"]
 CMD ["tests/whisker_ml", "tests/trainer", "tests/serving", "tests/integration"]

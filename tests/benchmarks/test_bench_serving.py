@@ -198,6 +198,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(argument, says):
     assert re.fullmatch(rf"bench_serving\.py: error: {says}\n", ended.stderr)
 
 
+@pytest.mark.long
 def test_server_and_echo_are_measured_and_written_down(trained, tmp_path):
     output = tmp_path / "serving.json"
     ended = bench(

@@ -22,7 +22,7 @@ def tried(*arguments, timeout_s):
 
 # Each operation takes a run of its own: more of them than these few are for `make test-long`.
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("points", [6, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize("points", [3, pytest.param(30, marks=pytest.mark.long)])
 def test_a_run_whose_disk_is_gone_at_an_operation_ends_as_if_nothing_had_been(tmp_path, points):
     seen = tried(tmp_path, points, timeout_s=1700)
     assert seen["broken"] == []

@@ -523,8 +523,9 @@ def test_what_is_waited_for_and_whether_it_came_is_said(
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     address = server.address
     assert [line.getMessage() for line in caplog.records if line.name == "serving.rollout"] == [
-        f"{address} refuses to be sent a configuration (PERMISSION_DENIED: HandleReloadConfigRequest is off:"
-        " start the server with --allow_reload, or with --model_config_file_poll_wait_seconds=N,"
+        f"{address} refuses to be sent a configuration (PERMISSION_DENIED:"
+        " HandleReloadConfigRequest is off: start the server with --allow_reload, or with"
+        " --model_config_file_poll_wait_seconds=N,"
         " and change its --model_config_file): it has to read models.config itself",
         f"waiting until {address} has loaded version 2 of whisker",
         f"{address} has loaded version 2 of whisker",

@@ -186,28 +186,6 @@ def three_classes(tmp_path_factory):
     )
 
 
-def test_whole_way_works_in_a_bucket_with_three_classes(bucket, three_classes, tmp_path):
-    storage.upload_folder(three_classes, f"gs://{bucket}/pictures")
-    config = Config(
-        data=f"gs://{bucket}/pictures",
-        variant="transfer",
-        base_weights="none",
-        image_size=32,
-        epochs=1,
-        run_dir=f"gs://{bucket}/run",
-        model_dir=f"gs://{bucket}/models",
-    )
-    result = run(config, downloads=tmp_path)
-    assert result["classes"] == ["cats", "dogs", "other <b>&"]
-    assert result["model_path"] == f"gs://{bucket}/models/whisker/1"
-    assert "state.json" in storage.list_names(config.run_dir)
-    storage.download_folder(result["model_path"], tmp_path / "served")
-    loaded = tf.saved_model.load(str(tmp_path / "served"))
-    given = loaded.signatures["serving_default"](image_bytes=tf.constant([draw("cats", 1)]))
-    assert given["probabilities"].shape == (1, 3)
-    assert open_store(config.model_dir, "whisker").live_version() == 1
-
-
 def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_path):
     config = Config(
         data=str(three_classes),
@@ -246,26 +224,41 @@ def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_p
     np.testing.assert_allclose(given["probabilities"], expected, atol=1e-3)
 
 
-def test_same_seed_gives_the_same_model_wherever_it_is_kept(
+def test_whole_way_works_in_a_bucket_and_gives_the_model_that_a_folder_gives(
     bucket, three_classes, tmp_path, monkeypatch
 ):
     # What renews the lease of a folder in a bucket draws random numbers, too.
     monkeypatch.setattr(lease, "_RENEWED_S", 0.01)
+    storage.upload_folder(three_classes, f"gs://{bucket}/pictures")
+    in_folder = Config(
+        data=str(three_classes),
+        image_size=32,
+        epochs=2,
+        deterministic=True,
+        mixed_precision="bfloat16",
+        run_dir=str(tmp_path / "run"),
+    )
+    in_bucket = dataclasses.replace(
+        in_folder,
+        data=f"gs://{bucket}/pictures",
+        run_dir=f"gs://{bucket}/run",
+        model_dir=f"gs://{bucket}/models",
+    )
     losses = [
-        run(
-            Config(
-                data=str(three_classes),
-                image_size=32,
-                epochs=2,
-                deterministic=True,
-                mixed_precision="bfloat16",
-                run_dir=run_dir,
-            ),
-            downloads=tmp_path,
-        )["history"]["validation_loss"]
-        for run_dir in (str(tmp_path / "run"), f"gs://{bucket}/run")
+        run(config, downloads=tmp_path)["history"]["validation_loss"]
+        for config in (in_folder, in_bucket)
     ]
     assert losses[0] == losses[1]
+
+    result = json.loads(storage.read(f"{in_bucket.run_dir}/result.json")[0])
+    assert result["classes"] == ["cats", "dogs", "other <b>&"]
+    assert result["model_path"] == f"gs://{bucket}/models/whisker/1"
+    assert "state.json" in storage.list_names(in_bucket.run_dir)
+    storage.download_folder(result["model_path"], tmp_path / "served")
+    loaded = tf.saved_model.load(str(tmp_path / "served"))
+    given = loaded.signatures["serving_default"](image_bytes=tf.constant([draw("cats", 1)]))
+    assert given["probabilities"].shape == (1, 3)
+    assert open_store(in_bucket.model_dir, "whisker").live_version() == 1
 
 
 def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):

@@ -3,6 +3,7 @@ run.
 """
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -40,8 +41,9 @@ BEFORE = {
 }
 
 
-def candidate(trained, folder):
-    """A model that answers "dogs" whatever it is shown, and its logits."""
+@pytest.fixture(scope="module")
+def dogs_only(tmp_path_factory):
+    """The export of a model that answers "dogs" whatever it is shown."""
     model = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
@@ -51,7 +53,15 @@ def candidate(trained, folder):
             ),
         ]
     )
+    folder = tmp_path_factory.mktemp("dogs_only") / "export"
     saved_model.export(model, Objective(2), ["cats", "dogs"], 32, folder)
+    return folder
+
+
+@pytest.fixture
+def candidate(dogs_only, trained, tmp_path):
+    """A worse model than the live one, at `tmp_path / "export"`: its logits of the test set."""
+    shutil.copytree(dogs_only, tmp_path / "export")
     return np.full((trained.result["test"]["n"], 1), 2.0, np.float32)
 
 
@@ -87,9 +97,10 @@ def published(trained, store, folder, logits, run_id="a run"):
     return publication
 
 
-def test_worse_candidate_is_refused_and_nothing_of_it_is_in_the_store(trained, store, tmp_path):
-    logits = candidate(trained, tmp_path / "export")
-    publication = published(trained, store, tmp_path / "export", logits)
+def test_worse_candidate_is_refused_and_nothing_of_it_is_in_the_store(
+    trained, store, tmp_path, candidate
+):
+    publication = published(trained, store, tmp_path / "export", candidate)
     assert (publication.gate["verdict"], publication.version) == ("worse", None)
     assert publication.gate["comparison"]["only_candidate"] == 0
     beside = {row["floor"] for row in publication.gate["floors"]}
@@ -101,9 +112,8 @@ def test_worse_candidate_is_refused_and_nothing_of_it_is_in_the_store(trained, s
 
 @pytest.mark.parametrize("live", [1, 2, 3])
 def test_run_that_was_killed_after_it_had_published_publishes_nothing_more(
-    trained, store, tmp_path, live
+    trained, store, tmp_path, candidate, live
 ):
-    logits = candidate(trained, tmp_path / "export")
     provenance.write_manifest(tmp_path / "export", BEFORE)
     assert store.publish(tmp_path / "export", publisher="aa").number == 2
     # Killed before it was live, and after; and what went live then stays.
@@ -111,7 +121,7 @@ def test_run_that_was_killed_after_it_had_published_publishes_nothing_more(
         store.publish(trained.run / "export", publisher=f"{version}" * 2)
         store.promote(version)
     provenance.write_manifest(tmp_path / "export", {})
-    publication = published(trained, store, tmp_path / "export", logits, "aa")
+    publication = published(trained, store, tmp_path / "export", candidate, "aa")
     assert (publication.version.number, publication.gate) == (2, BEFORE["gate"])
     assert publication.verification == BEFORE["verification"]
     assert store.live_version() == max(2, live)
@@ -120,13 +130,12 @@ def test_run_that_was_killed_after_it_had_published_publishes_nothing_more(
 
 
 def test_run_that_was_killed_before_its_version_was_live_is_compared_with_what_is_now(
-    trained, store, tmp_path
+    trained, store, tmp_path, candidate
 ):
-    logits = candidate(trained, tmp_path / "export")
     provenance.write_manifest(tmp_path / "export", BEFORE)
     assert store.publish(tmp_path / "export", publisher="aa").number == 2
     store.promote(store.publish(trained.run / "export").number)
-    publication = published(trained, store, tmp_path / "export", logits, "aa")
+    publication = published(trained, store, tmp_path / "export", candidate, "aa")
     assert (publication.gate["verdict"], publication.version) == ("worse", None)
     assert (store.versions(), store.live_version()) == ([1, 3], 3)
 

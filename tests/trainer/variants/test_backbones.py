@@ -85,7 +85,7 @@ def test_weights_of_another_backbone_are_refused_in_one_line(tmp_path):
     small = keras.applications.MobileNetV3Small((SIZE, SIZE, 3), include_top=False, weights=None)
     small.save_weights(file)
     make("mobilenet_v3_small", weights=file)
-    for name in ("mobilenet_v3_large", "mobilenet_v2", "densenet121", "convnext_tiny"):
+    for name in ("mobilenet_v3_large", "mobilenet_v2"):
         with pytest.raises(WeightsError) as error:
             make(name, weights=file)
         assert f"cannot be loaded as {name} (" in str(error.value)
