@@ -32,7 +32,7 @@ from whisker_ml.errors import WhiskerError
 PEERS_PYTHON = Path(__file__).parents[1] / ".venv-bench" / "bin" / "python"
 # What the model alone costs as each of ours calls it: the fastest of these counts.
 LOOPS = {
-    "whisker": ("model_in_a_loop",),
+    "whisker": ("model_in_a_loop", "model_in_batches"),
     "whisker_batching": ("model_in_a_loop", "model_in_batches"),
     "whisker_xnnpack": ("xnnpack_in_a_loop",),
 }

@@ -122,7 +122,7 @@ def test_comparison_is_with_what_echo_and_the_fastest_loop_allow_and_with_each_p
         40 * (1 / 400 + 1 / 50)
     )
     assert found["whisker"]["share_of_possible"]["32"]["median"] == pytest.approx(
-        40 * (1 / 400 + 1 / 50)
+        40 * (1 / 400 + 1 / 100)
     )
     assert found["whisker_batching"]["share_of_possible"]["1"]["median"] == pytest.approx(
         60 * (1 / 400 + 1 / 50)
