@@ -41,7 +41,7 @@ GCLOUD = """#!/bin/sh
 echo "gcloud $*" >> "$RECORD"
 case "$*" in
   "$FAIL") exit 1;;
-  *list-vulnerabilities*) printf 'LOW\\n%b\\n' "$SEVERITY";;
+  *list-vulnerabilities*) printf 'LOW\\tprojects/goog-vulnz/notes/CVE-1\\n%b\\n' "$FOUND";;
   *scan*) echo projects/project/locations/us/scans/1;;
 esac
 """
@@ -175,7 +175,7 @@ def run_step(workspace, name, *, substitutions=(), **answers):
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         **{"PATH": f"{workspace / 'bin'}:{os.environ['PATH']}", "RECORD": str(record), "GPU": "0"},
-        **{"HEALTH": "healthy", "SEVERITY": "LOW", "FAIL": "-"},
+        **{"HEALTH": "healthy", "FOUND": "", "FAIL": "-"},
         **answers,
     }
     ended = subprocess.run(
@@ -328,8 +328,15 @@ def test_smoke_fails_with_the_servers_log_where_it_never_turns_healthy(workspace
     ]
 
 
+LIST = (
+    "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1"
+    " --format=value(vulnerability.effectiveSeverity,noteName)"
+)
+CRITICAL = "CRITICAL\\tprojects/goog-vulnz/notes/CVE-2"
+
+
 def test_scan_looks_at_both_images(workspace):
-    ended, called = run_step(workspace, "scan", SEVERITY="HIGH")
+    ended, called = run_step(workspace, "scan", FOUND=CRITICAL.replace("CRITICAL", "HIGH"))
     assert ended.returncode == 0, ended.stderr
     assert called == [
         line
@@ -339,32 +346,52 @@ def test_scan_looks_at_both_images(workspace):
                 f"gcloud artifacts docker images scan {REGISTRY}/{name}:build"
                 " --format=value(response.scan)"
             ),
-            (
-                "gcloud artifacts docker images list-vulnerabilities"
-                " projects/project/locations/us/scans/1"
-                " --format=value(vulnerability.effectiveSeverity)"
-            ),
+            f"gcloud {LIST}",
         )
     ]
 
 
 @pytest.mark.parametrize(
-    "answers",
+    ("waivers", "answers", "message"),
     [
-        {"SEVERITY": "CRITICAL\\nLOW"},
-        {
-            "FAIL": (
-                "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1"
-                " --format=value(vulnerability.effectiveSeverity)"
-            )
-        },
+        ("", {"FOUND": CRITICAL}, "CRITICAL vulnerabilities: CVE-2; gcloud"),
+        ("", {"FOUND": "CRITICAL"}, "CRITICAL vulnerabilities: no name; gcloud"),
+        ("CVE-22 9999-12-31 another\n", {"FOUND": CRITICAL}, "vulnerabilities: CVE-2; gcloud"),
+        (
+            "CVE-2 2000-01-31 nothing calls it\n",
+            {"FOUND": f"{CRITICAL}\\n{CRITICAL}0"},
+            "CRITICAL vulnerabilities: CVE-2 (its waiver ended on 2000-01-31), CVE-20; gcloud",
+        ),
+        ("", {"FAIL": LIST}, "make: ***"),
     ],
-    ids=["critical", "no answer"],
+    ids=["critical", "without a name", "another's waiver", "waiver that ended", "no answer"],
 )
-def test_scan_fails_where_something_is_critical_or_nobody_knows(workspace, answers):
+def test_scan_fails_where_something_is_critical_or_nobody_knows(
+    workspace, waivers, answers, message
+):
+    (workspace / "infra/scan_waivers.txt").write_text(waivers)
     ended, called = run_step(workspace, "scan", **answers)
     assert ended.returncode != 0
+    assert message in ended.stderr
     assert len(called) == 2
+
+
+def test_waiver_holds_until_its_day(workspace):
+    (workspace / "infra/scan_waivers.txt").write_text("CVE-2 9999-12-31 nothing calls it\n")
+    ended, called = run_step(workspace, "scan", FOUND=CRITICAL)
+    assert ended.returncode == 0, ended.stderr
+    assert len(called) == 4
+
+
+@pytest.mark.parametrize("waiver", ["CVE-2 9999-12-31", "CVE-2 nothing calls it", "CVE-2 soon why"])
+def test_waiver_without_a_last_day_or_a_reason_is_refused_before_anything_is_scanned(
+    workspace, waiver
+):
+    (workspace / "infra/scan_waivers.txt").write_text(f"# Why not.\n\n{waiver}\n")
+    ended, called = run_step(workspace, "scan", FOUND=CRITICAL)
+    assert ended.returncode != 0
+    assert called == []
+    assert "scan_waivers.txt: CVE-2: expected a last day, such as 2027-01-31, and" in ended.stderr
 
 
 def test_push_leaves_the_digest_for_the_job(workspace):
