@@ -16,6 +16,8 @@ SERVING := $(IMAGE_REPOSITORY)/serving:$(IMAGE_TAG)
 CACHE_REPOSITORY ?=
 # Of the machines that jobs and pods run on, also where the image is built on another kind (Apple silicon).
 PLATFORM := --platform=linux/amd64
+# Runs such a builder; buildx would take the newest. The newest release in the project's repository on 2026-08-21.
+BUILDKIT := moby/buildkit:v0.32.2
 DOCKERFILES := infra/docker/serving.Dockerfile infra/docker/trainer.Dockerfile
 
 BIN := .venv/bin
@@ -72,17 +74,17 @@ bench: .venv/installed-dev .venv-bench/installed
 
 # Writes the digests that the base images' tags stand for now into the Dockerfiles; needs the network.
 pin-images:
-	python3 infra/pin_images.py $(DOCKERFILES)
+	python3 infra/pin_images.py Makefile $(DOCKERFILES)
 
 require-pinned:
-	@python3 infra/pin_images.py --check $(DOCKERFILES)
+	@python3 infra/pin_images.py --check Makefile $(DOCKERFILES)
 
 images: image-trainer image-serving
 
 # With CUDA's libraries unless GPU=0 is given: what builds an image seldom has a GPU. DOCKER_FLAGS: more for docker build.
 comma := ,
 image-%:
-	$(if $(CACHE_REPOSITORY),docker buildx inspect whisker || docker buildx create --name=whisker --driver=docker-container)
+	$(if $(CACHE_REPOSITORY),docker buildx inspect whisker || docker buildx create --name=whisker --driver=docker-container --driver-opt=image=$(BUILDKIT))
 	docker $(if $(CACHE_REPOSITORY),buildx )build $(PLATFORM) --file infra/docker/$*.Dockerfile \
 	--tag $(IMAGE_REPOSITORY)/$*:$(IMAGE_TAG) $(if $(filter trainer,$*),--build-arg=GPU=$(if $(filter file,$(origin GPU)),1,$(GPU)) )\
 	$(if $(CACHE_REPOSITORY),--builder=whisker --load \

@@ -1,6 +1,7 @@
-"""Names the base images of Dockerfiles by digest; standard library only, any Python from 3.8.
+"""Names by digest the base images of Dockerfiles, and the Makefile's BUILDKIT; standard library
+only, any Python from 3.8.
 
-``python3 infra/pin_images.py Dockerfile…`` asks each image's registry what its tag stands for now
+``python3 infra/pin_images.py File…`` asks each image's registry what its tag stands for now
 and writes that behind the tag; ``--check`` asks nobody, and ends with one line where an image is
 named by a tag alone, which can move.
 """
@@ -19,7 +20,8 @@ from pathlib import Path
 TIMEOUT_S = 30
 
 _FROM = re.compile(
-    r"^FROM\s+(?:--\S+\s+)*(?P<image>[^\s@]+)(?P<digest>@\S+)?(?:\s+AS\s+(?P<stage>\S+))?",
+    r"^(?:FROM\s+(?:--\S+\s+)*|BUILDKIT := )"
+    r"(?P<image>[^\s@]+)(?P<digest>@\S+)?(?:\s+AS\s+(?P<stage>\S+))?",
     re.MULTILINE,
 )
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}")
@@ -56,7 +58,7 @@ def check(files):
     """Refuses files that name a base image by a tag alone.
 
     Args:
-        files: paths of Dockerfiles.
+        files: paths of Dockerfiles, or of the Makefile.
 
     Raises:
         PinError: names all of them.
@@ -79,7 +81,7 @@ def pin(files):
     none.
 
     Args:
-        files: paths of Dockerfiles.
+        files: paths of Dockerfiles, or of the Makefile.
 
     Raises:
         PinError: a registry does not answer, or answers something else.
@@ -100,7 +102,7 @@ def pin(files):
 
 
 def base_images(text):
-    """Gives the matches of FROM lines that name an image of a registry: no earlier stage, no
+    """Gives the matches of lines that name an image of a registry: no earlier stage, no
     argument of the build.
     """
     stages = set()

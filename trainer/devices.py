@@ -3,14 +3,15 @@ run agree on between two calls.
 """
 
 import logging
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ from tensorflow.python.util import _pywrap_util_port
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError, WorkerLostError, WorkersError
+from trainer.gpus import compilation_note
 from trainer.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
@@ -296,6 +298,8 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
         raise DeviceError(
             f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"
         )
+    for note in compilation_notes(map(tf.config.experimental.get_device_details, gpus)):
+        logger.warning("warning: %s", note)
     return Devices(strategy, kind, names, _precision(config, gpus), Workers(strategy, cluster))
 
 
@@ -328,9 +332,12 @@ def _one_process(
         names = names[:1]
         strategy = tf.distribute.get_strategy()
     else:
-        # NCCL is for GPUs. On CPUs the sum is taken on the first replica: collective operations
-        # would also tie every later strategy of the process to the shapes of the first.
-        reduction = None if kind == "GPU" else tf.distribute.ReductionToOneDevice()
+        # TensorFlow takes NCCL by itself, which is for GPUs that are there once each: a split one
+        # it recognises only if no other is in the machine (mirrored_strategy.py counts all). There
+        # and on CPUs the sum is taken on the first replica: collective operations would also tie
+        # every later strategy of the process to the shapes of the first.
+        whole = kind == "GPU" and config.logical_replicas == 1
+        reduction = None if whole else tf.distribute.ReductionToOneDevice()
         strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
     if config.batch_size < len(names):
         raise DeviceError(
@@ -352,7 +359,13 @@ def _several_workers(
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
-    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=cluster.stall_s)
+    # Without a hint TensorFlow sums over its own connections between processes, on GPUs too
+    # (collective_param_resolver_local.cc, AssignCollectiveType).
+    communication = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        timeout_seconds=cluster.stall_s,
+        implementation=communication.NCCL if gpus else communication.RING,
+    )
     try:
         # Before anything asks for logical devices: with those TensorFlow sets itself up, for one
         # process alone.
@@ -402,11 +415,7 @@ def _split(device: tf.config.PhysicalDevice, count: int) -> None:
 def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and (listed := _driver_gpus()):
-        hint = (
-            f"the driver lists {listed} GPU(s) but TensorFlow sees none: install its GPU libraries"
-            ' with `make install GPU=1` (pip install ".[gpu]"), and put site-packages/nvidia/*/lib'
-            " on LD_LIBRARY_PATH if they are there already"
-        )
+        hint = f"the driver lists {listed} GPU(s) but TensorFlow sees none: {_why_hidden()}"
         if config.require_gpu or config.gpus:
             raise DeviceError(hint)
         logger.warning("warning: %s", hint)
@@ -422,6 +431,35 @@ def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
             f"--gpus={config.gpus}: there is no GPU {missing[0]}; TensorFlow sees {len(gpus)}"
         )
     return [gpus[number] for number in numbers]
+
+
+def _why_hidden() -> str:
+    # nvidia-smi lists GPUs that this hides from programs.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES={visible} hides them; unset it"
+    # The wheel's RUNPATH misses the folders of some of the libraries that it opens by name. What it
+    # ignores below 6.0 it tells only in its own log (gpu_device.cc, GetValidDeviceIds).
+    return (
+        'install its GPU libraries with `make install GPU=1` (pip install ".[gpu]"), and put'
+        " site-packages/nvidia/*/lib on LD_LIBRARY_PATH if they are there already; GPUs below"
+        " compute capability 6.0 it does not use"
+    )
+
+
+def compilation_notes(details: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Says what has to be compiled at a start, once for each kind of GPU.
+
+    Args:
+        details: of each GPU, as TensorFlow gives them.
+    """
+    builds = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", ())
+    kinds = {
+        (gpu.get("device_name", "GPU"), gpu["compute_capability"])
+        for gpu in details
+        if "compute_capability" in gpu
+    }
+    return sorted(filter(None, (compilation_note(*kind, builds) for kind in kinds)))
 
 
 def _driver_gpus() -> int:

@@ -25,6 +25,8 @@ TEXT = (ROOT / "cloudbuild.yaml").read_text("utf-8")
 
 # Substitutions that the service always defines, also for a build that no trigger started.
 BUILT_IN = {"PROJECT_ID", "PROJECT_NUMBER", "BUILD_ID", "LOCATION"}
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+BUILDKIT = re.search(r"^BUILDKIT := ([^@\s]+)", MAKEFILE, re.MULTILINE)[1]
 REGISTRY = "us-central1-docker.pkg.dev/project/whisker"
 DIGEST = "sha256:" + "5" * 64
 
@@ -41,7 +43,7 @@ GCLOUD = """#!/bin/sh
 echo "gcloud $*" >> "$RECORD"
 case "$*" in
   "$FAIL") exit 1;;
-  *list-vulnerabilities*) printf 'LOW\\n%b\\n' "$SEVERITY";;
+  *list-vulnerabilities*) printf 'LOW\\tprojects/goog-vulnz/notes/CVE-1\\n%b\\n' "$FOUND";;
   *scan*) echo projects/project/locations/us/scans/1;;
 esac
 """
@@ -121,10 +123,9 @@ def test_own_service_account_is_possible():
 
 
 def test_every_step_is_a_make_target_that_is_there():
-    makefile = (ROOT / "Makefile").read_text("utf-8")
     for step in BUILD.steps:
         assert step.entrypoint == "make"
-        assert re.search(rf"^{step.args[0]}:", makefile, re.MULTILINE), step.args
+        assert re.search(rf"^{step.args[0]}:", MAKEFILE, re.MULTILINE), step.args
 
 
 def test_nothing_is_pushed_before_all_that_looks_at_it_has_passed():
@@ -143,10 +144,9 @@ def workspace(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("Makefile", "setup.py"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for path in (tmp_path / "infra" / "docker").glob("*.Dockerfile"):
-        path.write_text(
-            re.sub(r"^(FROM [^\s$]+:[\w.-]+)", rf"\1@{DIGEST}", path.read_text("utf-8"), flags=re.M)
-        )
+    named = re.compile(r"^((?:FROM|BUILDKIT :=) [^\s$@]+:[\w.-]+)\S*", re.MULTILINE)
+    for path in (tmp_path / "Makefile", *(tmp_path / "infra" / "docker").glob("*.Dockerfile")):
+        path.write_text(named.sub(rf"\1@{DIGEST}", path.read_text("utf-8")))
     programs = {
         "bin/docker": DOCKER,
         "bin/gcloud": GCLOUD,
@@ -175,7 +175,7 @@ def run_step(workspace, name, *, substitutions=(), **answers):
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         **{"PATH": f"{workspace / 'bin'}:{os.environ['PATH']}", "RECORD": str(record), "GPU": "0"},
-        **{"HEALTH": "healthy", "SEVERITY": "LOW", "FAIL": "-"},
+        **{"HEALTH": "healthy", "FOUND": "", "FAIL": "-"},
         **answers,
     }
     ended = subprocess.run(
@@ -201,7 +201,8 @@ def test_images_are_built_with_the_layers_of_earlier_builds(workspace):
         for name, gpu in (("trainer", "--build-arg=GPU=0 "), ("serving", ""))
         for line in (
             "docker buildx inspect whisker",
-            "docker buildx create --name=whisker --driver=docker-container",
+            "docker buildx create --name=whisker --driver=docker-container"
+            f" --driver-opt=image={BUILDKIT}@{DIGEST}",
             "docker buildx build --platform=linux/amd64"
             f" --file infra/docker/{name}.Dockerfile --tag {REGISTRY}/{name}:build {gpu}"
             f"--builder=whisker --load --cache-from=type=registry,ref={REGISTRY}/{name}:cache "
@@ -300,8 +301,7 @@ def test_flags_that_smoke_trains_with_publish_what_it_asks_for(tmp_path):
 
 
 def test_steps_are_the_targets_of_the_makefile_in_their_order():
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
     order = [name for name in phony.split() if name != "\\"]
     targets = [step.args[0] for step in BUILD.steps]
     assert targets == order[order.index("require-pinned") :]
@@ -328,8 +328,15 @@ def test_smoke_fails_with_the_servers_log_where_it_never_turns_healthy(workspace
     ]
 
 
+LIST = (
+    "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1"
+    " --format=value(vulnerability.effectiveSeverity,noteName)"
+)
+CRITICAL = "CRITICAL\\tprojects/goog-vulnz/notes/CVE-2"
+
+
 def test_scan_looks_at_both_images(workspace):
-    ended, called = run_step(workspace, "scan", SEVERITY="HIGH")
+    ended, called = run_step(workspace, "scan", FOUND=CRITICAL.replace("CRITICAL", "HIGH"))
     assert ended.returncode == 0, ended.stderr
     assert called == [
         line
@@ -339,32 +346,52 @@ def test_scan_looks_at_both_images(workspace):
                 f"gcloud artifacts docker images scan {REGISTRY}/{name}:build"
                 " --format=value(response.scan)"
             ),
-            (
-                "gcloud artifacts docker images list-vulnerabilities"
-                " projects/project/locations/us/scans/1"
-                " --format=value(vulnerability.effectiveSeverity)"
-            ),
+            f"gcloud {LIST}",
         )
     ]
 
 
 @pytest.mark.parametrize(
-    "answers",
+    ("waivers", "answers", "message"),
     [
-        {"SEVERITY": "CRITICAL\\nLOW"},
-        {
-            "FAIL": (
-                "artifacts docker images list-vulnerabilities projects/project/locations/us/scans/1"
-                " --format=value(vulnerability.effectiveSeverity)"
-            )
-        },
+        ("", {"FOUND": CRITICAL}, "CRITICAL vulnerabilities: CVE-2; gcloud"),
+        ("", {"FOUND": "CRITICAL"}, "CRITICAL vulnerabilities: no name; gcloud"),
+        ("CVE-22 9999-12-31 another\n", {"FOUND": CRITICAL}, "vulnerabilities: CVE-2; gcloud"),
+        (
+            "CVE-2 2000-01-31 nothing calls it\n",
+            {"FOUND": f"{CRITICAL}\\n{CRITICAL}0"},
+            "CRITICAL vulnerabilities: CVE-2 (its waiver ended on 2000-01-31), CVE-20; gcloud",
+        ),
+        ("", {"FAIL": LIST}, "make: ***"),
     ],
-    ids=["critical", "no answer"],
+    ids=["critical", "without a name", "another's waiver", "waiver that ended", "no answer"],
 )
-def test_scan_fails_where_something_is_critical_or_nobody_knows(workspace, answers):
+def test_scan_fails_where_something_is_critical_or_nobody_knows(
+    workspace, waivers, answers, message
+):
+    (workspace / "infra/scan_waivers.txt").write_text(waivers)
     ended, called = run_step(workspace, "scan", **answers)
     assert ended.returncode != 0
+    assert message in ended.stderr
     assert len(called) == 2
+
+
+def test_waiver_holds_until_its_day(workspace):
+    (workspace / "infra/scan_waivers.txt").write_text("CVE-2 9999-12-31 nothing calls it\n")
+    ended, called = run_step(workspace, "scan", FOUND=CRITICAL)
+    assert ended.returncode == 0, ended.stderr
+    assert len(called) == 4
+
+
+@pytest.mark.parametrize("waiver", ["CVE-2 9999-12-31", "CVE-2 nothing calls it", "CVE-2 soon why"])
+def test_waiver_without_a_last_day_or_a_reason_is_refused_before_anything_is_scanned(
+    workspace, waiver
+):
+    (workspace / "infra/scan_waivers.txt").write_text(f"# Why not.\n\n{waiver}\n")
+    ended, called = run_step(workspace, "scan", FOUND=CRITICAL)
+    assert ended.returncode != 0
+    assert called == []
+    assert "scan_waivers.txt: CVE-2: expected a last day, such as 2027-01-31, and" in ended.stderr
 
 
 def test_push_leaves_the_digest_for_the_job(workspace):
@@ -396,10 +423,12 @@ def test_no_job_is_submitted_unless_asked_for(workspace):
 def test_unpinned_base_images_are_refused_and_nothing_is_pushed(workspace, step):
     assert run_step(workspace, "pinned")[0].returncode == 0
     (workspace / "infra/docker/serving.Dockerfile").write_text("FROM tensorflow/serving:2.20.0\n")
+    makefile = (workspace / "Makefile").read_text().replace(f"{BUILDKIT}@{DIGEST}", BUILDKIT)
+    (workspace / "Makefile").write_text(makefile)
     ended, called = run_step(workspace, step)
     assert ended.returncode != 0
     assert called == []
     assert (
-        "infra/docker/serving.Dockerfile: tensorflow/serving:2.20.0; run make pin-images"
+        f"Makefile: {BUILDKIT}, infra/docker/serving.Dockerfile: tensorflow/serving:2.20.0; run"
         in ended.stderr
     )

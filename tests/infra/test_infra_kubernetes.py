@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 
 from serving.config import batching, monitoring
 from serving.server.flags import Flags
+from trainer.cloud import Submission, specification
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "infra" / "kubernetes" / "serving.yaml"
@@ -291,11 +293,17 @@ def refused(pod):
 
 
 def pods():
-    """Name and pod of every workload in infra/kubernetes."""
-    for path in sorted(MANIFEST.parent.glob("*.yaml")):
-        for each in yaml.safe_load_all(path.read_text("utf-8")):
+    """Name and pod of every workload in infra/kubernetes, and of a job of two workers."""
+    objects = {
+        path.stem: yaml.safe_load_all(path.read_text("utf-8"))
+        for path in sorted(MANIFEST.parent.glob("*.yaml"))
+    }
+    several = Submission(platform="kubernetes", workers=2, image_uri="example.dev/t", dry_run=True)
+    objects["workers"] = specification.kubernetes_objects(several, [], datetime.now(UTC))
+    for name, found in objects.items():
+        for each in found:
             if "template" in each.get("spec", {}):
-                yield pytest.param(each["spec"]["template"]["spec"], id=path.stem)
+                yield pytest.param(each["spec"]["template"]["spec"], id=name)
 
 
 @pytest.mark.parametrize("workload", list(pods()))

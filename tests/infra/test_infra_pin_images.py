@@ -103,6 +103,16 @@ def test_tags_get_the_digest_that_the_registry_gives_for_them(tmp_path, registry
     pin_images.check([path])
 
 
+def test_the_builder_in_the_makefile_is_an_image_like_others(tmp_path, registry):
+    image = f"127.0.0.1:{registry.server_port}/library/python:3.12-slim"
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"A := b:1\nBUILDKIT := {image}\nuse:\n\techo $(BUILDKIT)\n")
+    with pytest.raises(pin_images.PinError, match=f"Makefile: {image}; run make pin-images"):
+        pin_images.check([makefile])
+    pin_images.pin([makefile])
+    assert f"\nBUILDKIT := {image}@{DIGEST}\n" in makefile.read_text()
+
+
 def test_a_tag_that_has_moved_gets_its_new_digest(tmp_path, registry):
     image = f"127.0.0.1:{registry.server_port}/library/python:3.12-slim"
     path = dockerfile(tmp_path, f"{image}@{OLD_DIGEST}")

@@ -81,6 +81,31 @@ def test_gpu_that_only_the_driver_sees_is_told_with_the_cure(tmp_path, monkeypat
 
 
 @no_gpu
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_gpu_that_the_environment_hides_is_told_so(hidden, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA L4 (UUID: GPU-0)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    with pytest.raises(DeviceError, match=f"none: CUDA_VISIBLE_DEVICES={hidden} hides them; unset"):
+        prepare(Config(require_gpu=True))
+
+
+def test_every_kind_of_gpu_that_has_to_compile_is_told_once():
+    gpus = [
+        {"device_name": "NVIDIA B200", "compute_capability": (10, 0)},
+        {"device_name": "NVIDIA B200", "compute_capability": (10, 0)},
+        {"device_name": "NVIDIA L4", "compute_capability": (8, 9)},
+        {"device_name": "GPU of another vendor"},
+    ]
+    if not tf.sysconfig.get_build_info().get("is_cuda_build"):
+        pytest.skip("TensorFlow without CUDA")
+    (line,) = devices.compilation_notes(gpus)
+    assert line.startswith("NVIDIA B200 (compute capability 10.0): TensorFlow holds no code")
+
+
+@no_gpu
 def test_more_replicas_than_an_initialised_process_allows_are_refused():
     tf.config.list_logical_devices()
     with pytest.raises(

@@ -191,6 +191,18 @@ def test_dry_run_says_what_ends_the_job_what_it_needs_and_what_nobody_checked():
     assert yaml.safe_load(finished.stdout)["scheduling"] == {"timeout": "16200s"}
 
 
+def test_dry_run_says_what_a_new_gpu_compiles_first():
+    finished = submit(
+        "--dry_run",
+        IMAGE,
+        "--machine=a4-highgpu-8g",
+        "--accelerator=NVIDIA_B200",
+        "--accelerator_count=8",
+        "--batch_size=64",
+    )
+    assert "\n# Note: NVIDIA_B200 (compute capability 10.0): TensorFlow holds" in finished.stdout
+
+
 def test_dry_run_for_kubernetes_prints_a_plain_job():
     finished = submit("--dry_run", IMAGE, "--platform=kubernetes", "--run_dir=gs://b/r", "--spot")
     assert finished.stdout.startswith(

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from trainer.errors import ConfigError
+from trainer.gpus import compilation_note
 
 # Which GPUs sit in which of the cloud's machines: refuses pairs that cannot exist before anybody
 # pays for finding out.
@@ -34,6 +35,15 @@ _BUILT_IN = {
 # images are for x86-64. As of 2026-11-27; nobody opened the vendor's page of Arm machines.
 _ARM = re.compile(r"(a4x|c4a|n4a|t2a)[a-z]*-.*")
 _ON_ARM = ("NVIDIA_GB200", "NVIDIA_GB300")
+
+# Compute capabilities, from developer.nvidia.com/cuda-gpus and …/cuda-legacy-gpus, read on
+# 2026-11-27.
+_CAPABILITIES = {
+    **{"NVIDIA_TESLA_P100": (6, 0), "NVIDIA_TESLA_P4": (6, 1), "NVIDIA_TESLA_V100": (7, 0)},
+    **{"NVIDIA_TESLA_T4": (7, 5), "NVIDIA_TESLA_A100": (8, 0), "NVIDIA_A100_80GB": (8, 0)},
+    **{"NVIDIA_L4": (8, 9), "NVIDIA_H100_80GB": (9, 0), "NVIDIA_H100_MEGA_80GB": (9, 0)},
+    **{"NVIDIA_H200_141GB": (9, 0), "NVIDIA_B200": (10, 0), "NVIDIA_RTX_PRO_6000": (12, 0)},
+}
 
 # What the service's names look like; they are printed in comments, and stand in the job.
 _MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -105,6 +115,15 @@ def unchecked(machine: str, accelerator: str) -> str:
     return f"that {machine} exists" + (
         f" and takes {accelerator} in this number" if accelerator else ""
     )
+
+
+def compilation(accelerator: str) -> str:
+    """Says what TensorFlow has to compile before it computes on an accelerator; empty: nothing, or
+    nobody knows.
+    """
+    capability = _CAPABILITIES.get(accelerator)
+    note = compilation_note(accelerator, capability) if capability else ""
+    return note and f"{note}. Every job pays this, as its disk ends with it"
 
 
 # Which permissions a command needs, of whom, and why: so that nobody hands out a role that allows

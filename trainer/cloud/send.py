@@ -80,6 +80,8 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
             "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
             " machine."
         )
+    if compilation := machines.compilation(submission.accelerator):
+        comments.append(f"Note: {compilation}.")
     comments += ["Not checked:", *(f"- {fact}" for fact in unchecked)]
     return specification.to_yaml(contents, [*comments, *permissions])
 

@@ -72,3 +72,27 @@ def test_n1_machine_passes_and_is_named_as_unchecked():
 def test_machine_without_accelerator_passes_and_its_name_is_unchecked():
     machines.require_possible("e2-standard-8", "", 1)
     assert machines.unchecked("e2-standard-8", "") == "that e2-standard-8 exists"
+
+
+def test_compute_capability_of_every_accelerator_of_the_table_is_known():
+    assert {kind for kind, _ in machines._BUILT_IN.values()} <= set(machines._CAPABILITIES)
+    assert set(machines._CAPABILITIES) <= {member.name for member in AcceleratorType}
+
+
+@pytest.mark.parametrize("accelerator", ["NVIDIA_TESLA_T4", "NVIDIA_L4", "NVIDIA_A100_80GB", ""])
+def test_accelerators_that_tensorflow_is_compiled_for_need_no_note(accelerator):
+    assert machines.compilation(accelerator) == ""
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "note"),
+    [
+        ("NVIDIA_H200_141GB", "(compute capability 9.0): TensorFlow compiles its small kernels"),
+        ("NVIDIA_B200", "(compute capability 10.0): TensorFlow holds no code compiled for it"),
+        ("NVIDIA_RTX_PRO_6000", "(compute capability 12.0): TensorFlow holds no code"),
+    ],
+)
+def test_newer_accelerators_compile_in_every_job(accelerator, note):
+    found = machines.compilation(accelerator)
+    assert found.startswith(f"{accelerator} {note}")
+    assert found.endswith("Every job pays this, as its disk ends with it")
