@@ -14,6 +14,9 @@ libraries+=,libsqlite3-0,libssl3t64,libuuid1,zlib1g
 work=$(mktemp --directory /tmp/whisker-rehearsal-XXXXXX)
 begun=$SECONDS
 notes=()
+trainer=whisker/trainer:rehearsal
+serving=whisker/serving:rehearsal
+made=("$trainer" "$serving")
 
 say() { echo "rehearsal, ${SECONDS} s: $*" >&2; }
 
@@ -23,7 +26,7 @@ note() {
 }
 
 cleanup() {
-    docker rmi --force whisker/trainer whisker/serving whisker/tests || true
+    docker rmi --force "${made[@]}" || true
     if [ -f "$work/engine.pid" ]; then
         kill "$(cat "$work/engine.pid")" || true
         wait || true
@@ -59,6 +62,7 @@ start_engine() {
 
 stand_in_for_python() { # the image's name
     say "$1 cannot be pulled: a stand-in is made of Debian $debian and $("$python" --version)"
+    made+=("$1")
     unpack mmdebstrap
     mmdebstrap --variant=minbase --include="$libraries" "$debian" "$work/base"
     local home
@@ -77,10 +81,11 @@ stand_in_for_python() { # the image's name
 
 stand_in_for_serving() { # the image's name; the trainer's image holds our server
     say "$1 cannot be pulled: a stand-in runs our own server under the name tensorflow_model_server"
-    docker build --quiet --network=host --tag "$1" - >/dev/null <<-'DOCKERFILE'
-		FROM whisker/trainer
+    made+=("$1")
+    docker build --quiet --network=host --tag "$1" - >/dev/null <<-DOCKERFILE
+		FROM $trainer
 		USER 0
-		RUN userdel whisker && printf '#!/bin/sh\nexec python -m serving.server "$@"\n' > /usr/bin/tensorflow_model_server \
+		RUN userdel whisker && printf '#!/bin/sh\nexec python -m serving.server "\$@"\n' > /usr/bin/tensorflow_model_server \
 		    && chmod 755 /usr/bin/tensorflow_model_server
 		ENTRYPOINT ["tensorflow_model_server"]
 	DOCKERFILE
@@ -100,17 +105,17 @@ timed() { # a name, a command
 
 export DOCKER_BUILDKIT=1
 docker info >/dev/null 2>&1 || start_engine
-make=(make --no-print-directory "GPU=$gpu" "DOCKER_FLAGS=--network=host")
+make=(make --no-print-directory "GPU=$gpu" IMAGE_TAG=rehearsal "DOCKER_FLAGS=--network=host")
 
 there "$(base_of trainer)" || stand_in_for_python "$(base_of trainer)"
 timed "\`make image-trainer\`" "${make[@]}" image-trainer
 there "$(base_of serving)" || stand_in_for_serving "$(base_of serving)"
 timed "\`make images\`" "${make[@]}" images
 base=$(size "$(base_of trainer)")
-note "the trainer's image" "$((($(size whisker/trainer) - base) / 1000000)) MB on a base of $((base / 1000000)) MB"
+note "the trainer's image" "$((($(size "$trainer") - base) / 1000000)) MB on a base of $((base / 1000000)) MB"
 timed "\`make test-image\`" "${make[@]}" test-image
 timed "\`make smoke\`" "${make[@]}" smoke
-timed "\`infra/attack_images.sh\`" infra/attack_images.sh whisker/trainer whisker/serving
+timed "\`infra/attack_images.sh\`" infra/attack_images.sh "$trainer" "$serving"
 
 echo "Rehearsed with GPU=$gpu in $((SECONDS - begun)) s, docker $(docker version --format '{{.Server.Version}}'):"
 printf '%s\n' "| what | result |" "|---|---|" "${notes[@]}"
