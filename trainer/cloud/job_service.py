@@ -94,26 +94,19 @@ class JobService:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)]
         )
-        jobs, job = "google.cloud.aiplatform.v1.JobService", types.CustomJob.serialize
-        for service, method, request, written in (
-            (jobs, self._create, types.CreateCustomJobRequest, job),
-            (jobs, self._get, types.GetCustomJobRequest, job),
-            (
-                jobs,
-                self._list,
-                types.ListCustomJobsRequest,
-                types.ListCustomJobsResponse.serialize,
-            ),
-            (jobs, self._cancel, types.CancelCustomJobRequest, empty_pb2.Empty.SerializeToString),
-            (
-                "google.logging.v2.LoggingServiceV2",
-                self._entries,
-                ListLogEntriesRequest,
-                ListLogEntriesResponse.serialize,
-            ),
+        jobs = "google.cloud.aiplatform.v1.JobService"
+        log = "google.logging.v2.LoggingServiceV2"
+        for service, method, request, answer in (
+            (jobs, self._create, types.CreateCustomJobRequest, types.CustomJob),
+            (jobs, self._get, types.GetCustomJobRequest, types.CustomJob),
+            (jobs, self._list, types.ListCustomJobsRequest, types.ListCustomJobsResponse),
+            (jobs, self._cancel, types.CancelCustomJobRequest, empty_pb2.Empty),
+            (log, self._entries, ListLogEntriesRequest, ListLogEntriesResponse),
         ):
             handler = grpc.unary_unary_rpc_method_handler(
-                partial(self._answer, method), request.deserialize, written
+                partial(self._answer, method),
+                request.deserialize,
+                getattr(answer, "serialize", None) or answer.SerializeToString,
             )
             name = request.__name__.removesuffix("Request")
             self._server.add_generic_rpc_handlers(

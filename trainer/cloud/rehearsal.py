@@ -6,6 +6,7 @@ import logging
 import select
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -26,8 +27,12 @@ _EMULATOR_DEADLINE_S = 20.0
 
 
 @contextmanager
-def storage_emulator(port: int = 0) -> Iterator[str]:
+def storage_emulator(port: int = 0, region: str = REGION) -> Iterator[str]:
     """Starts fake-gcs-server on loopback, with its data in memory; gives its URL.
+
+    Args:
+        port: of it; 0: a free one.
+        region: where its buckets seem to be.
 
     Raises:
         ConfigError: the port is not free.
@@ -43,7 +48,7 @@ def storage_emulator(port: int = 0) -> Iterator[str]:
     with subprocess.Popen(
         [
             *(binary, "-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}"),
-            f"-external-url={url}",
+            *(f"-external-url={url}", f"-location={region.upper()}"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -90,12 +95,12 @@ def serve(project: str, region: str, port: int) -> NoReturn:
     # In the background of a shell, standard input is as good as closed.
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     with (
-        storage_emulator(port and port + 1) as storage,
+        storage_emulator(port and port + 1, region) as storage,
         closing(
             JobService(project, region, port=port, environment={"STORAGE_EMULATOR_HOST": storage})
         ) as service,
     ):
-        _make_bucket(storage, region)
+        _make_bucket(storage)
         for line in (
             "a rehearsal on this machine: no machines, images, quotas, prices or permissions (IAM)",
             f"the bucket gs://{_BUCKET} is empty, and is gone when this ends",
@@ -109,10 +114,10 @@ def serve(project: str, region: str, port: int) -> NoReturn:
         _obey(service)
 
 
-def _make_bucket(storage: str, region: str) -> None:
+def _make_bucket(storage: str) -> None:
     request = urllib.request.Request(  # noqa: S310
         f"{storage}/storage/v1/b?project={PROJECT}",
-        json.dumps({"name": _BUCKET, "location": region.upper()}).encode(),
+        json.dumps({"name": _BUCKET}).encode(),
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=_EMULATOR_DEADLINE_S):  # noqa: S310
@@ -121,7 +126,7 @@ def _make_bucket(storage: str, region: str) -> None:
 
 def _obey(service: JobService) -> NoReturn:
     # Without a buffer, in which a second line would wait unseen.
-    inputs = [io.FileIO(0, closefd=False)]
+    inputs = [io.FileIO(0, closefd=False)] if sys.stdin else []
     while True:
         service.advance()
         for waiting in select.select(inputs, [], [], _LOOK_S)[0]:
