@@ -75,7 +75,7 @@ def test_commands_of_the_page_work_in_their_order(tmp_path):
             until("ports", lambda: "ports" if ports.exists() else "")
             port = json.loads(ports.read_text())["port"]
             answers = run(predict.replace("8500", str(port)))
-        assert len(re.findall(r"/test/cats/\S+ ", answers)) == 100
+        assert len(re.findall(r"/test/cats/cat\.\d+\.jpg$", answers, re.MULTILINE)) == 100
 
         run(spot)
         logs = end.splitlines()[0]
