@@ -32,7 +32,7 @@ def running(command, folder, signal_number, code):
             process.send_signal(signal_number)
             assert process.wait(60) == code
         finally:
-            process.kill()
+            process.terminate()
 
 
 def until(text, look):
