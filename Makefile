@@ -156,7 +156,7 @@ submit-job: $(if $(SUBMIT_FLAGS),.venv/installed-dev)
 LOCK := $(CHECK)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header
 lock: .venv-check/installed
-	$(LOCK) --upgrade --extra train --extra cloud --extra identity --extra dev setup.py -o requirements/dev.txt
+	$(LOCK) --upgrade --extra rehearsal --extra identity --extra dev setup.py -o requirements/dev.txt
 	$(LOCK) --upgrade --extra train --constraint requirements/dev.txt setup.py -o requirements/run.txt
 	$(LOCK) --upgrade --extra train --extra gpu --constraint requirements/dev.txt setup.py -o requirements/gpu.txt
 	$(LOCK) --upgrade requirements/check.in -o requirements/check.txt

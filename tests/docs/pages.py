@@ -17,6 +17,7 @@ _NAMES = (
     "serving",
     "client",
     "cloud",
+    "rehearsal",
     "flags",
     "formats",
     "benchmarks",

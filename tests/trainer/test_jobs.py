@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.trainer.cloud.job_service import PROJECT, REGION
 from tests.trainer.cloud.test_cloud_jobs_client import job
+from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import Jobs
 
 PLACE = [f"--project={PROJECT}", f"--region={REGION}"]
@@ -44,10 +44,10 @@ def test_list_cancel_and_watch_find_the_same_job(service):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], ": expected list, or one of watch, logs and cancel with a job's number"),
-        (["watch"], "watch: expected list, or one of"),
-        (["list", "1000"], "list 1000: expected list, or one of"),
-        (["stop", "1000"], "stop 1000: expected list, or one of"),
+        ([], ": expected list or serve, or one of watch, logs and cancel with a job's number"),
+        (["watch"], "watch: expected list or serve, or one of"),
+        (["list", "1000"], "list 1000: expected list or serve, or one of"),
+        (["stop", "1000"], "stop 1000: expected list or serve, or one of"),
         (["list", "--project=p"], "--region=: expected a region, such as us-central1"),
     ],
 )

@@ -13,7 +13,7 @@ import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from tests.trainer.cloud import job_service
+from trainer.cloud import job_service
 from trainer.config import Config
 
 IMAGE = "--image_uri=example.dev/p/r/trainer@sha256:0a"

@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from tests.trained_model import logged
-from tests.trainer.cloud import job_service
-from tests.trainer.cloud.job_service import PROJECT, REGION, JobService
-from trainer.cloud import jobs_client, send, specification
+from tests.trainer.cloud.job_service import QUEUED, SERVICE_DISABLED, JobService
+from trainer.cloud import job_service, jobs_client, send, specification
+from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import Jobs
 from trainer.errors import CloudError, ConfigError, SignInError, UnreachableError
 
@@ -110,7 +110,7 @@ def test_service_that_stays_away_is_given_up_with_nothing_started(service, jobs)
         (
             Code.PERMISSION_DENIED,
             "Vertex AI API has not been used in project",
-            job_service.SERVICE_DISABLED,
+            SERVICE_DISABLED,
             CloudError,
             (
                 "my-project: the API is not enabled; run gcloud services enable"
@@ -175,8 +175,8 @@ def test_list_reads_every_page(jobs):
 
 def test_watching_says_each_state_once_and_outlasts_lost_connections(service, jobs):
     service.script = (
-        job_service.QUEUED,
-        job_service.QUEUED,
+        QUEUED,
+        QUEUED,
         job_service.RUNNING,
         job_service.SUCCEEDED,
     )
@@ -257,10 +257,7 @@ def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are
             "command": ["python", "-c", f"import json, os; {lines}"],
         },
     }
-    spec = {
-        "workerPoolSpecs": [pool, pool],
-        "baseOutputDirectory": {"outputUriPrefix": "gs://b/out"},
-    }
+    spec = {"workerPoolSpecs": [pool, pool]}
     with closing(JobService(run=True)) as service:
         jobs = Jobs(PROJECT, REGION, service.url)
         name = jobs.submit(job(spec))[0].name
@@ -269,18 +266,8 @@ def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are
     chief = next(line for line in lines if "workerpool0-0" in line)
     assert any(line.endswith("  workerpool0-0  WARNING  hot") for line in lines)
     seen = json.loads(chief.partition("DEFAULT  ")[2])
-    assert (seen["AIP_MODEL_DIR"], seen["AIP_CHECKPOINT_DIR"]) == (
-        "gs://b/out/model/",
-        "gs://b/out/checkpoints/",
-    )
-    assert seen["CLOUD_ML_PROJECT_ID"] == "123456789"
-    assert json.loads(seen["TF_CONFIG"])["task"] == {
-        "type": "chief",
-        "index": 0,
-        "cloud": "c0ffee",
-        "trial": "",
-    }
-    assert list(json.loads(seen["CLUSTER_SPEC"])["cluster"]) == ["workerpool0", "workerpool1"]
+    assert json.loads(seen["TF_CONFIG"])["task"] == {"type": "chief", "index": 0}
+    assert list(json.loads(seen["TF_CONFIG"])["cluster"]) == ["chief", "worker"]
 
 
 def test_plain_connection_leaves_this_machine_in_no_case():

@@ -6,8 +6,8 @@ import pytest
 from google.cloud.aiplatform_v1.types import CustomJob
 
 from tests.trained_model import logged
-from tests.trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud import Submission, send
+from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import Jobs
 from trainer.cloud.machines import needed
 from trainer.cloud.send import is_near, require_near
