@@ -272,12 +272,18 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
 
 def usage(description: str) -> str:
     """Lists every flag with its default and meaning, after what the server is."""
-    rows = [
+    return help_page(description, rows()) + "\n"
+
+
+def rows() -> list[tuple[str, str, Any, str]]:
+    """Lists group, name, default and meaning of each flag."""
+    used = [
         (group, flag.name, flag.default, flag.metadata["help"]) for group, flag in grouped(Flags)
     ]
-    ignored = "Accepted with a warning, as they cannot mean anything here"
-    rows += [(ignored, name, default, reason) for name, (default, reason) in _NO_EFFECT.items()]
-    return help_page(description, rows) + "\n"
+    ignored = "Accepted with a warning, without effect"
+    return used + [
+        (ignored, name, default, reason) for name, (default, reason) in _NO_EFFECT.items()
+    ]
 
 
 def _read(argument: str) -> tuple[str, _Value] | None:

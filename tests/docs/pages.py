@@ -18,6 +18,7 @@ _NAMES = (
     "client",
     "cloud",
     "flags",
+    "flags-serving",
     "formats",
     "benchmarks",
     "index",
