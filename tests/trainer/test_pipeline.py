@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import html
 import json
 import shutil
 import signal
@@ -17,6 +18,7 @@ from trainer.data.dataset import run_digest
 from trainer.data.splits import ledger_file
 from trainer.errors import DataError, GateRefused, RunStopped
 from trainer.pipeline import run
+from trainer.record import Result
 from trainer.session import Stop
 from whisker_ml import storage
 
@@ -162,6 +164,14 @@ def test_test_pictures_are_in_no_other_split(trained):
             hashlib.sha256((trained.pictures / row["path"]).read_bytes()).hexdigest()
             == row["sha256"]
         )
+
+
+def test_result_is_shown_in_words_by_a_notebook(trained):
+    shown = trained.result._repr_html_()
+    assert shown.startswith(f"<p>test accuracy {trained.result['test']['accuracy']:.3f} (95 % ")
+    for each in trained.result["reading"]:
+        assert html.escape(f"({each['verdict']}): {each['text']}") in shown
+    assert Result()._repr_html_() is None
 
 
 def test_separable_pictures_are_learnt(trained):
