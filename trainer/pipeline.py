@@ -76,7 +76,7 @@ def run(
             if config.run_dir or cluster.count > 1:
                 raise
             # There may be another run that was not finished.
-            logger.info("%s: this command does not go on there", str(error).partition(";")[0])
+            logger.info("%s: this command does not resume that run", str(error).partition(";")[0])
 
 
 def _run(config: Config, opened: AbstractContextManager[Session]) -> record.Result:

@@ -50,7 +50,7 @@ _LOGGERS = ("trainer", "serving", "whisker_ml")
 
 # absl's own flags that are of use.
 _ABSL_ROWS = [
-    ("Every command", "flagfile", "", "file with more flags, one a line"),
+    ("Every command", "flagfile", "", "file with more flags, one per line"),
     ("Every command", "verbosity", "", "other packages' log: -1: warnings; 0: all; empty: none"),
 ]
 

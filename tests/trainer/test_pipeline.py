@@ -384,7 +384,7 @@ def test_run_whose_pictures_were_changed_says_so_and_begins_anew(tmp_path, monke
     (tmp_path / "pictures" / "cats" / "new.jpg").write_bytes(draw("cats", 777))
     with logged() as lines:
         result = run(config, downloads=tmp_path)
-    said = [line for line in lines if line.endswith(": this command does not go on there")]
+    said = [line for line in lines if line.endswith(": this command does not resume that run")]
     for line, folder in zip(said, (first, second), strict=True):
         assert line.startswith(
             f"runs/{folder.name}: the pictures have changed since this run began"
