@@ -17,12 +17,12 @@ def define() -> None:
     for name, text in (
         (
             "tls_ca",
-            "encrypt, and trust what is signed by a certificate in this PEM file, or, given the"
-            " word default, by one that gRPC comes with",
+            "use TLS, and trust what the certificates in this PEM file sign; the word default"
+            " instead of a file: those that gRPC brings",
         ),
-        ("tls_certificate", "PEM file of this client's own, if it needs one"),
-        ("tls_key", "PEM file of the private key that belongs to it"),
-        ("token_file", "file with a bearer token, read anew for each request"),
+        ("tls_certificate", "PEM file with this client's own certificate, if the server needs one"),
+        ("tls_key", "PEM file with the private key of --tls_certificate"),
+        ("token_file", "file with a bearer token, read again for each request"),
     ):
         cli.define(name, None, text, group="Connection")
 

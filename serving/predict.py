@@ -5,13 +5,14 @@
   find photos -newer last | whisker-predict --format=json --top=3
 
 A path is a file, a folder with all below it, or a pattern such as 'photos/**/*.jpg'. Without one,
-paths are read from standard input, one a line; `-` is one picture on standard input.
+paths are read from standard input, one per line; `-` is one picture on standard input.
 
-The server at --server answers, or, with --model_dir, a local one that serves that model store
-meanwhile. Answers go to standard output, one line a picture, or to --out=results.csv: the same
-command then resumes with the pictures that have no answer yet. --out=sheet.png draws the pictures
-with their answers. Pictures that failed are listed last on standard error, and the exit code is 4.
-Where the server goes away in the middle, this waits up to --wait_s for it and goes on.
+The server at --server answers. With --model_dir a local server does, which runs as long as this
+command. Answers go to standard output, one line per picture. --out=results.csv keeps them in that
+file, and the same command then resumes with the pictures that have no answer yet. --out=sheet.png
+draws the pictures with their answers. Pictures that failed are listed last on standard error, and
+the exit code is 4. If the server stops answering, this waits for it, up to --wait_s, and then
+continues.
 """
 
 from __future__ import annotations
@@ -75,14 +76,19 @@ def main() -> None:
     """Defines the flags, runs the command, and exits."""
     cli.define("server", contract.DEFAULT_SERVER, "host:port of the server's gRPC port")
     cli.define(
-        "model_dir", None, "model store, local or gs://, to serve here meanwhile; no --server"
+        "model_dir",
+        None,
+        "model store, local or gs://, for a local server that runs as long as this command;"
+        " instead of --server",
     )
-    cli.define("model_name", None, "name of the model; default: the only one that is there")
+    cli.define("model_name", None, "name of the model; default: the only one")
     cli.define(
         "version", None, "ask this version; default: the newest that is loaded", minimum=1, kind=int
     )
     cli.define("label", None, "ask the version with this label instead")
-    cli.define("signature", contract.SIGNATURE_BYTES, "one that takes pictures as bytes")
+    cli.define(
+        "signature", contract.SIGNATURE_BYTES, "signature of the model that takes pictures as bytes"
+    )
     cli.define(
         "format", "table", "what to write; json: JSON lines", choices=["table", "json", "csv"]
     )
@@ -90,15 +96,16 @@ def main() -> None:
     cli.define(
         "out",
         None,
-        "file to write: .csv, .json or .jsonl: answers, instead of standard output, a picture that"
-        " was answered there is not asked about again; .png: pictures and answers, the wrong and"
-        " the least sure first (needs Pillow)",
+        "file to write. .csv, .json or .jsonl: answers, instead of standard output; a picture"
+        " with an answer there is not asked about again. .png: pictures and answers, the wrong"
+        " and the least sure first (needs Pillow)",
     )
     cli.define("timeout_s", 10.0, "seconds that an answer may take")
     cli.define(
         "wait_s",
         300.0,
-        "seconds to wait for a server that answers no more; then the command ends with exit code 4",
+        "seconds to wait for a server that no longer answers; then the command ends with exit"
+        " code 4",
         minimum=0,
     )
     connection_flags.define()
@@ -260,7 +267,7 @@ def _paths(arguments: Sequence[str]) -> Iterator[str]:
     if first is None:
         raise WrongUse(
             "no pictures named: expected paths of files or folders, as in whisker-predict"
-            " a.jpg, or one a line on standard input"
+            " a.jpg, or one per line on standard input"
         )
     return itertools.chain([first], paths)
 

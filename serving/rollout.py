@@ -316,7 +316,7 @@ class _Rollout:
         serving.update(labels.values())
         if self._refusal:
             logger.warning(
-                "%s refuses to be sent a configuration (%s): it has to read models.config itself",
+                "%s does not accept a configuration (%s): it must read models.config by itself",
                 self._server.address,
                 self._refusal,
             )
@@ -395,8 +395,8 @@ class _Rollout:
         """Whoever goes back, goes back from what was live when this was decided."""
         if self._back and state.live != live:
             raise RolloutError(
-                f"version {state.live} of {self._store.model_name} has gone live meanwhile: look,"
-                " and go back from there"
+                f"version {state.live} of {self._store.model_name} went live in the meantime: check"
+                " what is live, then roll back again"
             )
 
     def _edit(self, change: Callable[[Any, State], None]) -> None:
@@ -487,7 +487,7 @@ class _Rollout:
                 reason = f" ({status.error})" if status.error else ""
                 raise RolloutError(
                     f"{address} has not {what} after {self._timeout_s:g} s, it is"
-                    f" {status.state}{reason}: see its log, or give it more time with --timeout_s"
+                    f" {status.state}{reason}: see its log, or give more time with --timeout_s"
                     f"{self._what_a_reader_needs() if self._refusal else ''}"
                 )
             if self._refusal and not waiting:
@@ -524,14 +524,14 @@ class _Rollout:
             # The other way than the way that failed.
             self._store.edit_config(self._as_it_was, back=not self._back)
             if self._refusal:
-                return "models.config is as it was"
+                return "models.config is unchanged"
             self._reload(serving)
             end = time.monotonic() + _SETTLED_S
             while self._status().state == LOADING and time.monotonic() < end:
                 time.sleep(_POLL_S)
         except WhiskerError as error:
-            return f"going back failed too: {error}"
-        return "models.config and the server are as they were"
+            return f"undoing the change failed too: {error}"
+        return "models.config and the server are as before"
 
     def _as_it_was(self, state: State) -> ModelServerConfig:
         """Restores our model, but for labels that others have moved and versions that are gone."""

@@ -76,7 +76,7 @@ def _store(model: Any) -> ModelStore:
     """Opens the store that a model's versions lie in."""
     base_path = model.base_path.rstrip("/")
     if "://" in base_path and not is_address(base_path):
-        raise StorageError(f"{base_path} cannot be looked at from here: expected a path or gs://")
+        raise StorageError(f"{base_path} cannot be read from here: expected a path or gs://")
     root, _, folder = base_path.rpartition("/")
     return open_store(root or "/", folder)
 
@@ -107,8 +107,8 @@ def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator
         )
     if not names:
         yield (
-            f"{model.base_path} has no version to load: a server waits for one, with every other"
-            " model, for ever"
+            f"{model.base_path} has no version to load: a server waits for one for ever, and serves"
+            " no other model until then"
         )
     for version in model.model_version_policy.specific.versions:
         if version not in names:
@@ -163,7 +163,8 @@ def _replay(path: str, wanted: dict[str, list[int]], timeout_s: float) -> list[s
                     late = ", ".join(f"{model} {version}" for model, version in sorted(pending))
                     return [
                         *findings,
-                        f"not loaded after {timeout_s:g} s: {late}; give it more with --timeout_s",
+                        f"not loaded after {timeout_s:g} s: {late}; give more time with"
+                        " --timeout_s",
                     ]
                 time.sleep(_POLL_S if pending else 0)
     except LocalServerFailed as error:

@@ -94,7 +94,7 @@ def parse(tf_config: str | None) -> Cluster:
         raise ConfigError(f"TF_CONFIG: {error.args[0]} is missing; {expected}") from error
     if task not in workers:
         raise ConfigError(
-            f"TF_CONFIG: this process is {task[0]} {task[1]}, which is none of its {len(workers)}"
+            f"TF_CONFIG: this process is {task[0]} {task[1]}, which is not among its {len(workers)}"
             f" workers ({', '.join(f'{job} {number}' for job, number in workers)})"
         )
     return Cluster(tuple(workers.values()), list(workers).index(task))
@@ -145,7 +145,9 @@ def _receive(cluster: Cluster, settings: Mapping[str, Any]) -> None:
             for index in range(1, cluster.count)
             if index not in arrived
         ]
-        refusal = f"worker {', '.join(missing)} did not come within {cluster.start_s:g} s; {_START}"
+        refusal = (
+            f"worker {', '.join(missing)} did not connect within {cluster.start_s:g} s; {_START}"
+        )
         raise WorkerLostError(refusal) from error
     except OSError as error:
         raise WorkersError(

@@ -5,7 +5,7 @@ lists them in one table and report.
   whisker-compare --data=my_pictures --backbones=resnet50_v2,convnext_tiny
   whisker-compare --data=my_pictures --seeds=0,1,2,3,4 --run_dir=runs/compare
 
-The same command resumes where it was stopped: what is done is not done again.
+The same command resumes where it was stopped: runs that are done are not repeated.
 """
 
 import json
@@ -38,8 +38,8 @@ logger = logging.getLogger("trainer.compare")
 
 # Flags of one run that a comparison cannot pass on, and what to do instead.
 _NOT_OURS = {
-    "variant": "a comparison trains several; use --variants",
-    "seed": "a comparison takes several; use --seeds",
+    "variant": "a comparison trains several variants; use --variants",
+    "seed": "a comparison takes several seeds; use --seeds",
     "model_dir": (
         "a comparison publishes nothing; train what you choose with whisker-train and publish that"
     ),
@@ -62,11 +62,11 @@ _KEPT = (
 def main() -> None:
     """Entry point of `python -m trainer.compare` and `whisker-compare`."""
     cli.define_settings(Config)
-    cli.define("variants", ",".join(VARIANTS), "variants to train, with commas between")
+    cli.define("variants", ",".join(VARIANTS), "variants to train, separated by commas")
     cli.define(
-        "backbones", "", "backbones of transfer to compare instead of variants, with commas between"
+        "backbones", "", "backbones of transfer to compare instead of variants, separated by commas"
     )
-    cli.define("seeds", "0,1,2", "seeds to train each with, with commas between")
+    cli.define("seeds", "0,1,2", "seeds to train each of them with, separated by commas")
     folder = {"run_dir": "folder of the runs on this machine; empty: runs/compare"}
     for name, text in (_NOT_OURS | folder).items():
         flags.FLAGS[name].help = text
@@ -89,7 +89,7 @@ def _main(arguments: Sequence[str]) -> int | None:
         seeds = [int(seed) for seed in values.seeds.split(",")]
     except ValueError as error:
         raise ConfigError(
-            f"--seeds={values.seeds}: expected whole numbers with commas between, such as 0,1,2"
+            f"--seeds={values.seeds}: expected whole numbers separated by commas, such as 0,1,2"
         ) from error
     # Here, as a bare --help needs no extra.
     from trainer.data import sources
@@ -109,7 +109,7 @@ def _main(arguments: Sequence[str]) -> int | None:
         if "," in values.backbones and values.base_weights not in ("imagenet", "none"):
             raise ConfigError(
                 f"--base_weights={values.base_weights} with several --backbones: a file holds the"
-                " weights of one; give imagenet or none"
+                " weights of one backbone; give imagenet or none"
             )
     compared = "backbone" if values.backbones else "variant"
     fixed = {"variant": "transfer"} if values.backbones else {}
@@ -198,8 +198,8 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
     from trainer.run_folder import locked_folder
 
     busy = (
-        "another comparison, or a run of one that was killed, is at work here; wait for it to end"
-        " or stop it"
+        "another comparison, or a run that a killed comparison left behind, is at work here; wait"
+        " for it to end, or stop it"
     )
     # A run that outlives us still holds the lock.
     with locked_folder(str(folder), busy) as lock:

@@ -69,8 +69,9 @@ class Config:
     batch_size: int = setting(32, "pictures per step over all replicas", minimum=1)
     split: str = setting(
         "given",
-        "given: one fifth of a given validation folder becomes the test set; hold_out: all of it is"
-        " the test set, and a fifth of train selects; percentages of train, validation and test"
+        "given: one fifth of a given validation folder becomes the test set; hold_out: all of it"
+        " becomes the test set, and one fifth of train the validation set; percentages of train,"
+        " validation and test"
         " such as 70,15,15: for folders without splits",
     )
     classes: str = setting(
@@ -81,8 +82,8 @@ class Config:
     )
     exclude: str = setting(
         "",
-        "file that names pictures to leave out, a line each: SHA-256, path in the data folder, or"
-        " both, as whisker-data suspects writes; local or gs://; empty: none",
+        "file with a line for each picture to leave out: its SHA-256, its path in the data"
+        " folder, or both (whisker-data suspects writes such a file); local or gs://; empty: none",
     )
     max_pixels: int = setting(
         MAX_PIXELS,
@@ -97,13 +98,13 @@ class Config:
     )
     class_weights: str = setting(
         "none",
-        "what weighs the same in training: none: every picture; balanced: every class",
+        "none: every picture weighs the same in training; balanced: every class weighs the same",
         choices=("none", "balanced"),
     )
     cache: str = setting(
         "auto",
-        "where decoded pictures are kept: memory; disk, until the run ends; none: they are decoded"
-        " in every epoch; auto: the first of these that has room",
+        "where decoded pictures are kept: memory; disk: until the run ends; none: decode them"
+        " again in every epoch; auto: memory if they fit, else disk, else none",
         choices=("auto", "memory", "disk", "none"),
     )
     cache_dir: str = setting(
@@ -124,9 +125,9 @@ class Config:
     )
     recipe: str = setting(
         "",
-        "sets the defaults of other flags: notebook: 20 epochs, pictures augmented anew in each;"
+        "sets the defaults of other flags: notebook: 20 epochs, with new augmentation in each;"
         " fast (transfer only): train the head on features that are computed once; best (transfer"
-        " and preprocessed): the best accuracy that was measured, for several times the work;"
+        " and preprocessed): the highest accuracy that was measured, at several times the cost;"
         " empty: fast for transfer, else notebook",
         choices=("", *RECIPES),
     )
@@ -139,8 +140,9 @@ class Config:
     )
     feature_views: int = setting(
         -1,
-        "transfer only: train the head on features of this many views of each training picture: the"
-        " untouched one, then augmented ones; 0: on pictures, augmented anew in each epoch; -1: the"
+        "transfer only: compute features once, of this many views of each training picture: the"
+        " picture itself, then augmented copies; 0: train on pictures, with new augmentation in"
+        " each epoch; -1: the"
         " recipe's",
         minimum=-1,
     )
@@ -165,8 +167,8 @@ class Config:
     )
     augmentation: str = setting(
         "",
-        "random changes in training: light: mirrored, turned; strong: also zoomed, moved, other"
-        " contrast; empty: the recipe's",
+        "random changes in training: light: mirrored, turned; strong: also zoomed, moved, and"
+        " with other contrast; empty: the recipe's",
         choices=("", "light", "strong"),
     )
     seed: int = setting(0, "seed of weights, order and augmentation", minimum=0)
@@ -181,7 +183,7 @@ class Config:
         choices=("auto", "none", "mirrored", "multi_worker"),
         group="Devices",
     )
-    gpus: str = setting("", "numbers of the GPUs to use, as 0,1; empty: all of them")
+    gpus: str = setting("", "numbers of the GPUs to use, such as 0,1; empty: all of them")
     require_gpu: bool = setting(False, "stop where TensorFlow sees no GPU")
     logical_replicas: int = setting(
         1,
@@ -203,12 +205,12 @@ class Config:
     )
     resume: str = setting(
         "auto",
-        "auto: the same command resumes a run that was stopped, was killed, or failed for a reason"
-        " that you have mended; never: begin a new run",
+        "auto: the same command resumes a run that was stopped, was killed, or failed for a"
+        " reason that you have fixed; never: begin a new run",
         choices=("auto", "never"),
     )
     profile_steps: str = setting(
-        "", "first and last step to profile for TensorBoard, as 20,40; empty: none"
+        "", "first and last step to profile for TensorBoard, such as 20,40; empty: none"
     )
     model_dir: str = setting(
         "", "model store to publish to, local or gs://; empty: do not publish", group="Publish"
@@ -219,7 +221,8 @@ class Config:
     gate: str = setting(
         "not_worse",
         "not_worse: refuse a model that is broken, or worse than the live one on the test pictures;"
-        " strict: also refuse when they cannot show that it is not worse; off: publish any model",
+        " strict: also refuse when the test pictures cannot show that the model is not worse;"
+        " off: publish any model",
         choices=("not_worse", "strict", "off"),
     )
     gate_margin: float = setting(
@@ -243,7 +246,7 @@ class Config:
             )
         if self.gpus and not all(number.isdigit() for number in self.gpus.split(",")):
             raise ConfigError(
-                f"--gpus={self.gpus}: expected numbers with commas between, such as 0,1"
+                f"--gpus={self.gpus}: expected numbers separated by commas, such as 0,1"
             )
         if self.split not in ("given", "hold_out"):
             split_percentages(self.split)
@@ -325,7 +328,8 @@ class Config:
         first, _, last = self.profile_steps.partition(",")
         if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
             raise ConfigError(
-                f"--profile_steps={self.profile_steps}: expected two growing numbers, such as 20,40"
+                f"--profile_steps={self.profile_steps}: expected two numbers, the smaller one"
+                " first, such as 20,40"
             )
         return int(first), int(last)
 

@@ -139,7 +139,8 @@ class Workers:
         if digest != (chiefs := self.chiefs_text(digest)):
             raise WorkersError(
                 f"worker {self._cluster.index} ({self._cluster.workers[self._cluster.index]}):"
-                f" {what} differ from the chief's ({digest[:12]}, there {chiefs[:12]}); give every"
+                f" {what} differ from the chief's (here {digest[:12]}, there {chiefs[:12]}); give"
+                " every"
                 " worker the same"
             )
 
@@ -287,8 +288,8 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
             _split(physical, config.logical_replicas)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
-            f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow is set"
-            f" up otherwise in this process already ({error}); start a new one"
+            f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow already"
+            f" uses other devices in this process ({error}); start a new process"
         ) from error
     if cluster.count > 1:
         strategy, names = _several_workers(config, cluster, len(gpus))
@@ -311,8 +312,8 @@ def _check(config: Config, cluster: Cluster) -> None:
     if cluster.count == 1:
         if config.strategy == "multi_worker":
             raise DeviceError(
-                "--strategy=multi_worker: TF_CONFIG names no second worker; set it to the same"
-                " cluster, and each one's own task, on every machine"
+                "--strategy=multi_worker: TF_CONFIG does not name several workers; set it on every"
+                " machine, with the same cluster and the machine's own task"
             )
     elif config.strategy not in ("auto", "multi_worker") or config.logical_replicas > 1:
         raise DeviceError(
@@ -441,9 +442,9 @@ def _why_hidden() -> str:
     # The wheel's RUNPATH misses the folders of some of the libraries that it opens by name. What it
     # ignores below 6.0 it tells only in its own log (gpu_device.cc, GetValidDeviceIds).
     return (
-        'install its GPU libraries with `make install GPU=1` (pip install ".[gpu]"), and put'
-        " site-packages/nvidia/*/lib on LD_LIBRARY_PATH if they are there already; GPUs below"
-        " compute capability 6.0 it does not use"
+        'install its GPU libraries with `make install GPU=1` (pip install ".[gpu]"); if they'
+        " are installed, put site-packages/nvidia/*/lib on LD_LIBRARY_PATH; TensorFlow uses no GPU"
+        " below compute capability 6.0"
     )
 
 

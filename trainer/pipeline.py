@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from trainer import export, record, training
 from trainer.cluster import ALONE, Cluster
@@ -36,7 +35,7 @@ def run(
     stop: Stop | None = None,
     tensorboard: str = "",
     now: Callable[[], datetime] = datetime.now,
-) -> dict[str, Any]:
+) -> record.Result:
     """Trains, evaluates, reports, exports and (with `model_dir`) publishes.
 
     Progress is logged; where the program has no logging of its own, it is printed.
@@ -52,7 +51,8 @@ def run(
         now: gives the time, which names the run folder.
 
     Returns:
-        What `result.json` holds; `run_dir` in addition. Empty in a worker that is not the chief.
+        What `result.json` holds; `run_dir` in addition. A notebook shows it in words. Empty in a
+        worker that is not the chief.
 
     Raises:
         WhiskerError: something that the user can fix; the run folder says so too.
@@ -76,10 +76,10 @@ def run(
             if config.run_dir or cluster.count > 1:
                 raise
             # There may be another run that was not finished.
-            logger.info("%s: this command does not go on there", str(error).partition(";")[0])
+            logger.info("%s: this command does not resume that run", str(error).partition(";")[0])
 
 
-def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, Any]:
+def _run(config: Config, opened: AbstractContextManager[Session]) -> record.Result:
     with opened as session:
         # What can fail for want of permission or network fails before the training, not after it.
         store = check_store(config)
@@ -91,7 +91,7 @@ def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, A
         trained = training.train(config, session, data, weights)
         if not session.is_chief:
             session.workers.leave_together()
-            return {}
+            return record.Result()
         judged = judge(config, session, data, trained)
         exported = export.write(config, session, data, trained, judged)
         session.stop.obey()
@@ -108,4 +108,4 @@ def _run(config: Config, opened: AbstractContextManager[Session]) -> dict[str, A
         session.workers.leave_together()
         if publication.refused:
             raise GateRefused(result["gate"]["sentence"])
-    return {**result, "run_dir": session.folder.address}
+    return record.Result(result, run_dir=session.folder.address)

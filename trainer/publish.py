@@ -64,7 +64,8 @@ def require_same_classes(store: ModelStore | None, classes: Sequence[str]) -> No
     if served is not None and list(served) != list(classes):
         raise ConfigError(
             f"--model_name={store.model_name}: its live version {live} has the classes"
-            f" {', '.join(served)}, these pictures {', '.join(classes)}; give another --model_name"
+            f" {', '.join(served)}, and these pictures have {', '.join(classes)}; give another"
+            " --model_name"
         )
 
 
@@ -211,7 +212,7 @@ def _make_live(
     except (OvertakenError, VersionMissingError) as error:
         # Its whisker.json tells of another comparison than the next.
         store.withdraw(version.number)
-        logger.info(f"{error}; comparing again, with what is live now")
+        logger.info(f"{error}; comparing again, with the version that is live now")
         return False
     return True
 
@@ -230,7 +231,7 @@ def _ask_live(
     live = gate.Live(number, _trained_on(store, number, expected))
     if live.trained_on != 0:
         return live, cost
-    path, fix = f"{store.base_path}/{number}", ": make one live that can be, or give --gate=off"
+    path, fix = f"{store.base_path}/{number}", ": make another version live, or give --gate=off"
     with serve(path, "the live version", fix) as served:
         labels = [answer.label for answer in ask(served, expected)]
         took_ms = [float(np.median(times)) for times in latencies([served, candidate], expected)]

@@ -1,6 +1,7 @@
 """`result.json`: the one place that knows what a run records of itself."""
 
 from dataclasses import asdict
+from html import escape
 from typing import Any
 
 from trainer.config import Config
@@ -11,6 +12,36 @@ from trainer.export import Exported
 from trainer.publish import Publication
 from trainer.session import Session
 from trainer.training import Trained
+
+
+class Result(dict[str, Any]):
+    """What `result.json` holds, and `run_dir`; a notebook shows it in words.
+
+    Empty in a worker that is not the chief.
+    """
+
+    def lines(self) -> list[str]:
+        """Says how good the model is, and where it and its report are."""
+        test = self["test"]
+        low, high = test["interval_95"]
+        accuracy = (
+            f"test accuracy {test['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f},"
+            f" n={test['n']}); always answering the commonest class gets"
+            f" {self['baseline_accuracy']:.3f}"
+        )
+        published = f"published version {self['model_version']}: {self['model_path']}"
+        return [
+            accuracy,
+            *([] if self["model_version"] is None else [published]),
+            f"report {self['run_dir'].rstrip('/')}/report.html",
+        ]
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: these lines, and the sentences of the report."""
+        if not self:
+            return None
+        said = (f"{each['about']} ({each['verdict']}): {each['text']}" for each in self["reading"])
+        return "".join(f"<p>{escape(line)}</p>" for line in (*self.lines(), *said))
 
 
 def compose(

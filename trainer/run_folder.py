@@ -159,7 +159,7 @@ class RunFolder:
             if before != digest:
                 raise PicturesChangedError(
                     f"{self.address}: the pictures have changed since this run began (ledger"
-                    f" {before[:12]}, now {digest[:12]}); put them back, or begin anew in another"
+                    f" {before[:12]}, now {digest[:12]}); put them back, or begin again in another"
                     " folder"
                 )
         write(file)
@@ -203,7 +203,7 @@ class RunFolder:
                 raise RunError(_unwritable(self.address, error)) from error
 
     def _read(self, name: str) -> dict[str, Any]:
-        return files.read_json(self.path / name, f"remove the folder {self.address} to begin anew")
+        return files.read_json(self.path / name, f"remove the folder {self.address} to begin again")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def main() -> None:
 def _submit(arguments: Sequence[str]) -> int | None:
     if len(arguments) > 1:
         raise ConfigError(
-            f"{arguments[1]} is no flag: expected --name=value only; --help lists the flags"
+            f"{arguments[1]} is not a flag: expected --name=value only; --help lists the flags"
         )
     config = cli.settings(Config)
     submission = cli.settings(Submission)

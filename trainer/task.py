@@ -42,18 +42,8 @@ def _train(arguments: Sequence[str]) -> None:
     result = run(
         config, cluster=workers, stop=stop, tensorboard=os.environ.get(cloud.TENSORBOARD, "")
     )
-    if not result:  # the chief has it
-        return
-    test = result["test"]
-    low, high = test["interval_95"]
-    print(
-        f"test accuracy {test['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f},"
-        f" n={test['n']}); always answering the commonest class gets"
-        f" {result['baseline_accuracy']:.3f}"
-    )
-    if result["model_version"] is not None:
-        print(f"published version {result['model_version']}: {result['model_path']}")
-    print(f"report {result['run_dir'].rstrip('/')}/report.html")
+    if result:  # else the chief has it
+        print("\n".join(result.lines()))
 
 
 if __name__ == "__main__":

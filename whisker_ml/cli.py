@@ -37,7 +37,7 @@ from whisker_ml.terminal import LogLine, escaped, foreign_lines_kept_back, print
 
 # In --help: how many flags come first, the heading of those without a group, and the column of
 # what they mean.
-_FIRST, _UNGROUPED, _INDENT = 6, "More flags", " " * 27
+_FIRST, UNGROUPED, _INDENT = 6, "More flags", " " * 27
 
 _PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
     float: lambda minimum: flags.FloatParser(lower_bound=minimum),
@@ -50,7 +50,7 @@ _LOGGERS = ("trainer", "serving", "whisker_ml")
 
 # absl's own flags that are of use.
 _ABSL_ROWS = [
-    ("Every command", "flagfile", "", "file with more flags, one a line"),
+    ("Every command", "flagfile", "", "file with more flags, one per line"),
     ("Every command", "verbosity", "", "other packages' log: -1: warnings; 0: all; empty: none"),
 ]
 
@@ -106,7 +106,7 @@ def define(
     choices: Sequence[str] = (),
     minimum: float | None = None,
     required: bool = False,
-    group: str = _UNGROUPED,
+    group: str = UNGROUPED,
 ) -> None:
     """Defines one flag of the running command, so that its --help shows it.
 
@@ -165,7 +165,7 @@ def setting(
 
 def grouped(settings: type) -> Iterator[tuple[str, Any]]:
     """Gives the fields that `setting` made, each with its group."""
-    group = _UNGROUPED
+    group = UNGROUPED
     for field in dataclasses.fields(settings):
         group = field.metadata["group"] or group
         yield group, field
@@ -212,6 +212,16 @@ def written(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(value)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def defined_flags() -> list[tuple[str, str, Any, str]]:
+    """Lists group, name, default and meaning of each flag of the running command."""
+    return [
+        (group, flag.name, flag.default, flag.help or "")
+        for group, defined in flags.FLAGS.flags_by_module_dict().items()
+        if not group.startswith("absl.")  # a module of absl's own
+        for flag in defined
+    ]
 
 
 def help_page(description: str, rows: Iterable[tuple[str, str, Any, str]]) -> str:
@@ -312,13 +322,8 @@ def show_log() -> None:
 
 
 def _print_help(_: Any) -> NoReturn:
-    rows = [
-        (group, flag.name, flag.default, flag.help or "")
-        for group, defined in flags.FLAGS.flags_by_module_dict().items()
-        if not group.startswith("absl.")  # a module of absl's own
-        for flag in defined
-    ]
-    print(help_page(sys.modules["__main__"].__doc__ or "", [*rows, *_ABSL_ROWS]), flush=True)
+    rows = [*defined_flags(), *_ABSL_ROWS]
+    print(help_page(sys.modules["__main__"].__doc__ or "", rows), flush=True)
     sys.exit()
 
 

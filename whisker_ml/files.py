@@ -54,7 +54,7 @@ def parse_address(address: str) -> tuple[str, str]:
     bucket, _, prefix = address.removeprefix(BUCKET_SCHEME).partition("/")
     if not is_address(address) or not _BUCKET_NAME.fullmatch(bucket):
         raise AddressError(
-            f"{address} is no address in a bucket: expected gs://bucket or gs://bucket/prefix"
+            f"{address} is not an address in a bucket: expected gs://bucket or gs://bucket/prefix"
         )
     return bucket, prefix.strip("/")
 
@@ -149,9 +149,9 @@ def parse_json(
     except RecursionError as error:
         raise kind(f"{place}: cannot be read (nested too deeply); {remedy}") from error
     except ValueError as error:
-        raise kind(f"{place}: cannot be read (no JSON: {error}); {remedy}") from error
+        raise kind(f"{place}: cannot be read (not JSON: {error}); {remedy}") from error
     if not isinstance(value, dict):
-        raise kind(f"{place}: cannot be read (no JSON object); {remedy}")
+        raise kind(f"{place}: cannot be read (not a JSON object); {remedy}")
     return value
 
 

@@ -57,11 +57,11 @@ def parse(name: str, data: bytes | None, most_bytes: int = MOST_BYTES) -> Any:
     if data is None:  # What grpc.aio gives where the status OK comes without a message.
         raise ValueError("nothing")
     if len(data) > most_bytes:
-        raise ValueError(f"{len(data):,} bytes where {most_bytes:,} were expected at most")
+        raise ValueError(f"{len(data):,} bytes, more than the {most_bytes:,} that are allowed")
     try:
         return message(f"tensorflow.serving.{name}").FromString(data)
     except DecodeError as error:
-        raise ValueError(f"what is no {name}") from error
+        raise ValueError(f"something that is not a {name}") from error
 
 
 def version_of(response: Any, asked: Any = None) -> int:
@@ -76,7 +76,7 @@ def version_of(response: Any, asked: Any = None) -> int:
     if not spec.HasField("version") or version < 0:
         raise ValueError("no version")
     if asked is not None and asked.HasField("version") and version != asked.version.value:
-        raise ValueError(f"version {version} where {asked.version.value} was asked")
+        raise ValueError(f"version {version} where version {asked.version.value} was asked for")
     return version
 
 
@@ -112,7 +112,7 @@ def signatures_of(response: Any) -> Signatures:
         if _FIELD not in response.metadata or not response.metadata[_FIELD].Unpack(found):
             raise ValueError("no signatures")
     except DecodeError as error:
-        raise ValueError("what are no signatures") from error
+        raise ValueError("something that is not a map of signatures") from error
     signatures: Signatures = found.signature_def
     return signatures
 
@@ -219,7 +219,9 @@ def outputs_of(response: Any, asked: Collection[str], *, arrays: bool) -> dict[s
     if arrays:
         return {name: decode_array(tensor) for name, tensor in outputs.items()}
     if sum(map(inner_lists, outputs.values())) > response.ByteSize() + _FEW_LISTS:
-        raise ValueError("more lists than bytes; an input as NumPy array would ask for arrays")
+        raise ValueError(
+            "more lists than bytes; with a NumPy array as input, arrays would come back"
+        )
     return {name: decode_lists(tensor) for name, tensor in outputs.items()}
 
 
@@ -291,9 +293,9 @@ def _check(found: Prediction) -> None:
     """Refuses numbers that are no probabilities, NaN among them, and a label that is not theirs."""
     every = found.probabilities.values()
     if not all(-_SLACK <= one <= 1 + _SLACK for one in every) or abs(sum(every) - 1) > _SLACK:
-        raise ValueError(f"probabilities that are none: {list(every)}")
+        raise ValueError(f"values that are not probabilities: {list(every)}")
     if found.label not in found.probabilities:
-        raise ValueError(f"label {found.label!r}, which is no class of its")
+        raise ValueError(f"label {found.label!r}, which is not among its classes")
     its = found.probabilities[found.label]
     if not abs(found.probability - its) <= _SLACK or max(every) - its > _SLACK:
         raise ValueError(
@@ -322,4 +324,4 @@ def _text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"a class that is no UTF-8: {value!r}") from error
+        raise ValueError(f"a class that is not UTF-8: {value!r}") from error

@@ -107,13 +107,13 @@ class NotAPicture(ClientError):
     def __init__(self) -> None:
         super().__init__(
             "not a picture that the server can decode: send a whole JPEG, PNG, GIF or BMP file, as"
-            " it lies on disk"
+            " it is on disk"
         )
 
 
 _INVALID = "check signature, label and inputs against the model's"
 OTHER_SERVER = "check that the address is that of a TensorFlow Serving server"
-_REFUSED = "check the client's token and certificate, and what they are allowed"
+_REFUSED = "check the client's token and certificate, and their permissions"
 
 # The only place where gRPC's statuses become types; the first row fits whose code is the status'
 # and whose pattern is in its details. The patterns are what grpcio 1.66 to 1.85 says. What no row
@@ -123,19 +123,20 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "UNAVAILABLE",
         "Expected SETTINGS frame|http1.x server|Failed parsing HTTP/2",
         WrongProtocol,
-        "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST",
+        "this is not a gRPC port: give the server's gRPC port (by default 8500), not the port of"
+        " REST",
     ),
     (
         "UNAVAILABLE",
         "WRONG_VERSION_NUMBER",
         WrongProtocol,
-        "this port speaks no TLS: leave tls out",
+        "this port does not use TLS: leave out tls",
     ),
     (
         "UNAVAILABLE",
         "CERTIFICATE_VERIFY_FAILED",
         WrongProtocol,
-        "the server's certificate is not signed by one that is trusted: give the right one as ca",
+        "the server's certificate is not signed by a trusted one: give the right one as ca",
     ),
     (
         "UNAVAILABLE",
@@ -150,16 +151,16 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "UNAVAILABLE",
         "metadata from plugin|Illegal metadata",
         NotAllowed,
-        "see to it that token gives a token",
+        "check that token returns a token",
     ),
     (
         "UNAVAILABLE",
         "Socket closed|recvmsg|Connection reset|Broken pipe",
         ServerUnavailable,
         (
-            "the connection was closed: check that the server is well, and, where this happens to"
-            " every call, whether it wants TLS or a client's certificate and whether the address is"
-            " its gRPC port"
+            "the connection was closed: check that the server runs; if every call ends so, check"
+            " that the address is its gRPC port, and whether it needs TLS or a client's"
+            " certificate"
         ),
     ),
     (
@@ -176,8 +177,8 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "",
         DeadlineExceeded,
         (
-            "give more time, or look why the server is slow; where no call is ever answered,"
-            " whether the address is its gRPC port, with TLS on both sides or on neither"
+            "give more time, or find out why the server is slow; if no call is ever answered,"
+            " check that the address is its gRPC port, and that both sides use TLS, or neither"
         ),
     ),
     (
@@ -201,7 +202,7 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "larger than max",
         MessageTooLarge,
         (
-            "send a smaller picture, or raise what the side that refuses allows:"
+            "send a smaller picture, or raise the limit of the side that refuses:"
             " grpc.max_receive_message_length of a server, max_answer_bytes of the client"
         ),
     ),

@@ -127,8 +127,9 @@ class BaseClient(ABC):
         """
         if self._process != os.getpid():
             raise errors.InvalidRequest(
-                f"this client was made by process {self._process} and this is {os.getpid()}, forked"
-                " from it: a connection does not survive that; make a client here, after the fork"
+                f"this client was made by process {self._process} and process {os.getpid()} was"
+                " forked from it: a connection does not survive a fork; make a client after the"
+                " fork"
             )
         if self._closed:
             raise errors.InvalidRequest("this client is closed: make another one")

@@ -50,7 +50,7 @@ Picture = bytes | str | os.PathLike[str] | BinaryIO | Array
 def _read_file(path: Path) -> bytes:
     # A pipe or a device may never end.
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UnreadablePicture("no regular file")
+        raise UnreadablePicture("not a regular file")
     return path.read_bytes()
 
 
@@ -200,7 +200,7 @@ class ClientProtocol:
         found = [outcome for outcome in outcomes if outcome is not None]
         if len(found) < len(outcomes):
             raise errors.UnexpectedReply(
-                f"{self._asked} answers that pixels are no picture: {_OTHER_MODEL}"
+                f"{self._asked} answers that pixels are not a picture: {_OTHER_MODEL}"
             )
         return found
 

@@ -162,7 +162,7 @@ def decode(tensor: Any) -> list[Any]:
             try:
                 content = struct.pack(f"<{len(values)}{kind.stored}", *values)
             except struct.error as error:
-                raise ValueError(f"values that are no {kind.name}: {error}") from error
+                raise ValueError(f"values that are not {kind.name}: {error}") from error
             values = _unpack(kind, content)
     _check_count(len(values), shape)
     return values
@@ -201,13 +201,13 @@ def decode_array(tensor: Any) -> Any:
         values = numpy.array(getattr(tensor, kind.field))
         content = values.astype(f"<{kind.stored or kind.code}", copy=False)
         if kind.stored in _NARROW and (content != values).any():
-            raise ValueError(f"values that are no {kind.name}")
+            raise ValueError(f"values that are not {kind.name}")
     try:
         if kind is _BFLOAT16:
             content = _widened(content)
         flat = numpy.frombuffer(content, f"<{kind.code}")
     except ValueError as error:
-        raise ValueError(f"values that are no {kind.name}: {error}") from error
+        raise ValueError(f"values that are not {kind.name}: {error}") from error
     if kind is BOOL:
         flat = flat.view("u1") != 0  # Of another byte NumPy makes a truth that is not True.
     _check_count(len(flat), shape)
@@ -280,7 +280,7 @@ def _string_parts(flat: Sequence[Any]) -> list[Part]:
     parts: list[Part] = []
     for value in flat:
         if not isinstance(value, bytes | str):
-            raise ValueError(f"values that are no string: {type(value).__name__}")
+            raise ValueError(f"values that are not strings: {type(value).__name__}")
         data = value if isinstance(value, bytes) else value.encode()
         parts += [_prefix(_STRING_FIELD, len(data)), data]
     return parts
@@ -300,7 +300,7 @@ def _numbers(kind: Kind, flat: Sequence[Any]) -> list[Part]:
         stored = struct.unpack(f"<{len(flat)}{kind.stored}", content) if kind.stored else flat
         getattr(tensor, kind.field).extend(stored)
     except (TypeError, AttributeError, OverflowError, struct.error) as error:
-        raise ValueError(f"values that are no {kind.name}: {error}") from error
+        raise ValueError(f"values that are not {kind.name}: {error}") from error
     return [tensor.SerializeToString()]
 
 
@@ -322,7 +322,7 @@ def _unpack(kind: Kind, content: bytes) -> list[Any]:
             content = _widened(content)
         found = struct.iter_unpack(f"<{_PARTS.get(kind.code, kind.code)}", content)
     except (ValueError, struct.error) as error:
-        raise ValueError(f"{len(content)} bytes that are no {kind.name}: {error}") from error
+        raise ValueError(f"{len(content)} bytes that are not {kind.name}: {error}") from error
     if kind.code in _PARTS:
         return [complex(*parts) for parts in found]
     return [value for (value,) in found]

@@ -44,14 +44,14 @@ def parse_text(text: str | bytes, source: str, kind: str, *, quote: bool = True)
         decoded = text.decode() if isinstance(text, bytes) else text
         return text_format.Parse(decoded, message(f"tensorflow.serving.{kind}")())
     except UnicodeDecodeError as error:
-        reason = f"byte {error.start} is no UTF-8"
+        reason = f"byte {error.start} is not UTF-8"
     except text_format.ParseError as error:
         # The parser puts the place, and then often the whole line, before the reason.
         reason = re.sub(r"^(\d+:\d+) : ('.*': )?", r"\1: ", " ".join(str(error).split()))
         if not quote:
             reason = reason.partition(": ")[0]
     raise ConfigError(
-        f"{source} is no {kind} ({reason}): expected protobuf's text format; fix it, or move it"
+        f"{source} is not a {kind} ({reason}): expected protobuf's text format; fix it, or move it"
         " away; it has not been changed"
     )
 
@@ -235,7 +235,7 @@ def _make_tls(
             try:
                 setattr(config, field, Path(path).read_text(encoding="ascii"))
             except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "is no text"
+                reason = error.strerror if isinstance(error, OSError) else "is not text"
                 raise ConfigError(f"{path}: {reason}: expected a PEM file for {field}") from error
     _check_tls(config, "SSLConfig")
     return config
@@ -265,8 +265,8 @@ def _check_tls(config: Message, source: str) -> None:
             )
     if config.client_verify and not config.custom_ca:
         raise ConfigError(
-            f"{source}: client_verify is true without a custom_ca: give the certificates that"
-            " clients' are signed with"
+            f"{source}: client_verify is true without a custom_ca: give the certificates that sign"
+            " those of clients"
         )
 
 

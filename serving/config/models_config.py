@@ -74,7 +74,7 @@ def _check_specific(model: Any, source: str) -> None:
     versions = model.model_version_policy.specific.versions
     if not versions:
         raise ConfigError(
-            f"{source}: the specific versions of the model {model.name} are none: name at least one"
+            f"{source}: the model {model.name} has no specific versions: name at least one"
         )
     for label, version in model.version_labels.items():
         if version not in versions:

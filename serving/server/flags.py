@@ -39,15 +39,16 @@ class Flags:
     )
     grpc_channel_arguments: str = setting(
         "",
-        "Arguments of the gRPC server, as grpc.max_connection_age_ms=30000, with commas between.",
+        "Arguments of the gRPC server, such as grpc.max_connection_age_ms=30000, separated by"
+        " commas.",
     )
     enable_grpc_healthcheck_service: bool = setting(
         False, "Answer grpc.health.v1.Health/Check on the gRPC port."
     )
     ssl_config_file: str = setting(
         "",
-        "Text SSLConfig, with the keys themselves rather than paths: TLS for gRPC; REST stays"
-        " plain.",
+        "Text SSLConfig, with the keys themselves, not their paths: TLS for gRPC; REST stays"
+        " without TLS.",
     )
     rest_api_port: int = setting(
         0, "TCP port to listen on for REST; 0 means no REST.", group="REST"
@@ -84,8 +85,8 @@ class Flags:
     batching_parameters_file: str = setting("", "Text BatchingParameters; needs --enable_batching.")
     enable_per_model_batching_parameters: bool = setting(
         False,
-        "With --enable_batching, batch only versions that bring a batching_params.pbtxt, as it"
-        " says; --batching_parameters_file then sets the threads alone.",
+        "With --enable_batching, batch only versions that contain a batching_params.pbtxt, with"
+        " its settings; --batching_parameters_file then sets only the threads.",
     )
     max_num_load_retries: int = setting(
         5, "How often the load of a version is tried again after a failure.", group="Loading"
@@ -97,39 +98,40 @@ class Flags:
         True, "Answer the requests of assets.extra/tf_serving_warmup_requests at load."
     )
     num_request_iterations_for_warmup: int = setting(
-        0, "How often each of those requests is answered; 0 means once."
+        0, "How often each warm-up request is answered; 0 means once."
     )
     enable_reload_servables_with_error: bool = setting(
         False,
-        "Try a version that failed for good again, every --load_retry_interval_micros; else never.",
+        "After the last of --max_num_load_retries, keep trying a version, every"
+        " --load_retry_interval_micros.",
     )
     saved_model_tags: str = setting(
-        "serve", "Tags of the metagraph to load, with commas between.", group="TensorFlow"
+        "serve", "Tags of the metagraph to load, separated by commas.", group="TensorFlow"
     )
     tensorflow_session_config_file: str = setting(
         "", "Text ConfigProto of the sessions that models run in."
     )
     tensorflow_session_parallelism: int = setting(
-        0, "Threads within an operation, and of operations; 0: TensorFlow's."
+        0, "Threads within an operation, and of operations; 0: as TensorFlow chooses."
     )
     tensorflow_intra_op_parallelism: int = setting(
-        0, "Threads within an operation; 0: TensorFlow's."
+        0, "Threads within an operation; 0: as TensorFlow chooses."
     )
     tensorflow_inter_op_parallelism: int = setting(
-        0, "Operations that run at a time; 0: TensorFlow's."
+        0, "Operations that run at a time; 0: as TensorFlow chooses."
     )
     per_process_gpu_memory_fraction: float = setting(
-        0.0, "Share of each GPU's memory, 0 to 1; 0: TensorFlow's."
+        0.0, "Share of each GPU's memory, 0 to 1; 0: as TensorFlow chooses."
     )
     mixed_precision: str = setting("", "bfloat16: compute in it where the CPU has units for it.")
     enable_serialization_as_tensor_content: bool = setting(
         False, "Answer Predict with tensor_content rather than with typed fields."
     )
     prefer_tflite_model: bool = setting(
-        False, "Serve a version that ships model.tflite by TensorFlow Lite."
+        False, "Serve a version that contains model.tflite with TensorFlow Lite."
     )
     num_tflite_pools: int = setting(
-        available_processors(), "Interpreters of a version, with a thread each."
+        available_processors(), "TensorFlow Lite interpreters per version, with one thread each."
     )
     max_request_rows: int = setting(
         0,
@@ -152,32 +154,32 @@ class Flags:
     )
     max_connections_per_peer: int = setting(
         256,
-        "Most REST connections from one address; one more closes that which was idle longest.",
+        "Most REST connections from one address; one more closes the one that was idle longest.",
     )
     start_with_what_loads: bool = setting(
         False,
-        "Open the ports once every model has been tried, and serve those that loaded; else wait, or"
-        " fail.",
+        "Open the ports once every model has been tried, and serve those that loaded; without"
+        " this flag, wait for all, or fail.",
         group="Whisker's own",
     )
     request_log_file: str = setting(
         "",
         "Append a line of JSON for each request: time, model, version, signature, rows, status,"
-        " milliseconds; never a picture. A file that was renamed is made anew.",
+        " milliseconds; never a picture. A file that was renamed is created again.",
     )
     verify_digests: bool = setting(
         False,
-        "Load only versions that are what was published: files, number and class names as"
-        " assets.extra/whisker.json says.",
+        "Load only versions that are as they were published: files, number and class names must"
+        " match assets.extra/whisker.json.",
     )
     xnnpack: bool = setting(False, "Run the network of Whisker's own models in XNNPACK.")
     bind_all: bool = setting(
-        False, "Listen on all interfaces; else on the loopback interface only."
+        False, "Listen on all interfaces; without this flag, only on the loopback interface."
     )
     allow_reload: bool = setting(
         True,
-        "Answer HandleReloadConfigRequest, which has the server load other models. Where --bind_all"
-        " is given the default is false.",
+        "Answer HandleReloadConfigRequest, with which a client makes the server load other"
+        " models. With --bind_all the default is false.",
     )
     ports_file: str = setting(
         "",
@@ -200,7 +202,7 @@ _NO_EFFECT: dict[str, tuple[bool | int | str, str]] = {
         False,
         "a signature answers every method that its outputs fit",
     ),
-    "flush_filesystem_caches": (True, "files are read without a cache of ours"),
+    "flush_filesystem_caches": (True, "files are not cached"),
     "num_load_threads": (0, "versions are loaded one after the other"),
     "num_tflite_interpreters_per_pool": (
         1,
@@ -210,11 +212,11 @@ _NO_EFFECT: dict[str, tuple[bool | int | str, str]] = {
     "platform_config_file": ("", "there is one platform, tensorflow, which other flags configure"),
     "remove_unused_fields_from_bundle_metagraph": (
         True,
-        "nothing but signatures is kept of a metagraph",
+        "only signatures are kept of a metagraph",
     ),
     "skip_initialize_tpu": (True, "TPUs are not supported"),
     "thread_pool_factory_config_file": ("", "TensorFlow's own thread pools are used"),
-    "use_alts_credentials": (False, "ALTS works inside Google Cloud alone; use --ssl_config_file"),
+    "use_alts_credentials": (False, "ALTS works only inside Google Cloud; use --ssl_config_file"),
     "xla_cpu_compilation_enabled": (False, "models run as they were exported, without XLA"),
     "xla_gpu_compilation_enabled": (False, "models run as they were exported, without XLA"),
 }
@@ -272,12 +274,18 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
 
 def usage(description: str) -> str:
     """Lists every flag with its default and meaning, after what the server is."""
-    rows = [
+    return help_page(description, rows()) + "\n"
+
+
+def rows() -> list[tuple[str, str, Any, str]]:
+    """Lists group, name, default and meaning of each flag."""
+    used = [
         (group, flag.name, flag.default, flag.metadata["help"]) for group, flag in grouped(Flags)
     ]
-    ignored = "Accepted with a warning, as they cannot mean anything here"
-    rows += [(ignored, name, default, reason) for name, (default, reason) in _NO_EFFECT.items()]
-    return help_page(description, rows) + "\n"
+    ignored = "Accepted with a warning, without effect"
+    return used + [
+        (ignored, name, default, reason) for name, (default, reason) in _NO_EFFECT.items()
+    ]
 
 
 def _read(argument: str) -> tuple[str, _Value] | None:

@@ -211,7 +211,7 @@ def _listen(server: grpc.Server, address: str, tls: Message | None, remedy: str)
     except RuntimeError as error:
         reason = "the address is in use or not allowed"
         if tls is not None:
-            reason += ", or key and certificate of --ssl_config_file do not belong together"
+            reason += ", or key and certificate of --ssl_config_file do not match"
         raise StatusError(
             grpc.StatusCode.UNAVAILABLE, f"cannot listen for gRPC on {address}: {reason}; {remedy}"
         ) from error

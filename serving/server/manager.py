@@ -255,7 +255,7 @@ class Manager:
             except Exception:
                 # A defect of ours must not freeze what is served in its present state without a
                 # word.
-                _log.exception("the model manager failed; it goes on")
+                _log.exception("the model manager failed; it continues")
 
     def _checked_labels(self, model: ModelConfig) -> dict[str, int]:
         for label, number in model.version_labels.items():
@@ -338,7 +338,7 @@ class Manager:
         except Exception as failure:
             error = failure
             if not isinstance(error, StatusError):
-                _log.exception("Servable %s cannot be loaded, for a reason unforeseen", version)
+                _log.exception("Servable %s cannot be loaded, for an unexpected reason", version)
                 text = f"{type(error).__name__}: {one_line(str(error))}"
                 error = StatusError(grpc.StatusCode.INTERNAL, text)
             last = version.attempts > self._options.max_load_retries

@@ -292,7 +292,7 @@ def _session(flags: Flags) -> ConfigProto:
     if both > 0 and intra > 0 and inter > 0:
         raise invalid_argument(
             "tensorflow_session_parallelism stands for tensorflow_intra_op_parallelism and "
-            "tensorflow_inter_op_parallelism: set it, or those two"
+            "tensorflow_inter_op_parallelism: set either it, or those two"
         )
     if intra or both:
         options.intra_op_parallelism_threads = intra or both

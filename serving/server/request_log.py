@@ -73,7 +73,7 @@ class RequestLog:
                 rest = rest[os.write(file, rest) :]
         except OSError as error:
             if not self._lost:
-                _log.warning("--request_log_file=%s: %s; serving goes on", self._path, error)
+                _log.warning("--request_log_file=%s: %s; serving continues", self._path, error)
             self._lost += len(entries)
             return
         if self._lost:

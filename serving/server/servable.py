@@ -216,7 +216,7 @@ def load(
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"{path} is incomplete: variables/variables.index is missing. Copy the whole "
-                f"version under a name that is no number, then rename it to {version}.",
+                f"version under a name that is not a number, then rename it to {version}.",
             ) from error
         raise StatusError(
             grpc.StatusCode.UNKNOWN, f"{path} cannot be loaded: {one_line(str(error))}"

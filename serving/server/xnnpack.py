@@ -171,7 +171,7 @@ def accelerate(model: SavedModel, path: str, count: int) -> Servable:
 
 def _image_size(model: SavedModel) -> int:
     if not is_whiskers(model.signatures):
-        raise NotConvertible("it has not the signatures of a Whisker model")
+        raise NotConvertible("it does not have the signatures of a Whisker model")
     shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
     return int(shape.dim[1].size)
 

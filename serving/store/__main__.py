@@ -8,12 +8,12 @@
   show N                 all that is known of a version
   publish DIR            add a SavedModel as the next version
   promote N              make a version live
-  rollback               make the version live that was so before
+  rollback               make the version live that was live before
   prune                  delete old versions
-  check [models.config]  find what would keep a server from serving it
+  check [models.config]  find what would stop a server from serving it
 
-With --server, promote and rollback take a running server along; one that refuses that, as with
---bind_all, is waited for until it has read models.config by itself.
+With --server, promote and rollback also change a running server. A server that refuses this, as
+with --bind_all, reads models.config by itself; the command waits until it has.
 """
 
 import json
@@ -48,7 +48,7 @@ def main() -> None:
         " is changed",
     )
     cli.define("format", "table", "what to write", choices=["table", "json"])
-    cli.define("label", STABLE_LABEL, "promote: stable is what is live")
+    cli.define("label", STABLE_LABEL, "promote: label to move; the version labelled stable is live")
     cli.define("keep", 5, "prune: how many versions stay", minimum=1)
     cli.define(
         "timeout_s",
@@ -113,7 +113,7 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
     }, [
         f"published version {published.number} of {store.model_name}: {published.path}",
         "it is not live"
-        + ("" if judged else ", and no gate has compared it with what is (gate: off)"),
+        + ("" if judged else ", and no gate has compared it with the live version (gate: off)"),
         f"make it live with: whisker-store promote {published.number} {_same_store(store)}",
     ]
 
@@ -144,7 +144,7 @@ def _move(store: ModelStore, number: int | None, label: str) -> _Outcome:
             store.promote(number, label)
         version = store.rollback() if number is None else number
         seconds = time.monotonic() - start
-    state = "live" if label == STABLE_LABEL else f"loaded beside what is live, as {label}"
+    state = "live" if label == STABLE_LABEL else f"loaded beside the live version, as {label}"
     lines = [
         f"version {version} of {store.model_name} is {state}, after {seconds:.2f} s:"
         f" {store.config_path}"
@@ -153,7 +153,7 @@ def _move(store: ModelStore, number: int | None, label: str) -> _Outcome:
         lines[0] += f" and {options.server}"
     else:
         lines.append(
-            "a server that runs has not been told: give --server=host:port, or start it again"
+            "a running server does not know this yet: give --server=host:port, or restart it"
         )
     return {
         "version": version,
@@ -177,7 +177,7 @@ def _check(given: Sequence[str]) -> int:
     path = given[0] if given else f"{flags.FLAGS.model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
     findings, loaded = check(path, flags.FLAGS.timeout_s)
     well = "all well" + (
-        "" if loaded else "; nothing was loaded, as no version brings warm-up records along"
+        "" if loaded else "; nothing was loaded, as no version has warm-up records"
     )
     _write({"file": path, "findings": findings, "loaded": loaded}, findings or [f"{path}: {well}"])
     return EXIT_USAGE if findings else EXIT_DONE
@@ -185,7 +185,7 @@ def _check(given: Sequence[str]) -> int:
 
 def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise WrongUse(f"{text}: expected the number of a version, as list shows them")
+        raise WrongUse(f"{text}: expected the number of a version, as list shows it")
     return int(text)
 
 

@@ -181,5 +181,5 @@ def _create(file: Path, content: str) -> None:
 def _make(folder: Path) -> None:
     """Makes a folder of the store's own, which may be no link to elsewhere."""
     if folder.is_symlink():
-        raise ConflictError(f"{folder} is a link: the store keeps to itself; remove the link")
+        raise ConflictError(f"{folder} is a link: the store does not follow links; remove the link")
     folder.mkdir(parents=True, exist_ok=True)

@@ -148,10 +148,10 @@ def verify(folder: Path, version: int, place: str) -> None:
     """
     files = files_in(folder)
     if strange := irregular(files):
-        raise _changed(place, f"{strange} is a link, or no regular file")
+        raise _changed(place, f"{strange} is a link, or not a regular file")
     if MANIFEST_FILE not in files:
         raise DigestError(
-            f"{place} has no {MANIFEST_FILE}, so that nothing tells whether it is whole: publish"
+            f"{place} has no {MANIFEST_FILE}, so nothing tells whether it is complete: publish"
             " the model with whisker-store publish, which writes digests"
         )
     with disk_errors(files[MANIFEST_FILE]):
@@ -171,7 +171,7 @@ def verify(folder: Path, version: int, place: str) -> None:
             " that were published: publish the model again"
         )
     if manifest.get("digest") != _manifest_digest(manifest):
-        raise _changed(place, f"{MANIFEST_FILE} is not what was published")
+        raise _changed(place, f"{MANIFEST_FILE} differs from what was published")
     _verify_files(files, manifest["files"], place)
 
 

@@ -134,7 +134,8 @@ def parse_history(content: bytes, place: str) -> list[int]:
         entries = None
     if not isinstance(entries, list) or not all(type(entry) is int for entry in entries):
         raise StorageError(
-            f"{place} is no list of versions: remove it; what was live before is then unknown"
+            f"{place} is not a list of versions: remove it; the store then no longer knows what was"
+            " live before"
         )
     return entries
 

@@ -120,14 +120,15 @@ class ModelStore(ABC):
         graphs = [name for name in SAVED_MODEL_FILES if name in files]
         if not graphs:
             raise NotASavedModelError(
-                f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}; export one there first"
+                f"{folder} is not a SavedModel: it has no {SAVED_MODEL_FILE}; export one there"
+                " first"
             )
         if len(graphs) > 1:
             raise NotASavedModelError(f"{folder} has {' and '.join(graphs)}: remove one of them")
         if strange := manifest.irregular(files):
             raise NotASavedModelError(
-                f"{files[strange]} is a link, or no regular file: publish a folder without, such"
-                " as a copy made with cp -RL"
+                f"{files[strange]} is a link, or not a regular file: publish a folder without such"
+                " files, for example a copy made with cp -RL"
             )
         with disk_errors(folder):
             content = files[MANIFEST_FILE].read_bytes() if MANIFEST_FILE in files else b""

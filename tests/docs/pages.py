@@ -19,6 +19,7 @@ _NAMES = (
     "cloud",
     "rehearsal",
     "flags",
+    "flags-serving",
     "formats",
     "benchmarks",
     "index",

@@ -2,7 +2,9 @@
 runs it. Their numbers are those of the benchmarks.
 """
 
+import ast
 import base64
+import importlib
 import json
 import os
 import re
@@ -468,14 +470,41 @@ def test_example_in_python_answers_every_picture(checkout, ports, name):
     assert re.fullmatch("".join(rf"{path} (cats|dogs) [01]\.\d\d\n" for path in PICTURES), said)
 
 
-def test_cells_of_the_notebook_run(checkout, ports):
-    notebook = json.loads((ROOT / "examples" / "ask.ipynb").read_text())
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    program = "\n".join([*cells, "print(len(answers), axes[2, 3].get_title())"])
+def code_of(notebook):
+    """The code of a notebook's cells, which keeps no outputs."""
+    cells = json.loads((ROOT / "examples" / notebook).read_text(encoding="utf-8"))["cells"]
+    of_code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in of_code if cell["outputs"]] == []
+    return "\n".join("".join(cell["source"]) for cell in of_code) + "\n"
+
+
+def test_cells_of_the_notebook_that_asks_run(checkout, ports):
+    program = code_of("ask.ipynb") + "print(len(answers), axes[2, 3].get_title())"
     said = execute(
         checkout, "python", program.replace("localhost:8500", f"localhost:{ports['port']}")
     )
     assert re.fullmatch(r"12 (cats|dogs) [01]\.\d\d\n", said)
+
+
+def test_what_the_notebook_that_trains_imports_is_there():
+    for node in ast.walk(ast.parse(code_of("train.ipynb"))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+@pytest.mark.long
+def test_cells_of_the_notebook_that_trains_run(tmp_path):
+    write_pictures(tmp_path / "my_pictures")
+    program = code_of("train.ipynb").replace("image_size=64, epochs=15", "image_size=32, epochs=3")
+    said = execute(tmp_path, "python", program + "print(result._repr_html_(), figure.axes)")
+    answers = re.findall(
+        r"^my_pictures/(cats|dogs)/\d+\.jpg: (\w+) [01]\.\d\d$", said, re.MULTILINE
+    )
+    assert sum(label == answer for label, answer in answers) > 5
+    assert re.search(
+        r"^<p>test accuracy .*<p>published version 1: .*\[<Axes: >\]$", said, re.MULTILINE
+    )
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

@@ -185,7 +185,7 @@ def test_no_request_fails_where_the_server_reads_models_config_by_itself(
         traffic.wait_for(20)
         refusal, *lines = roll_back(tmp_path, server)
         traffic.wait_for(20)
-    refuses = "refuses to be sent a configuration (PERMISSION_DENIED: "
+    refuses = "does not accept a configuration (PERMISSION_DENIED: "
     assert refusal.startswith(f"{server.address} {refuses}")
     steps = ("unloaded", "loaded", "moved the label stable to")
     came = [f"{server.address} has {step} version 1 of whisker" for step in steps]

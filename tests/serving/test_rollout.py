@@ -46,9 +46,7 @@ class Harness:
     ) -> None:
         self.store = store
         self.polls = polls
-        self.undone = (
-            f"models.config {'is as it was' if polls else 'and the server are as they were'}"
-        )
+        self.undone = f"models.config {'is unchanged' if polls else 'and the server are as before'}"
         self.broken: set[int] = set()
         self.held: set[int] = set()
         self.loading = threading.Event()
@@ -301,7 +299,7 @@ def test_refused_label_moves_nothing(harness: Harness, monkeypatch: pytest.Monke
     monkeypatch.setattr(server, "reload", unlucky)
     with pytest.raises(
         RolloutError,
-        match="assign label to version 9 .*; models.config and the server are as they were$",
+        match="assign label to version 9 .*; models.config and the server are as before$",
     ):
         promote(harness.store, 2, "stable", server, TIMEOUT_S)
     assert in_the_file(harness.store) == ([1], {"stable": 1})
@@ -368,7 +366,7 @@ def test_first_version_of_a_model_reaches_a_server_that_does_not_know_it(
     harness.broken = {1}
     with pytest.raises(
         RolloutError,
-        match="cannot load version 1 of digits: .* is broken; models.config (and the server|is as)",
+        match="cannot load version 1 of digits: .* is broken; models.config (and the server|is un)",
     ):
         promote(other, 1, "stable", server, TIMEOUT_S)
     assert [model.name for model in other.config().model_config_list.config] == ["whisker"]
@@ -467,7 +465,7 @@ def test_rollback_from_what_is_not_live_any_more_is_refused_and_what_went_live_s
     server = harness.start()
     during_the_load(monkeypatch, lambda: harness.store.promote(4))
     with pytest.raises(
-        RolloutError, match="^version 4 of whisker has gone live meanwhile: look, and go back from"
+        RolloutError, match="^version 4 of whisker went live in the meantime: check what is live"
     ):
         rollback(harness.store, server, TIMEOUT_S)
     assert harness.store.live_version() == 4
@@ -523,10 +521,10 @@ def test_what_is_waited_for_and_whether_it_came_is_said(
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     address = server.address
     assert [line.getMessage() for line in caplog.records if line.name == "serving.rollout"] == [
-        f"{address} refuses to be sent a configuration (PERMISSION_DENIED:"
-        " HandleReloadConfigRequest is off: start the server with --allow_reload, or with"
-        " --model_config_file_poll_wait_seconds=N,"
-        " and change its --model_config_file): it has to read models.config itself",
+        f"{address} does not accept a configuration (PERMISSION_DENIED: HandleReloadConfigRequest"
+        " is off: start the server with --allow_reload, or with"
+        " --model_config_file_poll_wait_seconds=N, and change its --model_config_file): it must"
+        " read models.config by itself",
         f"waiting until {address} has loaded version 2 of whisker",
         f"{address} has loaded version 2 of whisker",
         f"waiting until {address} has moved the label stable to version 2 of whisker",
@@ -555,8 +553,8 @@ def test_server_that_does_not_poll_is_waited_for_in_vain_and_the_file_is_put_bac
     assert str(error.value).startswith(f"{server.address} {text}")
     assert str(error.value).endswith(
         "; if it does not poll models.config, start it with"
-        " --model_config_file_poll_wait_seconds=N, or with --allow_reload; models.config is as it"
-        " was"
+        " --model_config_file_poll_wait_seconds=N, or with --allow_reload; models.config is"
+        " unchanged"
     )
     assert Path(harness.store.config_path).read_bytes() == before
     assert harness.store.previous() is None
@@ -580,7 +578,7 @@ def test_command_that_is_stopped_while_it_waits_puts_the_file_back(
             assert any("waiting until" in line for line in lines)
             assert in_the_file(harness.store) == ([1, 2], {"stable": 1})
             process.send_signal(sent)
-            assert "models.config is as it was\n" in list(lines)
+            assert "models.config is unchanged\n" in list(lines)
             assert process.wait(TIMEOUT_S) == code
         finally:
             process.kill()
@@ -602,7 +600,7 @@ def test_command_that_waited_in_vain_ends_with_2(harness: Harness) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     *_, line = ended.stderr.splitlines()
     assert f"error: {server.address} has not loaded version 2 of whisker after 0.2 s, " in line
-    assert line.endswith(", or with --allow_reload; models.config is as it was")
+    assert line.endswith(", or with --allow_reload; models.config is unchanged")
 
 
 def test_server_that_does_not_know_the_call_is_waited_for(

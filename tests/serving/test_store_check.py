@@ -67,7 +67,7 @@ def test_another_tools_version_without_variables_is_found(
         ),
         (
             'base_path: "s3://b/m" model_platform: "tensorflow"',
-            "s3://b/m cannot be looked at from here: expected a path",
+            "s3://b/m cannot be read from here: expected a path",
         ),
         (
             'base_path: "{base}" model_platform: "pytorch"',

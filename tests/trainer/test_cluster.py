@@ -50,11 +50,11 @@ def test_chief_comes_first_and_parameter_servers_do_not_count(cluster, kind, ind
         ),
         (
             tf_config(TWO, "worker", 2),
-            r"this process is worker 2, which is none of its 2 workers \(worker 0, worker 1",
+            r"this process is worker 2, which is not among its 2 workers \(worker 0, worker 1",
         ),
         (
             tf_config({**TWO, "ps": ["c:3"]}, "ps", 0),
-            "this process is ps 0, which is none of its 2 workers",
+            "this process is ps 0, which is not among its 2 workers",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_worker_that_never_comes_is_named_within_the_time():
     ends = meet_all(workers, {0: {}, 1: {}}, start_s=0.5)
     assert time.monotonic() - start < 5
     assert set(ends.values()) == {
-        f"worker 2 ({workers[2]}) did not come within 0.5 s; start the same command on every"
+        f"worker 2 ({workers[2]}) did not connect within 0.5 s; start the same command on every"
         " machine that TF_CONFIG names"
     }
 

@@ -296,7 +296,9 @@ def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tm
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert (second.returncode, second.stdout) == (2, "")
-    assert "another comparison, or a run of one that was killed, is at work here" in second.stderr
+    assert (
+        "another comparison, or a run that a killed comparison left behind, is at" in second.stderr
+    )
     assert process.returncode == 128 + signal.SIGTERM
     assert errors.endswith("compare.py: error: stopped; the same command resumes from here\n")
     assert json.loads((folder / "plain-seed3" / "state.json").read_text())["state"] == "incomplete"
@@ -305,15 +307,18 @@ def test_sigterm_ends_the_run_and_a_second_comparison_waits_outside(compared, tm
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--variant=plain", "--variant=plain: a comparison trains several; use --variants"),
-        ("--seed=1", "--seed=1: a comparison takes several; use --seeds"),
+        (
+            "--variant=plain",
+            "--variant=plain: a comparison trains several variants; use --variants",
+        ),
+        ("--seed=1", "--seed=1: a comparison takes several seeds; use --seeds"),
         (
             "--model_dir=models",
             "--model_dir=models: a comparison publishes nothing; train what you choose with",
         ),
         (
             "--seeds=0,one",
-            "--seeds=0,one: expected whole numbers with commas between, such as 0,1,2",
+            "--seeds=0,one: expected whole numbers separated by commas, such as 0,1,2",
         ),
         (
             "--variants=plain,transfr",

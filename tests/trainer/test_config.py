@@ -24,7 +24,7 @@ from trainer.variants import VARIANTS
         ),
         (
             {"profile_steps": "9,3"},
-            "--profile_steps=9,3: expected two growing numbers, such as 20,40",
+            "--profile_steps=9,3: expected two numbers, the smaller one first, such as 20,40",
         ),
         (
             {"recipe": "best", "variant": "augmented"},
@@ -61,7 +61,7 @@ from trainer.variants import VARIANTS
         ({"image_size": 8}, "--image_size=8: expected at least 32"),
         ({"variant": "transfre"}, "did you mean transfer?"),
         ({"split": "random"}, "--split=random: expected given, hold_out, or percentages"),
-        ({"gpus": "first"}, "--gpus=first: expected numbers with commas between, such as 0,1"),
+        ({"gpus": "first"}, "--gpus=first: expected numbers separated by commas, such as 0,1"),
         ({"gate": "loose"}, "--gate=loose: expected one of not_worse, strict, off"),
         ({"gate_margin": float("nan")}, "--gate_margin=nan: expected at least 0"),
         ({"model_name": "a/b"}, "--model_name=a/b: expected a plain name without '/'"),

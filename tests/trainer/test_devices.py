@@ -32,7 +32,7 @@ def test_mirrored_strategy_can_be_had_on_one_device():
 
 def test_several_workers_are_refused_where_tf_config_names_none():
     with pytest.raises(
-        DeviceError, match="--strategy=multi_worker: TF_CONFIG names no second worker"
+        DeviceError, match="--strategy=multi_worker: TF_CONFIG does not name several"
     ):
         prepare(Config(strategy="multi_worker"))
 
@@ -110,7 +110,7 @@ def test_more_replicas_than_an_initialised_process_allows_are_refused():
     tf.config.list_logical_devices()
     with pytest.raises(
         DeviceError,
-        match="TensorFlow is set up otherwise in this process already .*; start a new one",
+        match="TensorFlow already uses other devices in this process .*; start a new",
     ):
         prepare(Config(logical_replicas=9))
 

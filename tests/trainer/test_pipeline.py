@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import html
 import json
 import shutil
 import signal
@@ -17,6 +18,7 @@ from trainer.data.dataset import run_digest
 from trainer.data.splits import ledger_file
 from trainer.errors import DataError, GateRefused, RunStopped
 from trainer.pipeline import run
+from trainer.record import Result
 from trainer.session import Stop
 from whisker_ml import storage
 
@@ -162,6 +164,14 @@ def test_test_pictures_are_in_no_other_split(trained):
             hashlib.sha256((trained.pictures / row["path"]).read_bytes()).hexdigest()
             == row["sha256"]
         )
+
+
+def test_result_is_shown_in_words_by_a_notebook(trained):
+    shown = trained.result._repr_html_()
+    assert shown.startswith(f"<p>test accuracy {trained.result['test']['accuracy']:.3f} (95 % ")
+    for each in trained.result["reading"]:
+        assert html.escape(f"({each['verdict']}): {each['text']}") in shown
+    assert Result()._repr_html_() is None
 
 
 def test_separable_pictures_are_learnt(trained):
@@ -367,7 +377,7 @@ def test_run_whose_pictures_were_changed_says_so_and_begins_anew(tmp_path, monke
     (tmp_path / "pictures" / "cats" / "new.jpg").write_bytes(draw("cats", 777))
     with logged() as lines:
         result = run(config, downloads=tmp_path)
-    said = [line for line in lines if line.endswith(": this command does not go on there")]
+    said = [line for line in lines if line.endswith(": this command does not resume that run")]
     for line, folder in zip(said, (first, second), strict=True):
         assert line.startswith(
             f"runs/{folder.name}: the pictures have changed since this run began"

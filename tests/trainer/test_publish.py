@@ -212,8 +212,8 @@ def test_other_classes_than_the_live_ones_are_refused(store):
         require_same_classes(store, ["cats", "dogs", "llamas"])
     assert (
         str(error.value)
-        == "--model_name=whisker: its live version 1 has the classes cats, dogs, these pictures"
-        " cats, dogs, llamas; give another --model_name"
+        == "--model_name=whisker: its live version 1 has the classes cats, dogs, and these pictures"
+        " have cats, dogs, llamas; give another --model_name"
     )
 
 

@@ -324,7 +324,7 @@ def test_damaged_folder_of_another_run_is_passed_over_in_one_line(
         assert not run.resumed
     (line,) = [line for line in lines if line.startswith("passed over: ")]
     assert f"{address}/{name}" in line
-    assert line.endswith(f"remove the folder {address} to begin anew")
+    assert line.endswith(f"remove the folder {address} to begin again")
     if name != "config.json":
         with pytest.raises(DamagedFileError, match=f"{address}/{name}"):
             open_run(Config(run_dir=address), [], NOW).__enter__()

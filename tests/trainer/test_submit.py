@@ -152,7 +152,7 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
             "--machine=a4x-highgpu-4g --accelerator=NVIDIA_GB200: the processors there are Arm",
         ),
         (["--dry_run", IMAGE, "--epochs=0"], "--epochs=0: expected at least 1"),
-        (["--dry_run", IMAGE, "pictures"], "pictures is no flag"),
+        (["--dry_run", IMAGE, "pictures"], "pictures is not a flag"),
         (["--dry_run", IMAGE, "--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
     ],
 )

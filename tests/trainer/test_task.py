@@ -64,7 +64,7 @@ def test_help_shows_every_setting_and_ends_with_0():
         ("file:///pictures", "expected a folder on this machine, a CSV file, or gs://…; download"),
         ("photo.jpg", "is a file; expected a folder of class folders, or a CSV file with"),
         ("set.tar.gz", "is a file; expected a folder of class folders, or a CSV file with"),
-        ("labels.csv", "line 1 is 'only a path'; expected a path, a label and, if need be,"),
+        ("labels.csv", "line 1 is 'only a path'; expected a path, a label and, if needed,"),
         ("pcitures", "there is no such folder; expected one folder of pictures per class; did you"),
         ("pictures", "cats, dogs hold only folders, like a group of classes; take the"),
     ],

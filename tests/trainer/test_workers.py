@@ -185,7 +185,7 @@ def test_run_whose_second_worker_never_comes_ends_and_begins_nothing(
     monkeypatch.chdir(tmp_path)
     addresses = tuple(free_addresses(2))
     with pytest.raises(
-        WorkersError, match=rf"worker 1 \({addresses[1]}\) did not come within 0.2 s"
+        WorkersError, match=rf"worker 1 \({addresses[1]}\) did not connect within 0.2 s"
     ):
         run(
             Config(data=arguments[0].partition("=")[2]),

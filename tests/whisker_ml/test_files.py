@@ -100,11 +100,11 @@ def test_json_comes_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no JSON: "),
-        (b'{"a": 1', "no JSON: "),
-        (b"\xff\xfe\x00", "no JSON: "),
+        (b"", "not JSON: "),
+        (b'{"a": 1', "not JSON: "),
+        (b"\xff\xfe\x00", "not JSON: "),
         (b"[" * 100_000, "nested too deeply"),
-        (b"[1]", "no JSON object"),
+        (b"[1]", "not a JSON object"),
     ],
 )
 def test_damaged_json_is_one_line_with_its_remedy(tmp_path, content, reason):

@@ -85,7 +85,7 @@ def test_parse_address_gives_bucket_and_prefix(address: str, parts: tuple[str, s
 def test_parse_address_of_what_can_be_no_address_says_what_is_expected(address: str) -> None:
     with pytest.raises(
         AddressError,
-        match=rf"^{address} is no address in a bucket: expected gs://bucket or gs://bucket/",
+        match=rf"^{address} is not an address in a bucket: expected gs://bucket or gs://bucket/",
     ):
         parse_address(address)
 

@@ -7,7 +7,7 @@ as they are.
 
   scan      count the pictures; find damaged, odd and near-duplicate ones
   split     freeze which picture is in which split, in ledger.json
-  extend    assign pictures that were added since; none moves
+  extend    assign pictures that were added since; the others stay where they are
   suspects  find pictures whose label looks wrong
   convert   write a frozen split as TFRecord shards
 """
@@ -52,14 +52,14 @@ def main() -> None:
         "",
         (
             "scan: JSON file to write; convert: folder for shards, local or gs://; suspects: HTML"
-            " file to write, suspects.html if empty, and beside it the list, .txt"
+            " file to write (empty: suspects.html); the list is written beside it, as .txt"
         ),
     )
     cli.define(
         "shrink",
         0,
-        "convert: length in pixels of the shorter side of larger pictures, which are encoded again;"
-        " 0: as they are",
+        "convert: make larger pictures smaller, until the shorter side has this many pixels; 0:"
+        " leave all pictures as they are",
         minimum=0,
     )
     cli.define("shard_mb", 150, "convert: size of a shard", minimum=1)
@@ -119,7 +119,8 @@ def _split(folder: Path) -> None:
     file = splits.ledger_file(folder)
     if file.exists():
         raise DataError(
-            f"{file}: is frozen already; extend assigns added pictures, or remove it to freeze anew"
+            f"{file}: the split is frozen already; use extend for added pictures, or remove this"
+            " file to freeze it again"
         )
     listing, facts, unreadable = _look(folder)
     found = listing.found
@@ -136,7 +137,8 @@ def _extend(folder: Path) -> None:
     before = splits.read_frozen(folder)
     if before is None:
         raise DataError(
-            f"{folder}: has no ledger.json to extend; freeze the split with split first"
+            f"{folder}: has no ledger.json to extend; first freeze the split with whisker-data"
+            " split"
         )
     listing, facts, unreadable = _look(folder)
     found = listing.found
@@ -172,8 +174,8 @@ def _convert(folder: Path) -> None:
     )
     if flags.FLAGS.shrink:
         print(
-            f"shrunk to {flags.FLAGS.shrink} pixels: another data set than {folder}, as the digest"
-            " says"
+            f"shrunk to {flags.FLAGS.shrink} pixels: this is another data set than {folder}, with"
+            " another digest"
         )
 
 
@@ -182,7 +184,7 @@ def _suspects(folder: Path) -> None:
     listing = sheet.with_suffix(".txt")
     if listing.exists():
         raise DataError(
-            f"{listing}: is there already, and may have been edited; remove it, or name another"
+            f"{listing}: exists already, and may have been edited; remove it, or give another name"
             " with --out"
         )
     from trainer.data import sources
@@ -197,9 +199,7 @@ def _suspects(folder: Path) -> None:
     found = suspects.find(config)
     shown = found.suspects[:_SUSPECTS_SHOWN]
     for label, count in found.too_small.items():
-        print(
-            f"class {label}: not judged, as {count} pictures that are not for testing are too few"
-        )
+        print(f"class {label}: not judged; {count} training and validation pictures are too few")
     print(
         f"{len(found.suspects):,} of {found.judged:,} training and validation pictures look like"
         " another class"
@@ -246,8 +246,8 @@ def _freeze(ledger: "Ledger", file: Path, unused: str) -> None:
         ledger.write(file)
     for split, counts in ledger.counts().items():
         print(
-            f"{split:10} {sum(counts.values()):>9,} pictures, of a class {min(counts.values()):,}"
-            " or more"
+            f"{split:10} {sum(counts.values()):>9,} pictures, at least {min(counts.values()):,} of"
+            " each class"
         )
     for line in uneven(ledger):
         print(line)

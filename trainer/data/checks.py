@@ -267,11 +267,11 @@ _PATHS_SHOWN = 3
 # Groups of findings in the order of the table: name in the JSON, and what it is for a person.
 _FILES = {
     "unreadable": "unreadable",
-    "mislabelled": "of another kind than their name says",
-    "turned": "stored turned; training and serving turn them upright",
+    "mislabelled": "of another format than their name says",
+    "turned": "turned by an orientation tag; training and serving turn them upright",
     "tiny": f"below {_TINY_SIDE} pixels on a side",
     "huge": f"above {_HUGE_PIXELS // 10**6} megapixels",
-    "stretched": f"more than {_LONGEST:g} times as long on one side",
+    "stretched": f"with one side more than {_LONGEST:g} times as long as the other",
 }
 
 
@@ -354,7 +354,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     across = {name: sum(len(group[name]) > 1 for group in groups) for name in ("classes", "splits")}
     yield (
         f"{len(groups):,} groups of pictures that look the same:"
-        f" {sum(group['exact'] for group in groups):,} with the very same file;"
+        f" {sum(group['exact'] for group in groups):,} with identical files;"
         f" {across['splits']:,} across splits, {across['classes']:,} across classes"
     )
     # The worst first: one picture cannot be of two classes.

@@ -330,7 +330,7 @@ def load(config: Config, session: Session) -> Dataset:
     splits.require_every_split(ledger)
     digest = run_digest(ledger)
     workers.require_same("the pictures or their split", digest)
-    workers.require_same("what they compute in (--mixed_precision)", session.devices.precision)
+    workers.require_same("the number types (--mixed_precision)", session.devices.precision)
     session.folder.freeze_ledger(
         digest, lambda path: files.write_json(path, {**ledger.to_json(), "run_digest": digest})
     )

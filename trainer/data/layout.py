@@ -168,7 +168,7 @@ def _from_folder(folder: Path, classes: str) -> Listing:
     if splits:
         _require_in_all_splits(folder, found, splits)
     left_out = [
-        LeftOut("/".join(parts), "no regular file, or a link to nothing")
+        LeftOut("/".join(parts), "not a regular file, or a broken link")
         for parts in tree.special
         if format_by_name(parts[-1])
     ]
@@ -179,7 +179,7 @@ def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> No
     """Lists all regular files at any depth, behind links too."""
     real = os.path.realpath(folder)
     if real in above:
-        raise DataError(f"{folder}: a link that leads back to a folder that it lies in; remove it")
+        raise DataError(f"{folder}: a link to a folder that contains it; remove the link")
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
@@ -286,8 +286,8 @@ def _require_distinct(folder: Path, labels: Iterable[tuple[_Parts, str]]) -> Non
         first_label, first = known.setdefault(label.casefold(), (label, path))
         if first_label != label:
             raise DataError(
-                f"--data={folder}: {first} and {path} differ only in the case of letters; write the"
-                " name of a class the same everywhere"
+                f"--data={folder}: {first} and {path} differ only in upper and lower case; write"
+                " the name of a class the same everywhere"
             )
 
 
@@ -319,14 +319,14 @@ def _unused(
             where = f"beside the class folders of {top}" if top else "beside the folders"
             unused.append(Unused(f"pictures {where}", count, "without a class"))
         else:
-            unused.append(Unused(f"pictures in {top}", count, "no folder of a split"))
+            unused.append(Unused(f"pictures in {top}", count, "not the folder of a split"))
     endings = Counter(_ending(parts[-1]) for parts in tree.files if not format_by_name(parts[-1]))
     for ending, count in sorted(endings.items()):
         fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
-        unused.append(Unused(f"{ending} files" if ending else "files of other kinds", count, fix))
+        unused.append(Unused(f"{ending} files" if ending else "files of other formats", count, fix))
     special = sum(not format_by_name(parts[-1]) for parts in tree.special)
     if special:
-        unused.append(Unused("files that are no regular files", special))
+        unused.append(Unused("files that are not regular files", special))
     depth = 1 if splits else 0
     holding = {parts[: depth + 1] for parts in used}
     empty = [
@@ -378,7 +378,7 @@ def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
         if not named.get("path") or not named.get("label"):
             raise DataError(
                 f"--data={file}: line {number} is {delimiter.join(row)!r}; expected a path, a label"
-                " and, if need be, a split, with commas between"
+                " and, if needed, a split, separated by commas"
             )
         yield number, named["path"], named["label"], named.get("split", "")
 
@@ -403,25 +403,25 @@ def _from_csv(file: Path) -> Listing:
         before, known = found.get(path, (number, None))
         if known is not None and known != Found(path, label, split):
             raise DataError(
-                f"--data={file}: lines {before} and {number} say different things of {path};"
-                " expected one line a picture"
+                f"--data={file}: lines {before} and {number} disagree about {path}; expected one"
+                " line for each picture"
             )
         target = file.parent / path
         if target.is_file():
             found[path] = (number, Found(path, label, split))
         else:
-            why = "no regular file" if target.exists() else "no such file"
+            why = "not a regular file" if target.exists() else "no such file"
             left_out[path] = LeftOut(path, f"line {number}: {why}")
     pictures = sorted((picture for _, picture in found.values()), key=lambda file: file.path)
     if not pictures:
         raise DataError(
-            f"--data={file}: none of the {len(left_out)} files that it names is there; expected"
+            f"--data={file}: none of the {len(left_out)} files that it names exists; expected"
             f" paths relative to {file.parent}"
         )
     if without and len(without) < len(found) + len(left_out):
         raise DataError(
-            f"--data={file}: line {without[0]} has no split and others have one; give every picture"
-            " a split, or none"
+            f"--data={file}: line {without[0]} has no split and others have one; give a split for"
+            " every picture, or for none"
         )
     _require_distinct(file, [((picture.label,), picture.label) for picture in pictures])
     return Listing(tuple(pictures), tuple(left_out.values()))

@@ -125,7 +125,7 @@ class Ledger:
         Raises:
             DataError: it cannot be read, or is no ledger.
         """
-        remedy = "put the file back, or freeze the split anew"
+        remedy = "put the file back, or freeze the split again"
         content = files.read_json(path, remedy, DataError)
         try:
             return cls.from_json(content)
@@ -227,8 +227,8 @@ def exclude(
     logger.info(
         f"{len(excluded)} pictures {EXCLUDED}{address}"
         + (f" ({by_split})" if by_split else "")
-        + (", so that the test set is another one" if counts["test"] else "")
-        + (f"; {len(gone)} that it names are not there ({some(gone)})" if gone else "")
+        + (", so the test set is another one" if counts["test"] else "")
+        + (f"; {len(gone)} that it names do not exist ({some(gone)})" if gone else "")
     )
     paths = {each.path for each in excluded}
     return (

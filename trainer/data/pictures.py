@@ -36,7 +36,7 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         index = folder / INDEX
-        remedy = "convert anew"
+        remedy = "convert again"
         content = files.read_json(index, remedy, DataError)
         try:
             sizes = {folder / str(name): int(size) for name, size in content["shards"]}
@@ -57,7 +57,7 @@ class Shards:
             if found != size:
                 raise DataError(
                     f"{file}: holds {found:,} bytes where {size:,} were written; fetch it again, or"
-                    " remove the folder and convert anew"
+                    " remove the folder and convert again"
                 )
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -174,8 +174,8 @@ def assign(
     file = splits.ledger_file(pictures.data)
     if protocol not in ("given", before.protocol):
         raise DataError(
-            f"--split={protocol}: {file} was frozen with {before.protocol}; leave --split away, or"
-            " remove the file and freeze the split anew"
+            f"--split={protocol}: {file} was frozen with {before.protocol}; leave out --split, or"
+            " remove the file and freeze the split again"
         )
     undecodable = {each.path: each for each in left_out}
     unused = [
@@ -185,7 +185,7 @@ def assign(
     changed = splits.changes_since(before, pictures.found, hashes)
     if changed.removed or changed.altered:
         remedy = (
-            "convert anew" if pictures.stored else f"or run whisker-data extend {pictures.data}"
+            "convert again" if pictures.stored else f"or run whisker-data extend {pictures.data}"
         )
         raise DataError(
             f"{file}: since the split was frozen, pictures have changed:"

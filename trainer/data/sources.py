@@ -246,8 +246,8 @@ def unpack(archive: Path, folder: Path) -> None:
                         stat.S_IFDIR,
                     ):
                         raise DataError(
-                            f"{archive}: member {member.filename!r} would leave the folder; nothing"
-                            " unpacked"
+                            f"{archive}: member {member.filename!r} would be written outside of the"
+                            " folder; nothing was unpacked"
                         )
                 members.extractall(staging)
         except _DAMAGED as error:
@@ -317,7 +317,7 @@ def download(
         if digest and _digest(part, "sha256" if len(digest) == 64 else "md5") != digest:
             part.unlink()
             raise DataError(
-                f"{url}: sent another file than was expected (digest {digest}); {instead}"
+                f"{url}: sent a different file than expected (digest {digest}); {instead}"
             )
         part.replace(path)
     except urllib.error.HTTPError as error:
@@ -363,7 +363,8 @@ def _fetch(url: str, part: Path, size_bytes: int | None) -> int:
             if attempt == _ATTEMPTS or not (part.exists() and part.stat().st_size > have):
                 raise
     raise ConnectionError(
-        f"broken off {_ATTEMPTS} times; what has arrived is kept, run the command again"
+        f"the download broke off {_ATTEMPTS} times; the part that arrived is kept; run the command"
+        " again"
     )
 
 

@@ -138,7 +138,7 @@ def require_every_split(ledger: Ledger) -> None:
                 excluded = any(file.reason.startswith(EXCLUDED) for file in ledger.left_out)
                 raise DataError(
                     f"class {label}: none of its {total} usable pictures is in the {split} split;"
-                    f" add pictures (20 or more a class), or a {split}/{label} folder of your own"
+                    f" add pictures (20 or more per class), or a {split}/{label} folder of your own"
                     + (", or exclude fewer" if excluded else "")
                 )
 
@@ -311,14 +311,14 @@ def read_frozen(folder: Path) -> Ledger | None:
         other = split_of.setdefault(picture.sha256, picture.split)
         if other != picture.split:
             raise DataError(
-                f"{file}: {picture.path} is in {picture.split}, and the same picture in {other}; a"
-                " test set that overlaps measures nothing: remove the file and freeze the split"
-                " anew"
+                f"{file}: {picture.path} is in {picture.split}, and the same picture is in {other};"
+                " a test set that shares pictures with training measures nothing: remove the file"
+                " and freeze the split again"
             )
-    if files.read_json(file, "freeze the split anew", DataError).get("digest") != ledger.digest:
+    if files.read_json(file, "freeze the split again", DataError).get("digest") != ledger.digest:
         raise DataError(
             f"{file}: was changed after it was frozen; put it back, or remove it and freeze the"
-            " split anew"
+            " split again"
         )
     return ledger
 

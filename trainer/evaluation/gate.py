@@ -258,12 +258,13 @@ def _sentence(
 ) -> str:
     if record["verdict"] == OFF:
         return (
-            "The gate was off: nothing was compared with what is live, and no floor was looked at."
+            "The gate was off: the model was not compared with the live version, and no floor was"
+            " checked."
         )
     said = _comparison(record, live, n)
     for row in broken:
         said += (
-            f"; a floor is broken: {row['floor']} is {row['value']:.4g}, the limit"
+            f"; a floor is broken: {row['floor']} is {row['value']:.4g}, the limit is"
             f" {row['limit']:.4g}"
         )
     ways_out = "; --gate=off publishes it all the same" if not record["passed"] else ""
@@ -277,20 +278,20 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
     if record["verdict"] == UNFAIR:
         return (
             f"{against}, which is live, was trained on or chosen by {live.trained_on:,} of the"
-            f" {n:,} test pictures, so that they cannot compare the two; keep test pictures apart"
+            f" {n:,} test pictures, so these cannot compare the two; keep test pictures apart"
             " with whisker-data split and extend"
         )
     compared = record["comparison"]
     if compared is None:
         return (
-            f"undecided, as {against}, which is live, does not say which pictures it was trained"
-            " on: it came from another tool, or an older one"
+            f"undecided: {against}, which is live, does not record which pictures it was trained"
+            " on; another tool, or an older one, made it"
         )
     counts = (
-        f"of {n:,} test pictures it alone is right on {compared['only_candidate']:,}, {against}"
-        f" alone on {compared['only_live']:,}; the difference is"
-        f" {100 * compared['difference']:+.1f} points, for certain above"
-        f" {100 * compared['low']:+.1f} and below {100 * compared['high']:+.1f} (95 % each)"
+        f"of {n:,} test pictures only the new model is right on {compared['only_candidate']:,},"
+        f" only {against} on {compared['only_live']:,}; the difference is"
+        f" {100 * compared['difference']:+.1f} points, above {100 * compared['low']:+.1f} and below"
+        f" {100 * compared['high']:+.1f} with 95 % certainty each"
     )
     verdict = {
         BETTER: f"better than {against}, which is live",
@@ -302,4 +303,7 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
         WORSE: f"worse than {against}, which is live",
     }[record["verdict"]]
     needed = compared["pictures_needed"]
-    return f"{verdict}: {counts}{f'; about {needed:,} test pictures would tell' if needed else ''}"
+    return (
+        f"{verdict}:"
+        f" {counts}{f'; about {needed:,} test pictures would decide it' if needed else ''}"
+    )

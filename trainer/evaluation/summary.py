@@ -101,7 +101,7 @@ def read_comparison(
             _statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text)
         )
     if any(len(found["seeds"]) == 1 for found in variants.values()):
-        text = "A model with one seed says nothing about how much another seed would change it."
+        text = "One seed does not tell how much another seed would change the result."
         statements.append(_statement("seeds", UNCLEAR, text))
     return statements
 
@@ -171,7 +171,7 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
         later = (
             f" The lowest validation loss was in epoch {best + 1}; since then it rose from"
             f" {losses[best]:.3f} to {losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f}"
-            " points: fewer epochs, or --early_stopping, would do."
+            " points: use fewer epochs, or --early_stopping."
             if growth > noise / 2
             else ""
         )
@@ -188,10 +188,10 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
         f"validation accuracy falls by up to {100 * fall:.1f} points over the last {len(late)}"
         " epochs"
     )
-    left_open = f"the {100 * noise:.1f} points that {n:,} pictures leave open"
+    left_open = f"the {100 * noise:.1f} points that {n:,} pictures leave uncertain"
     if fall <= noise:
         return [overfitting, _statement("stability", GOOD, f"Steady: {said}, within {left_open}.")]
-    return [overfitting, _statement("stability", BAD, f"It swings: {said}, more than {left_open}.")]
+    return [overfitting, _statement("stability", BAD, f"Unsteady: {said}, more than {left_open}.")]
 
 
 def _classes(test: Mapping[str, Any]) -> dict[str, str]:
@@ -234,7 +234,8 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
         scaled = f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
     error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
     limit = (
-        f"{percent(after['error_by_chance'])}, what chance alone makes of {result['test']['n']:,}"
+        f"{percent(after['error_by_chance'])}, what chance alone causes with"
+        f" {result['test']['n']:,}"
         " pictures"
     )
     if after["error"] <= after["error_by_chance"]:
@@ -243,7 +244,7 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
         text = f"{start}: {error}, within {limit}."
         return [_statement("probabilities", UNCLEAR if worse else GOOD, text)]
     sums = sum(each["n"] * (each["confidence"] - each["accuracy"]) for each in after["bins"])
-    text = f"Too {'sure' if sums > 0 else 'modest'}: {error}, more than {limit}."
+    text = f"{'Too sure' if sums > 0 else 'Not sure enough'}: {error}, more than {limit}."
     return [_statement("probabilities", BAD, text)]
 
 
@@ -266,11 +267,12 @@ def _unsure(result: Mapping[str, Any]) -> dict[str, str]:
     if not found["unsure"]:
         return _statement("not sure", UNCLEAR, f"{text}.")
     others = found["unsure_correct"] / found["unsure"]
-    text = f"{text}; of those that it is not sure of, {percent(others)}"
+    text = f"{text}; of the others, {percent(others)} are right"
     least, _ = wilson_interval(found["unsure"], n)
     if least > found["target"]:
         text = (
-            f"{text}. These are more than the {found['target']:.0%} that were allowed on validation"
+            f"{text}. The others are more than the {found['target']:.0%} that were allowed on"
+            " validation"
         )
         return _statement("not sure", BAD, f"{text} pictures.")
     helps = low > wilson_interval(found["unsure_correct"], found["unsure"])[1]

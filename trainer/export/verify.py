@@ -234,7 +234,7 @@ def verify(
     other = (unsure & ~expected.unsure(-bound)) | (~unsure & expected.unsure(bound))
     if other.any():
         raise VerificationError(
-            f"the served model is not sure of other pictures than the trained one: {other.sum():,}"
+            f"the served model is unsure of other pictures than the trained model: {other.sum():,}"
             f" of {len(unsure):,}, such as {expected.pictures[int(other.argmax())].path}; nothing"
             " was published"
         )
@@ -299,8 +299,8 @@ def _difference(
                 wrong.add(place)
     if wrong:
         raise VerificationError(
-            f"the served model does not answer what was trained: {way}, {len(wrong):,} of {n:,}"
-            f" test pictures differ, such as {expected.pictures[min(wrong)].path}, by up to"
+            f"the served model answers differently from the trained model: {way}, {len(wrong):,} of"
+            f" {n:,} test pictures differ, such as {expected.pictures[min(wrong)].path}; by up to"
             f" {differences.max():.2g} in probability (at most {bound:g} is rounding), {flips:,} in"
             " label; nothing was published"
         )

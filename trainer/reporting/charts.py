@@ -238,7 +238,7 @@ def compared_costs(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         )
     axes.margins(0.25)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("milliseconds a picture, one at a time", **style.text(9, style.GREY))
+    axes.set_xlabel("milliseconds per picture, one at a time", **style.text(9, style.GREY))
     axes.set_title("test accuracy", loc="left", **style.text(11))
     style.save(figure, path)
 

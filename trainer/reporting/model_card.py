@@ -55,7 +55,8 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                 (
                     "latency",
                     (
-                        f"{exported['latency_ms']:.0f} ms a picture: median of {exported['calls']}"
+                        f"{exported['latency_ms']:.0f} ms per picture: median of"
+                        f" {exported['calls']}"
                         " calls with one picture each, decoding included, in the process that"
                         " trained it, without a server"
                     ),
@@ -68,7 +69,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                 (
                     "for",
                     (
-                        f"naming what a picture shows, where it shows one of {classes}, in pictures"
+                        f"naming what a picture shows, if that is one of {classes}, in pictures"
                         " like those below"
                     ),
                 ),
@@ -95,7 +96,7 @@ def model_card(result: Mapping[str, Any], environment: Mapping[str, str]) -> Car
                     f"{percent(test['accuracy'])} of {test['n']:,} (95 % interval {low} to {high})",
                 ),
                 (
-                    "every class counted alike",
+                    "every class counted equally",
                     f"balanced accuracy {percent(test['balanced_accuracy'])}, macro F1"
                     f" {percent(test['macro_f1'])}"
                     + (f", {percent(top)} among the first 5" if top is not None else ""),
@@ -253,8 +254,8 @@ def _limits(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     backbone = VARIANTS[result["variant"]].backbone
     if backbone and weights == "imagenet":
         seen = (
-            "its weights come from ImageNet: animals and objects that ImageNet shows are not new to"
-            " it; other classes may fare worse"
+            "its weights come from ImageNet: it has learnt the animals and objects that ImageNet"
+            " shows; other classes may get worse results"
         )
         limits.append(("backbone", seen))
     elif backbone and weights != "none":
@@ -265,7 +266,7 @@ def _limits(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         )
     limits.append(
-        ("other pictures", "nothing here says how it does on pictures from another source")
+        ("other pictures", "no number here says how good it is on pictures from another source")
     )
     return limits
 

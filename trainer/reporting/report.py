@@ -93,10 +93,10 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
         ),
         style.COMPARED_COSTS: (
             (
-                "Mean test accuracy against milliseconds a picture; the same numbers stand in the"
+                "Mean test accuracy against milliseconds per picture; the same numbers stand in the"
                 " table."
             ),
-            "What accuracy costs: time a picture, and megabytes (the area of a mark)",
+            "What accuracy costs: time per picture, and megabytes (the area of a mark)",
         ),
     }
     _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
@@ -150,7 +150,7 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     )
     captions = (
         "Below each: a tick or a cross, the predicted class with its probability, the true class."
-        " Beside each: the same picture, faded where the answer does not rest on it."
+        " Beside each: the same picture, faded where the answer does not depend on it."
     )
     return {
         style.CLASS_ROWS: (

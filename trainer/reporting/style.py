@@ -282,5 +282,5 @@ def write(path: Path, content: bytes) -> None:
         files.replace(path, content)
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror}; free the place or give another run folder"
+            f"cannot write {path}: {error.strerror}; free space, or give another run folder"
         ) from error

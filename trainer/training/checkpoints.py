@@ -119,7 +119,7 @@ class Checkpoints:
         if paths:
             raise RunError(
                 f"{self._folder}: none of the {len(paths)} checkpoints can be read; remove the run"
-                " folder to begin anew"
+                " folder to begin again"
             )
         return None
 

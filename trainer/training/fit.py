@@ -359,7 +359,7 @@ def _judge(
     if progress.epoch == 0 and len(logits) > 1 and not np.ptp(logits, axis=0).any():
         logger.warning(
             "warning: every validation picture gets the same answer: the units are dead and will"
-            " learn no more; try another --seed, a lower --learning_rate, or scaled inputs"
+            " not learn any more; try another --seed, a lower --learning_rate, or scaled inputs"
             " (--variant=preprocessed)"
         )
     loss, right, pictures, _ = progress.sums

@@ -78,7 +78,7 @@ def why_undecodable(encoded: bytes, max_pixels: int = MAX_PIXELS) -> str:
         if re.match(begins, encoded, re.DOTALL):
             return what
     if format_by_content(encoded) is None:
-        return "no JPEG, PNG, GIF, BMP or WebP picture"
+        return "not a JPEG, PNG, GIF, BMP or WebP picture"
     try:
         decode(tf.constant(encoded), max_pixels)
     except tf.errors.OpError as error:
@@ -211,7 +211,7 @@ def _bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tenso
     height = _little(header[22:26])  # negative where the first row is the top one
     size = _little(header[18:22]) * tf.minimum(height, 2**32 - height)
     readable = _bmp_is_readable(header)
-    usual = (readable, "a BMP of an unusual kind; save it as PNG")
+    usual = (readable, "a BMP of an unusual format; save it as PNG")
     # Where it is none of the usual kinds, its size is not where this looked for it.
     pixels = _decoded(_checked(image_bytes, _only(readable, size), max_pixels, usual))
     return tf.cond(

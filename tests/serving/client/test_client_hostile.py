@@ -132,22 +132,22 @@ OF_PREDICTIONS = {
     "NaN": (CHANCE, encode([math.nan]), "with probability nan"),
     "NaN among": (CHANCES, encode([[0.75, math.nan]]), r"\[0.75, nan\]"),
     "infinite": (CHANCES, encode([[math.inf, 0.25]]), r"\[inf, 0.25\]"),
-    "below 0": (CHANCES, encode([[1.5, -0.5]]), r"that are none: \[1.5, -0.5\]"),
-    "sum of 2": (CHANCES, encode([[1.0, 1.0]]), "that are none"),
-    "sum of 0": (CHANCES, encode([[0.0, 0.0]]), "that are none"),
+    "below 0": (CHANCES, encode([[1.5, -0.5]]), r"that are not probabilities: \[1.5, -0.5\]"),
+    "sum of 2": (CHANCES, encode([[1.0, 1.0]]), "that are not probabilities"),
+    "sum of 0": (CHANCES, encode([[0.0, 0.0]]), "that are not probabilities"),
     "another probability": (CHANCE, encode([0.5]), "label 'cats' with probability 0.5"),
     "more classes": (CHANCES, encode([[0.75, 0.125, 0.125]]), r"\[1, 3\], not .*\[1, 2\]"),
     "fewer classes": (CHANCES, encode([[1.0]]), r"\[1, 1\], not .*\[1, 2\]"),
-    "label that is no class": (LABEL, encode(["lions"]), "label 'lions', which is no class"),
-    "label that is no text": (LABEL, encode([b"\xff"]), r"no UTF-8: b'\\xff'"),
+    "label that is no class": (LABEL, encode(["lions"]), "label 'lions', which is not among"),
+    "label that is not text": (LABEL, encode([b"\xff"]), r"not UTF-8: b'\\xff'"),
     "two labels": (LABEL, encode(["cats", "dogs"]), r"label as string \[2\]"),
     "class twice": (CLASSES, encode([["cats", "cats"]]), "one of them twice"),
-    "class that is no text": (CLASSES, encode([[b"cats", b"\xfe"]]), r"no UTF-8: b'\\xfe'"),
+    "class that is not text": (CLASSES, encode([[b"cats", b"\xfe"]]), r"not UTF-8: b'\\xfe'"),
     "no classes": (CLASSES, tensor(7, [1, 0]), r"as float32 \[1, 2\], not .*\[1, 0\]"),
     "classes of many": (CLASSES, tensor(7, [1, 3 * 10**9], string_val=[b"a"]), "with 1 values"),
     "values left out": (CHANCES, tensor(1, [1, 2], float_val=[0.5]), r"\[1, 2\] with 1 values"),
     "too many values": (CHANCE, tensor(1, [1], float_val=[0.5, 0.5]), r"\[1\] with 2 values"),
-    "torn content": (CHANCE, tensor(1, [1], tensor_content=b"abc"), "3 bytes that are no float32"),
+    "torn content": (CHANCE, tensor(1, [1], tensor_content=b"abc"), "3 bytes that are not float32"),
 }  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_pixels_that_are_said_to_be_no_picture_are_an_unexpected_answer(ask):
     pixels = np.zeros((ROWS, 4, 4, 3), np.uint8)
     it = protocol()
     steps = it.predict_batch(pixels) if ask == "batch" else it.predict(pixels[0])
-    with pytest.raises(errors.UnexpectedReply, match="that pixels are no picture"):
+    with pytest.raises(errors.UnexpectedReply, match="that pixels are not a picture"):
         drive(steps, {**hostile.honest(), PREDICT: response.SerializeToString()})
 
 
@@ -225,20 +225,20 @@ OF_ANY_MODEL = {
     "lists of lists of lists": (
         tensor(1, [10_000] + [1] * 250, float_val=[1] * 10_000), "more lists", "maximum",
     ),
-    "uint8 of 300": (tensor(4, [1], int_val=[300]), "no uint8", "no uint8"),
-    "int8 of -129": (tensor(6, [1], int_val=[-129]), "no int8", "no int8"),
-    "half of 2^16": (tensor(19, [1], half_val=[1 << 16]), "no float16", "no float16"),
-    "bfloat16 of -1": (tensor(14, [1], half_val=[-1]), "no bfloat16", "no bfloat16"),
+    "uint8 of 300": (tensor(4, [1], int_val=[300]), "not uint8", "not uint8"),
+    "int8 of -129": (tensor(6, [1], int_val=[-129]), "not int8", "not int8"),
+    "half of 2^16": (tensor(19, [1], half_val=[1 << 16]), "not float16", "not float16"),
+    "bfloat16 of -1": (tensor(14, [1], half_val=[-1]), "not bfloat16", "not bfloat16"),
     "half a complex number": (
-        tensor(8, [1], scomplex_val=[1]), "no complex64", "no complex64",
+        tensor(8, [1], scomplex_val=[1]), "not complex64", "not complex64",
     ),
     "torn bfloat16": (
-        tensor(14, [1], tensor_content=b"abc"), "no bfloat16", "no bfloat16",
+        tensor(14, [1], tensor_content=b"abc"), "not bfloat16", "not bfloat16",
     ),
     "torn complex128": (
-        tensor(18, [1], tensor_content=bytes(8)), "no complex128", "no complex128",
+        tensor(18, [1], tensor_content=bytes(8)), "not complex128", "not complex128",
     ),
-    "strings in content": (tensor(7, [1], tensor_content=b"a"), "no string", "no string"),
+    "strings in content": (tensor(7, [1], tensor_content=b"a"), "not string", "not string"),
     "resource": (tensor(20, [1]), "type number 20", "type number 20"),
     "no type": (tensor(0, [1]), "type number 0", "type number 0"),
     "no value": (tensor(1, [1]), "with 0 values", "with 0 values"),
@@ -338,14 +338,14 @@ OF_THE_MODEL = {
         with_model_spec(METADATA, lambda it: it.ClearField("metadata")), "no signatures",
     ),
     "Any of another message": (with_model_spec(METADATA, wrong_any), "no signatures"),
-    "torn Any": (with_model_spec(METADATA, torn_any), "what are no signatures"),
+    "torn Any": (with_model_spec(METADATA, torn_any), "something that is not a map of signatures"),
     "30,000 signatures": (with_signatures(many), "no signature 'serving_default': the model has"),
     "wild shapes": (with_signatures(wild_shapes), "data type number 99"),
     "OK without an answer": (lambda: {**hostile.honest(), PREDICT: None}, "answers with nothing"),
-    "torn answer": (torn(PREDICT), "what is no PredictResponse"),
-    "torn metadata": (torn(METADATA), "what is no GetModelMetadataResponse"),
-    "answer of 5 MiB": (too_long(PREDICT), "5,242,886 bytes where 4,194,304 were expected"),
-    "metadata of 5 MiB": (too_long(METADATA), "5,242,886 bytes where 4,194,304 were expected"),
+    "torn answer": (torn(PREDICT), "something that is not a PredictResponse"),
+    "torn metadata": (torn(METADATA), "something that is not a GetModelMetadataResponse"),
+    "answer of 5 MiB": (too_long(PREDICT), "5,242,886 bytes, more than the 4,194,304 that"),
+    "metadata of 5 MiB": (too_long(METADATA), "5,242,886 bytes, more than the 4,194,304 that"),
 }  # fmt: skip
 
 
@@ -360,7 +360,7 @@ def test_answer_about_the_model_that_is_none_is_refused_in_one_line(name):
 
 def test_version_that_was_not_asked_for_is_refused():
     it = ClientProtocol("host:1", "whisker", 7, None, "", MAX_ANSWER_BYTES)
-    with pytest.raises(errors.UnexpectedReply, match="version 3 where 7 was asked"):
+    with pytest.raises(errors.UnexpectedReply, match="version 3 where version 7 was asked for"):
         drive(it.predict(b"x"), hostile.honest())
 
 
@@ -543,7 +543,9 @@ def test_answer_within_the_bound_is_received_whole(server, call):
 @BOTH
 def test_torn_answer_is_one_line_and_nothing_on_standard_error(server, capfd, call):
     server.answers[PREDICT] = b"\xff\xff"
-    with pytest.raises(errors.UnexpectedReply, match="answers with what is no PredictResponse"):
+    with pytest.raises(
+        errors.UnexpectedReply, match="answers with something that is not a PredictResponse"
+    ):
         call(server.address, lambda client: client.predict(b"x"))
     assert "Traceback" not in capfd.readouterr().err
 
@@ -601,7 +603,9 @@ def test_rollout_reads_what_a_server_says_of_its_versions_or_refuses_it(server):
         assert found[2].error.startswith("no memory no")
         assert len(found[2].error) < 2100
         server.answers = {STATUS: b"\xff\xff", METADATA: unversioned}
-        with pytest.raises(errors.UnexpectedReply, match="no GetModelStatusResponse: check that"):
+        with pytest.raises(
+            errors.UnexpectedReply, match="not a GetModelStatusResponse: check that"
+        ):
             running.versions("whisker")
         with pytest.raises(errors.UnexpectedReply, match="answers with no version: check that"):
             running.labelled("whisker", "stable", None)
@@ -610,9 +614,9 @@ def test_rollout_reads_what_a_server_says_of_its_versions_or_refuses_it(server):
 @pytest.mark.parametrize(
     ("method", "bad", "text"),
     [
-        (STATUS, b"\xff\xff", "what is no GetModelStatusResponse"),
-        (METADATA, b"\xff\xff", "what is no GetModelMetadataResponse"),
-        (PREDICT, b"\xff\xff", "what is no PredictResponse"),
+        (STATUS, b"\xff\xff", "something that is not a GetModelStatusResponse"),
+        (METADATA, b"\xff\xff", "something that is not a GetModelMetadataResponse"),
+        (PREDICT, b"\xff\xff", "something that is not a PredictResponse"),
     ],
 )
 def test_command_ends_with_one_line(server, tmp_path, method, bad, text):

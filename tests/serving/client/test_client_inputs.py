@@ -34,7 +34,7 @@ def test_pipe_or_device_is_never_opened(client, tmp_path):
     os.mkfifo(tmp_path / "cam.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("cam.jpg", "zero.jpg"):
-        with pytest.raises(errors.UnreadablePicture, match="no regular file"):
+        with pytest.raises(errors.UnreadablePicture, match="not a regular file"):
             client.predict(tmp_path / name)
 
 

@@ -145,13 +145,13 @@ def test_missing_certificate_of_the_client_is_named_as_a_cause(secure, files):
     fails(
         secure.address,
         errors.ServerUnavailable,
-        "wants TLS or a client's certificate",
+        "needs TLS or a client's certificate",
         tls=Tls(ca=files.ca.crt),
     )
 
 
 def test_plaintext_to_a_port_with_tls_is_named_as_a_cause(secure):
-    error = fails(secure.address, errors.ServerUnavailable, "wants TLS or a client's certificate")
+    error = fails(secure.address, errors.ServerUnavailable, "needs TLS or a client's certificate")
     assert error.code is grpc.StatusCode.UNAVAILABLE
     assert "\n" not in str(error)
 
@@ -160,7 +160,7 @@ def test_tls_to_a_port_without_it_is_named_as_such(stand_in, files):
     fails(
         stand_in.address,
         errors.WrongProtocol,
-        "speaks no TLS: leave tls out",
+        "does not use TLS: leave out tls",
         tls=Tls(ca=files.ca.crt),
     )
 
@@ -169,7 +169,7 @@ def test_certificate_that_nobody_trusted_signed_is_named_as_such(secure, files):
     fails(
         secure.address,
         errors.WrongProtocol,
-        "not signed by one that is trusted",
+        "not signed by a trusted one",
         tls=Tls(ca=files.stranger.crt),
     )
 
@@ -183,7 +183,10 @@ def test_port_that_never_answers_ends_at_the_deadline_with_what_to_look_at():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         fails(
-            address, errors.DeadlineExceeded, "whether the address is its gRPC port", timeout_s=0.3
+            address,
+            errors.DeadlineExceeded,
+            "check that the address is its gRPC port",
+            timeout_s=0.3,
         )
 
 
@@ -196,7 +199,7 @@ def test_port_of_plain_http_is_named_as_no_grpc_port():
             fails(
                 f"127.0.0.1:{server.server_port}",
                 errors.WrongProtocol,
-                "no gRPC port: give the server's gRPC port",
+                "not a gRPC port: give the server's gRPC port",
             )
         finally:
             server.shutdown()
@@ -250,7 +253,7 @@ def test_function_that_has_no_token_fails_the_call_with_its_text(stand_in):
     fails(
         stand_in.address,
         errors.NotAllowed,
-        "the account is locked; see to it that token gives",
+        "the account is locked; check that token returns a token",
         token=token,
     )
 

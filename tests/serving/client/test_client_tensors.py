@@ -48,8 +48,8 @@ def test_decode_of_scalar_and_of_no_elements():
         (tensor("DT_RESOURCE", [1]), "data type number 20"),
         (tensor("DT_FLOAT", [1], float_val=[1.0, 2.0]), r"of shape \[1\] with 2 values"),
         (tensor("DT_FLOAT", [2]), r"of shape \[2\] with 0 values"),
-        (tensor("DT_STRING", [1], tensor_content=b"\x01a"), "2 bytes that are no string"),
-        (tensor("DT_FLOAT", [1], tensor_content=b"abc"), "3 bytes that are no float32"),
+        (tensor("DT_STRING", [1], tensor_content=b"\x01a"), "2 bytes that are not string"),
+        (tensor("DT_FLOAT", [1], tensor_content=b"abc"), "3 bytes that are not float32"),
     ],
     ids=["type", "too_many", "too_few", "packed_strings", "torn"],
 )
@@ -152,11 +152,11 @@ def test_array_of_strings_goes_as_strings():
 @pytest.mark.parametrize(
     ("values", "dtype", "text"),
     [
-        ([300], 4, "values that are no uint8"),
-        ([1.5], 9, "values that are no int64"),
-        (["one"], 1, "values that are no float32"),
-        ([1], 7, "values that are no string: int"),
-        (["yes"], 10, "values that are no bool"),
+        ([300], 4, "values that are not uint8"),
+        ([1.5], 9, "values that are not int64"),
+        (["one"], 1, "values that are not float32"),
+        ([1], 7, "values that are not strings: int"),
+        (["yes"], 10, "values that are not bool"),
         ([None], None, "NoneType, whose type of tensor is not known"),
         ([[1], 2], 9, "lists of different lengths"),
         (np.array([1.5]), 9, "an array of float64 for int64"),
@@ -167,8 +167,8 @@ def test_array_of_strings_goes_as_strings():
             r"an array of datetime64\[Y\], which this client does not",
         ),
         (np.array([1j]), 1, "an array of complex128 for float32"),
-        ([1e300], 1, "values that are no float32"),
-        (["one"], 8, "values that are no complex64"),
+        ([1e300], 1, "values that are not float32"),
+        (["one"], 8, "values that are not complex64"),
         ([1], 99, "data type number 99"),
     ],
 )

@@ -70,13 +70,13 @@ def test_the_text_that_tensorflow_serving_documents_is_read(tmp_path: Path) -> N
         (
             "max_batch_size: 32",
             (
-                r" is no BatchingParameters \(1:17: Expected \"{\"\.\): expected protobuf's text"
+                r" is not a BatchingParameters \(1:17: Expected \"{\"\.\): expected protobuf's text"
                 r" format"
             ),
         ),
         (
             "\n  max_batch { value: 1 }",
-            r" is no BatchingParameters \(2:3: .* has no field named \"max_batch\"\.\)",
+            r" is not a BatchingParameters \(2:3: .* has no field named \"max_batch\"\.\)",
         ),
         (
             "max_batch_size { value: 32 } allowed_batch_sizes: 8 allowed_batch_sizes: 16",

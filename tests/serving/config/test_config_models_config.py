@@ -73,12 +73,12 @@ def test_with_live_on_a_relative_base_path_is_refused() -> None:
         (
             "model_config_list {",
             (
-                r"^/m/models\.config is no ModelServerConfig \(1:19: Expected \"}\"\.\): expected"
-                r" .*; fix it, or move it"
+                r"^/m/models\.config is not a ModelServerConfig \(1:19: Expected \"}\"\.\):"
+                r" expected .*; fix it, or move it"
             ),
         ),
-        ("no_such_field: 1", r"^/m/models\.config is no ModelServerConfig \(.*no_such_field"),
-        (b"\xff\xfe", r"^/m/models\.config is no ModelServerConfig \("),
+        ("no_such_field: 1", r"^/m/models\.config is not a ModelServerConfig \(.*no_such_field"),
+        (b"\xff\xfe", r"^/m/models\.config is not a ModelServerConfig \("),
         (
             STRANGERS.replace('"/elsewhere/digits"', '"elsewhere"'),
             r": base_path of the model digits is elsewhere: exp",
@@ -99,7 +99,7 @@ def test_with_live_on_a_relative_base_path_is_refused() -> None:
         ),
         (
             STRANGERS.replace("latest { num_versions: 2 }", "specific {}"),
-            r": the specific versions of the model digits are none: name at least one$",
+            r": the model digits has no specific versions: name at least one$",
         ),
         (
             STRANGERS.replace("digits", "whisker"),

@@ -29,12 +29,12 @@ def test_a_file_without_a_path_is_the_default(tmp_path: Path) -> None:
         ),
         (
             "prometheus_config { enabled: true }",
-            r" is no MonitoringConfig \(1:21: .* no field named \"enabled\"\.\)",
+            r" is not a MonitoringConfig \(1:21: .* no field named \"enabled\"\.\)",
         ),
-        ("prometheus_config { enable: yes }", r" is no MonitoringConfig \(1:29: .*\)"),
+        ("prometheus_config { enable: yes }", r" is not a MonitoringConfig \(1:29: .*\)"),
         (
             "\xff",
-            r" is no MonitoringConfig \(byte 0 is no UTF-8\): expected protobuf's text format",
+            r" is not a MonitoringConfig \(byte 0 is not UTF-8\): expected protobuf's text format",
         ),
     ],
 )

@@ -106,9 +106,9 @@ def as_text(**fields: str | bool) -> str:
         ),
         (
             as_text(server_key=KEY)[:-1],
-            r" is no SSLConfig \(1:\d+\): expected protobuf's text format",
+            r" is not a SSLConfig \(1:\d+\): expected protobuf's text format",
         ),
-        (f"no_field: {KEY!r}", r" is no SSLConfig \(1:1\): expected"),
+        (f"no_field: {KEY!r}", r" is not a SSLConfig \(1:1\): expected"),
     ],
 )
 def test_a_file_without_the_pem_texts_is_refused_and_none_of_it_shown(

@@ -339,7 +339,7 @@ def test_parameters_are_read_from_a_text_proto(tmp_path):
             "batch_timeout_micros { value: -5 }",
             "{path}: batch_timeout_micros must not be negative; was -5",
         ),
-        ("max_batch_size: 32", "{path} is no BatchingParameters (1:17: Expected"),
+        ("max_batch_size: 32", "{path} is not a BatchingParameters (1:17: Expected"),
     ],
 )
 def test_parameters_that_cannot_work_are_refused(tmp_path, text, message):

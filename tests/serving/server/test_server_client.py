@@ -183,7 +183,7 @@ def test_port_of_rest_is_named_as_such(server):
     address = f"127.0.0.1:{server.ports['rest_api_port']}"
     with (
         PredictClient(address) as client,
-        pytest.raises(WrongProtocol, match="no gRPC port") as caught,
+        pytest.raises(WrongProtocol, match="not a gRPC port") as caught,
     ):
         client.wait_until_ready(60)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE

@@ -227,8 +227,8 @@ def test_model_that_is_not_whiskers_is_served_by_tensorflow_with_the_reason(head
     model = load(1, str(heads), LoadingOptions(xnnpack=True))
     assert isinstance(model, servable.SavedModel)
     assert (
-        f"{heads} is served by TensorFlow alone: it has not the signatures of a"
-        " Whisker model" in caplog.text
+        f"{heads} is served by TensorFlow alone: it does not have the signatures of a Whisker model"
+        in caplog.text
     )
     assert model.merger is None
     model.close()

@@ -49,7 +49,7 @@ def test_session_file_is_read_and_flags_win_over_it(tmp_path):
             },
             (
                 "tensorflow_session_parallelism stands for tensorflow_intra_op_parallelism and "
-                "tensorflow_inter_op_parallelism: set it, or those two"
+                "tensorflow_inter_op_parallelism: set either it, or those two"
             ),
         ),
         (

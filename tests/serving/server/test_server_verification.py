@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_refused_and_nobody_notices_without_the_flag(
         (path / name).symlink_to(tmp_path / name)
     with pytest.raises(
         StatusError,
-        match=f"^FAILED_PRECONDITION: {path}: {name} is a link, or no regular file: publish",
+        match=f"^FAILED_PRECONDITION: {path}: {name} is a link, or not a regular file: publish",
     ):
         load(1, str(path), VERIFIED)
     load(1, str(path), LoadingOptions()).close()

@@ -40,7 +40,7 @@ def test_versions_are_published_listed_promoted_rolled_back_and_pruned(
     assert lines[-1].startswith("make it live with: whisker-store promote 3 --model_dir=")
     ended = run("promote", "3", *flags)
     assert ended.stdout.startswith("version 3 of whisker is live, after ")
-    assert "a server that runs has not been told" in ended.stdout
+    assert "a running server does not know this yet" in ended.stdout
     assert json.loads(run("rollback", "--format=json", *flags).stdout)["version"] == 1
     assert run("promote", "2", "--label=canary", *flags).returncode == 0
     listed = json.loads(run("list", "--format=json", *flags).stdout)
@@ -50,7 +50,7 @@ def test_versions_are_published_listed_promoted_rolled_back_and_pruned(
         (3, False, []),
     ]
     assert run("check", *flags).stdout.endswith(
-        "models.config: all well; nothing was loaded, as no version brings warm-up records along\n"
+        "models.config: all well; nothing was loaded, as no version has warm-up records\n"
     )
     Path(flags[0].partition("=")[2], "whisker", "1", "fingerprint.pb").write_bytes(b"other")
     ended = run("check", *flags)
@@ -69,7 +69,7 @@ def test_show_says_in_words_and_in_json_what_is_known(flags: list[str]) -> None:
     ("arguments", "text"),
     [
         ([], "nothing to do: expected one of list|show N|publish DIR|"),
-        (["promote", "two"], "two: expected the number of a version, as list shows them"),
+        (["promote", "two"], "two: expected the number of a version, as list shows it"),
         (["promote", "9"], "has no version 9: its versions are 1, 2"),
         (["rollback"], "has no version that was live before 1: promote one of 1, 2"),
         (["promote", "2", "--server=127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE: "),
@@ -128,8 +128,8 @@ def test_port_that_is_not_grpc_is_one_line_and_nothing_changes(flags: list[str])
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert (
-        "this is no gRPC port: give the server's gRPC port (by default 8500), not that of REST"
-        in line
+        "this is not a gRPC port: give the server's gRPC port (by default 8500), not the port of"
+        " REST" in line
     )
     assert open_store(flags[0].partition("=")[2], "whisker").labels() == {"stable": 1}
 

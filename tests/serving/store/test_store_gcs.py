@@ -123,7 +123,7 @@ def test_a_folder_marker_with_a_number_is_a_number_taken_and_no_version(
 
 
 def test_a_model_dir_with_an_impossible_bucket_name_is_refused() -> None:
-    with pytest.raises(AddressError, match=r"^gs://NO/models is no address in a bucket"):
+    with pytest.raises(AddressError, match=r"^gs://NO/models is not an address in a bucket"):
         open_store("gs://NO/models", "whisker")
 
 

@@ -47,6 +47,6 @@ def test_a_history_is_read_as_it_was_written_and_a_missing_one_is_empty() -> Non
 def test_a_history_that_is_no_list_of_numbers_is_one_clear_line(content: bytes) -> None:
     with pytest.raises(
         StorageError,
-        match=r"^h is no list of versions: remove it; what was live before is then unknown$",
+        match=r"^h is not a list of versions: remove it; the store then no longer knows",
     ):
         parse_history(content, "h")

@@ -117,7 +117,7 @@ def test_a_check_finds_a_model_dir_that_cannot_be_made_before_anything_is_publis
 
 def test_a_check_finds_a_models_config_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "models.config").write_text("no config")
-    with pytest.raises(ConfigError, match="models.config is no ModelServerConfig"):
+    with pytest.raises(ConfigError, match="models.config is not a ModelServerConfig"):
         open_store(str(tmp_path), "whisker").check()
 
 

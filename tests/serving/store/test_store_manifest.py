@@ -97,12 +97,12 @@ def flip(folder: Path) -> None:
         (
             lambda folder: edit(folder, metrics={"loss": 0}),
             DigestError,
-            f"{MANIFEST_FILE} is not what was published",
+            f"{MANIFEST_FILE} differs from what was published",
         ),
         (
             lambda folder: edit(folder, files=[]),
             DigestError,
-            f"{MANIFEST_FILE} is not what was published",
+            f"{MANIFEST_FILE} differs from what was published",
         ),
         (
             lambda folder: edit(folder, classes=["dogs", "cats"]),
@@ -157,7 +157,7 @@ def test_links_and_special_files_in_a_version_are_refused_by_name_and_never_foll
 ) -> None:
     folder = Path(store.base_path, "1")
     damage(folder)
-    line = f"{folder}: {name} is a link, or no regular file: publish the model again"
+    line = f"{folder}: {name} is a link, or not a regular file: publish the model again"
     with pytest.raises(DigestError, match=rf"^{re.escape(line)}"):
         store.verify(1)
 
@@ -175,7 +175,8 @@ def test_a_folder_with_links_or_special_files_is_not_published_and_no_number_is_
 ) -> None:
     damage(saved_model)
     with pytest.raises(
-        NotASavedModelError, match=rf"^{saved_model}/{name} is a link, or no regular file: publish"
+        NotASavedModelError,
+        match=rf"^{saved_model}/{name} is a link, or not a regular file: publish",
     ):
         store.publish(saved_model)
     assert [path.name for path in Path(store.base_path, ".claims").iterdir()] == ["1"]

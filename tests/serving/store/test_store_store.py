@@ -123,7 +123,7 @@ def test_a_broken_models_config_is_named_and_left_alone(
     store.publish(saved_model)
     for use in (store.live_version, lambda: store.promote(1)):
         with pytest.raises(
-            ConfigError, match=re.escape(f"{model_dir}/models.config is no ModelServerConfig")
+            ConfigError, match=re.escape(f"{model_dir}/models.config is not a ModelServerConfig")
         ):
             use()
     assert content(model_dir, tmp_path)["models.config"] == b"model_config_list {"
@@ -193,7 +193,7 @@ def test_publish_of_a_folder_without_saved_model_pb_is_refused_and_claims_nothin
 ) -> None:
     (saved_model / "saved_model.pb").unlink()
     with pytest.raises(
-        NotASavedModelError, match=rf"^{saved_model} is no SavedModel: it has no saved_model\.pb"
+        NotASavedModelError, match=rf"^{saved_model} is not a SavedModel: it has no saved_model\.pb"
     ):
         open_store(model_dir, "whisker").publish(saved_model)
     if is_address(model_dir):
@@ -275,7 +275,7 @@ def test_a_change_that_would_make_a_models_config_no_server_takes_is_refused_and
         del config.model_config_list.config[0].model_version_policy.specific.versions[:]
         return config
 
-    with pytest.raises(ConfigError, match="specific versions of the model whisker are none"):
+    with pytest.raises(ConfigError, match="the model whisker has no specific versions"):
         store.edit_config(forget_versions)
     assert content(model_dir, tmp_path) == before
 

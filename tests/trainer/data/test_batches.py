@@ -116,8 +116,8 @@ def test_files_that_are_no_pictures_are_named_and_left_out(damaged):
     scanned = scan(open_pictures(damaged), SIZE, on_bad_image="skip")
     assert {file.path: file.reason for file in scanned.left_out} == {
         "cats/empty.jpg": "empty file",
-        "cats/link.jpg": "no regular file, or a link to nothing",
-        "cats/text.jpg": "no JPEG, PNG, GIF, BMP or WebP picture",
+        "cats/link.jpg": "not a regular file, or a broken link",
+        "cats/text.jpg": "not a JPEG, PNG, GIF, BMP or WebP picture",
         "dogs/cut.jpg": (
             "truncated or damaged picture, or one of a format that TensorFlow does not decode"
         ),

@@ -69,7 +69,7 @@ def test_file_that_does_not_decode_is_told_with_the_reason():
         "cats/cut.jpg": (
             "truncated or damaged picture, or one of a format that TensorFlow does not decode"
         ),
-        "cats/text.png": "no JPEG, PNG, GIF, BMP or WebP picture",
+        "cats/text.png": "not a JPEG, PNG, GIF, BMP or WebP picture",
         "cats/empty.gif": "empty file",
         "cats/tiff.jpg": (
             "a TIFF picture; convert it, for example with ImageMagick: magick mogrify -format jpg"
@@ -166,7 +166,7 @@ def test_duplicates_are_told_across_splits_and_classes():
         }
     ]
     assert (
-        "1 groups of pictures that look the same: 1 with the very same file; 1 across splits, 1"
+        "1 groups of pictures that look the same: 1 with identical files; 1 across splits, 1"
         " across classes" in table(found)
     )
     assert (

@@ -213,7 +213,7 @@ def test_shard_that_was_cut_short_is_named(folder, tmp_path):
         open_pictures(out)
     shard.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
     with pytest.raises(
-        DataError, match=r"pictures have changed: 1 altered \(.*\); put them back, convert anew"
+        DataError, match=r"pictures have changed: 1 altered \(.*\); put them back, convert again"
     ):
         load_examples(out, SIZE)
 

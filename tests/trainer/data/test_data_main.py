@@ -36,7 +36,7 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
     out = tmp_path / "new" / "scan.json"
     lines = command("scan", folder, f"--out={out}").splitlines()
     assert lines[1].split() == ["cats", "30"]
-    assert "  dogs/text.jpg: no JPEG, PNG, GIF, BMP or WebP picture" in lines
+    assert "  dogs/text.jpg: not a JPEG, PNG, GIF, BMP or WebP picture" in lines
     assert "  dogs/3.jpg = dogs/copy.jpg" in lines
     found = json.loads(out.read_text())
     assert (found["pictures"], found["duplicates"][0]["exact"]) == (61, True)
@@ -57,7 +57,9 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
         {"validation"},
         {"test"},
     )
-    assert "is frozen already; extend assigns added pictures" in command("split", folder, code=2)
+    assert "the split is frozen already; use extend for added pictures" in command(
+        "split", folder, code=2
+    )
 
     (folder / "cats" / "new.jpg").write_bytes(draw("cats", 3)[::1] + b"more")
     lines = command("extend", folder).splitlines()
@@ -78,7 +80,8 @@ def test_folder_is_looked_at_frozen_and_extended_and_no_picture_changes(folder, 
         ),
         (
             ["extend", "/nowhere"],
-            "/nowhere: has no ledger.json to extend; freeze the split with split first",
+            "/nowhere: has no ledger.json to extend; first freeze the split with whisker-data"
+            " split",
         ),
     ],
 )
@@ -102,7 +105,7 @@ def test_name_that_the_terminal_cannot_show_is_shown_escaped(tmp_path):
         check=False,
     )
     assert ended.returncode == 0
-    assert "  cats/b\\xe9b\\xe9.jpg: no JPEG, PNG, GIF, BMP or WebP picture\n" in ended.stdout
+    assert "  cats/b\\xe9b\\xe9.jpg: not a JPEG, PNG, GIF, BMP or WebP picture\n" in ended.stdout
 
 
 def test_csv_is_frozen_beside_itself_and_converted(tmp_path):

@@ -79,7 +79,7 @@ def test_link_that_leads_back_is_named(tmp_path):
     (tmp_path / "cats" / "more" / "back").symlink_to(tmp_path / "cats")
     with pytest.raises(
         DataError,
-        match=r"cats/more/back: a link that leads back to a folder that it lies in; remove it",
+        match=r"cats/more/back: a link to a folder that contains it; remove the link",
     ):
         find(tmp_path)
 
@@ -232,7 +232,7 @@ def test_command_that_is_told_can_be_pasted(tmp_path):
 def test_endings_that_are_numbers_are_one_entry(tmp_path):
     make(tmp_path, "cats/1.jpg", "dogs/2.jpg", *(f"dogs/img.{n} (1)" for n in range(50)))
     make(tmp_path, *(f"dogs/img.2024100{n}" for n in range(5)))
-    assert unused(find(tmp_path)) == {"files of other kinds": 55}
+    assert unused(find(tmp_path)) == {"files of other formats": 55}
 
 
 def test_thousands_of_folders_take_no_longer_than_their_number(tmp_path):
@@ -274,7 +274,7 @@ def test_other_endings_are_counted_with_what_to_do(tmp_path):
     listing = find(tmp_path)
     assert [file.path for file in listing.found] == ["cats/1.jfif", "cats/2.jpe", "dogs/3.jpg"]
     assert unused(listing) == {
-        "files of other kinds": 1,
+        "files of other formats": 1,
         ".avif files": 1,
         ".heic files": 1,
         ".tif files": 1,
@@ -318,8 +318,8 @@ def test_special_files_are_never_opened(tmp_path):
     listing = find(tmp_path)
     assert len(listing.found) == 2
     assert [(file.path, file.reason) for file in listing.left_out] == [
-        ("dogs/cam.jpg", "no regular file, or a link to nothing"),
-        ("dogs/zero.jpg", "no regular file, or a link to nothing"),
+        ("dogs/cam.jpg", "not a regular file, or a broken link"),
+        ("dogs/zero.jpg", "not a regular file, or a broken link"),
     ]
 
 
@@ -329,7 +329,7 @@ def test_unicode_forms_of_a_name_are_one_class_and_cases_are_told(tmp_path):
     make(tmp_path / "a", f"val/{apart}/3.jpg", "val/bar/4.jpg")
     assert {file.label for file in find(tmp_path / "a").found} == {composed, "bar"}
     make(tmp_path / "b", "Cats/1.jpg", "cats/2.jpg", "dogs/3.jpg")
-    with pytest.raises(DataError, match=r"Cats and cats differ only in the case of letters"):
+    with pytest.raises(DataError, match=r"Cats and cats differ only in upper and lower case"):
         find(tmp_path / "b")
 
 
@@ -383,10 +383,10 @@ def test_csv_may_give_splits(tmp_path):
         ("1.jpg\n", r"line 1 is '1.jpg'; expected a path, a label"),
         ("1.jpg,cat\n2.jpg,\n", r"line 2 is '2.jpg,'; expected a path, a label"),
         ("1.jpg,cat,left\n", r"line 1 has the split 'left'; expected train, validation or test"),
-        ("1.jpg,cat\n1.jpg,dog\n", r"lines 1 and 2 say different things of 1.jpg"),
+        ("1.jpg,cat\n1.jpg,dog\n", r"lines 1 and 2 disagree about 1.jpg"),
         ("1.jpg,cat,train\n2.jpg,dog\n", r"line 2 has no split and others have one"),
-        ("8.jpg,cat\n9.jpg,dog\n", r"none of the 2 files that it names is there"),
-        ("1.jpg,cat\n2.jpg,Cat\n", r"cat and Cat differ only in the case"),
+        ("8.jpg,cat\n9.jpg,dog\n", r"none of the 2 files that it names exists"),
+        ("1.jpg,cat\n2.jpg,Cat\n", r"cat and Cat differ only in upper and lower case"),
         ("1.jpg,cat\n2.jpg,cat\n", r"one class only \(cat\)"),
     ],
 )

@@ -48,9 +48,9 @@ def test_ledger_reads_what_it_has_written_and_refuses_what_it_has_not(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["ledger.json"]
     whole = json.loads(file.read_text())
     damaged = {
-        file.read_text()[:100]: r"cannot be read \(no JSON: .*\)",
+        file.read_text()[:100]: r"cannot be read \(not JSON: .*\)",
         "[" * 100_000: r"cannot be read \(nested too deeply\)",
-        "[]": r"cannot be read \(no JSON object\)",
+        "[]": r"cannot be read \(not a JSON object\)",
         "{}": r"cannot be read as a ledger \(KeyError: .*\)",
         json.dumps(whole | {"pictures": 3}): r"cannot be read as a ledger \(TypeError: .*\)",
         json.dumps(whole | {"pictures": ["a"]}): r"cannot be read as a ledger \(TypeError: .*\)",
@@ -144,8 +144,8 @@ def test_pictures_are_excluded_by_hash_and_by_path_and_what_is_gone_is_counted(t
     assert excluded(tmp_path, listed + "dogs/gone.jpg\n") == (
         ["dogs/1.jpg"],
         ["cats/1.jpg", "cats/a b.jpg"],
-        "2 pictures excluded by F (train 1, test 1), so that the test set is another one;"
-        " 1 that it names are not there (dogs/gone.jpg)",
+        "2 pictures excluded by F (train 1, test 1), so the test set is another one;"
+        " 1 that it names do not exist (dogs/gone.jpg)",
     )
     assert excluded(tmp_path, "dogs/1.jpg") == (
         ["cats/1.jpg", "cats/a b.jpg"],
@@ -157,7 +157,7 @@ def test_pictures_are_excluded_by_hash_and_by_path_and_what_is_gone_is_counted(t
 def test_path_beside_another_hash_excludes_nothing(tmp_path):
     kept, left_out, line = excluded(tmp_path, f"{'0' * 64}  cats/1.jpg\n")
     assert (len(kept), left_out) == (3, [])
-    assert line == "0 pictures excluded by F; 1 that it names are not there (cats/1.jpg)"
+    assert line == "0 pictures excluded by F; 1 that it names do not exist (cats/1.jpg)"
 
 
 def test_list_that_cannot_be_read_is_refused(tmp_path):

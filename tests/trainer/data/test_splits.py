@@ -244,7 +244,7 @@ def test_ledger_whose_test_set_overlaps_its_training_set_is_refused(tmp_path):
 
     rewrite(tmp_path, copy)
     with pytest.raises(
-        DataError, match=r"cats/copy.jpg is in test, and the same picture in train; a test set that"
+        DataError, match=r"cats/copy.jpg is in test, and the same picture is in train; a test set"
     ):
         read_frozen(tmp_path)
 
@@ -336,7 +336,7 @@ def test_frozen_picture_that_tensorflow_does_not_decode_is_left_out(folder):
 def test_protocol_that_was_not_frozen_is_refused(folder):
     with pytest.raises(
         DataError,
-        match=r"--split=hold_out: .*ledger.json was frozen with given; leave --split away",
+        match=r"--split=hold_out: .*ledger.json was frozen with given; leave out --split",
     ):
         assigned(folder, protocol="hold_out")
 

@@ -66,16 +66,16 @@ def test_verdict_follows_from_the_interval_and_the_policy(
 def test_sentence_says_what_was_counted():
     assert (
         decided("not_worse", range(20), range(40))["sentence"]
-        == "The gate refused it: worse than version 4, which is live: of 400 test pictures it alone"
-        " is right on 0, version 4 alone on 20; the difference is -5.0 points, for certain above"
-        " -7.1 and below -3.5 (95 % each); --gate=off publishes it all the same."
+        == "The gate refused it: worse than version 4, which is live: of 400 test pictures only the"
+        " new model is right on 0, only version 4 on 20; the difference is -5.0 points, above -7.1"
+        " and below -3.5 with 95 % certainty each; --gate=off publishes it all the same."
     )
 
 
 def test_undecided_says_how_many_pictures_would_tell():
     found = decided("strict", range(20, 32), range(12))
     needed = found["comparison"]["pictures_needed"]
-    assert f"; about {needed:,} test pictures would tell; " in found["sentence"]
+    assert f"; about {needed:,} test pictures would decide it; " in found["sentence"]
     # As many, of two models that are equally good and differ as often, pass 80 of 100 times.
     share = 25 / 401 / 2
     draws = np.random.default_rng(0).multinomial(needed, [share, share, 1 - 2 * share], 1000)
@@ -106,8 +106,8 @@ def test_live_version_that_knows_the_test_pictures_is_no_measure():
     found = decided("not_worse", [], [], trained_on=31)
     assert (found["verdict"], found["passed"], found["comparison"]) == ("unfair", False, None)
     assert (
-        "version 4, which is live, was trained on or chosen by 31 of the 400 test pictures, so that"
-        " they cannot compare the two; keep test pictures apart with whisker-data split"
+        "version 4, which is live, was trained on or chosen by 31 of the 400 test pictures, so"
+        " these cannot compare the two; keep test pictures apart with whisker-data split"
         " and extend; --gate=off" in found["sentence"]
     )
 
@@ -117,7 +117,7 @@ def test_live_version_without_a_ledger_leaves_it_undecided(policy, passes):
     found = decided(policy, [], [], trained_on=None)
     assert (found["verdict"], found["passed"]) == ("undecided", passes)
     assert (
-        "undecided, as version 4, which is live, does not say which pictures it was trained on"
+        "undecided: version 4, which is live, does not record which pictures it was trained on"
         in found["sentence"]
     )
 

@@ -105,8 +105,7 @@ def test_gap_that_grew_after_the_best_epoch_is_overfitting(result):
         (
             "It overfits by 25.0 points: in epoch 4, which was kept, training is 99.0% right and"
             " validation 74.0%. The lowest validation loss was in epoch 2; since then it rose from"
-            " 0.500 to 0.900, and the gap by 19.0 points: fewer epochs, or --early_stopping,"
-            " would do."
+            " 0.500 to 0.900, and the gap by 19.0 points: use fewer epochs, or --early_stopping."
         ),
     )
 
@@ -158,7 +157,7 @@ def test_one_epoch_does_not_tell(result):
             0.60,
             "bad",
             (
-                "It swings: validation accuracy falls by up to 10.0 points over the last 2 epochs,"
+                "Unsteady: validation accuracy falls by up to 10.0 points over the last 2 epochs,"
                 " more than the"
             ),
         ),
@@ -215,7 +214,7 @@ def test_probabilities_are_held_against_chance(result):
         "good",
         (
             "As sure as it should be: probabilities are off by 4.0% on average (dividing logits by"
-            " 2.00 took this from 20.0%), within 5.0%, what chance alone makes of 10 pictures."
+            " 2.00 took this from 20.0%), within 5.0%, what chance alone causes with 10 pictures."
         ),
     )
     verdict, text = said(calibrated(result, 0.06, 0.05, temperature=1), "probabilities")
@@ -264,14 +263,14 @@ def test_temperature_that_made_it_worse_is_no_success(result, before, by_chance,
     ("counts", "verdict", "words"),
     [
         ((950, 940, 50, 20), "good", "sure of 950 of 1,000 test pictures, and 98.9% of these"),
-        ((950, 900, 50, 45), "unclear", "of those that it is not sure of, 90.0%."),
+        ((950, 900, 50, 45), "unclear", "of the others, 90.0% are right."),
         (
             (850, 840, 150, 60),
             "bad",
-            "These are more than the 5% that were allowed on validation pictures.",
+            "The others are more than the 5% that were allowed on validation pictures.",
         ),
         ((1000, 900, 0, 0), "unclear", "sure of 1,000 of 1,000 test pictures, and 90.0% of these"),
-        ((0, 0, 1000, 500), "bad", "sure of 0 of 1,000 test pictures; of those that it is not"),
+        ((0, 0, 1000, 500), "bad", "sure of 0 of 1,000 test pictures; of the others, "),
     ],
 )
 def test_being_unsure_helps_where_the_intervals_say_so(result, counts, verdict, words):
@@ -351,7 +350,4 @@ def test_other_pictures_and_single_seeds_are_said():
         "unclear",
         "They were not tested on the same pictures.",
     )
-    assert (
-        seeds["text"]
-        == "A model with one seed says nothing about how much another seed would change it."
-    )
+    assert seeds["text"] == "One seed does not tell how much another seed would change the result."

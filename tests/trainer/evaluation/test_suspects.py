@@ -91,7 +91,7 @@ def test_command_lists_judged_pictures_whose_label_looks_wrong(command):
     # The features of random weights tell colours apart, and little else.
     assert any("a dog" in path for path in paths[:3])
     assert not any(path.startswith("birds") for path in paths)
-    assert any(line.startswith("class birds & <b>: not judged, as 2 pictures") for line in printed)
+    assert any(line.startswith("class birds & <b>: not judged; 2 training and") for line in printed)
     assert any(
         line.startswith(f"{len(paths)} of ") and line.endswith("look like another class")
         for line in printed
@@ -112,7 +112,7 @@ def test_list_that_may_have_been_edited_is_not_written_over(command):
     _, _, out, again = command
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
-    assert f"{out / 'sheet.txt'}: is there already, and may have been edited" in again.stderr
+    assert f"{out / 'sheet.txt'}: exists already, and may have been edited" in again.stderr
 
 
 def test_test_pictures_are_not_judged_and_of_a_frozen_split_what_is_excluded_is_left_out(tmp_path):
@@ -132,7 +132,7 @@ def test_test_pictures_are_not_judged_and_of_a_frozen_split_what_is_excluded_is_
     with logged() as lines:
         found = find(config)
     reason = f"excluded by {config.exclude}"
-    assert f"1 pictures {reason} (test 1), so that the test set is another one" in lines
+    assert f"1 pictures {reason} (test 1), so the test set is another one" in lines
     ledger = found.data.ledger
     assert ledger.pictures == tuple(each for each in frozen.pictures if each != out)
     assert ledger.left_out == (LeftOut(out.path, reason),)

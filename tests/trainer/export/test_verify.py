@@ -67,7 +67,7 @@ def test_model_that_is_unsure_of_other_pictures_is_caught(trained, tmp_path):
         model, objective, ["cats", "dogs"], 32, tmp_path / "export", doubt=Doubt(half)
     )
     with serve(str(tmp_path / "export"), "the exported model") as served:
-        with pytest.raises(VerificationError, match="is not sure of other pictures than the"):
+        with pytest.raises(VerificationError, match="is unsure of other pictures than the"):
             verify(served, told, "CPU")
         right = replace(
             told,
@@ -91,7 +91,9 @@ def test_model_that_resizes_another_way_is_caught(trained, tmp_path, monkeypatch
         pytest.raises(VerificationError) as error,
     ):
         verify(served, expected(trained, objective), "CPU")
-    assert "the served model does not answer what was trained: over gRPC, " in str(error.value)
+    assert "the served model answers differently from the trained model: over gRPC, " in str(
+        error.value
+    )
     assert " in probability (at most 1e-05 is rounding)" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -179,7 +179,7 @@ def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "pictures").write_text("mine")
     with pytest.raises(
         RunError,
-        match=r"^cannot write .*curves\.jpg: .*; free the place or give another run folder$",
+        match=r"^cannot write .*curves\.jpg: .*; free space, or give another run folder$",
     ):
         run_report.class_rows({"cats": []}, tmp_path / "pictures" / "curves.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

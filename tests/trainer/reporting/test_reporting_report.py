@@ -463,7 +463,7 @@ def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(result, pict
     report = pictures / style.CLASS_ROWS / "report.html"
     with pytest.raises(
         RunError,
-        match=r"^cannot write .*report\.html: .*; free the place or give another run folder$",
+        match=r"^cannot write .*report\.html: .*; free space, or give another run folder$",
     ):
         write_report(result, ENVIRONMENT, pictures, report)
     assert sorted(pictures.iterdir()) == before

@@ -116,7 +116,8 @@ def test_run_whose_checkpoints_are_all_damaged_says_so(examples, tmp_path):
     for file in (tmp_path / "checkpoints").glob("step-*.data*"):
         file.write_bytes(b"")
     with pytest.raises(
-        RunError, match="none of the 3 checkpoints can be read; remove the run folder to begin anew"
+        RunError,
+        match="none of the 3 checkpoints can be read; remove the run folder to begin again",
     ):
         Run(tmp_path).train(examples)
 

@@ -279,14 +279,14 @@ def test_what_is_refused_is_refused_by_name(photo):
     wide = bytearray(encode(photo, "PNG"))
     wide[16:24] = struct.pack(">II", 20_000, 20_000)
     for encoded, reason in {
-        bytes(bmp): "a BMP of an unusual kind; save it as PNG",
+        bytes(bmp): "a BMP of an unusual format; save it as PNG",
         moving: "an animated WebP; save its first frame as a picture",
         encode(Image.new("1", (10_001, 10_000)), "PNG"): "more than 100,000,000 pixels",
         bytes(wide): "more than 100,000,000 pixels",
         b"\0\0\0\x18ftypheic": "a HEIC picture; convert it",
         b"\0\0\0\x18ftypavif": "an AVIF picture; convert it",
         encode(photo, "TIFF"): "a TIFF picture; convert it",
-        b"rubbish": "no JPEG, PNG, GIF, BMP or WebP picture",
+        b"rubbish": "not a JPEG, PNG, GIF, BMP or WebP picture",
         b"": "empty file",
     }.items():
         assert why_undecodable(encoded).startswith(reason)
@@ -336,7 +336,7 @@ def test_bmp_of_many_kinds_is_right_or_refused():
         bmp(32, rows, masks[::-1], compression=3),
         old,
     ):
-        assert why_undecodable(encoded) == "a BMP of an unusual kind; save it as PNG"
+        assert why_undecodable(encoded) == "a BMP of an unusual format; save it as PNG"
     # Numbers that the palette does not have.
     assert why_undecodable(bmp(8, numbers, palette[:16].tobytes())).startswith("truncated")
 
