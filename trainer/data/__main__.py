@@ -7,7 +7,7 @@ as they are.
 
   scan      count the pictures; find damaged, odd and near-duplicate ones
   split     freeze which picture is in which split, in ledger.json
-  extend    assign pictures that were added since; the others stay where they are
+  extend    assign pictures that were added since; the others stay
   suspects  find pictures whose label looks wrong
   convert   write a frozen split as TFRecord shards
 """

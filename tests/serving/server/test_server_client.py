@@ -132,7 +132,7 @@ def test_numbers_of_every_type_come_back(address):
             {"x": [["one"]]},
             None,
             (),
-            r"input 'x' is values that are no float32: .* takes x float32",
+            r"input 'x' is values that are not float32: .* takes x float32",
         ),
         (
             {"x": np.zeros((1, 1), complex)},

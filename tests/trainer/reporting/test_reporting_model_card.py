@@ -62,7 +62,7 @@ def test_unpublished_model_is_asked_in_its_run_folder(result, tmp_path):
         (
             "transfer",
             "imagenet",
-            "- **backbone**: its weights come from ImageNet: animals and objects",
+            "- **backbone**: its weights come from ImageNet: it has learnt",
         ),
         (
             "transfer",
