@@ -11,12 +11,8 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, without_code
 
 MOST_WORDS, MOST_WORDS_ON_AVERAGE = 40, 25
-# Without the texts of `trainer.cloud`, which were not read for this yet.
 FILES = [
-    file
-    for top in ("trainer", "serving", "whisker_ml")
-    for file in (ROOT / top).rglob("*.py")
-    if file.parent.name != "cloud"
+    file for top in ("trainer", "serving", "whisker_ml") for file in (ROOT / top).rglob("*.py")
 ]
 # A message of TensorFlow Serving that ours repeats word by word, and a description of a protocol.
 QUOTED = ("Illegal setting neither ModelServerConfig::", 'syntax: "proto3"')

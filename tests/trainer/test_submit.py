@@ -130,7 +130,7 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
         (["--dry_run", IMAGE, "--platform=slurm"], "--platform=slurm: expected vertex, kubernetes"),
         (
             ["--dry_run", IMAGE, "--spot"],
-            "--spot: a job whose machine was taken away goes on in its run folder",
+            "--spot: a job whose machine was taken away resumes in its run folder",
         ),
         (["--dry_run", IMAGE, "--max_cost=3"], "--max_cost=3 without --price_per_hour"),
         (

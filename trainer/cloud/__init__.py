@@ -151,10 +151,10 @@ class Submission:
     machine: str = setting(machines.DEFAULT_MACHINE, "machine type")
     accelerator: str = setting(machines.DEFAULT_ACCELERATOR, "accelerator type; empty: none")
     accelerator_count: int = setting(1, "accelerators in each machine")
-    workers: int = setting(1, "machines that train together, all alike")
+    workers: int = setting(1, "machines that train together, all of the same kind")
     spot: bool = setting(
         False,
-        "machines that cost less and may be taken away; the job then goes on from its checkpoint",
+        "machines that cost less and may be taken away; the job then resumes from its checkpoint",
     )
     service_account: str = setting("", "account that the job runs as; empty: the service's own")
     max_hours: float = setting(24.0, "hours after which the service ends the job, whoever watches")
@@ -235,7 +235,7 @@ class Submission:
         """
         if self.spot and (not config.run_dir or config.resume == "never"):
             raise ConfigError(
-                "--spot: a job whose machine was taken away goes on in its run folder; give"
+                "--spot: a job whose machine was taken away resumes in its run folder; give"
                 " --run_dir=gs://… and leave out --resume=never"
             )
         # Of each machine: the accelerators that --gpus names, or all of them.

@@ -55,7 +55,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
         if unknown := machines.unchecked(submission.machine, submission.accelerator):
             unchecked.append(unknown)
         if submission.spot:
-            unchecked.append("whether the time limit counts anew when a machine is taken away")
+            unchecked.append("whether the time limit starts again when a machine is taken away")
         permissions = [
             "Permissions needed, by whom, what for, and where that stands:",
             *(
@@ -177,14 +177,14 @@ def watch(
                 break
             except KeyboardInterrupt:
                 if not _wants_to_cancel(ask):
-                    logger.info(f"the job goes on; come back with {jobs.command('watch', name)}")
+                    logger.info(f"the job still runs; come back with {jobs.command('watch', name)}")
                     logger.info(f"end it with {jobs.command('cancel', name)}")
                     return EXIT_INTERRUPTED
                 jobs.cancel(name)
                 logger.info("asked the service to cancel the job; waiting until it has ended")
     except CloudError as error:
         raise type(error)(
-            f"{error}; no longer watching: the job may go on, come back with"
+            f"{error}; no longer watching: the job may still run, come back with"
             f" {jobs.command('watch', name)}"
         ) from error
     if job.state != JobState.JOB_STATE_SUCCEEDED:

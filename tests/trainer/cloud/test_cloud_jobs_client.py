@@ -213,7 +213,7 @@ def test_token_that_cannot_be_renewed_ends_watching_and_says_that_the_job_goes_o
     service.fail("GetCustomJob", Code.UNAUTHENTICATED, times=2)
     with pytest.raises(
         SignInError,
-        match="credentials that work; .*the job may go on, come back with whisker-jobs watch",
+        match="credentials that work; .*the job may still run, come back with whisker-jobs watch",
     ):
         watch(jobs, name)
     assert service.calls.count("GetCustomJob") == 2
@@ -238,7 +238,7 @@ def test_interrupt_asks_whether_to_cancel(service, jobs, answer, state):
     else:
         code, lines = watch(jobs, name, ask=ask, pause=interrupt)
         assert code == 130
-        assert lines[1].startswith("the job goes on; come back with whisker-jobs watch 1000")
+        assert lines[1].startswith("the job still runs; come back with whisker-jobs watch 1000")
         assert lines[2].startswith("end it with whisker-jobs cancel 1000")
     assert asked == ["\ncancel the job? [y/N] "]
     assert service.jobs[0].state.name == f"JOB_STATE_{state}"
