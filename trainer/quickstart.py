@@ -80,13 +80,16 @@ def _quickstart(_: Sequence[str]) -> None:
 def _serve_command(config: Path) -> str:
     """Gives the command that serves what is live, with the page to try it."""
     server = Path(sys.executable).with_name("whisker-serve")
+    # There are no scripts where nothing is installed, as in the trainer's image.
+    module = [] if server.exists() else ["-m", "serving.server"]
+    server = server if server.exists() else Path(sys.executable)
     server = server.relative_to(Path.cwd()) if server.is_relative_to(Path.cwd()) else server
     more = [
         "--demo_page",
         "--allow_version_labels_for_unavailable_models",
         f"--model_config_file={config}",
     ]
-    return shlex.join([str(server), f"--rest_api_port={_PAGE_PORT}", *more])
+    return shlex.join([str(server), *module, f"--rest_api_port={_PAGE_PORT}", *more])
 
 
 if __name__ == "__main__":

@@ -324,7 +324,7 @@ class Case:
             {
                 re.sub(r"\d{8}-\d+", "TIME", name)
                 for name in found
-                if "tfevents" not in name and "__autograph" not in name
+                if not re.search("tfevents|__autograph|__pycache__", name)
             }
         )
 
