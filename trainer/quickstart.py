@@ -79,10 +79,10 @@ def _quickstart(_: Sequence[str]) -> None:
 
 def _serve_command(config: Path) -> str:
     """Gives the command that serves what is live, with the page to try it."""
-    server = Path(sys.executable).with_name("whisker-serve")
-    # There are no scripts where nothing is installed, as in the trainer's image.
-    module = [] if server.exists() else ["-m", "serving.server"]
-    server = server if server.exists() else Path(sys.executable)
+    script = Path(sys.executable).with_name("whisker-serve")
+    # Where nothing is installed, as in the trainer's image, there are no scripts.
+    module = [] if script.exists() else ["-m", "serving.server"]
+    server = script if script.exists() else Path(sys.executable)
     server = server.relative_to(Path.cwd()) if server.is_relative_to(Path.cwd()) else server
     more = [
         "--demo_page",
