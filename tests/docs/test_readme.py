@@ -365,10 +365,6 @@ def test_asking_the_store_answers_every_picture(outputs):
     assert len(re.findall(r"my_pictures/cats/\d+\.jpg", answers)) == 25
 
 
-def test_logical_replicas_work(outputs):
-    assert "2 replicas (MirroredStrategy)" in output(outputs, "--logical_replicas=2")
-
-
 def test_dry_run_prints_a_job(outputs):
     assert "workerPoolSpecs:" in output(outputs, "whisker-submit --dry_run")
 

@@ -93,16 +93,12 @@ def kill_again_and_again(arguments, untouched, folder, kills, seed):
     assert_same_run(folder, untouched)
 
 
-def test_two_kills_change_nothing(arguments, untouched, tmp_path):
-    kill_again_and_again(arguments, untouched, tmp_path / "run", kills=2, seed=0)
-
-
 @pytest.mark.long
 def test_twenty_kills_change_nothing(arguments, untouched, tmp_path):
     kill_again_and_again(arguments, untouched, tmp_path / "run", kills=20, seed=1)
 
 
-def test_sigterm_ends_with_a_checkpoint_and_143_and_other_settings_are_refused(
+def test_sigterm_and_a_kill_change_nothing_and_other_settings_are_refused(
     arguments, untouched, tmp_path
 ):
     folder = tmp_path / "run"
@@ -116,6 +112,7 @@ def test_sigterm_ends_with_a_checkpoint_and_143_and_other_settings_are_refused(
         "holds a run with other settings (seed was 0, is 7); give the same settings to resume it"
         in refused.stderr
     )
+    assert end_after(arguments, folder, 8, signal.SIGKILL) == -signal.SIGKILL
     ended = run(arguments, folder)
     assert ended.returncode == 0, ended.stderr
     assert_same_run(folder, untouched)

@@ -163,7 +163,7 @@ def roll_back(tmp_path: Path, server: RunningServer) -> list[str]:
 def test_no_request_fails_while_versions_come_and_go(
     exports: dict[str, Path], tmp_path: Path
 ) -> None:
-    write_warm_up(exports["slow"], records=50, pictures=8)
+    write_warm_up(exports["slow"], records=8, pictures=8)
     store = open_store(str(tmp_path / "models"), contract.DEFAULT_MODEL_NAME)
     with serving(store, exports["good"], clients=4) as (server, traffic):
         go_round(store, exports, server, traffic, more=20)

@@ -129,6 +129,7 @@ def test_run_that_was_killed_after_it_had_published_publishes_nothing_more(
     assert manifest["gate"] == BEFORE["gate"]
 
 
+@pytest.mark.long
 def test_run_that_was_killed_before_its_version_was_live_is_compared_with_what_is_now(
     trained, store, tmp_path, candidate
 ):

@@ -22,7 +22,7 @@ from serving.store.state import VersionMissingError
 from serving.store.store import OvertakenError
 from whisker_ml.files import is_address
 
-STEPS = [300, pytest.param(10_000, marks=pytest.mark.long)]
+STEPS = [120, pytest.param(10_000, marks=pytest.mark.long)]
 QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 # The steps that fail are told as they are: to find fewer takes minutes.
 PHASES = [Phase.generate]
