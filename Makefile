@@ -96,7 +96,7 @@ image-%:
 test-image:
 	docker build $(PLATFORM) --file infra/docker/tests.Dockerfile --build-arg=TRAINER=$(TRAINER) --tag whisker/tests \
 		$(DOCKER_FLAGS) .
-	docker run --rm --init whisker/tests
+	docker run --rm whisker/tests
 
 # All of that on one Linux machine, with an engine and base images of its own where there are none.
 rehearse-images:

@@ -241,7 +241,7 @@ def test_tests_run_inside_the_image_that_was_built(workspace):
             "docker build --platform=linux/amd64 --file infra/docker/tests.Dockerfile"
             f" --build-arg=TRAINER={REGISTRY}/trainer:build --tag whisker/tests ."
         ),
-        "docker run --rm --init whisker/tests",
+        "docker run --rm whisker/tests",
     ]
 
 

@@ -196,6 +196,7 @@ def three_classes(tmp_path_factory):
     )
 
 
+@pytest.mark.long
 def test_model_trained_on_features_answers_as_it_was_judged(three_classes, tmp_path):
     config = Config(
         data=str(three_classes),

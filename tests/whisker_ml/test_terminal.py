@@ -94,6 +94,7 @@ cli.run(main)
 """
 
 
+@pytest.mark.long
 def test_what_other_libraries_write_is_shown_for_an_explicit_flag_alone():
     # All at once: each has its TensorFlow to load.
     terminals = [Terminal("-c", LOUD, log_level=level) for level in ("", "3")]

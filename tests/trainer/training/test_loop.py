@@ -87,7 +87,7 @@ def test_weights_move_the_loss_and_the_step_and_leave_the_accuracy_alone():
 
 
 @pytest.mark.usefixtures("without_chance")
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_replicas_follow_the_same_curve_over_twenty_steps_of_adam(replicas):
     one, two = (loop_on(count, keras.optimizers.Adam, "preprocessed") for count in (1, replicas))
     for _ in range(7):
@@ -137,6 +137,7 @@ np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 """
 
 
+@pytest.mark.long
 def test_step_compiled_by_xla_is_the_same_step():
     ended = subprocess.run(
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120, check=False

@@ -35,6 +35,10 @@ TRAINED_ON = {
     "densenet121": (keras.applications.densenet, TORCH_RANGE),
 }
 
+# Some of each kind in `make test`, all of them in `make test-long`.
+QUICK = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_v2_b0")
+SOME = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in BACKBONES]
+
 
 def make(name, **options):
     keras.utils.set_random_seed(0)
@@ -45,7 +49,7 @@ def backbone_of(model):
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SOME)
 def test_pixels_reach_a_backbone_as_it_was_trained_on_them(name):
     model = make(name, head=HEADS["wide"])
     backbone = backbone_of(model)
@@ -64,7 +68,7 @@ def test_pixels_reach_a_backbone_as_it_was_trained_on_them(name):
     assert model.output_shape == (None, 3)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SOME)
 def test_fine_tuning_trains_the_top_and_no_statistics(name):
     model = make(name, head=HEADS["wide"])
     backbone = backbone_of(model)
