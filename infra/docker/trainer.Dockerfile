@@ -9,12 +9,12 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 WORKDIR /build
 
-# The locks before the sources: a change of code does not install TensorFlow again.
+# The locks before the sources: a change of code does not install TensorFlow again. What is removed are TensorFlow's
+# headers for C++ and a library of clang: half a gigabyte that no Python program opens.
 COPY requirements/run.txt requirements/gpu.txt ./
 RUN if [ "$GPU" = 1 ]; then lock=gpu.txt; else lock=run.txt; fi \
-    && pip install --require-hashes --requirement "$lock"
-# Headers for C++ and a library of clang: half a gigabyte that no Python program opens.
-RUN rm -r /opt/venv/lib/python3*/site-packages/tensorflow/include /opt/venv/lib/python3*/site-packages/clang
+    && pip install --require-hashes --requirement "$lock" \
+    && rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include /opt/venv/lib/python3*/site-packages/clang
 
 FROM python:3.12-slim
 
