@@ -16,7 +16,7 @@ begun=$SECONDS
 notes=()
 trainer=whisker/trainer:rehearsal
 serving=whisker/serving:rehearsal
-made=("$trainer" "$serving")
+made=("$trainer" "$serving" whisker/tests)
 
 say() { echo "rehearsal, ${SECONDS} s: $*" >&2; }
 
