@@ -15,7 +15,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -255,7 +255,7 @@ def help_page(description: str, rows: Iterable[tuple[str, str, Any, str]]) -> st
     )
 
 
-def import_tensorflow(verbosity: int = absl_logging.FATAL) -> None:
+def import_tensorflow(verbosity: int = absl_logging.FATAL, *, keras: bool = True) -> None:
     """Imports TensorFlow, and shows of its log, and of those of other libraries, what --verbosity
     says; for entry points alone.
 
@@ -265,6 +265,8 @@ def import_tensorflow(verbosity: int = absl_logging.FATAL) -> None:
     Args:
         verbosity: absl's, where --verbosity is not given: FATAL: errors of Python's libraries
             alone; WARNING: also TensorFlow's, and warnings; INFO or more: everything.
+        keras: whether the program uses it; TensorFlow imports it by itself, which takes a third of
+            the time.
     """
     if flags.FLAGS["verbosity"].present:
         verbosity = flags.FLAGS["verbosity"].value
@@ -282,8 +284,20 @@ def import_tensorflow(verbosity: int = absl_logging.FATAL) -> None:
     for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(pool, str(available_processors()))
     # Its first lines go to standard error before any log level is looked at.
-    with foreign_lines_kept_back():
+    with foreign_lines_kept_back(), _hidden("matplotlib.pyplot", *([] if keras else ["keras"])):
         importlib.import_module("tensorflow")
+
+
+@contextmanager
+def _hidden(*modules: str) -> Iterator[None]:
+    """Inside the block, imports of these modules fail, which others try and can do without."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 class _PlainLines(logging.Handler):

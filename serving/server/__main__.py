@@ -56,7 +56,7 @@ def main() -> None:
     if parent := os.environ.get(PARENT_PROCESS):
         threading.Thread(target=_stop_without, args=(int(parent), stop), daemon=True).start()
     try:
-        import_tensorflow(flags.verbosity)
+        import_tensorflow(flags.verbosity, keras=False)
         from serving.server.model_server import serve
     except ModuleNotFoundError as error:
         print(f"error: {MissingExtra(error.name or 'tensorflow', 'server')}", file=sys.stderr)

@@ -12,11 +12,14 @@ from itertools import cycle, islice
 
 import numpy as np
 import pytest
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from serving.client.async_client import AsyncPredictClient
 from serving.client.errors import ClientError, NotAPicture
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
+from serving.server import servable
 from tests.trained_model import draw, encode
 from whisker_ml import contract, storage
 
@@ -35,6 +38,21 @@ def server(trained, tmp_path_factory):
         extra_flags=["--enable_batching=true", f"--batching_parameters_file={parameters}"],
     ) as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    ("given", "passes"), [(RewriterConfig.DEFAULT_NUM_ITERS, "ONE"), (RewriterConfig.TWO, "TWO")]
+)
+def test_graph_is_rewritten_in_one_pass_unless_the_session_is_told_otherwise(
+    trained, given, passes
+):
+    options = ConfigProto()
+    options.graph_options.rewrite_options.meta_optimizer_iterations = given
+    model = servable.load(1, str(trained.store / "whisker" / "1"), options)
+    rewriting = model.session._config.graph_options.rewrite_options
+    model.close()
+    assert rewriting.NumIterationsType.Name(rewriting.meta_optimizer_iterations) == passes
+    assert options.graph_options.rewrite_options.meta_optimizer_iterations == given
 
 
 def rows(trained):

@@ -144,6 +144,23 @@ def test_tensorflow_takes_the_threads_that_the_process_may_use():
     assert ended.stdout == "1 1\n"
 
 
+@pytest.mark.parametrize("keras", [True, False])
+def test_what_tensorflow_imports_beside_itself_is_left_out_until_it_is_needed(keras):
+    code = (
+        "import sys; from whisker_ml import cli; cli.import_tensorflow(keras={});"
+        "print(*(name in sys.modules for name in ('keras', 'matplotlib.pyplot')));"
+        "import keras, matplotlib.pyplot; print(keras.ops.add(1, 2).numpy())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code.format(keras)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout == f"{keras} False\n3\n"
+
+
 def help_of(module, columns):
     # None in sys.modules: importing it fails.
     program = (
