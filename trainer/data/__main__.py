@@ -159,7 +159,7 @@ def _convert(folder: Path) -> None:
     out = flags.FLAGS.out
     if not out:
         raise ConfigError("convert needs --out: a folder for the shards, local or gs://…")
-    cli.import_tensorflow()
+    cli.import_tensorflow(keras=False)
     from trainer.data.convert import ShardWriter, convert
 
     ledger = convert(
@@ -225,7 +225,7 @@ def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
 
     sources.require(str(data), flags.FLAGS.classes, flags.FLAGS.exclude)
     listing = layout.find(data, flags.FLAGS.classes)
-    cli.import_tensorflow()
+    cli.import_tensorflow(keras=False)
     known = splits.read_frozen(data)
     folder = data.parent if data.is_file() else data
     facts, unreadable = checks.look(
