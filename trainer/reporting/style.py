@@ -38,6 +38,7 @@ JPEG_QUALITY = 85
 
 _GAP_IN = 0.08
 _FOOTER_IN = 0.3
+_ROUNDING_IN = 0.05
 _FONT = "DejaVu Sans"  # Comes with Matplotlib: every machine draws the same.
 
 
@@ -176,42 +177,39 @@ class Grid:
         self._tile_in = (WIDTH_IN + _GAP_IN) / columns - _GAP_IN
         self._below_in, self._row_in = below_in, self._tile_in + below_in + _GAP_IN
         self._above_in, self._above_every = above_in, above_every
-        self._height_in = (
-            self._top(rows - 1) + self._row_in - _GAP_IN + (_FOOTER_IN if footer else 0)
-        )
+        bottom_in = self._corner(rows - 1, 0)[1] + self._row_in - _GAP_IN
+        self._height_in = bottom_in + (_FOOTER_IN if footer else 0)
+        # One for all tiles, in inches from the top left: axes of their own take six times as long.
         self._figure = Figure(figsize=(WIDTH_IN, self._height_in))
+        self._axes = self._figure.add_axes((0, 0, 1, 1))
+        self._axes.set(xlim=(0, WIDTH_IN), ylim=(self._height_in, 0), autoscale_on=False)
+        self._axes.set_axis_off()
         if footer:
-            self._label(0.0, 0.5 * _FOOTER_IN / self._height_in, footer)
+            self._label(0.0, self._height_in - 0.5 * _FOOTER_IN, footer)
 
-    def _top(self, row: int) -> float:
-        """Inches from the top of the grid to the tiles of a row."""
-        return row * self._row_in + (row // self._above_every + 1) * self._above_in
-
-    def _box(
-        self, row: int, column: int, down_in: float, height_in: float, columns: int = 1
-    ) -> tuple[float, float, float, float]:
-        left = column * (self._tile_in + _GAP_IN)
-        bottom = self._height_in - self._top(row) - down_in - height_in
-        return (
-            left / WIDTH_IN,
-            bottom / self._height_in,
-            (columns * (self._tile_in + _GAP_IN) - _GAP_IN) / WIDTH_IN,
-            height_in / self._height_in,
-        )
+    def _corner(self, row: int, column: int) -> tuple[float, float]:
+        """Inches from the top left of the grid to that of a tile."""
+        top = row * self._row_in + (row // self._above_every + 1) * self._above_in
+        return column * (self._tile_in + _GAP_IN), top
 
     def picture(self, row: int, column: int, pixels: np.ndarray) -> None:
         """Draws one picture, uint8 [H, W, 3], with round corners."""
-        axes = self._figure.add_axes(self._box(row, column, 0, self._tile_in))
-        axes.set_axis_off()
-        corners = "round,pad=0,rounding_size=0.05"
-        axes.imshow(pixels).set_clip_path(
-            FancyBboxPatch((0, 0), 1, 1, boxstyle=corners, transform=axes.transAxes)
+        left, top = self._corner(row, column)
+        extent = (left, left + self._tile_in, top + self._tile_in, top)
+        self._axes.imshow(pixels, extent=extent, aspect="auto").set_clip_path(
+            self._rounded(left, top, self._tile_in, self._tile_in)
         )
+
+    def _rounded(self, left: float, top: float, width: float, height: float) -> FancyBboxPatch:
+        corners = f"round,pad=0,rounding_size={_ROUNDING_IN}"
+        box = FancyBboxPatch((left, top), width, height, boxstyle=corners, linewidth=0)
+        box.set_transform(self._axes.transData)
+        return box
 
     def tag(self, row: int, column: int, words: str) -> None:
         """Writes words on a dark label above a tile."""
-        left, top, _, _ = self._box(row, column, 0, 0)
-        self._label(left, top + 0.18 / self._height_in, words)
+        left, top = self._corner(row, column)
+        self._label(left, top - 0.18, words)
 
     def _label(self, left: float, middle: float, words: str) -> None:
         paper = {
@@ -219,10 +217,7 @@ class Grid:
             "facecolor": INK,
             "edgecolor": "none",
         }
-        inset = 0.05 / WIDTH_IN
-        self._figure.text(
-            left + inset, middle, words, va="center", bbox=paper, **text(color="white")
-        )
+        self._axes.text(left + 0.05, middle, words, va="center", bbox=paper, **text(color="white"))
 
     def caption(
         self, row: int, column: int, first: str, beside: str, second: str, color: str
@@ -230,20 +225,17 @@ class Grid:
         """Writes two texts in white on a strip of `color` below two tiles; `beside` ends the first
         line.
         """
-        axes = self._figure.add_axes(
-            self._box(row, column, self._tile_in + 0.03, self._below_in - 0.03, columns=2)
-        )
-        axes.set_axis_off()
-        corners = "round,pad=0,rounding_size=0.04"
-        axes.add_patch(
-            FancyBboxPatch(
-                (0, 0), 1, 1, boxstyle=corners, mutation_aspect=4, color=color, linewidth=0
-            )
-        )
-        edge = 0.05 / self._below_in
-        axes.text(0.05, 1 - edge, first, va="top", fontweight="bold", **text(9, "white"))
-        axes.text(0.95, 1 - edge, beside, va="top", ha="right", **text(9, "white"))
-        axes.text(0.05, edge, second, va="bottom", **text(9, "white"))
+        left, top = self._corner(row, column)
+        top, height = top + self._tile_in + 0.03, self._below_in - 0.03
+        width = 2 * self._tile_in + _GAP_IN
+        box = self._rounded(left, top, width, height)
+        box.set_color(color)
+        self._axes.add_patch(box)
+        margin = 0.05 * width
+        left, right, low = left + margin, left + width - margin, top + height - 0.05
+        self._axes.text(left, top + 0.05, first, va="top", fontweight="bold", **text(9, "white"))
+        self._axes.text(right, top + 0.05, beside, va="top", ha="right", **text(9, "white"))
+        self._axes.text(left, low, second, va="bottom", **text(9, "white"))
 
     def save(self, path: Path) -> None:
         """Writes the grid as a JPEG file."""
