@@ -186,14 +186,15 @@ def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -
     its parts, as `trainer.evaluation.occlusion.importance` gives it.
     """
     places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
-    shown = [row for name in SHOWN for row in judged.numbers[name]]
-    found: dict[str, list[list[float]]] = {}
-    for row in progress(shown, desc="what answers rest on", unit=" pictures"):
-        if row["sha256"] not in found:
-            (pixels,) = data.examples.pictures(np.array([places[row["sha256"]]]))
-            parts = importance(trained.classify, trained.objective, pixels)
-            found[row["sha256"]] = parts.round(3).tolist()
-        row["importance"] = found[row["sha256"]]
+    rows = [row for name in SHOWN for row in judged.numbers[name]]
+    shown: dict[str, list[list[float]]] = {row["sha256"]: [] for row in rows}
+    pixels = data.examples.pictures(np.array([places[sha256] for sha256 in shown]))
+    described = progress(list(shown), desc="what answers rest on", unit=" pictures")
+    for sha256, picture in zip(described, pixels, strict=True):
+        parts = importance(trained.classify, trained.objective, picture)
+        shown[sha256] = parts.round(3).tolist()
+    for row in rows:
+        row["importance"] = shown[row["sha256"]]
     session.clock.stop("explain")
 
 
