@@ -200,7 +200,7 @@ def test_rollback_goes_back_and_a_second_one_further(harness: Harness) -> None:
     assert in_the_file(harness.store) == ([1], {"stable": 1})
     with pytest.raises(
         VersionMissingError,
-        match="has no version that was live before 1: promote one of 1, 2, 3, 4$",
+        match="has no version that was live before 1: promote one of these: 1, 2, 3, 4$",
     ):
         rollback(harness.store, server, TIMEOUT_S)
 

@@ -35,7 +35,7 @@ def describe(ledger: Ledger, found: Sequence[Found]) -> str:
         if ledger.protocol == "hold_out" or "validation" not in given:
             parts.append("a fifth of train for validation")
         how = ", ".join(["as the folders say", *parts])
-    return f"split {ledger.protocol}: {how}; new pictures do not move old ones (see --split)"
+    return f"split {how} (--split={ledger.protocol}); new pictures do not move old ones"
 
 
 # Which bucket goes where, where nothing is given, and where validation pictures are taken from the

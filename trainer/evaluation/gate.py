@@ -264,7 +264,7 @@ def _sentence(
     said = _comparison(record, live, n)
     for row in broken:
         said += (
-            f"; a floor is broken: {row['floor']} is {row['value']:.4g}, the limit is"
+            f"; beyond a limit: {row['floor']} is {row['value']:.4g}, the limit is"
             f" {row['limit']:.4g}"
         )
     ways_out = "; --gate=off publishes it all the same" if not record["passed"] else ""

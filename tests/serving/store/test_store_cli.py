@@ -71,7 +71,7 @@ def test_show_says_in_words_and_in_json_what_is_known(flags: list[str]) -> None:
         ([], "nothing to do: expected one of list|show N|publish DIR|"),
         (["promote", "two"], "two: expected the number of a version, as list shows it"),
         (["promote", "9"], "has no version 9: its versions are 1, 2"),
-        (["rollback"], "has no version that was live before 1: promote one of 1, 2"),
+        (["rollback"], "has no version that was live before 1: promote one of these: 1, 2"),
         (["promote", "2", "--server=127.0.0.1:1"], "127.0.0.1:1: UNAVAILABLE: "),
         (
             ["rollback", "--server=127.0.0.1:1", "--token_file=nowhere"],

@@ -239,7 +239,7 @@ def test_rollback_goes_back_step_by_step_and_never_forward_again(
     assert store.live_version() == 1
     with pytest.raises(
         VersionMissingError,
-        match=r"/whisker has no version that was live before 1: promote one of 1, 2, 3, 4$",
+        match=r"/whisker has no version that was live before 1: promote one of these: 1, 2, 3, 4$",
     ):
         store.rollback()
     assert store.live_version() == 1

@@ -393,5 +393,5 @@ def test_notebooks_way_shows_test_pictures_in_validation_and_ours_shows_none(tmp
 def test_how_a_folder_is_split_is_said_in_one_line(names, protocol, how):
     found, sha256 = found_and_hashes(names)
     ledger = freeze(found, sha256, [], protocol=protocol)
-    expected = f"split {protocol}: {how}; new pictures do not move old ones (see --split)"
+    expected = f"split {how} (--split={protocol}); new pictures do not move old ones"
     assert describe(ledger, found) == expected
