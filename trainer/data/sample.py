@@ -6,8 +6,9 @@ tell them apart. A head has radius 1 and its centre at 0; bodies are drawn aroun
 """
 
 import io
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,14 +17,14 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from trainer.data.drawing import Coat, Colour, Pen, Points, curve, knots, limb, mirrored, mix, oval
+from trainer.data.ledger import SPLITS
 from whisker_ml.terminal import progress
 
 Species = Literal["cats", "dogs"]
 
 _SUPERSAMPLING = 2
-_SPLITS = ("train", "validation", "test")
 # The number of a random stream that no split has.
-_UNSEEN = len(_SPLITS)
+_UNSEEN = len(SPLITS)
 
 _INK, _PINK, _WHITE, _GREEN = (38, 30, 30), (226, 140, 146), (250, 248, 242), (86, 132, 64)
 # One palette for both species, so that colour does not tell them apart.
@@ -371,6 +372,23 @@ def _encoded(species: Species, seed: int, stream: int, number: int) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Makes a folder appear when the block ends without an error, with all that was put into the
+    one that is given; else nothing is left of it. Of two processes, the first one counts.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as staging:
+        whole = Path(staging, folder.name)
+        whole.mkdir()
+        yield whole
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def write_sample(
     folder: Path,
     *,
@@ -390,14 +408,12 @@ def write_sample(
     """
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        first = 0
-        counts = (train_per_class, validation_per_class, test_per_class)
-        for stream, (split, count) in enumerate(zip(_SPLITS, counts, strict=True)):
+    first = 0
+    counts = (train_per_class, validation_per_class, test_per_class)
+    with whole_folder(folder) as whole:
+        for stream, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
             for species in get_args(Species):
-                target = staging / split / species
+                target = whole / split / species
                 target.mkdir(parents=True)
                 for number in progress(
                     range(count), desc=f"drawing {split} {species}", unit=" pictures"
@@ -405,14 +421,6 @@ def write_sample(
                     name = f"{species.removesuffix('s')}.{first + number}.jpg"
                     (target / name).write_bytes(_encoded(species, seed, stream, number))
             first += count
-        staging.chmod(0o755)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, and drew the same
-                raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def unseen_pictures(seed: int, count_per_class: int) -> list[tuple[str, bytes]]:
