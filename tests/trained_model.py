@@ -85,8 +85,8 @@ def load_examples(
 ) -> tuple[Any, Any]:
     """The pictures of a folder as `Examples`, and their ledger."""
     from trainer.data.batches import Examples
-    from trainer.data.dataset import PixelCache, scan
-    from trainer.data.pictures import assign, open_pictures
+    from trainer.data.dataset import PixelCache, open_pictures, scan
+    from trainer.data.splits import assign
 
     pictures = open_pictures(folder)
     cache = PixelCache((len(pictures.found), size, size, 3), None) if cached else None

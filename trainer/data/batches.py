@@ -10,8 +10,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.ledger import Ledger
-from trainer.data.pictures import Pictures
+from trainer.data.ledger import Ledger, Pictures
 from trainer.devices import Part
 from trainer.variants.preprocessing import decode_and_resize
 from whisker_ml.formats import MAX_PIXELS
@@ -33,10 +32,10 @@ def own_pictures(pictures: Pictures, part: Part | None) -> Pictures:
     Whatever a worker trains on, it validates on all validation pictures. Where each picture is a
     file, any worker may need any.
     """
-    if part is None or pictures.stored is None or pictures.frozen is None:
+    if part is None or pictures.shards is None or pictures.frozen is None:
         return pictures
     train = {picture.path for picture in pictures.frozen.pictures if picture.split == "train"}
-    stored = [path for path in pictures.stored if path in train]
+    stored = [path for path in pictures.shards.order() if path in train]
     workers = part.replicas // (part.end - part.first)
     worker = part.first // (part.end - part.first)
     others = train - set(
@@ -51,7 +50,7 @@ def reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], tf
     """Gives what reads, inside a graph, the picture with a number: int64 scalar to string
     scalar.
     """
-    if pictures.stored is None:
+    if pictures.shards is None:
         # Without Python: an eighth faster, decoding included.
         files = tf.constant([str(pictures.folder / path) for path in paths])
         return lambda number: tf.io.read_file(files[number])

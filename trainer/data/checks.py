@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from trainer.data.layout import Listing, Unused, not_used
-from trainer.data.ledger import Found, LeftOut
+from trainer.data.ledger import Found, LeftOut, Unused, not_used
 from whisker_ml.formats import FORMATS, format_by_content, format_by_name
 from whisker_ml.processors import available_processors
 from whisker_ml.terminal import progress
@@ -278,7 +277,7 @@ _FILES = {
 def sum_up(
     facts: Sequence[Facts],
     unreadable: Sequence[LeftOut],
-    listing: Listing,
+    unused: Sequence[Unused],
     baseline_accuracy: float | None = None,
 ) -> dict[str, Any]:
     """Finds what a person should know.
@@ -286,7 +285,7 @@ def sum_up(
     Args:
         facts: of the pictures that decode.
         unreadable: files that do not, with the reason.
-        listing: of the folder.
+        unused: what else is in the folder.
         baseline_accuracy: what a run of the folder has in `result.json`; None where the folder
             cannot be split.
 
@@ -336,7 +335,7 @@ def sum_up(
         "duplicates": [
             _duplicates([by_path[path] for path in group]) for group in near_duplicates(facts)
         ],
-        "unused": [vars(unused) for unused in listing.unused],
+        "unused": [vars(each) for each in unused],
         "files": [fact.to_json() for fact in facts],
     }
 
@@ -365,7 +364,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {what}{' = '.join(paths)}" + (f" and {more:,} more" if more > 0 else "")
     yield from _and_more(len(groups))
     if found["unused"]:
-        yield not_used([Unused(**unused) for unused in found["unused"]])
+        yield not_used([Unused(**each) for each in found["unused"]])
 
 
 def _picture_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -13,11 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data import batches, sources, splits
+from trainer.data import batches, layout, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
-from trainer.data.layout import not_used
-from trainer.data.ledger import EXCLUDED, Ledger, LeftOut, exclude
-from trainer.data.pictures import Pictures, assign, open_pictures
+from trainer.data.ledger import EXCLUDED, Found, Ledger, LeftOut, Pictures, exclude, not_used
+from trainer.data.shards import Shards
 from trainer.errors import DataError
 from trainer.session import Session
 from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
@@ -292,6 +291,24 @@ def run_digest(ledger: Ledger) -> str:
     return hashlib.sha256(f"{ledger.digest} {PIXELS_VERSION}".encode()).hexdigest()
 
 
+def open_pictures(data: Path, classes: str = "folders") -> Pictures:
+    """Lists the pictures of a data folder or a CSV file without reading them.
+
+    Args:
+        data: the folder, or the file, whose folder paths are relative to.
+        classes: as `trainer.data.layout.find` takes it.
+
+    Raises:
+        DataError: there is none, or what is there cannot be trained on.
+    """
+    frozen = splits.read_frozen(data)
+    if frozen is None or not (data / splits.INDEX).exists():
+        return replace(layout.find(data, classes), frozen=frozen)
+    found = [Found(picture.path, picture.label, picture.split) for picture in frozen.pictures]
+    found.sort(key=lambda file: file.path)
+    return Pictures(data, tuple(found), frozen=frozen, shards=Shards(data))
+
+
 def load(config: Config, session: Session) -> Dataset:
     """Finds, reads, hashes and decodes all pictures, and assigns them to splits.
 
@@ -323,7 +340,7 @@ def load(config: Config, session: Session) -> Dataset:
         cache=cache,
         max_pixels=config.max_pixels,
     )
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
+    ledger = splits.assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
     # After the splits are made: what is left out moves nothing else.
     kept, excluded = exclude(config.exclude, ledger.pictures)
     ledger = replace(ledger, pictures=kept, left_out=(*ledger.left_out, *excluded))

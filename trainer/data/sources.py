@@ -20,12 +20,12 @@ from typing import IO
 from trainer.config import Config
 from trainer.data.layout import CSV_SUFFIXES, find, read_csv
 from trainer.data.ledger import read_exclusions
-from trainer.data.pictures import INDEX
 from trainer.data.sample import whole_folder, write_sample
-from trainer.data.splits import LEDGER_NAME
+from trainer.data.splits import INDEX, LEDGER_NAME
 from trainer.errors import DataError, WeightsError
 from trainer.variants import BACKBONES, VARIANTS
 from whisker_ml import storage
+from whisker_ml.errors import disk_errors
 from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address, replacing
 from whisker_ml.formats import SUFFIXES
 from whisker_ml.terminal import progress
@@ -58,20 +58,15 @@ def pictures_folder(
 
     Raises:
         DataError: the network does not answer, or something else was sent.
-        StorageError: the bucket cannot be read.
+        StorageError: the bucket cannot be read, or the disk cannot be written.
     """
     if data in NAMES:
         folder = downloads / NAMES[data]
-        try:
+        with disk_errors(folder):
             if data == "sample":
                 write_sample(folder, seed=_SAMPLE_SEED)
             elif not folder.is_dir():
                 _unpack(cats_and_dogs_url, folder)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: cannot be made ({error.strerror}); free space, give this user"
-                " permission, or name another folder with --cache_dir"
-            ) from error
         return folder
     if is_address(data):
         name, prefix = parse_address(data)
@@ -252,34 +247,30 @@ def download(url: str, path: Path, *, instead: str, digest: str = "") -> Path:
         The path.
 
     Raises:
-        DataError: the network does not answer, the file has another digest, or it cannot be
-            written.
+        DataError: the network does not answer, or the file has another digest.
+        DiskError: it cannot be written.
     """
     if path.is_file():
         return path
     logger.info("downloading %s", url)
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as stream:
-            _fetch(url, stream)
+            try:
+                _fetch(url, stream)
+            except urllib.error.HTTPError as error:
+                raise DataError(
+                    f"{url}: the server answers {error.code} {error.reason}; {instead}"
+                ) from error
+            except _BROKEN as error:
+                reason = getattr(error, "reason", None) or error
+                raise DataError(f"{url}: cannot be reached ({reason}); {instead}") from error
             stream.seek(0)
             algorithm = "sha256" if len(digest) == 64 else "md5"
             if digest and hashlib.file_digest(stream, algorithm).hexdigest() != digest:
                 raise DataError(
                     f"{url}: sent a different file than expected (digest {digest}); {instead}"
                 )
-    except urllib.error.HTTPError as error:
-        raise DataError(
-            f"{url}: the server answers {error.code} {error.reason}; {instead}"
-        ) from error
-    except _BROKEN as error:
-        raise DataError(
-            f"{url}: cannot be reached ({getattr(error, 'reason', None) or error}); {instead}"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); free space or give permission"
-        ) from error
     return path
 
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from tests.trained_model import draw, load_examples, write_pictures
-from trainer.data.dataset import PixelCache, scan
-from trainer.data.pictures import open_pictures
+from trainer.data.dataset import PixelCache, open_pictures, scan
 from trainer.devices import Part
 from trainer.errors import DataError
 from trainer.variants.preprocessing import decode_and_resize

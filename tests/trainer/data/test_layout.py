@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.layout import find, not_used
-from trainer.data.ledger import Found
+from trainer.data.layout import find
+from trainer.data.ledger import Found, not_used
 from trainer.errors import DataError
 
 

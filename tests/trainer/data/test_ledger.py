@@ -6,7 +6,7 @@ import pytest
 from tests.trained_model import logged
 from tests.trainer.data.splitting import FLAT, found_and_hashes
 from trainer.data.ledger import Found, Ledger, LeftOut, Picture, exclude
-from trainer.data.pictures import Shards
+from trainer.data.shards import Shards
 from trainer.data.splits import freeze
 from trainer.errors import DataError
 

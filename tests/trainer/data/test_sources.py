@@ -12,11 +12,12 @@ from google.cloud import storage
 
 from tests.trained_model import draw, write_pictures
 from trainer.config import Config
+from trainer.data.dataset import open_pictures
 from trainer.data.layout import find
 from trainer.data.ledger import read_exclusions
-from trainer.data.pictures import open_pictures
 from trainer.data.sources import backbone_weights, download, pictures_folder, require
 from trainer.errors import DataError, WeightsError
+from whisker_ml.errors import DiskError
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -297,6 +298,6 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with (
         serve() as (url, _),
-        pytest.raises(DataError, match="taken/file.zip: cannot be written"),
+        pytest.raises(DiskError, match="taken: File exists: choose another folder"),
     ):
         download(url, tmp_path / "taken" / "file.zip", instead=INSTEAD)

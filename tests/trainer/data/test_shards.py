@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.trained_model import encode, load_examples, logged, write_pictures
-from trainer.data import convert as conversion
+from trainer.data import shards as conversion
 from trainer.data.batches import Examples, own_pictures
-from trainer.data.convert import ShardWriter, convert
-from trainer.data.dataset import scan
-from trainer.data.pictures import assign, open_pictures
+from trainer.data.dataset import open_pictures, scan
+from trainer.data.shards import convert
 from trainer.data.sources import pictures_folder
-from trainer.data.splits import ledger_file, read_frozen
+from trainer.data.splits import assign, ledger_file, read_frozen
 from trainer.devices import Part
 from trainer.errors import DataError
 from whisker_ml import storage
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def shards_of(folder, out, shrink=0):
-    convert(folder, ShardWriter(str(out)), shard_bytes=SHARD_BYTES, shrink=shrink)
+    convert(folder, str(out), shard_bytes=SHARD_BYTES, shrink=shrink)
     return out
 
 
@@ -89,15 +89,12 @@ def worker(shards, first, replicas=4):
     own = own_pictures(pictures, part)
     opened = set()
 
-    def noted(path):
-        opened.add(path)
-        return own.read(path)
+    class Noted:
+        def read(self, path):
+            opened.add(path)
+            return own.read(path)
 
-    scanned = scan(
-        own.__class__(own.folder, own.found, noted, own.frozen, own.stored),
-        SIZE,
-        on_bad_image="fail",
-    )
+    scanned = scan(replace(own, shards=Noted()), SIZE, on_bad_image="fail")
     ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
     return Examples(own, ledger, scanned.pixels, SIZE), part, opened
 
@@ -142,11 +139,11 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
 ):
     written, write = [], conversion._write
 
-    def dying(shard, *arguments):
+    def dying(*arguments):
         if len(written) == 3:
             raise Killed
-        written.append(shard.name)
-        return write(shard, *arguments)
+        written.append(arguments)
+        return write(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(conversion, "_write", dying)
@@ -233,13 +230,12 @@ def test_full_disk_is_one_line_and_what_is_done_is_kept(folder, shards, tmp_path
     code = f"""
 import resource, signal
 from pathlib import Path
-from trainer.data.convert import ShardWriter, convert
+from trainer.data.shards import convert
 from trainer.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, {2**63 - 1}))
 try:
-    writer = ShardWriter({str(tmp_path / "out")!r})
-    convert(Path({str(folder)!r}), writer, shard_bytes={SHARD_BYTES}, shrink=0)
+    convert(Path({str(folder)!r}), {str(tmp_path / "out")!r}, shard_bytes={SHARD_BYTES}, shrink=0)
 except DataError as error:
     print(error)
 """
