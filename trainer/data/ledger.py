@@ -24,10 +24,10 @@ SPLITS = ("train", "validation", "test")
 _NAMED = 3
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], between: str = ", ") -> str:
     """Names a few of many, for a person."""
     more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return between.join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def commonest_class(train_counts: Mapping[str, int]) -> str:
