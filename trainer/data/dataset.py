@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data import batches, layout, sources, splits
+from trainer.data import layout, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
 from trainer.data.ledger import EXCLUDED, Found, Ledger, LeftOut, Pictures, exclude, not_used
 from trainer.data.shards import Shards
@@ -64,20 +64,20 @@ class PixelCache:
             raise self._unwritable(error) from error
         self.pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
 
-    def put(self, first: int, rows: np.ndarray) -> None:
-        """Keeps rows that stand one after the other, uint8 [m, image_size, image_size, 3], from
-        number `first` on.
+    def put(self, numbers: np.ndarray, rows: np.ndarray) -> None:
+        """Keeps rows, uint8 [m, image_size, image_size, 3], by their numbers, int64 [m].
 
         Raises:
             DataError: the disk is full.
         """
         if self._folder is None:
-            self.pixels[first : first + len(rows)] = rows
+            self.pixels[numbers] = rows
             return
         try:
             # Never through the mapped file, where a full disk kills the process instead of raising
             # an error.
-            os.pwrite(self._file.fileno(), rows.tobytes(), first * self.pixels[0].nbytes)
+            for number, row in zip(numbers, rows, strict=True):
+                os.pwrite(self._file.fileno(), row.tobytes(), int(number) * row.nbytes)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -228,10 +228,7 @@ def scan(
             for index, content in zip(indices, encoded, strict=True):
                 digests[index] = hashlib.sha256(content).hexdigest()
             if cache is not None:
-                for run in np.split(
-                    np.arange(len(indices)), np.flatnonzero(np.diff(indices) != 1) + 1
-                ):
-                    cache.put(int(indices[run[0]]), rows[run[0] : run[-1] + 1])
+                cache.put(indices, rows)
             bar.update(len(indices))
     left_out = [
         _problem(pictures, found[index].path, max_pixels)
@@ -324,17 +321,15 @@ def load(config: Config, session: Session) -> Dataset:
     root = sources.pictures_folder(config.data, session.downloads)
     pictures = open_pictures(root, config.classes)
     workers = session.workers
-    # Features are computed by everybody for all; of pixels in shards, each reads what it trains on.
-    read = pictures if config.feature_views else batches.own_pictures(pictures, workers.part)
     cache = make_cache(
         config.cache,
-        len(read.found),
+        len(pictures.found),
         config.image_size,
         session.downloads / "pixels",
         free_bytes=free_memory_bytes(),
     )
     scanned = scan(
-        read,
+        pictures,
         config.image_size,
         on_bad_image=config.on_bad_image,
         cache=cache,
@@ -352,7 +347,7 @@ def load(config: Config, session: Session) -> Dataset:
         digest, lambda path: files.write_json(path, {**ledger.to_json(), "run_digest": digest})
     )
     examples = Examples(
-        read,
+        pictures,
         ledger,
         scanned.pixels,
         config.image_size,

@@ -76,10 +76,6 @@ class Shards:
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def order(self) -> tuple[str, ...]:
-        """Paths of the pictures as they stand one after the other."""
-        return tuple(sorted(self._where, key=self._where.__getitem__))
-
     def read(self, path: str) -> bytes:
         """Gives the content of a picture.
 

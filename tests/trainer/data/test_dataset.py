@@ -16,8 +16,8 @@ NEEDED = int(np.prod(SHAPE))
 def test_rows_are_given_back_and_nothing_is_left_in_the_folder(tmp_path, on_disk):
     cache = PixelCache(SHAPE, tmp_path / "pixels" if on_disk else None)
     rows = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
-    cache.put(20, rows[20:])
-    cache.put(0, rows[:10])
+    cache.put(np.arange(20, 50), rows[20:])
+    cache.put(np.arange(10), rows[:10])
     np.testing.assert_array_equal(cache.pixels[:10], rows[:10])
     np.testing.assert_array_equal(cache.pixels[10:20], 0)
     np.testing.assert_array_equal(cache.pixels[[49, 20]], rows[[49, 20]])
@@ -67,7 +67,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 cache = PixelCache({SHAPE}, Path({str(tmp_path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.RLIM_INFINITY}))
 try:
-    cache.put(10, np.zeros((1, 32, 32, 3), np.uint8))
+    cache.put(np.array([10]), np.zeros((1, 32, 32, 3), np.uint8))
 except DataError as error:
     print(error)
 """

@@ -3,7 +3,6 @@ import io
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +11,10 @@ from PIL import Image
 
 from tests.trained_model import encode, load_examples, logged, write_pictures
 from trainer.data import shards as conversion
-from trainer.data.batches import Examples, own_pictures
-from trainer.data.dataset import open_pictures, scan
+from trainer.data.dataset import open_pictures
 from trainer.data.shards import convert
 from trainer.data.sources import pictures_folder
-from trainer.data.splits import assign, ledger_file, read_frozen
+from trainer.data.splits import ledger_file, read_frozen
 from trainer.devices import Part
 from trainer.errors import DataError
 from whisker_ml import storage
@@ -75,59 +73,14 @@ def test_training_from_shards_gives_the_examples_of_the_folder(folder, shards, c
     (one, _), (other, _) = (load_examples(each, SIZE, cached=cached) for each in (folder, shards))
     for get in (
         lambda examples: examples.training_batches(7, seed=1, epoch=2, full=True),
+        lambda examples: examples.training_batches(
+            8, seed=1, epoch=2, full=True, part=Part(2, 4, 4)
+        ),
         lambda examples: examples.evaluation_batches("test", 7),
     ):
         for batch, twin in zip(get(one), get(other), strict=True):
             for column, same in zip(batch, twin, strict=True):
                 np.testing.assert_array_equal(column, same)
-
-
-def worker(shards, first, replicas=4):
-    """What one of two workers with two replicas each makes of the shards."""
-    part = Part(first, first + 2, replicas)
-    pictures = open_pictures(shards)
-    own = own_pictures(pictures, part)
-    opened = set()
-
-    class Noted:
-        def read(self, path):
-            opened.add(path)
-            return own.read(path)
-
-    scanned = scan(replace(own, shards=Noted()), SIZE, on_bad_image="fail")
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
-    return Examples(own, ledger, scanned.pixels, SIZE), part, opened
-
-
-@pytest.mark.parametrize("batch_size", [4, 8, 20])
-def test_two_workers_read_different_training_pictures_and_together_all_of_them(shards, batch_size):
-    ledger = read_frozen(shards)
-    train = {picture.path for picture in ledger.pictures if picture.split == "train"}
-    rest = {picture.path for picture in ledger.pictures} - train
-    workers = [worker(shards, first) for first in (0, 2)]
-    reads = [opened for _, _, opened in workers]
-    assert reads[0] & reads[1] == rest
-    assert reads[0] | reads[1] == train | rest
-    where = json.loads((shards / "shards.json").read_text())["pictures"]
-    used = [{where[path][0] for path in opened & train} for opened in reads]
-    assert len(used[0] & used[1]) <= 1, "neighbours share the shard at their border at most"
-    seen = []
-    for examples, part, _ in workers:
-        options = {"seed": 0, "epoch": 1, "full": True, "part": part}
-        batches = list(examples.training_batches(batch_size, **options))
-        assert len(batches) == 2 * -(-len(train) // batch_size), (
-            "as many for each worker, replica by replica"
-        )
-        assert {len(pixels) for pixels, _, _ in batches} == {batch_size // 4}
-        seen += [
-            row.tobytes()
-            for pixels, _, weights in batches
-            for row in pixels.numpy()[weights.numpy() > 0]
-        ]
-        later = list(examples.training_batches(batch_size, **options, start=1))
-        for batch, again in zip(batches[2:], later, strict=True):
-            np.testing.assert_array_equal(batch[0], again[0])
-    assert len(seen) == len(set(seen)) == len(train)
 
 
 class Killed(BaseException):
