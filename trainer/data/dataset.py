@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-import weakref
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,57 +40,39 @@ _MEMORY_FILES = {
 }
 
 
-class PixelCache:
-    """Rows of decoded pictures: uint8 [n, image_size, image_size, 3]; zeros where nothing was put.
+def pixel_rows(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
+    """Makes room for decoded pictures: uint8 [n, image_size, image_size, 3], zeros.
 
     Args:
         shape: of all rows.
         folder: keeps them in a file there that is gone when the process is, however that ends;
             None: in memory.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
     """
-
-    def __init__(self, shape: tuple[int, ...], folder: Path | None) -> None:
-        self._folder = folder
-        self.pixels: np.ndarray
-        if folder is None:
-            self.pixels = np.zeros(shape, np.uint8)
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="pixels-")  # noqa: SIM115
-            weakref.finalize(self, self._file.close)
-            self._file.truncate(int(np.prod(shape, dtype=np.int64)))
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
-
-    def put(self, numbers: np.ndarray, rows: np.ndarray) -> None:
-        """Keeps rows, uint8 [m, image_size, image_size, 3], by their numbers, int64 [m].
-
-        Raises:
-            DataError: the disk is full.
-        """
-        if self._folder is None:
-            self.pixels[numbers] = rows
-            return
-        try:
-            # Never through the mapped file, where a full disk kills the process instead of raising
-            # an error.
-            for number, row in zip(numbers, rows, strict=True):
-                os.pwrite(self._file.fileno(), row.tobytes(), int(number) * row.nbytes)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> DataError:
-        return DataError(
-            f"{self._folder}: decoded pictures cannot be kept here ({error.strerror}); free space,"
-            " or use --cache=none"
-        )
+    if folder is None:
+        return np.zeros(shape, np.uint8)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix="pixels-") as file:
+            size = int(np.prod(shape, dtype=np.int64))
+            # All of it now, where the system can: a disk that is full under a mapped file kills the
+            # process instead of raising an error.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: decoded pictures cannot be kept here ({error.strerror}); free space, or use"
+            " --cache=none"
+        ) from error
 
 
 def make_cache(
     kind: str, count: int, image_size: int, folder: Path, *, free_bytes: int
-) -> PixelCache | None:
+) -> np.ndarray | None:
     """Makes a place for decoded pictures.
 
     Args:
@@ -101,7 +83,7 @@ def make_cache(
         free_bytes: memory that is free now.
 
     Returns:
-        The cache; None where there is to be none.
+        The rows, as `pixel_rows` makes them; None where there are to be none.
 
     Raises:
         DataError: the pixels do not fit into what was asked for.
@@ -115,7 +97,7 @@ def make_cache(
         if place == "none":
             return None
         if needed <= places[place] * _SHARE:
-            return PixelCache(shape, None if place == "memory" else folder)
+            return pixel_rows(shape, None if place == "memory" else folder)
         if place == kind:
             raise DataError(
                 f"--cache={kind}: {count:,} pictures of {image_size} pixels take {needed / 1e9:.1f}"
@@ -145,23 +127,18 @@ def free_memory_bytes(
         return _UNKNOWN_MEMORY_BYTES
     for _, controllers, path in groups:
         if controllers in _MEMORY_FILES:
-            root = control_groups / controllers
-            own = root / path.lstrip("/")
-            # A limit holds for all groups below it.
+            limit, usage, reclaimable = _MEMORY_FILES[controllers]
+            own = control_groups / controllers / path.lstrip("/")
+            # A limit holds for all groups below it; where there is none, version 2 says "max".
             for group in (own, *own.parents):
-                if group.is_relative_to(root):
-                    free = min(free, _left_in(group, *_MEMORY_FILES[controllers], otherwise=free))
+                with suppress(OSError, ValueError, KeyError):
+                    lines = dict(
+                        line.split() for line in (group / "memory.stat").read_text().splitlines()
+                    )
+                    # Pages of files are given up when memory is needed.
+                    used = int((group / usage).read_text()) - int(lines[reclaimable])
+                    free = min(free, int((group / limit).read_text()) - used)
     return max(free, 0)
-
-
-def _left_in(group: Path, limit: str, usage: str, reclaimable: str, *, otherwise: int) -> int:
-    try:
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Pages of files are given up when memory is needed.
-        used = int((group / usage).read_text()) - int(statistics[reclaimable])
-        return int((group / limit).read_text()) - used
-    except (OSError, ValueError, KeyError):  # there is no limit; version 2 says "max" then
-        return otherwise
 
 
 def _free_disk_bytes(folder: Path) -> int:
@@ -195,7 +172,7 @@ def scan(
     image_size: int,
     *,
     on_bad_image: str,
-    cache: PixelCache | None = None,
+    cache: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Scan:
     """Reads, hashes and decodes every picture once, in parallel.
@@ -228,7 +205,7 @@ def scan(
             for index, content in zip(indices, encoded, strict=True):
                 digests[index] = hashlib.sha256(content).hexdigest()
             if cache is not None:
-                cache.put(indices, rows)
+                cache[indices] = rows
             bar.update(len(indices))
     left_out = [
         _problem(pictures, found[index].path, max_pixels)
@@ -246,7 +223,7 @@ def scan(
             f"--data={pictures.data}: none of the {len(found)} files is a picture that can be"
             " decoded"
         )
-    return Scan(sha256, left_out, None if cache is None else cache.pixels)
+    return Scan(sha256, left_out, cache)
 
 
 def _problem(pictures: Pictures, path: str, max_pixels: int) -> LeftOut:

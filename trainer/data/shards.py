@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import logging
-import os
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -53,28 +51,24 @@ class Shards:
         remedy = "convert again"
         content = files.read_json(index, remedy, DataError)
         try:
-            sizes = {folder / str(name): int(size) for name, size in content["shards"]}
-            self._files = list(sizes)
-            self._where: dict[str, tuple[int, int, int]] = {
-                path: (range(len(sizes)).index(shard), int(start), int(length))
-                for path, (shard, start, length) in content["pictures"].items()
-            }
-            if any(min(where) < 0 for where in self._where.values()):
-                raise ValueError("a number below 0")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            sizes = [(folder / str(name), int(size)) for name, size in content["shards"]]
+            self._where: dict[str, tuple[Path, int, int]] = {}
+            for path, (shard, start, length) in content["pictures"].items():
+                if min(shard, start, length) < 0:
+                    raise ValueError("a number below 0")
+                self._where[path] = (sizes[shard][0], int(start), int(length))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{index}: cannot be read as a list of shards ({type(error).__name__}: {error});"
                 f" {remedy}"
             ) from error
-        for file, size in sizes.items():
+        for file, size in sizes:
             found = file.stat().st_size if file.is_file() else 0
             if found != size:
                 raise DataError(
                     f"{file}: holds {found:,} bytes where {size:,} were written; fetch it again, or"
                     " remove the folder and convert again"
                 )
-        self._open: dict[int, int] = {}
-        self._lock = threading.Lock()
 
     def read(self, path: str) -> bytes:
         """Gives the content of a picture.
@@ -85,14 +79,9 @@ class Shards:
         if path not in self._where:
             raise FileNotFoundError(errno.ENOENT, f"not in {INDEX}", path)
         shard, start, length = self._where[path]
-        with self._lock:
-            if shard not in self._open:
-                self._open[shard] = os.open(self._files[shard], os.O_RDONLY)
-        return os.pread(self._open[shard], length, start)
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+        with shard.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            return stream.read(length)
 
 
 # Which conversion a folder holds a part of, and where what is not whole yet stands.

@@ -80,17 +80,10 @@ def freeze(
     """
     before = before or {}
     readable = [file for file in found if file.path in sha256]
-    readable, torn = _without_contradictions(readable, sha256)
-    choices = _choices({file.given_split for file in readable}, protocol)
+    groups, torn = _groups(readable, sha256, alike)
+    choices = _choices({file.given_split for group in groups.values() for file in group}, protocol)
     splits: dict[str, str] = {}
     copies: list[LeftOut] = []
-    # Pictures that look the same, by the lowest of their hashes, which decides for all of them.
-    leads = {sha256[path]: sha256[group[0]] for group in alike for path in group}
-    together: dict[str, list[Found]] = {}
-    for file in readable:
-        content = sha256[file.path]
-        together.setdefault(leads.get(content, content), []).append(file)
-    groups = {min(sha256[file.path] for file in group): group for group in together.values()}
     for lowest, group in groups.items():
         new = {}
         for file in group:
@@ -170,21 +163,27 @@ def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[st
     return choices
 
 
-def _without_contradictions(
-    files: Sequence[Found], sha256: Mapping[str, str]
-) -> tuple[list[Found], list[LeftOut]]:
+def _groups(
+    files: Sequence[Found], sha256: Mapping[str, str], alike: Iterable[Sequence[str]]
+) -> tuple[dict[str, list[Found]], list[LeftOut]]:
+    """Pictures that look the same, by the lowest of their hashes, which decides for them all; and
+    files that are in another class too.
+    """
     by_content: dict[str, list[Found]] = {}
     for file in files:
         by_content.setdefault(sha256[file.path], []).append(file)
-    kept, torn = [], []
-    for file in files:
-        twins = by_content[sha256[file.path]]
-        other = next((twin for twin in twins if twin.label != file.label), None)
-        if other is None:
-            kept.append(file)
-        else:
-            torn.append(LeftOut(file.path, f"the same file as {other.path}, of another class"))
-    return kept, torn
+    leads = {sha256[path]: sha256[group[0]] for group in alike for path in group}
+    together: dict[str, list[Found]] = {}
+    torn = []
+    for content, twins in by_content.items():
+        first = {twin.label: twin.path for twin in reversed(twins)}
+        if len(first) == 1:
+            together.setdefault(leads.get(content, content), []).extend(twins)
+            continue
+        for twin in twins:
+            other = next(path for label, path in first.items() if label != twin.label)
+            torn.append(LeftOut(twin.path, f"the same file as {other}, of another class"))
+    return {min(sha256[file.path] for file in group): group for group in together.values()}, torn
 
 
 def _fill_small_classes(
