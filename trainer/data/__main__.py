@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from trainer.config import Config
+from trainer.data import layout, splits
+from trainer.data.ledger import Ledger, LeftOut, Pictures, exclude, not_used
 from trainer.errors import ConfigError, DataError
 from whisker_ml import cli, files
 from whisker_ml.errors import disk_errors
@@ -29,7 +31,6 @@ from whisker_ml.terminal import escaped
 
 if TYPE_CHECKING:
     from trainer.data.checks import Facts
-    from trainer.data.ledger import Ledger, LeftOut, Pictures
 
 
 _SETTINGS = (
@@ -89,7 +90,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _scan(folder: Path) -> None:
-    from trainer.data import checks, splits
+    from trainer.data import checks
 
     start = time.perf_counter()
     pictures, facts, sha256, left_out = _look(folder)
@@ -109,7 +110,7 @@ def _scan(folder: Path) -> None:
 
 
 def _split(folder: Path) -> None:
-    from trainer.data import checks, splits
+    from trainer.data import checks
 
     file = splits.ledger_file(folder)
     if file.exists():
@@ -129,7 +130,7 @@ def _split(folder: Path) -> None:
 
 
 def _extend(folder: Path) -> None:
-    from trainer.data import checks, splits
+    from trainer.data import checks
 
     before = splits.read_frozen(folder)
     if before is None:
@@ -211,10 +212,9 @@ def _suspects(folder: Path) -> None:
     )
 
 
-def _look(data: Path) -> tuple["Pictures", "list[Facts]", dict[str, str], "list[LeftOut]"]:
+def _look(data: Path) -> tuple[Pictures, "list[Facts]", dict[str, str], list[LeftOut]]:
     """What is there; of pictures that decode the facts, and hashes by path; and other files."""
-    from trainer.data import checks, layout, sources, splits
-    from trainer.data.ledger import exclude
+    from trainer.data import checks, sources
 
     sources.require(str(data), flags.FLAGS.classes, flags.FLAGS.exclude)
     known = splits.read_frozen(data)
@@ -229,11 +229,8 @@ def _look(data: Path) -> tuple["Pictures", "list[Facts]", dict[str, str], "list[
     return pictures, list(kept), sha256, [*unreadable, *pictures.left_out, *excluded]
 
 
-def _freeze(ledger: "Ledger", pictures: "Pictures") -> None:
-    from trainer.data.ledger import not_used
-    from trainer.data.splits import ledger_file
-
-    with _writing(ledger_file(pictures.data)) as file:
+def _freeze(ledger: Ledger, pictures: Pictures) -> None:
+    with _writing(splits.ledger_file(pictures.data)) as file:
         ledger.write(file)
     for split, counts in ledger.counts().items():
         print(

@@ -12,10 +12,11 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -203,10 +204,11 @@ def convert(folder: Path, out: str, *, shard_bytes: int, shrink: int) -> Ledger:
         place.put(staging / _BEGUN, {"key": key})
 
         def write(name: str) -> tuple[int, dict[str, _Where]]:
-            written = _write(shards[name], folder, staging / name, name not in there, shrink)
+            if name in there:  # where its pictures stand is not written down yet
+                return _write(shards[name], folder, Path(os.devnull), shrink)
+            written = _write(shards[name], folder, staging / name, shrink)
             # In the same thread: no more is staged than is being written.
-            if name not in there:
-                place.put(staging / name)
+            place.put(staging / name)
             return written
 
         writing = pool.map(write, shards)
@@ -286,21 +288,18 @@ _Where = tuple[int, int, str]
 
 
 def _write(
-    pictures: Sequence[Picture], folder: Path, file: Path, missing: bool, shrink: int
+    pictures: Sequence[Picture], folder: Path, file: Path, shrink: int
 ) -> tuple[int, dict[str, _Where]]:
-    """Writes a shard where it is missing; gives its size in bytes, and where each picture stands in
-    it, by path.
-    """
+    """Writes a shard; gives its size in bytes, and where each picture stands in it, by path."""
     where: dict[str, _Where] = {}
     position = 0
     try:
-        with tf.io.TFRecordWriter(str(file)) if missing else nullcontext() as writer:
+        with tf.io.TFRecordWriter(str(file)) as writer:
             for picture in pictures:
                 encoded = _encoded(picture, folder, shrink)
                 digest = hashlib.sha256(encoded).hexdigest()
                 record = _example(encoded, picture, digest)
-                if missing:
-                    writer.write(record)
+                writer.write(record)
                 start = position + _BEFORE + record.index(encoded)
                 where[picture.path] = (start, len(encoded), digest)
                 position += _BEFORE + len(record) + _AFTER

@@ -105,6 +105,8 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
     assert not (tmp_path / "out" / "shards.json").exists()
     with pytest.raises(DataError, match="no pictures found"):
         open_pictures(tmp_path / "out")
+    with pytest.raises(DataError, match="holds another conversion"):
+        shards_of(folder, tmp_path / "out", shrink=40)
     lines = []
     with logged(lines):
         shards_of(folder, tmp_path / "out")
