@@ -291,9 +291,11 @@ def _receive(url: str, stream: IO[bytes]) -> bool:
     """Adds what a file lacks; tells whether it is whole then."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={stream.tell()}-"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
-        if response.status != 206:  # all of it
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {stream.tell()}-"):
             stream.seek(0)
             stream.truncate()
+            if response.status == 206:  # a part that nobody asked for, rather than all of it
+                return False
         name = posixpath.basename(url)
         with progress(desc=name, total=response.length, unit="B", unit_scale=True) as bar:
             while chunk := response.read(_CHUNK_BYTES):

@@ -216,8 +216,10 @@ INSTEAD = "use another file"
 
 
 @contextmanager
-def serve(*, break_after=None, resumable=True, status=200):
-    """A web server that sends CONTENT; the first answers break off after so many bytes."""
+def serve(*, break_after=None, resumable=True, status=200, shifted=0, length=None):
+    """A web server that sends CONTENT; the first answers break off after so many bytes. Its ranges
+    that do not begin at 0 begin `shifted` bytes late, and it says `length` of itself.
+    """
     breaks = list(break_after or [])
     asked = []
 
@@ -228,12 +230,13 @@ def serve(*, break_after=None, resumable=True, status=200):
                 self.send_error(status)
                 return
             start = int(self.headers["Range"].removeprefix("bytes=")[:-1]) if resumable else 0
+            start += shifted * bool(start)
             self.send_response(206 if resumable else 200)
             if resumable:
                 self.send_header(
                     "Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
                 )
-            self.send_header("Content-Length", str(len(CONTENT) - start))
+            self.send_header("Content-Length", length or str(len(CONTENT) - start))
             self.end_headers()
             self.wfile.write(CONTENT[start : start + breaks.pop(0)] if breaks else CONTENT[start:])
 
@@ -269,6 +272,19 @@ def test_broken_connection_is_resumed_where_it_broke(tmp_path):
 
 def test_server_that_cannot_resume_sends_all_of_it_again(tmp_path):
     with serve(break_after=[300_000], resumable=False) as (url, _):
+        path = download(url, tmp_path / "file.zip", instead=INSTEAD)
+    assert path.read_bytes() == CONTENT
+
+
+def test_range_that_begins_elsewhere_is_not_appended(tmp_path):
+    with serve(break_after=[300_000], shifted=16) as (url, asked):
+        path = download(url, tmp_path / "file.zip", instead=INSTEAD)
+    assert path.read_bytes() == CONTENT
+    assert asked == ["bytes=0-", "bytes=300000-", "bytes=0-"]
+
+
+def test_length_that_is_no_number_is_not_believed(tmp_path):
+    with serve(length="abc") as (url, _):
         path = download(url, tmp_path / "file.zip", instead=INSTEAD)
     assert path.read_bytes() == CONTENT
 
