@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -206,33 +206,49 @@ def _tail(pen: Pen, animal: Animal, root: complex) -> None:
     pen.fur(limb(root + np.array(spine), widths), animal.coat, across=True)
 
 
-# Each pose: the box that it fills (left, top, right, bottom), the root of the tail, the outlines of
-# body and chest for a girth of 1, and legs from hip to foot.
-_POSES: tuple[tuple[tuple[float, float, float, float], complex | None, str, str, str], ...] = (
-    (
-        (-1.3, -1.5, 1.3, 1.9),
-        None,
+class Pose(NamedTuple):
+    """How an animal sits, stands or lies; all of it in knots.
+
+    Attributes:
+        box: that it fills, from left and top to right and bottom.
+        tail: its root, if it is seen.
+        body: its outline for a girth of 1.
+        chest: the same.
+        legs: of each hip and foot.
+    """
+
+    box: str
+    tail: str
+    body: str
+    chest: str
+    legs: str
+
+
+_POSES = (
+    Pose(
+        "-1.3-1.5j 1.3+1.9j",
+        "",
         "-.6+.3j .6+.3j 1.05+1.2j 1.4+2.6j -1.4+2.6j -1.05+1.2j",
         "-.35+.8j .35+.8j .45+1.6j 2.2j -.45+1.6j",
         "",
     ),
-    (
-        (-1.5, -1.5, 1.9, 3.2),
-        0.7 + 2.75j,
+    Pose(
+        "-1.5-1.5j 1.9+3.2j",
+        ".7+2.75j",
         "-.5+.4j .5+.4j .8+1.5j 1.2+2.6j .8+3.05j -.8+3.05j -1.2+2.6j -.8+1.5j",
         "-.32+.8j .32+.8j .4+1.4j 2j -.4+1.4j",
         "-.33+1.6j -.4+3.05j .33+1.6j .45+3.05j",
     ),
-    (
-        (-1.3, -1.5, 3.4, 3.2),
-        2.2 + 0.75j,
+    Pose(
+        "-1.3-1.5j 3.4+3.2j",
+        "2.2+.75j",
         "-.35+.3j .8+.42j 1.9+.35j 2.4+.85j 2.2+1.55j 1.3+1.5j .3+1.75j -.45+1.3j",
         "",
         ".25+1.4j .35+2.9j 1.75+1.4j 1.6+2.9j 1.5j -.2+3j 2+1.4j 2.2+3j",
     ),
-    (
-        (-1.7, -1.5, 3.5, 2.0),
-        2.7 + 1.5j,
+    Pose(
+        "-1.7-1.5j 3.5+2j",
+        "2.7+1.5j",
         "-.6+.6j .6+.25j 1.8+.15j 2.9+.7j 3+1.6j 1.2+1.8j -.7+1.75j",
         "",
         ".3+1.5j -1.3+1.66j 2.2+1.4j 1.4+1.75j",
@@ -250,8 +266,8 @@ def draw_pose(pen: Pen, animal: Animal, pose: int) -> None:
         points = knots(outline)
         return points.real * (girth if pose < 2 else 1) + 1j * points.imag
 
-    if tail is not None:
-        _tail(pen, animal, tail)
+    for root in knots(tail):
+        _tail(pen, animal, root)
     pen.fur(curve(broad(body)), coat)
     if chest:
         pen.fur(curve(broad(chest)), coat, coat.pale)
@@ -273,14 +289,18 @@ def _colour(generator: np.random.Generator, low: int = 60, high: int = 235) -> C
     return mix((red, green, blue), (grey, grey, grey), 0.45)
 
 
-def paint_background(image: Image.Image, generator: np.random.Generator) -> None:
-    """Covers the picture with a room or a garden."""
-    pen, uniform = Pen(image, generator, 0, image.height), generator.uniform
-    wide, floor, indoors = image.width / image.height, uniform(0.5, 0.85), generator.random() < 0.5
+def paint_background(pen: Pen) -> None:
+    """Covers the picture, whose height is the pen's unit, with a room or a garden."""
+    generator, uniform, wide = (
+        pen.generator,
+        pen.generator.uniform,
+        pen.image.width / pen.image.height,
+    )
+    floor, indoors = uniform(0.5, 0.85), generator.random() < 0.5
 
     def box(left: float, top: float, right: float, bottom: float) -> Points:
-        corners = (left, top), (right, top), (right, bottom), (left, bottom)
-        return np.array([complex(x, y) for x, y in corners])
+        corners = left + top * 1j, right + top * 1j, right + bottom * 1j, left + bottom * 1j
+        return np.array(corners)
 
     far = _colour(generator, 90) if indoors else mix((120, 176, 226), _colour(generator), 0.4)
     near = _colour(generator, 50, 210) if indoors else mix(_GREEN, _colour(generator), 0.5)
@@ -309,10 +329,10 @@ def paint_background(image: Image.Image, generator: np.random.Generator) -> None
             pen.fill(curve(points) if form == "smooth" else points, shade)
 
 
-def paint_foreground(image: Image.Image, generator: np.random.Generator) -> None:
+def paint_foreground(pen: Pen) -> None:
     """Puts something in front of the animal that hides a part of it: a ball, a cushion, a post."""
-    pen, uniform = Pen(image, generator, 0, image.height), generator.uniform
-    x = uniform(0, image.width / image.height)
+    generator, uniform = pen.generator, pen.generator.uniform
+    x = uniform(0, pen.image.width / pen.image.height)
     outlines = (
         oval(x + uniform(0.6, 0.95) * 1j, 0.1, 0.1),
         oval(x + uniform(0.95, 1.1) * 1j, uniform(0.2, 0.5), uniform(0.15, 0.3)),
@@ -332,16 +352,18 @@ def draw(species: Species, generator: np.random.Generator) -> Image.Image:
     long, aspect = uniform(160, 300), np.exp(generator.normal(0, 0.28))
     width, height = (max(120, round(long * min(1.0, share))) for share in (aspect, 1 / aspect))
     image = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
-    paint_background(image, generator)
+    pen = Pen(image, generator, 0, image.height)
+    paint_background(pen)
     animal, pose = invent(species, generator), generator.choice(len(_POSES), p=_POSE_SHARES)
-    left, top, right, bottom = _POSES[pose][0]
-    unit = min(image.width / (right - left), image.height / (bottom - top)) * uniform(0.7, 1.15)
-    spare_x, spare_y = image.width - unit * (right - left), image.height - unit * (bottom - top)
-    origin = complex(spare_x * uniform(0, 1) - unit * left, spare_y * uniform(0.3, 1) - unit * top)
+    start, end = knots(_POSES[pose].box)
+    size = end - start
+    unit = min(image.width / size.real, image.height / size.imag) * uniform(0.7, 1.15)
+    spare = complex(*image.size) - unit * size
+    origin = complex(spare.real * uniform(0, 1), spare.imag * uniform(0.3, 1)) - unit * start
     turned = unit * complex(np.exp(1j * generator.normal(0, 0.06)))
     draw_pose(Pen(image, generator, origin, turned), animal, pose)
     if generator.random() < 0.5:
-        paint_foreground(image, generator)
+        paint_foreground(pen)
     if generator.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return _photograph(image.resize((width, height), Image.Resampling.BOX), generator)
