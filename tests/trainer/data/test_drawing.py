@@ -3,8 +3,19 @@ import pytest
 from PIL import Image
 
 from trainer.data import sample
-from trainer.data.drawing import Coat, Pen, curve, knots, limb, mirrored, mix, oval
-from trainer.data.sample import Animal, invent, paint_background, paint_foreground
+from trainer.data.drawing import (
+    Coat,
+    Pen,
+    curve,
+    knots,
+    limb,
+    mirrored,
+    mix,
+    oval,
+    paint_background,
+    paint_foreground,
+)
+from trainer.data.sample import Animal, invent
 
 WHITE, RED = (255, 255, 255), (200, 20, 20)
 PLAIN = Coat(base=RED, marks=(0, 0, 0), pale=WHITE, pattern="plain", fluff=0.0)

@@ -102,6 +102,16 @@ def test_pictures_that_look_the_same_go_together():
     assert {path: together[path] for path in rest} == {path: alone[path] for path in rest}
 
 
+def test_copy_goes_with_what_looks_like_its_twin():
+    found, sha256 = found_and_hashes(FLAT)
+    for twin, other in ((1, 3), (3, 1)):
+        copied = {**sha256, "cats/2.jpg": sha256[f"cats/{twin}.jpg"]}
+        alike = [["cats/1.jpg", "cats/3.jpg"]]
+        splits = split_of(freeze(found, copied, [], protocol="given", alike=alike))
+        assert len(splits) == len(FLAT)
+        assert splits["cats/2.jpg"] == splits[f"cats/{twin}.jpg"] == splits[f"cats/{other}.jpg"]
+
+
 def test_picture_that_looks_like_one_in_another_given_split_is_left_out():
     alike = [["train/cats/1.jpg", "validation/cats/2.jpg"]]
     ledger = freeze(*found_and_hashes(GIVEN), [], protocol="given", alike=alike)
