@@ -127,9 +127,8 @@ def _stock(keras: Any, data: Path, passes: int) -> Iterator[Any]:
 
 def _whisker(cache: str, data: Path, passes: int) -> Iterator[Any]:
     from trainer.data.batches import Examples
-    from trainer.data.dataset import free_memory_bytes, make_cache, scan
+    from trainer.data.dataset import free_memory_bytes, make_cache, open_pictures, scan
     from trainer.data.ledger import Ledger, Picture
-    from trainer.data.pictures import open_pictures
 
     pictures = open_pictures(data)
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder:

@@ -85,11 +85,11 @@ def load_examples(
 ) -> tuple[Any, Any]:
     """The pictures of a folder as `Examples`, and their ledger."""
     from trainer.data.batches import Examples
-    from trainer.data.dataset import PixelCache, scan
-    from trainer.data.pictures import assign, open_pictures
+    from trainer.data.dataset import open_pictures, pixel_rows, scan
+    from trainer.data.splits import assign
 
     pictures = open_pictures(folder)
-    cache = PixelCache((len(pictures.found), size, size, 3), None) if cached else None
+    cache = pixel_rows((len(pictures.found), size, size, 3), None) if cached else None
     scanned = scan(pictures, size, on_bad_image="skip", cache=cache)
     ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
     return Examples(pictures, ledger, scanned.pixels, size, **options), ledger

@@ -12,9 +12,8 @@ import pytest
 from serving.store import open_store
 from tests.trained_model import logged
 from trainer.config import Config
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, open_pictures
 from trainer.data.ledger import Ledger
-from trainer.data.pictures import open_pictures
 from trainer.devices import prepare
 from trainer.errors import ConfigError
 from trainer.evaluation.unsure import NO_DOUBT

@@ -12,7 +12,6 @@ as they are.
   convert   write a frozen split as TFRecord shards
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,14 +22,15 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from trainer.config import Config
+from trainer.data import layout, splits
+from trainer.data.ledger import Ledger, LeftOut, Pictures, exclude, not_used
 from trainer.errors import ConfigError, DataError
-from whisker_ml import cli
+from whisker_ml import cli, files
+from whisker_ml.errors import disk_errors
 from whisker_ml.terminal import escaped
 
 if TYPE_CHECKING:
     from trainer.data.checks import Facts
-    from trainer.data.layout import Listing
-    from trainer.data.ledger import Ledger, LeftOut
 
 
 _SETTINGS = (
@@ -90,31 +90,27 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _scan(folder: Path) -> None:
-    from trainer.data import checks, pictures, splits
+    from trainer.data import checks
 
     start = time.perf_counter()
-    listing, facts, unreadable = _look(folder)
+    pictures, facts, sha256, left_out = _look(folder)
     seconds = time.perf_counter() - start
     baseline = None
     with suppress(DataError):  # a run could not split the folder either
-        sha256 = {fact.path: fact.sha256 for fact in facts}
-        opened = pictures.listed(folder, listing, splits.read_frozen(folder))
-        ledger = pictures.assign(opened, sha256, unreadable, protocol="given")
+        ledger = splits.assign(pictures, sha256, left_out, protocol="given")
         baseline = ledger.baseline_accuracy()
-    summed = checks.sum_up(facts, unreadable, listing, baseline)
+    summed = checks.sum_up(facts, left_out, pictures.unused, baseline)
     if flags.FLAGS.out:
         with _writing(Path(flags.FLAGS.out)) as path:
-            path.write_text(
-                json.dumps(summed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            files.write_json(path, summed)
     for line in checks.table(summed):
         print(escaped(line))
-    found = len(listing.found)
+    found = len(pictures.found)
     print(f"{found:,} files in {seconds:.1f} s ({found / seconds:.0f} pictures/s)")
 
 
 def _split(folder: Path) -> None:
-    from trainer.data import checks, layout, splits
+    from trainer.data import checks
 
     file = splits.ledger_file(folder)
     if file.exists():
@@ -122,17 +118,19 @@ def _split(folder: Path) -> None:
             f"{file}: the split is frozen already; use extend for added pictures, or remove this"
             " file to freeze it again"
         )
-    listing, facts, unreadable = _look(folder)
-    found = listing.found
-    sha256 = {fact.path: fact.sha256 for fact in facts}
+    pictures, facts, sha256, left_out = _look(folder)
     ledger = splits.freeze(
-        found, sha256, unreadable, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
+        pictures.found,
+        sha256,
+        left_out,
+        protocol=flags.FLAGS.split,
+        alike=checks.near_duplicates(facts),
     )
-    _freeze(ledger, file, layout.not_used(listing.unused))
+    _freeze(ledger, pictures)
 
 
 def _extend(folder: Path) -> None:
-    from trainer.data import checks, layout, splits
+    from trainer.data import checks
 
     before = splits.read_frozen(folder)
     if before is None:
@@ -140,19 +138,17 @@ def _extend(folder: Path) -> None:
             f"{folder}: has no ledger.json to extend; first freeze the split with whisker-data"
             " split"
         )
-    listing, facts, unreadable = _look(folder)
-    found = listing.found
-    sha256 = {fact.path: fact.sha256 for fact in facts}
-    ledger = splits.extend(before, found, sha256, unreadable, checks.near_duplicates(facts))
+    pictures, facts, sha256, left_out = _look(folder)
+    alike = checks.near_duplicates(facts)
+    ledger = splits.extend(before, pictures.found, sha256, left_out, alike)
     old, new = (
-        {picture.path: picture.split for picture in pictures}
-        for pictures in (before.pictures, ledger.pictures)
+        {picture.path: picture.split for picture in each.pictures} for each in (before, ledger)
     )
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path):
             print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
-    print(str(splits.changes_since(before, found, sha256)) or "nothing has changed")
-    _freeze(ledger, splits.ledger_file(folder), layout.not_used(listing.unused))
+    print(str(splits.changes_since(before, pictures.found, sha256)) or "nothing has changed")
+    _freeze(ledger, pictures)
 
 
 def _convert(folder: Path) -> None:
@@ -160,13 +156,10 @@ def _convert(folder: Path) -> None:
     if not out:
         raise ConfigError("convert needs --out: a folder for the shards, local or gs://…")
     cli.import_tensorflow(keras=False)
-    from trainer.data.convert import ShardWriter, convert
+    from trainer.data.shards import convert
 
     ledger = convert(
-        folder,
-        ShardWriter(out),
-        shard_bytes=flags.FLAGS.shard_mb * 10**6,
-        shrink=flags.FLAGS.shrink,
+        folder, out, shard_bytes=flags.FLAGS.shard_mb * 10**6, shrink=flags.FLAGS.shrink
     )
     print(
         f"{len(ledger.pictures):,} pictures in {out}, digest {ledger.digest[:12]}: --data={out}"
@@ -219,53 +212,42 @@ def _suspects(folder: Path) -> None:
     )
 
 
-def _look(data: Path) -> tuple["Listing", "list[Facts]", "list[LeftOut]"]:
-    from trainer.data import checks, layout, sources, splits
-    from trainer.data.ledger import exclude
+def _look(data: Path) -> tuple[Pictures, "list[Facts]", dict[str, str], list[LeftOut]]:
+    """What is there; of pictures that decode the facts, and hashes by path; and other files."""
+    from trainer.data import checks, sources
 
     sources.require(str(data), flags.FLAGS.classes, flags.FLAGS.exclude)
-    listing = layout.find(data, flags.FLAGS.classes)
-    cli.import_tensorflow(keras=False)
     known = splits.read_frozen(data)
-    folder = data.parent if data.is_file() else data
-    facts, unreadable = checks.look(
-        listing.found, lambda path: (folder / path).read_bytes(), flags.FLAGS.max_pixels
-    )
-    unreadable += listing.left_out
+    pictures = replace(layout.find(data, flags.FLAGS.classes), frozen=known)
+    cli.import_tensorflow(keras=False)
+    facts, unreadable = checks.look(pictures.found, pictures.read, flags.FLAGS.max_pixels)
     if known is not None:
         frozen = {picture.path: picture.split for picture in known.pictures}
         facts = [replace(fact, split=frozen.get(fact.path, "not frozen")) for fact in facts]
     kept, excluded = exclude(flags.FLAGS.exclude, facts)
-    return listing, list(kept), [*unreadable, *excluded]
+    sha256 = {fact.path: fact.sha256 for fact in kept}
+    return pictures, list(kept), sha256, [*unreadable, *pictures.left_out, *excluded]
 
 
-def _freeze(ledger: "Ledger", file: Path, unused: str) -> None:
-    from trainer.data.splits import uneven
-
-    with _writing(file):
+def _freeze(ledger: Ledger, pictures: Pictures) -> None:
+    with _writing(splits.ledger_file(pictures.data)) as file:
         ledger.write(file)
     for split, counts in ledger.counts().items():
         print(
             f"{split:10} {sum(counts.values()):>9,} pictures, at least {min(counts.values()):,} of"
             " each class"
         )
-    for line in uneven(ledger):
-        print(line)
     print(f"{len(ledger.left_out):,} files left out, with the reason in {file}")
-    if unused:
-        print(unused)
+    if pictures.unused:
+        print(not_used(pictures.unused))
     print(f"frozen in {file}, digest {ledger.digest[:12]}")
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); free space or give permission"
-        ) from error
 
 
 if __name__ == "__main__":

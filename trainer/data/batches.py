@@ -4,14 +4,12 @@ Where pixels are not kept, pictures are read and decoded again whenever they are
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.ledger import Ledger
-from trainer.data.pictures import Pictures
+from trainer.data.ledger import Ledger, Pictures
 from trainer.devices import Part
 from trainer.variants.preprocessing import decode_and_resize
 from whisker_ml.formats import MAX_PIXELS
@@ -26,34 +24,14 @@ as_it_is = tf.autograph.experimental.do_not_convert
 _READY = 2
 
 
-def own_pictures(pictures: Pictures, part: Part | None) -> Pictures:
-    """Those that one of several workers has to read.
-
-    Of shards, each worker trains on a run of records of its own: neighbours share a shard at most.
-    Whatever a worker trains on, it validates on all validation pictures. Where each picture is a
-    file, any worker may need any.
-    """
-    if part is None or pictures.stored is None or pictures.frozen is None:
-        return pictures
-    train = {picture.path for picture in pictures.frozen.pictures if picture.split == "train"}
-    stored = [path for path in pictures.stored if path in train]
-    workers = part.replicas // (part.end - part.first)
-    worker = part.first // (part.end - part.first)
-    others = train - set(
-        stored[len(stored) * worker // workers : len(stored) * (worker + 1) // workers]
-    )
-    return replace(
-        pictures, found=tuple(file for file in pictures.found if file.path not in others)
-    )
-
-
 def reader(pictures: Pictures, paths: Sequence[str]) -> Callable[[tf.Tensor], tf.Tensor]:
     """Gives what reads, inside a graph, the picture with a number: int64 scalar to string
     scalar.
     """
-    if pictures.stored is None:
+    if pictures.shards is None:
         # Without Python: an eighth faster, decoding included.
-        files = tf.constant([str(pictures.folder / path) for path in paths])
+        folder = pictures.folder
+        files = tf.constant([str(folder / path) for path in paths])
         return lambda number: tf.io.read_file(files[number])
 
     def read(number: int) -> bytes:
@@ -93,8 +71,7 @@ class Examples:
         self._max_pixels = max_pixels
         self._pixels = pixels
         row = {file.path: index for index, file in enumerate(pictures.found)}
-        # -1: another worker's.
-        self._rows = np.array([row.get(picture.path, -1) for picture in ledger.pictures], np.int64)
+        self._rows = np.array([row[picture.path] for picture in ledger.pictures], np.int64)
         self._labels = np.array(
             [ledger.classes.index(picture.label) for picture in ledger.pictures], np.int32
         )
@@ -127,9 +104,8 @@ class Examples:
 
     def pictures(self, indices: np.ndarray) -> np.ndarray:
         """Pixels of a few pictures: uint8 [n, image_size, image_size, 3]."""
-        return np.concatenate(
-            [pixels.numpy() for pixels, _ in self._batches(indices, len(indices))]
-        )
+        ((pixels, _),) = self.batches(indices, len(indices))
+        return pixels.numpy()
 
     def training_batches(
         self,
@@ -156,29 +132,12 @@ class Examples:
             A data set of (uint8 [n, image_size, image_size, 3], int32 [n], float32 weights [n]).
         """
         indices = self.indices("train")
-        own = indices[self._rows[indices] >= 0]
-        if part is not None and len(own) < len(indices):
-            # Every worker takes as many steps, from pictures of its own.
-            steps = -(-len(indices) // batch_size)
-            size = batch_size // part.replicas
-            generator = np.random.default_rng([seed, epoch, part.first])
-            positions, weights, _ = epoch_order(
-                len(own),
-                size * (part.end - part.first),
-                generator,
-                full=True,
-                start=start,
-                part=None,
-                steps=steps,
-            )
-            indices = own
-        else:
-            generator = np.random.default_rng([seed, epoch])
-            positions, weights, size = epoch_order(
-                len(indices), batch_size, generator, full=full, start=start, part=part
-            )
+        generator = np.random.default_rng([seed, epoch])
+        positions, weights, size = epoch_order(
+            len(indices), batch_size, generator, full=full, start=start, part=part
+        )
         order = indices[positions]
-        return self._batches(order, size, weights * self.weights(order))
+        return self.batches(order, size, weights * self.weights(order))
 
     def evaluation_batches(self, split: str, batch_size: int) -> tf.data.Dataset:
         """Batches of a split in the order of the ledger: every picture once, none augmented.
@@ -189,16 +148,14 @@ class Examples:
         """
         return self.batches(self.indices(split), batch_size)
 
-    def batches(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """Batches of pictures by their positions in the ledger, as `evaluation_batches`."""
-        return self._batches(indices, batch_size)
-
-    def _batches(
-        self, indices: np.ndarray, batch_size: int, *others: np.ndarray
-    ) -> tf.data.Dataset:
-        rows, others = self._rows[indices], (self._labels[indices], *others)
+    def batches(self, indices: np.ndarray, batch_size: int, *others: np.ndarray) -> tf.data.Dataset:
+        """Batches of pictures by their positions in the ledger, as `evaluation_batches`; others are
+        given batch by batch beside them.
+        """
+        others = (self._labels[indices], *others)
         with tf.device("CPU:0"):
-            if self._pixels is not None and (rows >= 0).all():
+            if self._pixels is not None:
+                rows = self._rows[indices]
                 dataset = tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size)
                 dataset = dataset.map(as_it_is(partial(self._kept, self._pixels)))
             else:
@@ -243,7 +200,6 @@ def epoch_order(
     full: bool,
     start: int,
     part: Part | None = None,
-    steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Order of an epoch, for pictures and features alike.
 
@@ -254,7 +210,6 @@ def epoch_order(
         full: fills the last batch up with examples of weight 0.
         start: number of the first batch that is given.
         part: of every batch, which has to be full; None: all of it.
-        steps: full batches in the epoch; None: as many as there are.
 
     Returns:
         Positions, int64 [n], 0…count-1; weights, float32 [n]; and how many of them are given at
@@ -263,9 +218,9 @@ def epoch_order(
     positions = generator.permutation(count)
     weights = np.ones(count, np.float32)
     if full:
-        length = (steps or -(-count // batch_size)) * batch_size
-        positions = np.resize(positions, length)
-        weights = np.pad(weights, (0, max(length - count, 0)))[:length]
+        missing = -count % batch_size
+        positions = np.resize(positions, count + missing)
+        weights = np.pad(weights, (0, missing))
     positions, weights = positions[start * batch_size :], weights[start * batch_size :]
     if part is None:
         return positions, weights, batch_size

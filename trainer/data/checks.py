@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from trainer.data.layout import Listing, Unused, not_used
-from trainer.data.ledger import Found, LeftOut
+from trainer.data.ledger import Found, LeftOut, Unused, not_used, some
 from whisker_ml.formats import FORMATS, format_by_content, format_by_name
 from whisker_ml.processors import available_processors
 from whisker_ml.terminal import progress
@@ -33,9 +32,8 @@ _MOST_APART = 6.0
 _MOST_APART_OF_CONTRAST = 0.2
 # Below this contrast (standard deviation in grey levels) a thumbnail says nothing.
 _LEAST_CONTRAST = 2.0
-_COMPARED_AT_ONCE = 256
-# What rounding may add to a distance that is computed from products.
-_ROUNDING = 1.02
+# Directions, of those in which thumbnails differ most, that most pairs are told apart by.
+_DIRECTIONS = 16
 
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
@@ -52,88 +50,61 @@ def near_duplicates(facts: Sequence["Facts"]) -> list[list[str]]:
     Returns:
         Sorted lists of two or more paths, sorted.
     """
-    facts = sorted(facts, key=lambda fact: fact.path)
-    groups: dict[object, list[str]] = {}
-    seen: list[np.ndarray] = []
-    names: list[list[str]] = []
-    # First what is the very same: one stands for all.
-    for fact in facts:
-        pixels = fact.thumbnail
-        informative = pixels.std() >= _LEAST_CONTRAST
-        same = min(pixels.tobytes(), pixels[:, ::-1].tobytes())
-        key = same if informative else fact.sha256
-        if key in groups:
-            groups[key].append(fact.path)
-            continue
-        groups[key] = [fact.path]
-        if informative:
-            seen.append(pixels)
-            names.append(groups[key])
-    if seen:
-        for first, others in _similar(np.stack(seen)):
-            for other in others:
-                names[first] += names[other]
-                names[other].clear()
-    return sorted(sorted(group) for group in groups.values() if len(group) > 1)
+    informative: list[Facts] = []
+    by_content: dict[str, list[str]] = {}
+    for fact in sorted(facts, key=lambda fact: fact.path):
+        if fact.thumbnail.std() >= _LEAST_CONTRAST:
+            informative.append(fact)
+        else:
+            by_content.setdefault(fact.sha256, []).append(fact.path)
+    groups = [*by_content.values(), *_similar(informative)]
+    return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
-def _similar(thumbnails: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Numbers of thumbnails, and of those that look like each and were not given before.
+def _similar(facts: Sequence["Facts"]) -> Iterator[list[str]]:
+    """Paths of each picture and of those that look like it and were not given before.
 
     What a few numbers of each thumbnail tell apart is not compared any further, so that this takes
     little more than time in proportion to their number.
     """
-    numbers = _mirror_invariant(thumbnails)
-    # Neighbours along the direction in which the pictures differ most.
-    _, directions = np.linalg.eigh(numbers.T @ numbers)
-    along = numbers @ directions[:, -1]
-    order = np.argsort(along, kind="stable")
-    numbers, along = numbers[order], along[order]
+    if not facts:
+        return
+    numbers = np.stack([_mirror_invariant(fact.thumbnail) for fact in facts])
     reach = _MOST_APART * numbers.shape[1] ** 0.5
-    ends = np.searchsorted(along, along + reach, side="right")
-    squares = (numbers**2).sum(axis=1)
-    contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)[order]
-    taken = np.zeros(len(order), bool)
-    for block in range(0, len(order), _COMPARED_AT_ONCE):
-        rows = block + np.flatnonzero(~taken[block : block + _COMPARED_AT_ONCE])
-        if not len(rows):
-            continue
-        window = slice(rows[0], ends[rows[-1]])
-        apart = squares[window] - 2 * numbers[rows] @ numbers[window].T
-        apart += squares[rows, np.newaxis]
-        close = apart <= reach**2 * _ROUNDING
-        for row, candidates in zip(rows, close, strict=True):
-            if taken[row]:
-                continue
-            near = window.start + np.flatnonzero(candidates)
-            near = near[(near > row) & ~taken[near]]
-            near = near[_same(thumbnails, order[row], order[near], contrast[row], contrast[near])]
-            if len(near):
-                taken[near] = True
-                yield int(order[row]), order[near]
+    numbers -= numbers.mean(axis=0)
+    _, directions = np.linalg.eigh(numbers.T @ numbers)
+    numbers = numbers @ directions[:, -_DIRECTIONS:]
+    # So that those that look the same are neighbours.
+    order = np.argsort(numbers[:, -1], kind="stable")
+    numbers, facts = numbers[order], [facts[index] for index in order]
+    thumbnails = np.stack([fact.thumbnail for fact in facts])
+    ends = np.searchsorted(numbers[:, -1], numbers[:, -1] + reach, side="right")
+    taken = np.zeros(len(facts), bool)
+    for row, end in enumerate(ends):
+        if not taken[row]:
+            apart = ((numbers[row:end] - numbers[row]) ** 2).sum(axis=1)
+            near = row + np.flatnonzero((apart <= reach**2) & ~taken[row:end])
+            near = near[_same(thumbnails[row], thumbnails[near])]
+            taken[near] = True
+            yield [facts[index].path for index in near]
 
 
-def _mirror_invariant(thumbnails: np.ndarray) -> np.ndarray:
-    """What mirroring keeps of thumbnails: float32 [n, 48], around 0. They differ by no more than
-    the thumbnails do (root of the mean square).
+def _mirror_invariant(thumbnail: np.ndarray) -> np.ndarray:
+    """What mirroring keeps of a thumbnail: float32 [48]. Two differ by no more than the thumbnails
+    do (root of the mean square).
     """
-    half = _SIDE // 2
-    numbers = np.empty((len(thumbnails), 48), np.float32)
-    for start in range(0, len(thumbnails), 4096):
-        part = thumbnails[start : start + 4096].astype(np.float32)
-        symmetric = (part[:, :, :half] + part[:, :, : half - 1 : -1]) / 2
-        blocks = symmetric.reshape(-1, 4, 4, 4, 2, 3).mean(axis=(2, 4))
-        numbers[start : start + 4096] = blocks.reshape(-1, 48)
-    return numbers - numbers.mean(axis=0)
+    symmetric = (thumbnail.astype(np.float32) + thumbnail[:, ::-1])[:, : _SIDE // 2] / 2
+    return symmetric.reshape(4, 4, 4, 2, 3).mean(axis=(1, 3)).ravel()
 
 
-def _same(
-    thumbnails: np.ndarray, number: int, numbers: np.ndarray, contrast: float, contrasts: np.ndarray
-) -> np.ndarray:
-    """Which of a few thumbnails are the same as one of them, mirrored or not: bool [n]."""
-    first, rest = thumbnails[number], thumbnails[numbers].astype(np.float32)
-    squares = [((rest - turned) ** 2).mean(axis=(1, 2, 3)) for turned in (first, first[:, ::-1])]
-    most = np.minimum(np.minimum(contrasts, contrast) * _MOST_APART_OF_CONTRAST, _MOST_APART)
+def _same(thumbnail: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of a few thumbnails are the same as one, mirrored or not: bool [n]."""
+    rest = others.astype(np.float32)
+    squares = [
+        ((rest - each) ** 2).mean(axis=(1, 2, 3)) for each in (thumbnail, thumbnail[:, ::-1])
+    ]
+    contrast = np.minimum(rest.std(axis=(1, 2, 3)), thumbnail.std())
+    most = np.minimum(contrast * _MOST_APART_OF_CONTRAST, _MOST_APART)
     return np.sqrt(np.minimum(*squares)) <= most
 
 
@@ -173,6 +144,11 @@ class Facts:
     def to_json(self) -> dict[str, Any]:
         """What `scan.json` says of the picture."""
         return {name: value for name, value in vars(self).items() if name != "thumbnail"}
+
+    @property
+    def size(self) -> str:
+        """Width and height, for a person."""
+        return f"{self.width}×{self.height}"
 
     @property
     def mislabelled(self) -> bool:
@@ -262,23 +238,42 @@ _HUGE_PIXELS = 40_000_000
 # The trainer stretches pictures to squares: the side of a long one is squeezed by as much.
 _LONGEST = 4.0
 _SHOWN = 10
-_PATHS_SHOWN = 3
 
-# Groups of findings in the order of the table: name in the JSON, and what it is for a person.
-_FILES = {
-    "unreadable": "unreadable",
-    "mislabelled": "of another format than their name says",
-    "turned": "turned by an orientation tag; training and serving turn them upright",
-    "tiny": f"below {_TINY_SIDE} pixels on a side",
-    "huge": f"above {_HUGE_PIXELS // 10**6} megapixels",
-    "stretched": f"with one side more than {_LONGEST:g} times as long as the other",
+# Findings in the order of the table, by their name in the JSON: what they are for a person, and the
+# reason for which a picture is one, or nothing.
+_FINDINGS: dict[str, tuple[str, Callable[[Facts], str]]] = {
+    "unreadable": ("unreadable", lambda _: ""),
+    "mislabelled": (
+        "of another format than their name says",
+        lambda each: each.kind if each.mislabelled else "",
+    ),
+    "turned": (
+        "turned by an orientation tag; training and serving turn them upright",
+        lambda each: f"tag {each.orientation}" if each.orientation != 1 else "",
+    ),
+    "tiny": (
+        f"below {_TINY_SIDE} pixels on a side",
+        lambda each: each.size if min(each.width, each.height) < _TINY_SIDE else "",
+    ),
+    "huge": (
+        f"above {_HUGE_PIXELS // 10**6} megapixels",
+        lambda each: each.size if each.width * each.height > _HUGE_PIXELS else "",
+    ),
+    "stretched": (
+        f"with one side more than {_LONGEST:g} times as long as the other",
+        lambda each: (
+            each.size
+            if max(each.width, each.height) > _LONGEST * min(each.width, each.height)
+            else ""
+        ),
+    ),
 }
 
 
 def sum_up(
     facts: Sequence[Facts],
     unreadable: Sequence[LeftOut],
-    listing: Listing,
+    unused: Sequence[Unused],
     baseline_accuracy: float | None = None,
 ) -> dict[str, Any]:
     """Finds what a person should know.
@@ -286,7 +281,7 @@ def sum_up(
     Args:
         facts: of the pictures that decode.
         unreadable: files that do not, with the reason.
-        listing: of the folder.
+        unused: what else is in the folder.
         baseline_accuracy: what a run of the folder has in `result.json`; None where the folder
             cannot be split.
 
@@ -297,46 +292,39 @@ def sum_up(
         `huge` and `stretched` [{path, reason}], `duplicates` [{paths, exact, splits, classes}],
         `unused` [{what, count, fix}], and `files`: the facts themselves.
     """
-    by_path = {fact.path: fact for fact in facts}
     counts: dict[str, dict[str, int]] = {}
-    for (split, label), count in sorted(
-        Counter((each.split or "all", each.label) for each in facts).items()
-    ):
-        counts.setdefault(split, {})[label] = count
-    classes = Counter(each.label for each in facts)
+    for fact in sorted(facts, key=lambda fact: (fact.split or "all", fact.label)):
+        by_class = counts.setdefault(fact.split or "all", {})
+        by_class[fact.label] = by_class.get(fact.label, 0) + 1
+    classes = Counter(fact.label for fact in facts).values()
+    by_path = {fact.path: fact for fact in facts}
+    groups = [[by_path[path] for path in group] for group in near_duplicates(facts)]
+    findings = {
+        name: [{"path": fact.path, "reason": reason(fact)} for fact in facts if reason(fact)]
+        for name, (_, reason) in _FINDINGS.items()
+    }
     return {
         "format": 1,
         "pictures": len(facts),
         "counts": counts,
         "baseline_accuracy": baseline_accuracy,
-        "imbalance": max(classes.values()) / min(classes.values()) if classes else None,
-        "kinds": dict(Counter(each.kind for each in facts).most_common()),
-        "modes": dict(Counter(each.mode for each in facts).most_common()),
-        "width": _spread([each.width for each in facts]),
-        "height": _spread([each.height for each in facts]),
+        "imbalance": max(classes) / min(classes) if classes else None,
+        "kinds": dict(Counter(fact.kind for fact in facts).most_common()),
+        "modes": dict(Counter(fact.mode for fact in facts).most_common()),
+        "width": _spread([fact.width for fact in facts]),
+        "height": _spread([fact.height for fact in facts]),
+        **findings,
         "unreadable": [vars(file) for file in unreadable],
-        "mislabelled": _those(facts, lambda each: each.kind if each.mislabelled else None),
-        "turned": _those(
-            facts, lambda each: f"tag {each.orientation}" if each.orientation != 1 else None
-        ),
-        "tiny": _those(
-            facts, lambda each: _size(each) if min(each.width, each.height) < _TINY_SIDE else None
-        ),
-        "huge": _those(
-            facts, lambda each: _size(each) if each.width * each.height > _HUGE_PIXELS else None
-        ),
-        "stretched": _those(
-            facts,
-            lambda each: (
-                _size(each)
-                if max(each.width, each.height) > _LONGEST * min(each.width, each.height)
-                else None
-            ),
-        ),
         "duplicates": [
-            _duplicates([by_path[path] for path in group]) for group in near_duplicates(facts)
+            {
+                "paths": [fact.path for fact in group],
+                "exact": len({fact.sha256 for fact in group}) < len(group),
+                "splits": sorted({fact.split or "all" for fact in group}),
+                "classes": sorted({fact.label for fact in group}),
+            }
+            for group in groups
         ],
-        "unused": [vars(unused) for unused in listing.unused],
+        "unused": [vars(each) for each in unused],
         "files": [fact.to_json() for fact in facts],
     }
 
@@ -345,11 +333,9 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a person about what `sum_up` has found."""
     if found["files"]:
         yield from _picture_lines(found)
-    for name, meaning in _FILES.items():
+    for name, (meaning, _) in _FINDINGS.items():
         yield f"{len(found[name]):,} {meaning}"
-        for file in found[name][:_SHOWN]:
-            yield f"  {file['path']}: {file['reason']}"
-        yield from _and_more(len(found[name]))
+        yield from _first([f"{file['path']}: {file['reason']}" for file in found[name]])
     groups = found["duplicates"]
     across = {name: sum(len(group[name]) > 1 for group in groups) for name in ("classes", "splits")}
     yield (
@@ -358,32 +344,30 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         f" {across['splits']:,} across splits, {across['classes']:,} across classes"
     )
     # The worst first: one picture cannot be of two classes.
-    ordered = sorted(groups, key=lambda group: (-len(group["classes"]), -len(group["splits"])))
-    for group in ordered[:_SHOWN]:
-        paths, more = group["paths"][:_PATHS_SHOWN], len(group["paths"]) - _PATHS_SHOWN
-        what = "two labels for one picture: " if len(group["classes"]) > 1 else ""
-        yield f"  {what}{' = '.join(paths)}" + (f" and {more:,} more" if more > 0 else "")
-    yield from _and_more(len(groups))
+    groups = sorted(groups, key=lambda group: (-len(group["classes"]), -len(group["splits"])))
+    yield from _first(
+        [
+            ("two labels for one picture: " if len(group["classes"]) > 1 else "")
+            + some(group["paths"], " = ")
+            for group in groups
+        ]
+    )
     if found["unused"]:
-        yield not_used([Unused(**unused) for unused in found["unused"]])
+        yield not_used([Unused(**each) for each in found["unused"]])
 
 
 def _picture_lines(found: Mapping[str, Any]) -> Iterator[str]:
     counts = found["counts"]
-    labels = sorted({label for by_class in counts.values() for label in by_class})
+    total: Counter[str] = Counter()
+    for by_class in counts.values():
+        total.update(by_class)
+    labels = sorted(total)
     width = max([5, *map(len, labels)])
+    if len(labels) > 2 * _SHOWN:
+        labels.sort(key=lambda label: -total[label])
+        labels[_SHOWN:-_SHOWN] = ["…"]
     yield f"{'class':{width}}" + "".join(f"{split:>12}" for split in counts)
-    # The largest classes first: of hundreds, only some are shown.
-    total = Counter(
-        {label: sum(by_class.get(label, 0) for by_class in counts.values()) for label in labels}
-    )
-    largest_first = [label for label, _ in total.most_common()]
-    shown = (
-        labels
-        if len(labels) <= 2 * _SHOWN
-        else [*largest_first[:_SHOWN], "…", *largest_first[-_SHOWN:]]
-    )
-    for label in shown:
+    for label in labels:
         yield f"{label:{width}}" + "".join(
             f"{by_class.get(label, 0):>12,}" if label in total else ""
             for by_class in counts.values()
@@ -394,37 +378,19 @@ def _picture_lines(found: Mapping[str, Any]) -> Iterator[str]:
         if baseline is not None
         else ""
     )
-    yield (
-        f"{', '.join(f'{count:,} {kind}' for kind, count in found['kinds'].items())}; "
-        f"{', '.join(f'{count:,} {mode}' for mode, count in found['modes'].items())}"
+    yield "; ".join(
+        ", ".join(f"{count:,} {name}" for name, count in found[kind].items())
+        for kind in ("kinds", "modes")
     )
     for side in ("width", "height"):
         least, middle, most = found[side]
         yield f"{side} {least:,} to {most:,} pixels, median {middle:,}"
 
 
-def _and_more(count: int) -> Iterator[str]:
-    if count > _SHOWN:
-        yield f"  and {count - _SHOWN:,} more, all in the file that --out names"
-
-
-def _those(facts: Sequence[Facts], reason: Callable[[Facts], str | None]) -> list[dict[str, str]]:
-    return [
-        {"path": fact.path, "reason": told} for fact in facts if (told := reason(fact)) is not None
-    ]
-
-
-def _duplicates(group: Sequence[Facts]) -> dict[str, Any]:
-    return {
-        "paths": [each.path for each in group],
-        "exact": len({each.sha256 for each in group}) < len(group),
-        "splits": sorted({each.split or "all" for each in group}),
-        "classes": sorted({each.label for each in group}),
-    }
-
-
-def _size(each: Facts) -> str:
-    return f"{each.width}×{each.height}"
+def _first(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"  {line}" for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"  and {len(lines) - _SHOWN:,} more, all in the file that --out names"
 
 
 def _spread(values: Sequence[int]) -> list[int]:

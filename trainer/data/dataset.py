@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-import weakref
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data import batches, sources, splits
+from trainer.data import layout, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
-from trainer.data.layout import not_used
-from trainer.data.ledger import EXCLUDED, Ledger, LeftOut, exclude
-from trainer.data.pictures import Pictures, assign, open_pictures
+from trainer.data.ledger import EXCLUDED, Found, Ledger, LeftOut, Pictures, exclude, not_used
+from trainer.data.shards import Shards
 from trainer.errors import DataError
 from trainer.session import Session
 from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
@@ -41,57 +40,39 @@ _MEMORY_FILES = {
 }
 
 
-class PixelCache:
-    """Rows of decoded pictures: uint8 [n, image_size, image_size, 3]; zeros where nothing was put.
+def pixel_rows(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
+    """Makes room for decoded pictures: uint8 [n, image_size, image_size, 3], zeros.
 
     Args:
         shape: of all rows.
         folder: keeps them in a file there that is gone when the process is, however that ends;
             None: in memory.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
     """
-
-    def __init__(self, shape: tuple[int, ...], folder: Path | None) -> None:
-        self._folder = folder
-        self.pixels: np.ndarray
-        if folder is None:
-            self.pixels = np.zeros(shape, np.uint8)
-            return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="pixels-")  # noqa: SIM115
-            weakref.finalize(self, self._file.close)
-            self._file.truncate(int(np.prod(shape, dtype=np.int64)))
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.pixels = np.memmap(self._file, np.uint8, "r", shape=shape)
-
-    def put(self, first: int, rows: np.ndarray) -> None:
-        """Keeps rows that stand one after the other, uint8 [m, image_size, image_size, 3], from
-        number `first` on.
-
-        Raises:
-            DataError: the disk is full.
-        """
-        if self._folder is None:
-            self.pixels[first : first + len(rows)] = rows
-            return
-        try:
-            # Never through the mapped file, where a full disk kills the process instead of raising
-            # an error.
-            os.pwrite(self._file.fileno(), rows.tobytes(), first * self.pixels[0].nbytes)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> DataError:
-        return DataError(
-            f"{self._folder}: decoded pictures cannot be kept here ({error.strerror}); free space,"
-            " or use --cache=none"
-        )
+    if folder is None:
+        return np.zeros(shape, np.uint8)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix="pixels-") as file:
+            size = int(np.prod(shape, dtype=np.int64))
+            # All of it now, where the system can: a disk that is full under a mapped file kills the
+            # process instead of raising an error.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: decoded pictures cannot be kept here ({error.strerror}); free space, or use"
+            " --cache=none"
+        ) from error
 
 
 def make_cache(
     kind: str, count: int, image_size: int, folder: Path, *, free_bytes: int
-) -> PixelCache | None:
+) -> np.ndarray | None:
     """Makes a place for decoded pictures.
 
     Args:
@@ -102,7 +83,7 @@ def make_cache(
         free_bytes: memory that is free now.
 
     Returns:
-        The cache; None where there is to be none.
+        The rows, as `pixel_rows` makes them; None where there are to be none.
 
     Raises:
         DataError: the pixels do not fit into what was asked for.
@@ -116,7 +97,7 @@ def make_cache(
         if place == "none":
             return None
         if needed <= places[place] * _SHARE:
-            return PixelCache(shape, None if place == "memory" else folder)
+            return pixel_rows(shape, None if place == "memory" else folder)
         if place == kind:
             raise DataError(
                 f"--cache={kind}: {count:,} pictures of {image_size} pixels take {needed / 1e9:.1f}"
@@ -146,23 +127,18 @@ def free_memory_bytes(
         return _UNKNOWN_MEMORY_BYTES
     for _, controllers, path in groups:
         if controllers in _MEMORY_FILES:
-            root = control_groups / controllers
-            own = root / path.lstrip("/")
-            # A limit holds for all groups below it.
+            limit, usage, reclaimable = _MEMORY_FILES[controllers]
+            own = control_groups / controllers / path.lstrip("/")
+            # A limit holds for all groups below it; where there is none, version 2 says "max".
             for group in (own, *own.parents):
-                if group.is_relative_to(root):
-                    free = min(free, _left_in(group, *_MEMORY_FILES[controllers], otherwise=free))
+                with suppress(OSError, ValueError, KeyError):
+                    lines = dict(
+                        line.split() for line in (group / "memory.stat").read_text().splitlines()
+                    )
+                    # Pages of files are given up when memory is needed.
+                    used = int((group / usage).read_text()) - int(lines[reclaimable])
+                    free = min(free, int((group / limit).read_text()) - used)
     return max(free, 0)
-
-
-def _left_in(group: Path, limit: str, usage: str, reclaimable: str, *, otherwise: int) -> int:
-    try:
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Pages of files are given up when memory is needed.
-        used = int((group / usage).read_text()) - int(statistics[reclaimable])
-        return int((group / limit).read_text()) - used
-    except (OSError, ValueError, KeyError):  # there is no limit; version 2 says "max" then
-        return otherwise
 
 
 def _free_disk_bytes(folder: Path) -> int:
@@ -196,7 +172,7 @@ def scan(
     image_size: int,
     *,
     on_bad_image: str,
-    cache: PixelCache | None = None,
+    cache: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Scan:
     """Reads, hashes and decodes every picture once, in parallel.
@@ -229,10 +205,7 @@ def scan(
             for index, content in zip(indices, encoded, strict=True):
                 digests[index] = hashlib.sha256(content).hexdigest()
             if cache is not None:
-                for run in np.split(
-                    np.arange(len(indices)), np.flatnonzero(np.diff(indices) != 1) + 1
-                ):
-                    cache.put(int(indices[run[0]]), rows[run[0] : run[-1] + 1])
+                cache[indices] = rows
             bar.update(len(indices))
     left_out = [
         _problem(pictures, found[index].path, max_pixels)
@@ -250,7 +223,7 @@ def scan(
             f"--data={pictures.data}: none of the {len(found)} files is a picture that can be"
             " decoded"
         )
-    return Scan(sha256, left_out, None if cache is None else cache.pixels)
+    return Scan(sha256, left_out, cache)
 
 
 def _problem(pictures: Pictures, path: str, max_pixels: int) -> LeftOut:
@@ -292,6 +265,24 @@ def run_digest(ledger: Ledger) -> str:
     return hashlib.sha256(f"{ledger.digest} {PIXELS_VERSION}".encode()).hexdigest()
 
 
+def open_pictures(data: Path, classes: str = "folders") -> Pictures:
+    """Lists the pictures of a data folder or a CSV file without reading them.
+
+    Args:
+        data: the folder, or the file, whose folder paths are relative to.
+        classes: as `trainer.data.layout.find` takes it.
+
+    Raises:
+        DataError: there is none, or what is there cannot be trained on.
+    """
+    frozen = splits.read_frozen(data)
+    if frozen is None or not (data / splits.INDEX).exists():
+        return replace(layout.find(data, classes), frozen=frozen)
+    found = [Found(picture.path, picture.label, picture.split) for picture in frozen.pictures]
+    found.sort(key=lambda file: file.path)
+    return Pictures(data, tuple(found), frozen=frozen, shards=Shards(data))
+
+
 def load(config: Config, session: Session) -> Dataset:
     """Finds, reads, hashes and decodes all pictures, and assigns them to splits.
 
@@ -307,23 +298,21 @@ def load(config: Config, session: Session) -> Dataset:
     root = sources.pictures_folder(config.data, session.downloads)
     pictures = open_pictures(root, config.classes)
     workers = session.workers
-    # Features are computed by everybody for all; of pixels in shards, each reads what it trains on.
-    read = pictures if config.feature_views else batches.own_pictures(pictures, workers.part)
     cache = make_cache(
         config.cache,
-        len(read.found),
+        len(pictures.found),
         config.image_size,
         session.downloads / "pixels",
         free_bytes=free_memory_bytes(),
     )
     scanned = scan(
-        read,
+        pictures,
         config.image_size,
         on_bad_image=config.on_bad_image,
         cache=cache,
         max_pixels=config.max_pixels,
     )
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
+    ledger = splits.assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
     # After the splits are made: what is left out moves nothing else.
     kept, excluded = exclude(config.exclude, ledger.pictures)
     ledger = replace(ledger, pictures=kept, left_out=(*ledger.left_out, *excluded))
@@ -335,7 +324,7 @@ def load(config: Config, session: Session) -> Dataset:
         digest, lambda path: files.write_json(path, {**ledger.to_json(), "run_digest": digest})
     )
     examples = Examples(
-        read,
+        pictures,
         ledger,
         scanned.pixels,
         config.image_size,

@@ -1,4 +1,4 @@
-"""A pen that draws outlines and fur on a Pillow picture.
+"""A pen that draws outlines and fur on a Pillow picture, and the surroundings that it draws.
 
 Points are complex numbers, x + y·j with y down, so that turning and scaling a shape is one
 multiplication. Outlines are written as text, as in SVG: one knot after the other.
@@ -15,10 +15,18 @@ from PIL import Image, ImageDraw
 Colour = tuple[int, int, int]
 Points = NDArray[np.complex128]
 
+INK, WHITE, _GREEN = (38, 30, 30), (250, 248, 242), (86, 132, 64)
+
 
 def knots(text: str) -> Points:
     """Reads knots, such as ``"0 1-.5j 2+1j"``."""
     return np.array([complex(knot) for knot in text.split()])
+
+
+def rgb(code: str) -> Colour:
+    """Reads a colour, such as ``"d68a42"``."""
+    red, green, blue = bytes.fromhex(code)
+    return red, green, blue
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -160,3 +168,85 @@ class Pen:
                 reach = radius * unit * uniform(0.5, 1.2)
                 box = (x - reach, y - reach * 0.8, x + reach, y + reach * 0.8)
                 draw.ellipse(box, fill=coat.marks)
+
+
+# What stands about: outlines around a point on the floor, in picture heights, one after the other.
+# Each is ``smooth`` or has ``corners``, and a colour (``any``: any).
+_ROOM = (
+    "corners faf8f2 -.2-.62j .2-.62j .2-.2j -.2-.2j;"  # a window
+    "corners 96c4e6 -.18-.6j -.01-.6j -.01-.22j -.18-.22j;"
+    "corners 96c4e6 .01-.6j .18-.6j .18-.22j .01-.22j",
+    "corners any -.12-.5j .12-.5j .12-.26j -.12-.26j;"  # a picture
+    "smooth any -.09-.28j -.02-.44j .09-.28j",
+    "smooth any -.4+.08j -.36-.28j .36-.28j .4+.08j;"  # a sofa
+    "smooth faf8f2 -.36-.08j -.02-.08j -.02+.06j -.36+.06j",
+    "smooth 568440 -.05-.12j -.3-.3j -.42j .3-.28j .05-.12j -.5j;"  # a plant
+    "corners b06242 -.09-.14j .09-.14j .06+.03j -.06+.03j",
+)
+_GARDEN = (
+    "corners 684c36 -.03-.3j .03-.3j .03+.03j -.03+.03j;"  # a tree
+    "smooth 568440 -.17-.36j -.1-.52j .12-.54j .18-.34j -.26j",
+    "corners 2c603e -.16 -.24j -.1-.2j -.46j .1-.2j -.24j .16",  # a fir
+    "corners any -.2-.24j .2-.24j .2 -.2;"  # a house
+    "corners 964a3c -.24-.24j -.44j .24-.24j;"
+    "corners 604638 -.05-.15j .04-.15j .04 -.05",
+    "smooth 568440 -.25 -.16-.13j -.07j .12-.16j .25",  # a bush
+)
+
+
+def _colour(generator: np.random.Generator, low: int = 60, high: int = 235) -> Colour:
+    red, green, blue = generator.integers(low, high, 3).tolist()
+    grey = (red + green + blue) // 3
+    return mix((red, green, blue), (grey, grey, grey), 0.45)
+
+
+def paint_background(pen: Pen) -> None:
+    """Covers the picture, whose height is the pen's unit, with a room or a garden."""
+    generator, uniform, wide = (
+        pen.generator,
+        pen.generator.uniform,
+        pen.image.width / pen.image.height,
+    )
+    floor, indoors = uniform(0.5, 0.85), generator.random() < 0.5
+
+    def box(left: float, top: float, right: float, bottom: float) -> Points:
+        corners = left + top * 1j, right + top * 1j, right + bottom * 1j, left + bottom * 1j
+        return np.array(corners)
+
+    far = _colour(generator, 90) if indoors else mix((120, 176, 226), _colour(generator), 0.4)
+    near = _colour(generator, 50, 210) if indoors else mix(_GREEN, _colour(generator), 0.5)
+    bands = generator.integers(1, 12)
+    for band in range(bands):  # wallpaper, or a sky that is paler towards the ground
+        share = 0.15 * (band % 2) if indoors else band / 14
+        side = box(band * wide / bands, 0, wide, floor)
+        sky = box(0, band * floor / bands, wide, floor)
+        pen.fill(side if indoors else sky, mix(far, WHITE, share))
+    pen.fill(box(0, floor, wide, 1), near)
+    for x in np.arange(-1, wide + 1, uniform(0.1, 0.3)):  # boards, or blades of grass
+        shade = mix(near, INK, 0.3)
+        if indoors:
+            pen.line([x * 0.7 + 0.3 * wide / 2 + floor * 1j, x * 1.2 + 1j], shade, 0.008)
+        else:
+            blade = np.array([0, uniform(-1, 1) - 1.8j, 0.4])
+            pen.fill(x + uniform(floor, 1.04) * 1j + 0.05 * blade, shade)
+    for index in generator.permutation(4)[: generator.integers(1, 4)]:
+        place, scale = uniform(0.05, wide - 0.05) + floor * 1j, uniform(0.8, 1.3)
+        for thing in (_ROOM if indoors else _GARDEN)[index].split(";"):
+            form, colour, outline = thing.split(maxsplit=2)
+            points = place + scale * knots(outline)
+            shade = _colour(generator)
+            if colour != "any":
+                shade = mix(rgb(colour), shade, 0.25)
+            pen.fill(curve(points) if form == "smooth" else points, shade)
+
+
+def paint_foreground(pen: Pen) -> None:
+    """Puts something in front of the animal that hides a part of it: a ball, a cushion, a post."""
+    generator, uniform = pen.generator, pen.generator.uniform
+    x = uniform(0, pen.image.width / pen.image.height)
+    outlines = (
+        oval(x + uniform(0.6, 0.95) * 1j, 0.1, 0.1),
+        oval(x + uniform(0.95, 1.1) * 1j, uniform(0.2, 0.5), uniform(0.15, 0.3)),
+        x + knots("0 .06 .06+1j 1j"),
+    )
+    pen.fill(outlines[generator.integers(3)], _colour(generator))

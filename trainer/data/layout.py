@@ -8,11 +8,11 @@ import os
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.data.ledger import SPLITS, Found, LeftOut, some
+from trainer.data.ledger import SPLITS, Found, LeftOut, Pictures, Unused, not_used, some
 from trainer.errors import DataError
 from whisker_ml.formats import CONVERT, CONVERTIBLE, SUFFIXES, format_by_name
 
@@ -48,39 +48,7 @@ CSV_SUFFIXES = (".csv", ".tsv")
 _Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Unused:
-    """What is in a data folder and is not used: how many of what, and what to do, if anything."""
-
-    what: str
-    count: int
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.count:,}" + (f" ({self.fix})" if self.fix else "")
-
-
-def not_used(unused: Sequence[Unused]) -> str:
-    """One line for a person about what is not used; empty where there is nothing."""
-    return "not used: " + "; ".join(map(str, unused)) if unused else ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a data folder holds.
-
-    Attributes:
-        found: the pictures, sorted by path.
-        left_out: files that are named like pictures and cannot be opened.
-        unused: everything else.
-    """
-
-    found: tuple[Found, ...]
-    left_out: tuple[LeftOut, ...] = ()
-    unused: tuple[Unused, ...] = ()
-
-
-def find(data: Path, classes: str = "folders") -> Listing:
+def find(data: Path, classes: str = "folders") -> Pictures:
     """Lists the pictures of a folder or of a CSV file, without opening them.
 
     A folder holds ``<class>/…``, or split folders such as ``train`` and ``val`` that hold
@@ -95,20 +63,20 @@ def find(data: Path, classes: str = "folders") -> Listing:
         DataError: there is nothing that can be trained on, or it is not clear what the classes are.
     """
     if data.suffix.lower() in CSV_SUFFIXES and data.is_file():
-        listing = _from_csv(data)
+        pictures = _from_csv(data)
     elif data.is_dir():
-        listing = _from_folder(data, classes)
+        pictures = _from_folder(data, classes)
     else:
         raise DataError(
             f"--data={data}: there is no such folder; expected one folder of pictures per class"
         )
-    labels = sorted({picture.label for picture in listing.found})
+    labels = {picture.label for picture in pictures.found}
     if len(labels) < 2:
         raise DataError(
-            f"--data={data}: one class only ({labels[0]}); expected a folder of pictures for each"
-            " of two or more classes" + _but(listing.unused)
+            f"--data={data}: one class only ({labels.pop()}); expected a folder of pictures for"
+            " each of two or more classes" + _but(pictures.unused)
         )
-    return listing
+    return pictures
 
 
 def _but(unused: Sequence[Unused]) -> str:
@@ -125,7 +93,7 @@ class _Tree:
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
-def _from_folder(folder: Path, classes: str) -> Listing:
+def _from_folder(folder: Path, classes: str) -> Pictures:
     tree = _Tree()
     try:
         _walk(folder, (), frozenset(), tree)
@@ -142,7 +110,7 @@ def _from_folder(folder: Path, classes: str) -> Listing:
         for parts in pictures
         if len(parts) >= depth + 2 and (not splits or parts[0] in splits)
     ]
-    unused = _unused(tree, pictures, set(used), splits)
+    unused = _unused(tree, set(used), splits)
     if not used:
         raise DataError(
             f"--data={folder}: no pictures found; expected <class>/*.jpg or train/<class>/*.jpg "
@@ -150,21 +118,15 @@ def _from_folder(folder: Path, classes: str) -> Listing:
         )
     if classes == "folders":
         _require_classes(folder, used, depth)
-    found = [
-        Found(
-            "/".join(parts),
-            _label(parts, depth, classes),
-            splits[parts[0]] if splits else None,
-        )
-        for parts in used
-    ]
-    _require_distinct(
-        folder,
-        [
-            (parts[: -1 if classes == "leaves" else depth + 1], file.label)
-            for parts, file in zip(used, found, strict=True)
-        ],
-    )
+    found: list[Found] = []
+    labels: dict[str, str] = {}
+    for parts in used:
+        holding = parts[:-1] if classes == "leaves" else parts[: depth + 1]
+        # A Mac writes é as two characters, others as one: the same class.
+        label = unicodedata.normalize("NFC", "/".join(holding[depth:]))
+        found.append(Found("/".join(parts), label, splits.get(parts[0])))
+        labels["/".join(holding)] = label
+    _require_distinct(folder, labels)
     if splits:
         _require_in_all_splits(folder, found, splits)
     left_out = [
@@ -172,7 +134,8 @@ def _from_folder(folder: Path, classes: str) -> Listing:
         for parts in tree.special
         if format_by_name(parts[-1])
     ]
-    return Listing(tuple(sorted(found, key=lambda file: file.path)), tuple(left_out), tuple(unused))
+    found.sort(key=lambda file: file.path)
+    return Pictures(folder, tuple(found), tuple(left_out), unused)
 
 
 def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> None:
@@ -238,35 +201,22 @@ def _split_folders(folder: Path, pictures: Sequence[_Parts]) -> dict[str, str]:
     return splits
 
 
-def _label(parts: _Parts, depth: int, classes: str) -> str:
-    names = parts[depth:-1] if classes == "leaves" else (parts[depth],)
-    # A Mac writes é as two characters, others as one: the same class.
-    return unicodedata.normalize("NFC", "/".join(names))
-
-
 def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
     """Refuses class folders that look like folders of class folders."""
     directly = {parts[depth] for parts in used if len(parts) == depth + 2}
-    below: dict[str, set[str]] = {}
     deeper = Counter(parts[depth] for parts in used if parts[depth] not in directly)
-    for parts in used:
-        if parts[depth] in deeper:
-            below.setdefault(parts[depth], set()).add(parts[depth + 1])
-    several = any(len(folders) > 1 for folders in below.values())
-    mostly = several and sum(deeper.values()) >= _MOSTLY * len(used)
+    below = {parts[: depth + 2] for parts in used if parts[depth] in deeper}
+    mostly = len(below) > len(deeper) and deeper.total() >= _MOSTLY * len(used)
     if not deeper or (directly and not mostly):
         return
     # Where most pictures are in folders side by side.
-    parents: Counter[_Parts] = Counter()
-    side_by_side: dict[_Parts, set[str]] = {}
-    for parts in used:
-        if len(parts) > depth + 2:
-            parents[parts[:-2]] += 1
-            side_by_side.setdefault(parts[:-2], set()).add(parts[-2])
-    instead = next((top for top, _ in parents.most_common() if len(side_by_side[top]) > 1), ())
+    siblings = Counter(lowest[:-1] for lowest in {parts[:-1] for parts in used})
+    parents = Counter(
+        parts[:-2] for parts in used if len(parts) > depth + 2 and siblings[parts[:-2]] > 1
+    )
+    instead = max(parents, key=parents.__getitem__, default=())
     if instead and instead[-1].casefold() in _SPLIT_NAMES:
         instead = instead[:-1]
-    data = shlex.quote(str(folder))
     one_of_them = (
         f", or train on one of them with --data={shlex.quote(str(folder.joinpath(*instead)))}"
         if instead
@@ -275,70 +225,64 @@ def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
     raise DataError(
         f"--data={folder}: {some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
         " folders, like a group of classes; take the lowest folders as classes with"
-        f" whisker-train --data={data} --classes=leaves{one_of_them}"
+        f" whisker-train --data={shlex.quote(str(folder))} --classes=leaves{one_of_them}"
     )
 
 
-def _require_distinct(folder: Path, labels: Iterable[tuple[_Parts, str]]) -> None:
-    known: dict[str, tuple[str, str]] = {}
-    for parts, label in labels:
-        path = "/".join(parts)
-        first_label, first = known.setdefault(label.casefold(), (label, path))
-        if first_label != label:
+def _require_distinct(data: Path, labels: Mapping[str, str]) -> None:
+    """Refuses labels, by what they were written as, that differ in case only."""
+    known: dict[str, str] = {}
+    for written, label in labels.items():
+        first = known.setdefault(label.casefold(), written)
+        if labels[first] != label:
             raise DataError(
-                f"--data={folder}: {first} and {path} differ only in upper and lower case; write"
+                f"--data={data}: {first} and {written} differ only in upper and lower case; write"
                 " the name of a class the same everywhere"
             )
 
 
 def _require_in_all_splits(folder: Path, found: Sequence[Found], splits: Mapping[str, str]) -> None:
-    name = {split: top for top, split in splits.items()}
-    given = [split for split in SPLITS if split in name]
-    labels = {split: {file.label for file in found if file.given_split == split} for split in given}
-    for label in sorted(set().union(*labels.values())):
-        where = [split for split in given if label in labels[split]]
-        if len(where) < len(given):
-            missing = [f"{name[split]}/{label}" for split in given if split not in where]
-            there = [f"{name[split]}/{label}" for split in where]
+    tops = sorted(splits, key=lambda top: SPLITS.index(splits[top]))
+    has = {(file.given_split, file.label) for file in found}
+    for label in sorted({file.label for file in found}):
+        there = [f"{top}/{label}" for top in tops if (splits[top], label) in has]
+        missing = [f"{top}/{label}" for top in tops if (splits[top], label) not in has]
+        if missing:
             raise DataError(
                 f"--data={folder}: class {label} has pictures in {' and '.join(there)} and none in"
                 f" {' and '.join(missing)}; add pictures there, or remove {' and '.join(there)}"
             )
 
 
-def _unused(
-    tree: _Tree, pictures: Sequence[_Parts], used: set[_Parts], splits: Mapping[str, str]
-) -> tuple[Unused, ...]:
-    unused = []
-    beside: Counter[str] = Counter()
-    for parts in pictures:
-        if parts not in used:
-            beside[parts[0] if len(parts) > 1 else ""] += 1
-    for top, count in sorted(beside.items()):
-        if not top or top in splits:
-            where = f"beside the class folders of {top}" if top else "beside the folders"
-            unused.append(Unused(f"pictures {where}", count, "without a class"))
+def _unused(tree: _Tree, used: set[_Parts], splits: Mapping[str, str]) -> tuple[Unused, ...]:
+    counts: Counter[tuple[str, str]] = Counter()
+    others = []
+    for parts in sorted(set(tree.files) - used, key=lambda parts: (len(parts) > 1, parts)):
+        top = parts[0] if len(parts) > 1 else ""
+        if not format_by_name(parts[-1]):
+            others.append(_ending(parts[-1]))
+        elif top and top not in splits:
+            counts[f"pictures in {top}", "not the folder of a split"] += 1
         else:
-            unused.append(Unused(f"pictures in {top}", count, "not the folder of a split"))
-    endings = Counter(_ending(parts[-1]) for parts in tree.files if not format_by_name(parts[-1]))
-    for ending, count in sorted(endings.items()):
+            where = f"beside the class folders of {top}" if top else "beside the folders"
+            counts[f"pictures {where}", "without a class"] += 1
+    for ending in sorted(others):
         fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
-        unused.append(Unused(f"{ending} files" if ending else "files of other formats", count, fix))
-    special = sum(not format_by_name(parts[-1]) for parts in tree.special)
-    if special:
-        unused.append(Unused("files that are not regular files", special))
+        counts[f"{ending} files" if ending else "files of other formats", fix] += 1
+    if special := sum(not format_by_name(parts[-1]) for parts in tree.special):
+        counts["files that are not regular files", ""] = special
     depth = 1 if splits else 0
     holding = {parts[: depth + 1] for parts in used}
     empty = [
-        parts
+        "/".join(parts)
         for parts in tree.folders
         if len(parts) == depth + 1 and (not splits or parts[0] in splits) and parts not in holding
     ]
     if empty:
-        names = some(["/".join(parts) for parts in empty])
-        unused.append(Unused(f"folders without a usable picture ({names})", len(empty)))
-    unused += [Unused(what, count) for what, count in sorted(tree.passed_over.items())]
-    return tuple(unused)
+        counts[f"folders without a usable picture ({some(empty)})", ""] = len(empty)
+    for what, count in sorted(tree.passed_over.items()):
+        counts[what, ""] = count
+    return tuple(Unused(what, count, fix) for (what, fix), count in counts.items())
 
 
 def _ending(name: str) -> str:
@@ -383,14 +327,11 @@ def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
         yield number, named["path"], named["label"], named.get("split", "")
 
 
-def _from_csv(file: Path) -> Listing:
-    found: dict[str, tuple[int, Found]] = {}
-    left_out: dict[str, LeftOut] = {}
-    without: list[int] = []
-    for number, written, name, split_name in read_csv(file):
+def _from_csv(file: Path) -> Pictures:
+    rows: dict[str, tuple[int, Found]] = {}
+    for number, written, label, split_name in read_csv(file):
         _require_utf8(written, file)
-        label = unicodedata.normalize("NFC", name)
-        split = _SPLIT_NAMES.get(split_name.casefold()) if split_name else None
+        split = _SPLIT_NAMES.get(split_name.casefold())
         if split_name and split is None:
             raise DataError(
                 f"--data={file}: line {number} has the split {split_name!r}; expected train,"
@@ -398,30 +339,31 @@ def _from_csv(file: Path) -> Listing:
             )
         as_windows = "\\" in written and not (file.parent / written).exists()
         path = os.path.normpath(written.replace("\\", "/") if as_windows else written)
-        if split is None:
-            without.append(number)
-        before, known = found.get(path, (number, None))
-        if known is not None and known != Found(path, label, split):
+        picture = Found(path, unicodedata.normalize("NFC", label), split)
+        before, known = rows.setdefault(path, (number, picture))
+        if known != picture:
             raise DataError(
                 f"--data={file}: lines {before} and {number} disagree about {path}; expected one"
                 " line for each picture"
             )
+    found, left_out = [], []
+    for path, (number, picture) in sorted(rows.items()):
         target = file.parent / path
         if target.is_file():
-            found[path] = (number, Found(path, label, split))
+            found.append(picture)
         else:
             why = "not a regular file" if target.exists() else "no such file"
-            left_out[path] = LeftOut(path, f"line {number}: {why}")
-    pictures = sorted((picture for _, picture in found.values()), key=lambda file: file.path)
-    if not pictures:
+            left_out.append(LeftOut(path, f"line {number}: {why}"))
+    if not found:
         raise DataError(
             f"--data={file}: none of the {len(left_out)} files that it names exists; expected"
             f" paths relative to {file.parent}"
         )
-    if without and len(without) < len(found) + len(left_out):
+    without = [number for number, picture in rows.values() if not picture.given_split]
+    if without and len(without) < len(rows):
         raise DataError(
             f"--data={file}: line {without[0]} has no split and others have one; give a split for"
             " every picture, or for none"
         )
-    _require_distinct(file, [((picture.label,), picture.label) for picture in pictures])
-    return Listing(tuple(pictures), tuple(left_out.values()))
+    _require_distinct(file, {picture.label: picture.label for picture in found})
+    return Pictures(file, tuple(found), tuple(left_out))

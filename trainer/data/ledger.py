@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from trainer.errors import DataError
 from whisker_ml import files
+
+if TYPE_CHECKING:
+    from trainer.data.shards import Shards
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +24,10 @@ SPLITS = ("train", "validation", "test")
 _NAMED = 3
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], between: str = ", ") -> str:
     """Names a few of many, for a person."""
     more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return between.join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def commonest_class(train_counts: Mapping[str, int]) -> str:
@@ -123,16 +126,22 @@ class Ledger:
         """Reads what `write` has written.
 
         Raises:
-            DataError: it cannot be read, or is no ledger.
+            DataError: it cannot be read, is no ledger, or was changed by hand.
         """
         remedy = "put the file back, or freeze the split again"
         content = files.read_json(path, remedy, DataError)
         try:
-            return cls.from_json(content)
+            ledger = cls.from_json(content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: cannot be read as a ledger ({type(error).__name__}: {error}); {remedy}"
             ) from error
+        if content.get("digest") != ledger.digest:
+            raise DataError(
+                f"{path}: was changed after it was frozen; put it back, or remove it and freeze the"
+                " split again"
+            )
+        return ledger
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Ledger":
@@ -150,6 +159,57 @@ class Ledger:
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("expected texts")
         return ledger
+
+
+@dataclass(frozen=True)
+class Unused:
+    """What is in a data folder and is not used: how many of what, and what to do, if anything."""
+
+    what: str
+    count: int
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.count:,}" + (f" ({self.fix})" if self.fix else "")
+
+
+def not_used(unused: Sequence[Unused]) -> str:
+    """One line for a person about what is not used; empty where there is nothing."""
+    return "not used: " + "; ".join(map(str, unused)) if unused else ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a data folder, or of a CSV file.
+
+    Attributes:
+        data: the folder, or the file.
+        found: all of them, sorted by path.
+        left_out: files that are named like pictures and cannot be opened.
+        unused: everything else.
+        frozen: the split that was frozen, if any.
+        shards: what holds them; None where each is a file.
+    """
+
+    data: Path
+    found: tuple[Found, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    frozen: Ledger | None = None
+    shards: "Shards | None" = None
+
+    @property
+    def folder(self) -> Path:
+        """What paths are relative to."""
+        return self.data.parent if self.data.is_file() else self.data
+
+    def read(self, path: str) -> bytes:
+        """Gives the content of one.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.shards.read(path) if self.shards else (self.folder / path).read_bytes()
 
 
 # Pictures that a person leaves out: `--exclude`.

@@ -6,26 +6,43 @@ tell them apart. A head has radius 1 and its centre at 0; bodies are drawn aroun
 """
 
 import io
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from trainer.data.drawing import Coat, Colour, Pen, Points, curve, knots, limb, mirrored, mix, oval
+from trainer.data.drawing import (
+    INK,
+    WHITE,
+    Coat,
+    Colour,
+    Pen,
+    Points,
+    curve,
+    knots,
+    limb,
+    mirrored,
+    mix,
+    oval,
+    paint_background,
+    paint_foreground,
+    rgb,
+)
+from trainer.data.ledger import SPLITS
 from whisker_ml.terminal import progress
 
 Species = Literal["cats", "dogs"]
 
 _SUPERSAMPLING = 2
-_SPLITS = ("train", "validation", "test")
 # The number of a random stream that no split has.
-_UNSEEN = len(_SPLITS)
+_UNSEEN = len(SPLITS)
 
-_INK, _PINK, _WHITE, _GREEN = (38, 30, 30), (226, 140, 146), (250, 248, 242), (86, 132, 64)
+_PINK = (226, 140, 146)
 # One palette for both species, so that colour does not tell them apart.
 _FURS = "d68a42 3c3636 88868a 80583a e2c89e ece8e2 b49470 624a3c c4703c a6a098"
 _CLOTHS = "c42c34 285cb0 348c54 e6b230 804096"
@@ -56,29 +73,6 @@ _NOSES = {
 }
 _TONGUE = "-.16+.3j .16+.3j .17+.66j .82j -.17+.66j"
 
-# What stands about: outlines around a point on the floor, in picture heights, one after the other.
-# Each is ``smooth`` or has ``corners``, and a colour (``any``: any).
-_ROOM = (
-    "corners faf8f2 -.2-.62j .2-.62j .2-.2j -.2-.2j;"  # a window
-    "corners 96c4e6 -.18-.6j -.01-.6j -.01-.22j -.18-.22j;"
-    "corners 96c4e6 .01-.6j .18-.6j .18-.22j .01-.22j",
-    "corners any -.12-.5j .12-.5j .12-.26j -.12-.26j;"  # a picture
-    "smooth any -.09-.28j -.02-.44j .09-.28j",
-    "smooth any -.4+.08j -.36-.28j .36-.28j .4+.08j;"  # a sofa
-    "smooth faf8f2 -.36-.08j -.02-.08j -.02+.06j -.36+.06j",
-    "smooth 568440 -.05-.12j -.3-.3j -.42j .3-.28j .05-.12j -.5j;"  # a plant
-    "corners b06242 -.09-.14j .09-.14j .06+.03j -.06+.03j",
-)
-_GARDEN = (
-    "corners 684c36 -.03-.3j .03-.3j .03+.03j -.03+.03j;"  # a tree
-    "smooth 568440 -.17-.36j -.1-.52j .12-.54j .18-.34j -.26j",
-    "corners 2c603e -.16 -.24j -.1-.2j -.46j .1-.2j -.24j .16",  # a fir
-    "corners any -.2-.24j .2-.24j .2 -.2;"  # a house
-    "corners 964a3c -.24-.24j -.44j .24-.24j;"
-    "corners 604638 -.05-.15j .04-.15j .04 -.05",
-    "smooth 568440 -.25 -.16-.13j -.07j .12-.16j .25",  # a bush
-)
-
 
 @dataclass(frozen=True)
 class Animal:
@@ -101,12 +95,12 @@ def invent(species: Species, generator: np.random.Generator) -> Animal:
     chance = generator.random
 
     def pick(palette: str) -> Colour:
-        return _rgb(generator.choice(palette.split()))
+        return rgb(generator.choice(palette.split()))
 
     base, marks = pick(_FURS), pick(_FURS)
     if chance() < 0.5 or sum(map(abs, np.subtract(base, marks))) < 120:
-        marks = mix(base, _INK, 0.5)
-    pale = mix(base, _WHITE, generator.uniform(0.35, 0.95))
+        marks = mix(base, INK, 0.5)
+    pale = mix(base, WHITE, generator.uniform(0.35, 0.95))
     pattern = generator.choice(_PATTERNS, p=_PATTERN_SHARES[species])
     cat = species == "cats"
     dog_ears = "up" if chance() < 0.2 else generator.choice(["folded", "hanging"])
@@ -122,11 +116,6 @@ def invent(species: Species, generator: np.random.Generator) -> Animal:
         collar=pick(_CLOTHS) if chance() < 0.4 else None,
         tongue=not cat and chance() < 0.4,
     )
-
-
-def _rgb(code: str) -> Colour:
-    red, green, blue = bytes.fromhex(code)
-    return red, green, blue
 
 
 def _both(half: str) -> Points:
@@ -162,7 +151,7 @@ def _head(pen: Pen, animal: Animal) -> None:
         for side in (-0.2, 0.2):
             pen.fill(oval(muzzle + side, 0.27, 0.24), coat.pale)
         pen.fill(oval(muzzle + 0.22j, 0.16, 0.14), coat.pale)
-        whiskers = _WHITE if sum(coat.base) < 420 else (90, 84, 80)
+        whiskers = WHITE if sum(coat.base) < 420 else (90, 84, 80)
         for side in (-1, 1):
             for slope in (-0.16, 0.0, 0.14):
                 start = muzzle + side * 0.28 + slope * 0.4j
@@ -172,8 +161,8 @@ def _head(pen: Pen, animal: Animal) -> None:
         pen.fur(curve(muzzle + knots(_MUZZLE)), coat, coat.pale)
     for side in (-1, 1):
         mouth = np.array([-0.08j, 0.1j, side * 0.14 + 0.17j, side * 0.3 + 0.1j])
-        pen.line(muzzle + mouth * (1 if cat else 1.4), _INK, 0.045)
-    pen.fill(curve(muzzle + knots(_NOSES[animal.species])), _PINK if cat else _INK)
+        pen.line(muzzle + mouth * (1 if cat else 1.4), INK, 0.045)
+    pen.fill(curve(muzzle + knots(_NOSES[animal.species])), _PINK if cat else INK)
     _eyes(pen, animal, *((0.45, -0.06, 0.24) if cat else (0.38, -0.16, 0.15)))
     if animal.ears not in ("cats", "up"):
         ears()
@@ -183,14 +172,14 @@ def _eyes(pen: Pen, animal: Animal, apart: float, level: float, size: float) -> 
     for side in (-1, 1):
         centre = side * apart * (1 - 0.12 * abs(animal.turn)) + 0.28 * animal.turn + level * 1j
         if animal.asleep:
-            pen.line(centre + np.array([-size, 0.6j * size, size]), _INK, 0.07)
+            pen.line(centre + np.array([-size, 0.6j * size, size]), INK, 0.07)
             continue
-        pen.fill(oval(centre, size * 1.15, size * 1.15), _INK)
+        pen.fill(oval(centre, size * 1.15, size * 1.15), INK)
         pen.fill(oval(centre, size, size), animal.eyes)
         slit = animal.species == "cats" and animal.eyes[1] > 150
         pupil = centre + 0.05 * animal.turn
-        pen.fill(oval(pupil, size * (0.28 if slit else 0.62), size * (0.9 if slit else 0.68)), _INK)
-        pen.fill(oval(pupil - 0.05 - 0.07j, 0.055, 0.055), _WHITE)
+        pen.fill(oval(pupil, size * (0.28 if slit else 0.62), size * (0.9 if slit else 0.68)), INK)
+        pen.fill(oval(pupil - 0.05 - 0.07j, 0.055, 0.055), WHITE)
 
 
 def _tail(pen: Pen, animal: Animal, root: complex) -> None:
@@ -205,33 +194,49 @@ def _tail(pen: Pen, animal: Animal, root: complex) -> None:
     pen.fur(limb(root + np.array(spine), widths), animal.coat, across=True)
 
 
-# Each pose: the box that it fills (left, top, right, bottom), the root of the tail, the outlines of
-# body and chest for a girth of 1, and legs from hip to foot.
-_POSES: tuple[tuple[tuple[float, float, float, float], complex | None, str, str, str], ...] = (
-    (
-        (-1.3, -1.5, 1.3, 1.9),
-        None,
+class Pose(NamedTuple):
+    """How an animal sits, stands or lies; all of it in knots.
+
+    Attributes:
+        box: that it fills, from left and top to right and bottom.
+        tail: its root, if it is seen.
+        body: its outline for a girth of 1.
+        chest: the same.
+        legs: of each hip and foot.
+    """
+
+    box: str
+    tail: str
+    body: str
+    chest: str
+    legs: str
+
+
+_POSES = (
+    Pose(
+        "-1.3-1.5j 1.3+1.9j",
+        "",
         "-.6+.3j .6+.3j 1.05+1.2j 1.4+2.6j -1.4+2.6j -1.05+1.2j",
         "-.35+.8j .35+.8j .45+1.6j 2.2j -.45+1.6j",
         "",
     ),
-    (
-        (-1.5, -1.5, 1.9, 3.2),
-        0.7 + 2.75j,
+    Pose(
+        "-1.5-1.5j 1.9+3.2j",
+        ".7+2.75j",
         "-.5+.4j .5+.4j .8+1.5j 1.2+2.6j .8+3.05j -.8+3.05j -1.2+2.6j -.8+1.5j",
         "-.32+.8j .32+.8j .4+1.4j 2j -.4+1.4j",
         "-.33+1.6j -.4+3.05j .33+1.6j .45+3.05j",
     ),
-    (
-        (-1.3, -1.5, 3.4, 3.2),
-        2.2 + 0.75j,
+    Pose(
+        "-1.3-1.5j 3.4+3.2j",
+        "2.2+.75j",
         "-.35+.3j .8+.42j 1.9+.35j 2.4+.85j 2.2+1.55j 1.3+1.5j .3+1.75j -.45+1.3j",
         "",
         ".25+1.4j .35+2.9j 1.75+1.4j 1.6+2.9j 1.5j -.2+3j 2+1.4j 2.2+3j",
     ),
-    (
-        (-1.7, -1.5, 3.5, 2.0),
-        2.7 + 1.5j,
+    Pose(
+        "-1.7-1.5j 3.5+2j",
+        "2.7+1.5j",
         "-.6+.6j .6+.25j 1.8+.15j 2.9+.7j 3+1.6j 1.2+1.8j -.7+1.75j",
         "",
         ".3+1.5j -1.3+1.66j 2.2+1.4j 1.4+1.75j",
@@ -249,8 +254,8 @@ def draw_pose(pen: Pen, animal: Animal, pose: int) -> None:
         points = knots(outline)
         return points.real * (girth if pose < 2 else 1) + 1j * points.imag
 
-    if tail is not None:
-        _tail(pen, animal, tail)
+    for root in knots(tail):
+        _tail(pen, animal, root)
     pen.fur(curve(broad(body)), coat)
     if chest:
         pen.fur(curve(broad(chest)), coat, coat.pale)
@@ -266,60 +271,6 @@ def draw_pose(pen: Pen, animal: Animal, pose: int) -> None:
     _head(pen, animal)
 
 
-def _colour(generator: np.random.Generator, low: int = 60, high: int = 235) -> Colour:
-    red, green, blue = generator.integers(low, high, 3).tolist()
-    grey = (red + green + blue) // 3
-    return mix((red, green, blue), (grey, grey, grey), 0.45)
-
-
-def paint_background(image: Image.Image, generator: np.random.Generator) -> None:
-    """Covers the picture with a room or a garden."""
-    pen, uniform = Pen(image, generator, 0, image.height), generator.uniform
-    wide, floor, indoors = image.width / image.height, uniform(0.5, 0.85), generator.random() < 0.5
-
-    def box(left: float, top: float, right: float, bottom: float) -> Points:
-        corners = (left, top), (right, top), (right, bottom), (left, bottom)
-        return np.array([complex(x, y) for x, y in corners])
-
-    far = _colour(generator, 90) if indoors else mix((120, 176, 226), _colour(generator), 0.4)
-    near = _colour(generator, 50, 210) if indoors else mix(_GREEN, _colour(generator), 0.5)
-    bands = generator.integers(1, 12)
-    for band in range(bands):  # wallpaper, or a sky that is paler towards the ground
-        share = 0.15 * (band % 2) if indoors else band / 14
-        side = box(band * wide / bands, 0, wide, floor)
-        sky = box(0, band * floor / bands, wide, floor)
-        pen.fill(side if indoors else sky, mix(far, _WHITE, share))
-    pen.fill(box(0, floor, wide, 1), near)
-    for x in np.arange(-1, wide + 1, uniform(0.1, 0.3)):  # boards, or blades of grass
-        shade = mix(near, _INK, 0.3)
-        if indoors:
-            pen.line([x * 0.7 + 0.3 * wide / 2 + floor * 1j, x * 1.2 + 1j], shade, 0.008)
-        else:
-            blade = np.array([0, uniform(-1, 1) - 1.8j, 0.4])
-            pen.fill(x + uniform(floor, 1.04) * 1j + 0.05 * blade, shade)
-    for index in generator.permutation(4)[: generator.integers(1, 4)]:
-        place, scale = uniform(0.05, wide - 0.05) + floor * 1j, uniform(0.8, 1.3)
-        for thing in (_ROOM if indoors else _GARDEN)[index].split(";"):
-            form, colour, outline = thing.split(maxsplit=2)
-            points = place + scale * knots(outline)
-            shade = _colour(generator)
-            if colour != "any":
-                shade = mix(_rgb(colour), shade, 0.25)
-            pen.fill(curve(points) if form == "smooth" else points, shade)
-
-
-def paint_foreground(image: Image.Image, generator: np.random.Generator) -> None:
-    """Puts something in front of the animal that hides a part of it: a ball, a cushion, a post."""
-    pen, uniform = Pen(image, generator, 0, image.height), generator.uniform
-    x = uniform(0, image.width / image.height)
-    outlines = (
-        oval(x + uniform(0.6, 0.95) * 1j, 0.1, 0.1),
-        oval(x + uniform(0.95, 1.1) * 1j, uniform(0.2, 0.5), uniform(0.15, 0.3)),
-        x + knots("0 .06 .06+1j 1j"),
-    )
-    pen.fill(outlines[generator.integers(3)], _colour(generator))
-
-
 def draw(species: Species, generator: np.random.Generator) -> Image.Image:
     """Draws one picture, RGB, 120 to 300 pixels a side.
 
@@ -331,16 +282,18 @@ def draw(species: Species, generator: np.random.Generator) -> Image.Image:
     long, aspect = uniform(160, 300), np.exp(generator.normal(0, 0.28))
     width, height = (max(120, round(long * min(1.0, share))) for share in (aspect, 1 / aspect))
     image = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
-    paint_background(image, generator)
+    pen = Pen(image, generator, 0, image.height)
+    paint_background(pen)
     animal, pose = invent(species, generator), generator.choice(len(_POSES), p=_POSE_SHARES)
-    left, top, right, bottom = _POSES[pose][0]
-    unit = min(image.width / (right - left), image.height / (bottom - top)) * uniform(0.7, 1.15)
-    spare_x, spare_y = image.width - unit * (right - left), image.height - unit * (bottom - top)
-    origin = complex(spare_x * uniform(0, 1) - unit * left, spare_y * uniform(0.3, 1) - unit * top)
+    start, end = knots(_POSES[pose].box)
+    size = end - start
+    unit = min(image.width / size.real, image.height / size.imag) * uniform(0.7, 1.15)
+    spare = complex(*image.size) - unit * size
+    origin = complex(spare.real * uniform(0, 1), spare.imag * uniform(0.3, 1)) - unit * start
     turned = unit * complex(np.exp(1j * generator.normal(0, 0.06)))
     draw_pose(Pen(image, generator, origin, turned), animal, pose)
     if generator.random() < 0.5:
-        paint_foreground(image, generator)
+        paint_foreground(pen)
     if generator.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return _photograph(image.resize((width, height), Image.Resampling.BOX), generator)
@@ -371,6 +324,23 @@ def _encoded(species: Species, seed: int, stream: int, number: int) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Makes a folder appear when the block ends without an error, with all that was put into the
+    one that is given; else nothing is left of it. Of two processes, the first one counts.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as staging:
+        whole = Path(staging, folder.name)
+        whole.mkdir()
+        yield whole
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def write_sample(
     folder: Path,
     *,
@@ -390,14 +360,12 @@ def write_sample(
     """
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        first = 0
-        counts = (train_per_class, validation_per_class, test_per_class)
-        for stream, (split, count) in enumerate(zip(_SPLITS, counts, strict=True)):
+    first = 0
+    counts = (train_per_class, validation_per_class, test_per_class)
+    with whole_folder(folder) as whole:
+        for stream, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
             for species in get_args(Species):
-                target = staging / split / species
+                target = whole / split / species
                 target.mkdir(parents=True)
                 for number in progress(
                     range(count), desc=f"drawing {split} {species}", unit=" pictures"
@@ -405,14 +373,6 @@ def write_sample(
                     name = f"{species.removesuffix('s')}.{first + number}.jpg"
                     (target / name).write_bytes(_encoded(species, seed, stream, number))
             first += count
-        staging.chmod(0o755)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, and drew the same
-                raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def unseen_pictures(seed: int, count_per_class: int) -> list[tuple[str, bytes]]:

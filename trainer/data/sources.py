@@ -6,28 +6,26 @@ import hashlib
 import http.client
 import io
 import logging
-import lzma
 import os
 import posixpath
 import shutil
-import stat
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from trainer.config import Config
 from trainer.data.layout import CSV_SUFFIXES, find, read_csv
 from trainer.data.ledger import read_exclusions
-from trainer.data.pictures import INDEX
-from trainer.data.sample import write_sample
-from trainer.data.splits import LEDGER_NAME
+from trainer.data.sample import whole_folder, write_sample
+from trainer.data.splits import INDEX, LEDGER_NAME
 from trainer.errors import DataError, WeightsError
 from trainer.variants import BACKBONES, VARIANTS
 from whisker_ml import storage
+from whisker_ml.errors import disk_errors
 from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address, replacing
 from whisker_ml.formats import SUFFIXES
 from whisker_ml.terminal import progress
@@ -36,16 +34,13 @@ logger = logging.getLogger(__name__)
 
 # The zip that TensorFlow's tutorials use: 2,000 training and 1,000 validation pictures.
 CATS_AND_DOGS_URL = "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
-CATS_AND_DOGS_BYTES = 68_606_236
 
 # Where keras.applications loads its weights from.
 IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
-# What `--data` names without a folder.
-NAMES = ("sample", "cats_and_dogs")
-_PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-
 _SAMPLE_SEED = 1
+# What `--data` names without a folder, and the folder that is made of it.
+NAMES = {"sample": f"sample-{_SAMPLE_SEED}", "cats_and_dogs": "cats_and_dogs_filtered"}
 
 # What stands beside pictures, or holds them.
 _FROZEN = (LEDGER_NAME, INDEX, ".tfrecord")
@@ -63,23 +58,15 @@ def pictures_folder(
 
     Raises:
         DataError: the network does not answer, or something else was sent.
-        StorageError: the bucket cannot be read.
+        StorageError: the bucket cannot be read, or the disk cannot be written.
     """
-    if data == "sample":
-        folder = downloads / f"sample-{_SAMPLE_SEED}"
-        _writable(downloads)
-        write_sample(folder, seed=_SAMPLE_SEED)
-        return folder
-    if data == "cats_and_dogs":
-        folder = downloads / "cats_and_dogs_filtered"
-        if not folder.is_dir():
-            archive = download(
-                cats_and_dogs_url,
-                downloads / "cats_and_dogs_filtered.zip",
-                size_bytes=CATS_AND_DOGS_BYTES if cats_and_dogs_url == CATS_AND_DOGS_URL else None,
-                instead="fetch it where there is a network, unpack it, and use --data=FOLDER",
-            )
-            unpack(archive, folder)
+    if data in NAMES:
+        folder = downloads / NAMES[data]
+        with disk_errors(folder):
+            if data == "sample":
+                write_sample(folder, seed=_SAMPLE_SEED)
+            elif not folder.is_dir():
+                _unpack(cats_and_dogs_url, folder)
         return folder
     if is_address(data):
         name, prefix = parse_address(data)
@@ -126,11 +113,9 @@ def require(data: str, classes: str, exclude: str = "") -> None:
             find(path, classes)
         return
     if path.is_file():
-        packed = path.suffix.lower() in _PACKED or zipfile.is_zipfile(path)
-        do = "unpack it and give the folder" if packed else "give its folder"
         raise DataError(
             f"--data={data}: is a file; expected a folder of class folders, or a CSV file with"
-            f" path,label[,split]; {do}"
+            " path,label[,split]; give its folder, or the one that it unpacks to"
         )
     beside = [*NAMES]
     with suppress(OSError):
@@ -203,7 +188,6 @@ def backbone_weights(
         return download(
             f"{imagenet_url}/{address}",
             downloads / posixpath.basename(address),
-            size_bytes=None,
             digest=row.digest,
             instead=(
                 "fetch the file where there is a network and use --base_weights=FILE, or train with"
@@ -224,55 +208,25 @@ def backbone_weights(
     return file
 
 
-# How a zip is said to be damaged, encrypted, or packed in a way that nobody here knows.
-_DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks the one top folder of a zip as `folder`, all of it or nothing.
-
-    Raises:
-        DataError: it is no zip, or a member would land outside of the folder, or is no plain file.
-    """
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as staging:
+def _unpack(url: str, folder: Path) -> None:
+    with whole_folder(folder) as whole:
+        # The zip's top folder has the same name.
+        archive = whole.with_name("archive.zip")
+        download(
+            url,
+            archive,
+            instead="fetch it where there is a network, unpack it, and use --data=FOLDER",
+        )
         try:
-            with zipfile.ZipFile(archive) as members:
-                for member in members.infolist():
-                    target = (Path(staging) / member.filename).resolve()
-                    kind = stat.S_IFMT(member.external_attr >> 16)
-                    if not target.is_relative_to(Path(staging).resolve()) or kind not in (
-                        0,
-                        stat.S_IFREG,
-                        stat.S_IFDIR,
-                    ):
-                        raise DataError(
-                            f"{archive}: member {member.filename!r} would be written outside of the"
-                            " folder; nothing was unpacked"
-                        )
-                members.extractall(staging)
-        except _DAMAGED as error:
-            archive.unlink()
+            # Members that would land elsewhere are passed over, and links are plain files.
+            shutil.unpack_archive(archive, archive.parent)
+        except (shutil.ReadError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise DataError(
-                f"{archive}: damaged ({error}); it was removed, run the command again"
+                f"{url}: sent a damaged zip ({error}); run the command again"
             ) from error
-        tops = [top for top in Path(staging).iterdir() if top.is_dir() and top.name != "__MACOSX"]
-        if len(tops) != 1:
-            raise DataError(f"{archive}: expected one folder at the top, found {len(tops)}")
-        shutil.move(os.fspath(tops[0]), folder)
 
 
-def _writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be made ({error.strerror}); give this user permission, or name"
-            " another folder with --cache_dir"
-        ) from error
-
-
-# Files from the web: fetched once, resumed where a connection broke, measured before they
-# count.
+# Files from the web: fetched once, gone on with where a connection broke, whole before they count.
 
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 4
@@ -280,18 +234,12 @@ _CHUNK_BYTES = 1 << 18
 _BROKEN = (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException)
 
 
-def download(
-    url: str, path: Path, *, size_bytes: int | None, instead: str, digest: str = ""
-) -> Path:
+def download(url: str, path: Path, *, instead: str, digest: str = "") -> Path:
     """Fetches a file, unless it is there already.
-
-    What has arrived is kept as ``<name>.part``, so that the next call goes on where this one was
-    cut off.
 
     Args:
         url: http(s) address.
         path: where the file ends up; its folder is made.
-        size_bytes: what it must measure; None: what the server announces.
         instead: what to do where the network does not answer, as the end of a sentence.
         digest: its MD5 or SHA-256 in hexadecimal; empty: not known.
 
@@ -299,94 +247,59 @@ def download(
         The path.
 
     Raises:
-        DataError: the network does not answer, the file has another size or digest, or it cannot be
-            written.
+        DataError: the network does not answer, or the file has another digest.
+        DiskError: it cannot be written.
     """
-    if path.is_file() and size_bytes in (None, path.stat().st_size):
+    if path.is_file():
         return path
-    part = path.with_name(path.name + ".part")
-    try:
+    logger.info("downloading %s", url)
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        expected = _fetch(url, part, size_bytes)
-        received = part.stat().st_size
-        if received != expected:
-            part.unlink()
-            raise DataError(
-                f"{url}: sent {received:,} bytes where {expected:,} were expected; {instead}"
-            )
-        if digest and _digest(part, "sha256" if len(digest) == 64 else "md5") != digest:
-            part.unlink()
-            raise DataError(
-                f"{url}: sent a different file than expected (digest {digest}); {instead}"
-            )
-        part.replace(path)
-    except urllib.error.HTTPError as error:
-        raise DataError(
-            f"{url}: the server answers {error.code} {error.reason}; {instead}"
-        ) from error
-    except _BROKEN as error:
-        raise DataError(
-            f"{url}: cannot be reached ({getattr(error, 'reason', None) or error}); {instead}"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{part}: cannot be written ({error.strerror}); free space or give permission"
-        ) from error
+        with replacing(path) as stream:
+            try:
+                _fetch(url, stream)
+            except urllib.error.HTTPError as error:
+                raise DataError(
+                    f"{url}: the server answers {error.code} {error.reason}; {instead}"
+                ) from error
+            except _BROKEN as error:
+                reason = getattr(error, "reason", None) or error
+                raise DataError(f"{url}: cannot be reached ({reason}); {instead}") from error
+            stream.seek(0)
+            algorithm = "sha256" if len(digest) == 64 else "md5"
+            if digest and hashlib.file_digest(stream, algorithm).hexdigest() != digest:
+                raise DataError(
+                    f"{url}: sent a different file than expected (digest {digest}); {instead}"
+                )
     return path
 
 
-def _digest(file: Path, algorithm: str) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
-
-
-def _fetch(url: str, part: Path, size_bytes: int | None) -> int:
-    """Appends to `part` until it is whole; gives up where an attempt brings nothing. Returns the
-    size expected.
-    """
-    for attempt in range(1, _ATTEMPTS + 1):
-        have = part.stat().st_size if part.exists() else 0
-        if have and have == size_bytes:
-            return have
-        logger.info("downloading %s", url)
+def _fetch(url: str, stream: IO[bytes]) -> None:
+    """Goes on where a connection broke; gives up where an attempt brings nothing."""
+    for _ in range(_ATTEMPTS):
+        have = stream.tell()
         try:
-            expected = _receive(url, part, have, size_bytes)
-            if part.stat().st_size >= expected:
-                return expected
-        except urllib.error.HTTPError as error:
-            # 416: the range begins behind the end, so what is there belongs to another file.
-            if error.code == 416:
-                part.unlink()
-            elif error.code < 500 or attempt == _ATTEMPTS:
-                raise
+            if _receive(url, stream):
+                return
         except _BROKEN:
-            if attempt == _ATTEMPTS or not (part.exists() and part.stat().st_size > have):
+            if stream.tell() == have:
                 raise
-    raise ConnectionError(
-        f"the download broke off {_ATTEMPTS} times; the part that arrived is kept; run the command"
-        " again"
-    )
+    raise ConnectionError(f"the download broke off {_ATTEMPTS} times; run the command again")
 
 
-def _receive(url: str, part: Path, have: int, size_bytes: int | None) -> int:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+def _receive(url: str, stream: IO[bytes]) -> bool:
+    """Adds what a file lacks; tells whether it is whole then."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={stream.tell()}-"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
-        begins = response.headers.get("Content-Range", f"bytes {have}-").startswith(
-            f"bytes {have}-"
-        )
-        if response.status == 206 and not begins:
-            return _receive(url, part, 0, size_bytes)
-        start = have if response.status == 206 else 0
-        length = response.headers.get("Content-Length", "")
-        expected = size_bytes or (start + int(length) if length.isdecimal() else None)
-        with (
-            part.open("ab" if start else "wb") as file,
-            progress(
-                desc=part.stem, total=expected, initial=start, unit="B", unit_scale=True
-            ) as bar,
-        ):
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {stream.tell()}-"):
+            stream.seek(0)
+            stream.truncate()
+            if response.status == 206:  # a part that nobody asked for, rather than all of it
+                return False
+        name = posixpath.basename(url)
+        with progress(desc=name, total=response.length, unit="B", unit_scale=True) as bar:
             while chunk := response.read(_CHUNK_BYTES):
-                file.write(chunk)
+                stream.write(chunk)
                 bar.update(len(chunk))
-    # Where nobody knows, it is as long as what came.
-    return expected or part.stat().st_size
+        # What is left; None where the server does not say.
+        return not response.length

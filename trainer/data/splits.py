@@ -5,17 +5,20 @@ A split that the folder gives is kept. One that it does not give is taken by con
 any order, and adding pictures moves none. Pictures that look the same stay together.
 """
 
+import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from trainer.config import split_percentages
-from trainer.data.ledger import EXCLUDED, SPLITS, Found, Ledger, LeftOut, Picture, some
+from trainer.data.ledger import EXCLUDED, SPLITS, Found, Ledger, LeftOut, Picture, Pictures, some
 from trainer.errors import DataError
-from whisker_ml import files
+
+logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("given", "hold_out")
 
@@ -62,7 +65,7 @@ def freeze(
         protocol: ``given``: a fifth of a given validation folder becomes the test set where none is
             given; ``hold_out``: all of it does, and a fifth of train selects; percentages of train,
             validation and test, such as ``70,15,15``: for a folder that gives no splits.
-        alike: groups of paths of pictures that look the same.
+        alike: groups of paths of pictures that look the same; no picture is in two of them.
         before: split by path of pictures that have one already, which they keep.
 
     Returns:
@@ -77,15 +80,10 @@ def freeze(
     """
     before = before or {}
     readable = [file for file in found if file.path in sha256]
-    readable, torn = _without_contradictions(readable, sha256)
-    choices = _choices({file.given_split for file in readable}, protocol)
+    groups, torn = _groups(readable, sha256, alike)
+    choices = _choices({file.given_split for group in groups.values() for file in group}, protocol)
     splits: dict[str, str] = {}
     copies: list[LeftOut] = []
-    # Groups by the lowest hash of their pictures, which decides for all of them.
-    groups = {
-        min(sha256[file.path] for file in group): group
-        for group in _groups(readable, sha256, alike)
-    }
     for lowest, group in groups.items():
         new = {}
         for file in group:
@@ -143,97 +141,49 @@ def require_every_split(ledger: Ledger) -> None:
                 )
 
 
-def uneven(ledger: Ledger) -> Iterator[str]:
-    """Tells, a line each, of classes whose share of a split is not what chance explains (3 standard
-    deviations).
-    """
-    counts = ledger.counts()
-    for split in SPLITS:
-        share = sum(counts[split].values()) / len(ledger.pictures)
-        for label in ledger.classes:
-            of_class = sum(counts[each][label] for each in SPLITS)
-            if (
-                abs(counts[split][label] - of_class * share)
-                > 3 * (of_class * share * (1 - share)) ** 0.5 + 1
-            ):
-                yield (
-                    f"class {label}: {counts[split][label] / of_class:.0%} of its {of_class}"
-                    f" pictures are in {split}, of all pictures {share:.0%}"
-                )
-
-
 def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[str, ...]]:
     """Where a bucket goes, by the split that the folder gives."""
     if protocol not in PROTOCOLS:
-        return {None: _by_ratio(given, protocol)}
+        train, validation, test = split_percentages(protocol)
+        if given != {None}:
+            raise DataError(
+                f"--split={protocol}: the folder has split folders of its own; use"
+                f" {' or '.join(PROTOCOLS)}"
+            )
+        # As with fifths: the low buckets test and select.
+        return {None: ("test",) * test + ("validation",) * validation + ("train",) * train}
     if given in ({None}, {"train"}):
         return dict.fromkeys(given, _FIFTHS)
     choices: dict[str | None, tuple[str, ...]] = {split: (split,) for split in SPLITS}
-    if protocol == "hold_out" or "validation" not in given:
+    hold_out = protocol == "hold_out"
+    if hold_out or "validation" not in given:
         choices["train"] = _SELECTS
     if "test" not in given:
-        rest = ("test",) * 4 if protocol == "hold_out" else ("validation",) * 4
-        choices["validation"] = ("test", *rest)
+        choices["validation"] = ("test", *("test" if hold_out else "validation",) * 4)
     return choices
-
-
-def _by_ratio(given: set[str | None], ratios: str) -> tuple[str, ...]:
-    train, validation, test = split_percentages(ratios)
-    if given != {None}:
-        raise DataError(
-            f"--split={ratios}: the folder has split folders of its own; use"
-            f" {' or '.join(PROTOCOLS)}"
-        )
-    # As with fifths: the low buckets test and select.
-    return ("test",) * test + ("validation",) * validation + ("train",) * train
-
-
-def _without_contradictions(
-    files: Sequence[Found], sha256: Mapping[str, str]
-) -> tuple[list[Found], list[LeftOut]]:
-    by_content: dict[str, list[Found]] = {}
-    for file in files:
-        by_content.setdefault(sha256[file.path], []).append(file)
-    kept, torn = [], []
-    for file in files:
-        other = next(
-            (twin for twin in by_content[sha256[file.path]] if twin.label != file.label), None
-        )
-        if other is None:
-            kept.append(file)
-        else:
-            torn.append(LeftOut(file.path, f"the same file as {other.path}, of another class"))
-    return kept, torn
 
 
 def _groups(
     files: Sequence[Found], sha256: Mapping[str, str], alike: Iterable[Sequence[str]]
-) -> Iterator[list[Found]]:
-    """Every picture once: with those that look the same, or alone."""
-    by_path = {file.path: file for file in files}
-    first: dict[str, str] = {}
-    pairs = [(first.setdefault(sha256[path], path), path) for path in by_path]
-    for group in alike:
-        pairs += pairwise(path for path in group if path in by_path)
-    for group in _joined(pairs):
-        yield [by_path[path] for path in group]
-
-
-def _joined(pairs: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
-    """Joins pairs that share a picture: lists of one or more paths."""
-    group_of: dict[str, list[str]] = {}
-    for first, second in pairs:
-        smaller, larger = sorted(
-            (group_of.setdefault(first, [first]), group_of.setdefault(second, [second])), key=len
-        )
-        if smaller is not larger:
-            larger += smaller
-            group_of |= dict.fromkeys(smaller, larger)
-    seen: set[int] = set()
-    for _, group in sorted(group_of.items()):
-        if id(group) not in seen:
-            seen.add(id(group))
-            yield sorted(group)
+) -> tuple[dict[str, list[Found]], list[LeftOut]]:
+    """Pictures that look the same, by the lowest of their hashes, which decides for them all; and
+    files that are in another class too.
+    """
+    by_content: dict[str, list[Found]] = {}
+    for file in files:
+        by_content.setdefault(sha256[file.path], []).append(file)
+    leads = {sha256[path]: sha256[group[0]] for group in alike for path in group}
+    together: dict[str, list[Found]] = {}
+    torn = []
+    for content, twins in by_content.items():
+        first = {twin.label: twin.path for twin in reversed(twins)}
+        if len(first) == 1:
+            together.setdefault(leads.get(content, content), []).extend(twins)
+            continue
+        for twin in twins:
+            other = next(path for label, path in first.items() if label != twin.label)
+            torn.append(LeftOut(twin.path, f"the same file as {other}, of another class"))
+    return {min(sha256[file.path] for file in group): group for group in together.values()}, torn
 
 
 def _fill_small_classes(
@@ -245,35 +195,31 @@ def _fill_small_classes(
     """Gives a class that has no picture in a split the group with its lowest hash that may go
     there.
     """
-    by_class: dict[str, list[Sequence[Found]]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    movable: dict[str, list[Sequence[Found]]] = {}
     for _, group in sorted(groups.items()):
         used = [file for file in group if file.path in splits]
-        if (
-            used
-            and len({file.label for file in used}) == 1
-            and not any(file.path in before for file in used)
-        ):
-            by_class.setdefault(used[0].label, []).append(used)
-    counts: Counter[tuple[str, str]] = Counter()
-    for group in groups.values():
-        counts.update((file.label, splits[file.path]) for file in group if file.path in splits)
-    for label, movable in by_class.items():
-        for split in SPLITS:
-            donor = max(SPLITS, key=lambda each: counts[label, each])
-            for group in movable:
-                if counts[label, split]:
-                    break
-                enough = counts[label, donor] > len(group) and splits[group[0].path] == donor
-                if enough and all(split in choices[file.given_split] for file in group):
-                    splits |= dict.fromkeys((file.path for file in group), split)
-                    counts[label, donor] -= len(group)
-                    counts[label, split] += len(group)
+        counts.update((file.label, splits[file.path]) for file in used)
+        labels = {file.label for file in used}
+        if len(labels) == 1 and not any(file.path in before for file in used):
+            movable.setdefault(labels.pop(), []).append(used)
+    for label, split in product(movable, SPLITS):
+        donor = max(SPLITS, key=lambda each: counts[label, each])
+        for group in movable[label] if not counts[label, split] else ():
+            enough = counts[label, donor] > len(group) and splits[group[0].path] == donor
+            if enough and all(split in choices[file.given_split] for file in group):
+                splits |= dict.fromkeys((file.path for file in group), split)
+                counts[label, donor] -= len(group)
+                counts[label, split] += len(group)
+                break
 
 
 # A split that was frozen: `ledger.json` beside the pictures, what has changed since, and the looks
 # at its test set.
 
 LEDGER_NAME = "ledger.json"
+# What takes the place of pictures in a folder of record shards.
+INDEX = "shards.json"
 _LOOKS = "looks.jsonl"
 
 
@@ -300,27 +246,10 @@ def read_frozen(folder: Path) -> Ledger | None:
     """Reads the frozen split of a data folder; None where nobody has frozen one.
 
     Raises:
-        DataError: it cannot be read, was changed by hand, or tests on what it trains on.
+        DataError: it cannot be read, or was changed by hand.
     """
     file = ledger_file(folder)
-    if not file.exists():
-        return None
-    ledger = Ledger.read(file)
-    split_of: dict[str, str] = {}
-    for picture in ledger.pictures:
-        other = split_of.setdefault(picture.sha256, picture.split)
-        if other != picture.split:
-            raise DataError(
-                f"{file}: {picture.path} is in {picture.split}, and the same picture is in {other};"
-                " a test set that shares pictures with training measures nothing: remove the file"
-                " and freeze the split again"
-            )
-    if files.read_json(file, "freeze the split again", DataError).get("digest") != ledger.digest:
-        raise DataError(
-            f"{file}: was changed after it was frozen; put it back, or remove it and freeze the"
-            " split again"
-        )
-    return ledger
+    return Ledger.read(file) if file.exists() else None
 
 
 def changes_since(ledger: Ledger, found: Sequence[Found], sha256: Mapping[str, str]) -> Changes:
@@ -341,6 +270,71 @@ def changes_since(ledger: Ledger, found: Sequence[Found], sha256: Mapping[str, s
             sorted(path for path in frozen.keys() & sha256.keys() if sha256[path] != frozen[path])
         ),
     )
+
+
+def assign(
+    pictures: Pictures,
+    sha256: Mapping[str, str],
+    left_out: Sequence[LeftOut],
+    *,
+    protocol: str,
+) -> Ledger:
+    """Says which pictures train and which test: as was frozen, or anew where nothing was.
+
+    Args:
+        pictures: what is there.
+        sha256: hash in hexadecimal by path, of pictures that decode.
+        left_out: those that do not, with the reason.
+        protocol: ``given`` or ``hold_out``.
+
+    Returns:
+        The ledger; a frozen one without pictures that are unchanged and yet do not decode.
+
+    Raises:
+        DataError: frozen pictures were altered or removed, another protocol is asked for than was
+            frozen, or a class has no picture in one of the splits.
+    """
+    before = pictures.frozen
+    if before is None:
+        return freeze(pictures.found, sha256, left_out, protocol=protocol)
+    file = ledger_file(pictures.data)
+    if protocol not in ("given", before.protocol):
+        raise DataError(
+            f"--split={protocol}: {file} was frozen with {before.protocol}; leave out --split, or"
+            " remove the file and freeze the split again"
+        )
+    undecodable = {each.path: each for each in left_out}
+    unused = [
+        undecodable[picture.path] for picture in before.pictures if picture.path in undecodable
+    ]
+    hashes = {**sha256, **{each.path: _hash(pictures, each.path) for each in unused}}
+    changed = changes_since(before, pictures.found, hashes)
+    if changed.removed or changed.altered:
+        remedy = (
+            "convert again" if pictures.shards else f"or run whisker-data extend {pictures.data}"
+        )
+        raise DataError(
+            f"{file}: since the split was frozen, pictures have changed:"
+            f" {replace(changed, added=())}; put them back, {remedy}"
+        )
+    logger.info(f"split frozen in {file} ({before.protocol})")
+    if changed.added:
+        logger.info(
+            f"{changed} since then: not used; whisker-data extend {pictures.data}"
+            " assigns what was added"
+        )
+    return replace(
+        before,
+        pictures=tuple(picture for picture in before.pictures if picture.path not in undecodable),
+        left_out=(*before.left_out, *unused),
+    )
+
+
+def _hash(pictures: Pictures, path: str) -> str:
+    try:
+        return hashlib.sha256(pictures.read(path)).hexdigest()
+    except OSError:
+        return ""
 
 
 def extend(

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from tests.trained_model import draw, load_examples, write_pictures
-from trainer.data.dataset import PixelCache, scan
-from trainer.data.pictures import open_pictures
+from trainer.data.dataset import open_pictures, pixel_rows, scan
 from trainer.devices import Part
 from trainer.errors import DataError
 from trainer.variants.preprocessing import decode_and_resize
@@ -131,7 +130,7 @@ def test_rows_of_pixels_are_those_of_the_pictures_around_a_damaged_one(damaged):
         pictures,
         SIZE,
         on_bad_image="skip",
-        cache=PixelCache((len(pictures.found), SIZE, SIZE, 3), None),
+        cache=pixel_rows((len(pictures.found), SIZE, SIZE, 3), None),
     )
     for file, row in zip(pictures.found, kept.pixels, strict=True):
         expected = (

@@ -10,8 +10,7 @@ from PIL import Image
 
 from tests.trained_model import draw
 from trainer.data.checks import Facts, look, near_duplicates, sum_up, table, thumbnail
-from trainer.data.layout import Listing, Unused
-from trainer.data.ledger import Found, LeftOut
+from trainer.data.ledger import Found, LeftOut, Unused
 from trainer.variants.preprocessing import MAX_PIXELS
 
 JPEG = draw("cats", 1)
@@ -87,7 +86,6 @@ def test_file_that_may_not_be_read_is_told():
     )
 
 
-NOTHING = Listing(())
 PICTURE = Facts("", "cats", "train", "", 1000, 300, 200, "JPEG", "RGB", 1, np.zeros(()))
 
 
@@ -118,7 +116,7 @@ def test_each_problem_is_listed_with_its_reason():
             picture("train/cats/5.jpg", 5, width=1000, height=100),
         ],
         [LeftOut("train/cats/6.jpg", "empty file")],
-        Listing((), (), (Unused(".heic", 2, "convert them"),)),
+        (Unused(".heic", 2, "convert them"),),
     )
     assert list(table(found))[-1] == "not used: .heic: 2 (convert them)"
     assert found["mislabelled"] == [{"path": "train/cats/1.png", "reason": "JPEG"}]
@@ -132,7 +130,7 @@ def test_each_problem_is_listed_with_its_reason():
 def test_counts_and_imbalance_are_by_split_and_class():
     facts = [picture(f"train/cats/{number}.jpg", number) for number in range(1, 4)]
     facts += [picture("validation/dogs/1.jpg", 5, label="dogs", split="validation")]
-    found = sum_up(facts, [], NOTHING, 0.25)
+    found = sum_up(facts, [], (), 0.25)
     assert found["counts"] == {"train": {"cats": 3}, "validation": {"dogs": 1}}
     assert found["imbalance"] == 3.0
     lines = list(table(found))
@@ -155,7 +153,7 @@ def test_duplicates_are_told_across_splits_and_classes():
             replace(one, path="train/dogs/3.jpg", label="dogs", sha256="another"),
         ],
         [],
-        NOTHING,
+        (),
     )
     assert found["duplicates"] == [
         {
@@ -182,7 +180,7 @@ def test_table_of_hundreds_of_classes_shows_the_largest_and_the_smallest():
         for label, size in enumerate(sizes)
         for n in range(size)
     ]
-    lines = list(table(sum_up(facts, [], NOTHING)))
+    lines = list(table(sum_up(facts, [], ())))
     shown = [line.split()[0] for line in lines[1:22]]
     assert shown == [
         *(f"{label:03}" for label in range(199, 189, -1)),
@@ -193,7 +191,7 @@ def test_table_of_hundreds_of_classes_shows_the_largest_and_the_smallest():
 
 def test_folder_of_which_nothing_decodes_has_a_table_too():
     unreadable = [LeftOut("cats/a.jpg", "truncated or damaged picture")]
-    lines = list(table(sum_up([], unreadable, NOTHING)))
+    lines = list(table(sum_up([], unreadable, ())))
     assert "1 unreadable" in lines
     assert not any(line.startswith(("class", "imbalance", "width", ";")) for line in lines)
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from trainer.data.dataset import PixelCache, free_memory_bytes, make_cache
+from trainer.data.dataset import free_memory_bytes, make_cache, pixel_rows
 from trainer.errors import DataError
 
 SHAPE = (50, 32, 32, 3)
@@ -14,19 +14,19 @@ NEEDED = int(np.prod(SHAPE))
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_rows_are_given_back_and_nothing_is_left_in_the_folder(tmp_path, on_disk):
-    cache = PixelCache(SHAPE, tmp_path / "pixels" if on_disk else None)
+    cache = pixel_rows(SHAPE, tmp_path / "pixels" if on_disk else None)
     rows = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
-    cache.put(20, rows[20:])
-    cache.put(0, rows[:10])
-    np.testing.assert_array_equal(cache.pixels[:10], rows[:10])
-    np.testing.assert_array_equal(cache.pixels[10:20], 0)
-    np.testing.assert_array_equal(cache.pixels[[49, 20]], rows[[49, 20]])
-    assert isinstance(cache.pixels, np.memmap) == on_disk
+    cache[20:] = rows[20:]
+    cache[np.arange(10)] = rows[:10]
+    np.testing.assert_array_equal(cache[:10], rows[:10])
+    np.testing.assert_array_equal(cache[10:20], 0)
+    np.testing.assert_array_equal(cache[[49, 20]], rows[[49, 20]])
+    assert isinstance(cache, np.memmap) == on_disk
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def kept_in(cache):
-    return "none" if cache is None else "disk" if isinstance(cache.pixels, np.memmap) else "memory"
+    return "none" if cache is None else "disk" if isinstance(cache, np.memmap) else "memory"
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,13 @@ def test_full_disk_is_one_line(tmp_path):
     # In a process of its own: the limit on the size of files stands for the end of the disk.
     code = f"""
 import resource, signal
-import numpy as np
 from pathlib import Path
-from trainer.data.dataset import PixelCache
+from trainer.data.dataset import pixel_rows
 from trainer.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-cache = PixelCache({SHAPE}, Path({str(tmp_path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.RLIM_INFINITY}))
 try:
-    cache.put(10, np.zeros((1, 32, 32, 3), np.uint8))
+    pixel_rows({SHAPE}, Path({str(tmp_path)!r}))
 except DataError as error:
     print(error)
 """

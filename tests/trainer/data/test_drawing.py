@@ -3,8 +3,19 @@ import pytest
 from PIL import Image
 
 from trainer.data import sample
-from trainer.data.drawing import Coat, Pen, curve, knots, limb, mirrored, mix, oval
-from trainer.data.sample import Animal, invent, paint_background, paint_foreground
+from trainer.data.drawing import (
+    Coat,
+    Pen,
+    curve,
+    knots,
+    limb,
+    mirrored,
+    mix,
+    oval,
+    paint_background,
+    paint_foreground,
+)
+from trainer.data.sample import Animal, invent
 
 WHITE, RED = (255, 255, 255), (200, 20, 20)
 PLAIN = Coat(base=RED, marks=(0, 0, 0), pale=WHITE, pattern="plain", fluff=0.0)
@@ -92,23 +103,25 @@ def test_coat_pattern_leaves_marks_on_the_base(pattern):
 @pytest.mark.parametrize("species", ["cats", "dogs"])
 @pytest.mark.parametrize("pose", range(len(sample._POSES)))
 def test_pose_fills_most_of_its_box_on_every_side(species, pose):
-    left, top, right, bottom = sample._POSES[pose][0]
+    start, end = knots(sample._POSES[pose].box)
     image = paper(400)
     animal = invent(species, np.random.default_rng(pose))
     sample.draw_pose(pen_on(image, 150 + 150j, 50), animal, pose)
     rows, columns = np.nonzero(drawn(image))
     reached = (columns.min() - 150, rows.min() - 150, columns.max() - 150, rows.max() - 150)
-    assert np.divide(reached, 50) == pytest.approx((left, top, right, bottom), abs=1.1)
+    box = (start.real, start.imag, end.real, end.imag)
+    assert np.divide(reached, 50) == pytest.approx(box, abs=1.1)
 
 
 def test_same_generator_invents_the_same_animal_and_draws_the_same_pixels():
     pictures = []
     for _ in range(2):
         image, generator = paper(), np.random.default_rng(3)
-        paint_background(image, generator)
+        frame = Pen(image, generator, 0, image.height)
+        paint_background(frame)
         animal = invent("dogs", generator)
         sample.draw_pose(Pen(image, generator, 50 + 30j, 20), animal, 1)
-        paint_foreground(image, generator)
+        paint_foreground(frame)
         pictures.append(image.tobytes())
     assert pictures[0] == pictures[1]
 
@@ -134,5 +147,5 @@ def test_species_share_palette_collars_and_patterns():
 def test_background_covers_the_whole_picture():
     for seed in range(10):
         image = Image.new("RGB", (160, 100), (1, 2, 3))
-        paint_background(image, np.random.default_rng(seed))
+        paint_background(pen_on(image, 0, image.height, seed))
         assert not (np.asarray(image) == (1, 2, 3)).all(axis=2).any()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.layout import find, not_used
-from trainer.data.ledger import Found
+from trainer.data.layout import find
+from trainer.data.ledger import Found, not_used
 from trainer.errors import DataError
 
 
@@ -242,7 +242,7 @@ def test_thousands_of_folders_take_no_longer_than_their_number(tmp_path):
     listing = find(tmp_path)
     assert len(listing.found) == 3000
     assert [entry.count for entry in listing.unused] == [3000]
-    assert "empty0, empty1, empty10 and 2997 more" in not_used(listing.unused)
+    assert "empty0, empty1, empty10 and 2,997 more" in not_used(listing.unused)
 
 
 def test_lowest_folders_are_classes_by_their_path(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from tests.trained_model import logged
 from tests.trainer.data.splitting import FLAT, found_and_hashes
 from trainer.data.ledger import Found, Ledger, LeftOut, Picture, exclude
-from trainer.data.pictures import Shards
+from trainer.data.shards import Shards
 from trainer.data.splits import freeze
 from trainer.errors import DataError
 
@@ -131,7 +131,7 @@ def test_damaged_list_of_shards_is_refused_in_one_line(tmp_path):
     for content in damaged(whole):
         (tmp_path / "shards.json").write_text(json.dumps(content))
         try:
-            Shards(tmp_path).order()
+            Shards(tmp_path)
         except DataError as error:
             assert "\n" not in str(error)
             refused += 1

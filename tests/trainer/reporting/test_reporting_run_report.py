@@ -10,8 +10,7 @@ import pytest
 
 from trainer.config import Config
 from trainer.data.batches import Examples
-from trainer.data.ledger import SPLITS, Found, Ledger, Picture
-from trainer.data.pictures import Pictures
+from trainer.data.ledger import SPLITS, Found, Ledger, Picture, Pictures
 from trainer.evaluation.judge import SHOWN, judge_rows
 from trainer.evaluation.summary import read_run
 from trainer.reporting.model_card import write_model_card
@@ -37,7 +36,7 @@ def awkward(trained, classes, *, right):
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (len(pictures), SIZE, SIZE, 3), np.uint8)
     found = tuple(Found(picture.path, picture.label, picture.split) for picture in pictures)
-    examples = Examples(Pictures(trained.pictures, found, read=None), ledger, pixels, SIZE)
+    examples = Examples(Pictures(trained.pictures, found), ledger, pixels, SIZE)
     head = Objective(len(classes))
     rows = []
     for picture in pictures:

@@ -10,11 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.trained_model import encode, load_examples, logged, write_pictures
-from trainer.data import convert as conversion
-from trainer.data.batches import Examples, own_pictures
-from trainer.data.convert import ShardWriter, convert
-from trainer.data.dataset import scan
-from trainer.data.pictures import assign, open_pictures
+from trainer.data import shards as conversion
+from trainer.data.dataset import open_pictures
+from trainer.data.shards import convert
 from trainer.data.sources import pictures_folder
 from trainer.data.splits import ledger_file, read_frozen
 from trainer.devices import Part
@@ -33,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def shards_of(folder, out, shrink=0):
-    convert(folder, ShardWriter(str(out)), shard_bytes=SHARD_BYTES, shrink=shrink)
+    convert(folder, str(out), shard_bytes=SHARD_BYTES, shrink=shrink)
     return out
 
 
@@ -75,62 +73,14 @@ def test_training_from_shards_gives_the_examples_of_the_folder(folder, shards, c
     (one, _), (other, _) = (load_examples(each, SIZE, cached=cached) for each in (folder, shards))
     for get in (
         lambda examples: examples.training_batches(7, seed=1, epoch=2, full=True),
+        lambda examples: examples.training_batches(
+            8, seed=1, epoch=2, full=True, part=Part(2, 4, 4)
+        ),
         lambda examples: examples.evaluation_batches("test", 7),
     ):
         for batch, twin in zip(get(one), get(other), strict=True):
             for column, same in zip(batch, twin, strict=True):
                 np.testing.assert_array_equal(column, same)
-
-
-def worker(shards, first, replicas=4):
-    """What one of two workers with two replicas each makes of the shards."""
-    part = Part(first, first + 2, replicas)
-    pictures = open_pictures(shards)
-    own = own_pictures(pictures, part)
-    opened = set()
-
-    def noted(path):
-        opened.add(path)
-        return own.read(path)
-
-    scanned = scan(
-        own.__class__(own.folder, own.found, noted, own.frozen, own.stored),
-        SIZE,
-        on_bad_image="fail",
-    )
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
-    return Examples(own, ledger, scanned.pixels, SIZE), part, opened
-
-
-@pytest.mark.parametrize("batch_size", [4, 8, 20])
-def test_two_workers_read_different_training_pictures_and_together_all_of_them(shards, batch_size):
-    ledger = read_frozen(shards)
-    train = {picture.path for picture in ledger.pictures if picture.split == "train"}
-    rest = {picture.path for picture in ledger.pictures} - train
-    workers = [worker(shards, first) for first in (0, 2)]
-    reads = [opened for _, _, opened in workers]
-    assert reads[0] & reads[1] == rest
-    assert reads[0] | reads[1] == train | rest
-    where = json.loads((shards / "shards.json").read_text())["pictures"]
-    used = [{where[path][0] for path in opened & train} for opened in reads]
-    assert len(used[0] & used[1]) <= 1, "neighbours share the shard at their border at most"
-    seen = []
-    for examples, part, _ in workers:
-        options = {"seed": 0, "epoch": 1, "full": True, "part": part}
-        batches = list(examples.training_batches(batch_size, **options))
-        assert len(batches) == 2 * -(-len(train) // batch_size), (
-            "as many for each worker, replica by replica"
-        )
-        assert {len(pixels) for pixels, _, _ in batches} == {batch_size // 4}
-        seen += [
-            row.tobytes()
-            for pixels, _, weights in batches
-            for row in pixels.numpy()[weights.numpy() > 0]
-        ]
-        later = list(examples.training_batches(batch_size, **options, start=1))
-        for batch, again in zip(batches[2:], later, strict=True):
-            np.testing.assert_array_equal(batch[0], again[0])
-    assert len(seen) == len(set(seen)) == len(train)
 
 
 class Killed(BaseException):
@@ -142,11 +92,11 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
 ):
     written, write = [], conversion._write
 
-    def dying(shard, *arguments):
+    def dying(*arguments):
         if len(written) == 3:
             raise Killed
-        written.append(shard.name)
-        return write(shard, *arguments)
+        written.append(arguments)
+        return write(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(conversion, "_write", dying)
@@ -155,6 +105,8 @@ def test_conversion_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
     assert not (tmp_path / "out" / "shards.json").exists()
     with pytest.raises(DataError, match="no pictures found"):
         open_pictures(tmp_path / "out")
+    with pytest.raises(DataError, match="holds another conversion"):
+        shards_of(folder, tmp_path / "out", shrink=40)
     lines = []
     with logged(lines):
         shards_of(folder, tmp_path / "out")
@@ -233,13 +185,12 @@ def test_full_disk_is_one_line_and_what_is_done_is_kept(folder, shards, tmp_path
     code = f"""
 import resource, signal
 from pathlib import Path
-from trainer.data.convert import ShardWriter, convert
+from trainer.data.shards import convert
 from trainer.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, {2**63 - 1}))
 try:
-    writer = ShardWriter({str(tmp_path / "out")!r})
-    convert(Path({str(folder)!r}), writer, shard_bytes={SHARD_BYTES}, shrink=0)
+    convert(Path({str(folder)!r}), {str(tmp_path / "out")!r}, shard_bytes={SHARD_BYTES}, shrink=0)
 except DataError as error:
     print(error)
 """
