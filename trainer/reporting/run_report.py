@@ -1,5 +1,6 @@
 """Reporting: the pictures, the HTML page and the model card of a run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from trainer.data.ledger import Ledger, commonest_class
 from trainer.reporting import charts, style
 from trainer.reporting.model_card import write_model_card
 from trainer.reporting.report import write_report
-from trainer.reporting.style import Grid, and_more, figure_with_axes, labels
+from trainer.reporting.style import Grid, and_more, chart, labels
 from trainer.session import Session
 from trainer.training.observers import show_pictures
 from trainer.variants import VARIANTS
@@ -55,60 +56,42 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
         baseline: accuracy of always answering the commonest class, in [0, 1].
         path: the PNG file to write.
     """
-    totals: dict[str, int] = {}
+    totals = Counter[str]()
     for of_split in counts.values():
-        for label, number in of_split.items():
-            totals[label] = totals.get(label, 0) + number
-    ordered = sorted(totals, key=lambda label: -totals[label])
-    shown, rest = (
-        ordered[: style.MOST_CLASSES],
-        [totals[label] for label in ordered[style.MOST_CLASSES :]],
-    )
+        totals.update(of_split)
+    ordered = [label for label, _ in totals.most_common()]
+    shown = ordered[: style.MOST_CLASSES]
+    rest = [totals[label] for label in ordered[style.MOST_CLASSES :]]
     commonest = commonest_class(counts["train"])
-
-    figure, (axes,) = figure_with_axes(1.3 + 0.36 * len(shown), 1, 1)
-    ends = np.zeros(len(shown))
-    looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
-    for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
-        numbers = np.array([of_split.get(label, 0) for label in shown])
-        name = f"{split} {sum(of_split.values()):,}"
-        axes.barh(
-            range(len(shown)),
-            numbers,
-            0.66,
-            ends,
-            color=color,
-            hatch=hatch,
-            edgecolor="white",
-            label=name,
-        )
-        ends += numbers
-    for row, label in enumerate(shown):
-        beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(f"{totals[label]:,}", (ends[row], row), **beside, **style.text())
-    names = labels(shown, 18, 2)
-    axes.set_yticks(range(len(shown)), list(names.values()), **style.text())
-    axes.invert_yaxis()
-    axes.margins(x=0.14)
-    axes.grid(visible=False)
-    axes.xaxis.set_visible(False)
-    below = [
+    below = (
         f"always answering the commonest class, {labels([commonest], 22)[commonest]}:"
         f" {baseline:.1%}"
-    ]
+    )
     if rest:
-        below.insert(
-            0, f"{and_more(len(rest), 'classes')}, of {min(rest):,} to {max(rest):,} pictures"
-        )
-    figure.supxlabel("\n".join(below), x=0.01, ha="left", **style.text(9, style.GREY))
-    look: dict[str, Any] = {
-        "loc": "outside upper left",
-        "ncols": len(counts),
-        "frameon": False,
-        "handlelength": 1.2,
-    }
-    figure.legend(**look, fontsize=9.5, labelcolor=style.INK)
-    style.save(figure, path)
+        more = and_more(len(rest), "classes")
+        below = f"{more}, of {min(rest):,} to {max(rest):,} pictures\n{below}"
+
+    with chart(path, 1.3 + 0.36 * len(shown)) as (axes,):
+        ends = np.zeros(len(shown))
+        looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
+        for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
+            numbers = np.array([of_split.get(label, 0) for label in shown])
+            look = {"color": color, "hatch": hatch, "edgecolor": "white"}
+            name = f"{split} {sum(of_split.values()):,}"
+            axes.barh(range(len(shown)), numbers, 0.66, ends, label=name, **look)
+            ends += numbers
+        beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        for row, label in enumerate(shown):
+            axes.annotate(f"{totals[label]:,}", (ends[row], row), **beside)
+        names = list(labels(shown, 18, 2).values())
+        axes.set_yticks(range(len(shown)), names, color=style.INK)
+        axes.invert_yaxis()
+        axes.margins(x=0.14)
+        axes.grid(visible=False)
+        axes.xaxis.set_visible(False)
+        style.footnote(axes, below)
+        look = {"handlelength": 1.2, "columnspacing": 2.0, "labelcolor": style.INK}
+        axes.figure.legend(loc="outside upper left", ncols=len(counts), **look)
 
 
 def augmentation_grid(
