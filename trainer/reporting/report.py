@@ -3,6 +3,8 @@ script.
 """
 
 import base64
+import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -20,9 +22,10 @@ from trainer.evaluation.summary import (
     duration,
     names,
     percent,
+    value,
 )
 from trainer.reporting import style
-from trainer.reporting.model_card import example, model_card
+from trainer.variants import VARIANTS
 
 if TYPE_CHECKING:
     from trainer.evaluation.suspects import Found, Suspect
@@ -53,16 +56,21 @@ def write_report(
     _write(
         "run.html",
         report,
-        result=result,
-        card=model_card(result, environment),
-        example=example(result),
+        **_card(result, environment),
         verdict=_VERDICTS[against_baseline(result)[0]],
-        figures=_figures(_words(result), pictures),
+        pictures=_pictures(pictures),
         counts=counts,
         totals=[sum(column) for column in zip(*(row for _, row in counts), strict=True)],
         recalls=_worst_first(result["test"]["per_class"]),
         most=_MOST_ROWS,
     )
+
+
+def write_model_card(result: Mapping[str, Any], environment: Mapping[str, str], path: Path) -> None:
+    """Writes the model card of a run, which its report holds too, as Markdown; arguments and errors
+    as `write_report` has them.
+    """
+    _write("model_card.jinja", path, **_card(result, environment))
 
 
 def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) -> None:
@@ -79,27 +87,7 @@ def write_comparison(compared: Mapping[str, Any], pictures: Path, report: Path) 
     means = ", ".join(
         f"{name} {percent(found['test']['mean'])}" for name, found in compared["variants"].items()
     )
-    words = {
-        style.COMPARED_ACCURACIES: (
-            f"Dot chart of test accuracy; means: {means}.",
-            "Test accuracy, run by run",
-        ),
-        style.COMPARED_CURVES: (
-            (
-                "Two line charts by epoch: validation accuracy above validation loss, a line for"
-                " each run."
-            ),
-            "How they learnt, a line for each seed",
-        ),
-        style.COMPARED_COSTS: (
-            (
-                "Mean test accuracy against milliseconds per picture; the same numbers stand in the"
-                " table."
-            ),
-            "What accuracy costs: time per picture, and megabytes (the area of a mark)",
-        ),
-    }
-    _write("comparison.html", report, compared=compared, figures=_figures(words, pictures))
+    _write("comparison.html", report, compared=compared, means=means, pictures=_pictures(pictures))
 
 
 def write_suspects(found: "Found", shown: "Sequence[Suspect]", listing: str, report: Path) -> None:
@@ -123,115 +111,51 @@ def write_suspects(found: "Found", shown: "Sequence[Suspect]", listing: str, rep
     _write("suspects.html", report, found=found, tiles=tiles, listing=listing)
 
 
-def _write(template: str, report: Path, **values: Any) -> None:
+def _write(template: str, file: Path, **values: Any) -> None:
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(percent=percent, duration=duration)
+    pages.filters.update(
+        percent=percent, duration=duration, names=names, value=value, markdown=_markdown
+    )
     page = pages.get_template(template).render(**values)
     # A file name that is no UTF-8 reaches us as lone surrogates, which only an escape can show.
-    style.write(report, page.encode("utf-8", "backslashreplace"))
+    style.write(file, page.encode("utf-8", "backslashreplace"))
 
 
-def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Alternative text and caption of each picture of a run."""
-    last = {name: numbers[-1] for name, numbers in result["history"].items()}
-    calibration, curves = result["calibration"], result["curves"]
-    before, after = calibration["before"]["error"], calibration["after"]["error"]
-    areas = (
-        f"area {curves['roc']['area']:.4f} under ROC, {curves['precision_recall']['area']:.4f}"
-        " under precision-recall"
-        if curves["roc"]
-        else ""
-    )
-    captions = (
-        "Below each: a tick or a cross, the predicted class with its probability, the true class."
-        " Beside each: the same picture, faded where the answer does not depend on it."
-    )
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _card(result: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the model card shows."""
     return {
-        style.CLASS_ROWS: (
-            f"Training pictures, a row for each class: {names(result['classes'])}.",
-            "What the model learns from",
-        ),
-        style.LABEL_COUNTS: (
-            (
-                "Bar chart: pictures of each class in the training, validation and test splits; the"
-                " same numbers stand in the table below."
-            ),
-            "Pictures of each class",
-        ),
-        style.AUGMENTATION: (
-            (
-                "One training picture, beside nine copies of it that are flipped at random, and"
-                " nine that are turned."
-            ),
-            "One picture, and what each augmentation makes of it",
-        ),
-        style.TRAINING_CURVES: (
-            (
-                f"Two line charts by epoch. Accuracy ends at {percent(last['accuracy'])} in"
-                f" training and {percent(last['validation_accuracy'])} in validation; loss at"
-                f" {last['loss']:.3f} and {last['validation_loss']:.3f}. Epoch"
-                f" {result['chosen_epoch']} was kept."
-            ),
-            "Accuracy and loss, epoch by epoch",
-        ),
-        style.CONFUSION: (
-            (
-                "Confusion matrix of the test pictures, a row for each true class; right answers"
-                " stand on the diagonal."
-            ),
-            "Rows: what pictures show. Columns: what the model answered",
-        ),
-        style.THRESHOLDS: (
-            f"Two line charts: ROC and precision-recall curves of {curves['of']}; {areas}.",
-            f"What a threshold trades, for {curves['of']}",
-        ),
-        style.RELIABILITY: (
-            (
-                "Two charts of how often answers are right against how sure they are. The expected"
-                f" calibration error is {percent(before)} before temperature scaling and"
-                f" {percent(after)} after."
-            ),
-            (
-                "Marks on the dotted line are as sure as they should be, and as large as their"
-                f" share of pictures. Temperature {calibration['temperature']:.2f}, from"
-                f" {calibration['fitted_on']:,} validation pictures"
-            ),
-        ),
-        "prediction_grid.jpg": (
-            f"Test pictures. {captions}",
-            "Test pictures, taken at random, what the model says, and where it sees it",
-        ),
-        "mistakes.jpg": (
-            f"Test pictures that are wrong, the surest first. {captions}",
-            "Wrong, and sure of it",
-        ),
-        "least_certain.jpg": (
-            f"Test pictures with the lowest probability. {captions}",
-            "Could be either",
+        "result": result,
+        "environment": environment,
+        "has_backbone": VARIANTS[result["variant"]].backbone,
+        # Python lines that ask the model; an unpublished one is found in its run folder.
+        "example": (
+            "import tensorflow as tf\n\n"
+            f"model = tf.saved_model.load({result['model_path'] or 'export'!r})\n"
+            'with open("picture.jpg", "rb") as picture:\n'
+            '    answer = model.signatures["serving_default"]'
+            "(image_bytes=tf.constant([picture.read()]))\n"
+            'print(answer["label"].numpy()[0].decode(), float(answer["probability"][0]))'
         ),
     }
 
 
-def _figures(words: Mapping[str, tuple[str, str]], pictures: Path) -> dict[str, dict[str, Any]]:
-    """Address, alternative text and caption of each picture that is there, by its name."""
+def _pictures(folder: Path) -> dict[str, str]:
+    """The pictures of a folder as addresses that hold them whole, by their names."""
     return {
-        Path(name).stem: {
-            "address": (
-                f"data:image/{'png' if name.endswith('.png') else 'jpeg'};base64,"
-                + base64.b64encode((pictures / name).read_bytes()).decode("ascii")
-            ),
-            "alt": alt,
-            "caption": caption,
-            "chart": name.endswith(".png"),
-        }
-        for name, (alt, caption) in words.items()
-        if (pictures / name).is_file()
+        path.stem: f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        for kind, ending in (("png", "*.png"), ("jpeg", "*.jpg"))
+        for path in folder.glob(ending)
     }
 
 

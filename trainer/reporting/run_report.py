@@ -14,8 +14,7 @@ from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
 from trainer.data.ledger import Ledger, commonest_class
 from trainer.reporting import charts, style
-from trainer.reporting.model_card import write_model_card
-from trainer.reporting.report import write_report
+from trainer.reporting.report import write_model_card, write_report
 from trainer.reporting.style import Grid, and_more, chart, labels
 from trainer.session import Session
 from trainer.training.observers import show_pictures

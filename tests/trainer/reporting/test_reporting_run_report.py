@@ -14,8 +14,7 @@ from trainer.data.ledger import SPLITS, Found, Ledger, Picture
 from trainer.data.pictures import Pictures
 from trainer.evaluation.judge import SHOWN, judge_rows
 from trainer.evaluation.summary import read_run
-from trainer.reporting.model_card import write_model_card
-from trainer.reporting.report import write_report
+from trainer.reporting.report import write_model_card, write_report
 from trainer.reporting.run_report import illustrate_data, illustrate_result
 from trainer.variants.objective import Objective
 
