@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.intervals import Z_ONE_SIDED_95, paired_interval, wilson_interval
+from trainer.evaluation import Z_ONE_SIDED_95, paired_interval, wilson_interval
 
 # What the test pictures say of candidate and live version, 95 of 100 times rightly: one-sided score
 # intervals.
@@ -152,20 +152,20 @@ def floors(
     recall = f"at best, the recall of {worst}"
     error = judged["calibration"]["after"]
     rows = [
-        _floor(recall, highest[worst], chance, broken=highest[worst] < chance),
-        _ceiling("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
-        _ceiling("latency in ms", cost.latency_ms, _LATENCY_MS),
-        _ceiling("size in bytes", cost.size_bytes, _SIZE_BYTES),
+        _floor(recall, highest[worst], chance, at_least=True),
+        _floor("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
+        _floor("latency in ms", cost.latency_ms, _LATENCY_MS),
+        _floor("size in bytes", cost.size_bytes, _SIZE_BYTES),
     ]
     if live is not None and live.cost is not None:
         times = _TIMES_LIVE if live.same_model else _TIMES_ANOTHER
         rows += [
-            _ceiling(
+            _floor(
                 "latency beside the live one in ms",
                 cost.latency_ms,
                 times * live.cost.latency_ms + _LATENCY_NOISE_MS,
             ),
-            _ceiling(
+            _floor(
                 "size beside the live one in bytes",
                 cost.size_bytes,
                 times * live.cost.size_bytes,
@@ -181,16 +181,13 @@ def floors(
         }
         worst = min(change, key=lambda name: change[name])
         best = f"at best, the change of the recall of {worst}"
-        rows.append(_floor(best, change[worst], -_CLASS_LOSS, broken=change[worst] < -_CLASS_LOSS))
+        rows.append(_floor(best, change[worst], -_CLASS_LOSS, at_least=True))
     return rows
 
 
-def _floor(name: str, value: float, limit: float, broken: bool) -> dict[str, Any]:
-    return {"floor": name, "value": value, "limit": limit, "broken": bool(broken)}
-
-
-def _ceiling(name: str, value: float, limit: float) -> dict[str, Any]:
-    return _floor(name, value, limit, broken=value > limit)
+def _floor(name: str, value: float, limit: float, *, at_least: bool = False) -> dict[str, Any]:
+    broken = bool(value < limit if at_least else value > limit)
+    return {"floor": name, "value": value, "limit": limit, "broken": broken}
 
 
 def decide(

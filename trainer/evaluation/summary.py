@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.data.ledger import commonest_class
-from trainer.evaluation.intervals import sign_test, wilson_interval
+from trainer.evaluation import sign_test, wilson_interval
 
 # How numbers, settings and lists of names read in a report.
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.evaluation.unsure import NO_DOUBT, Doubt
+from trainer.evaluation.calibration import NO_DOUBT, Doubt
 from trainer.training.features import split_backbone
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_batch

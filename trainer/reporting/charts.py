@@ -73,9 +73,16 @@ def confusion_matrix(
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for row, column in np.ndindex(counts.shape):
             color = "white" if shares[row, column] > 0.5 else style.INK
-            look = {"ha": "center", "va": "center", "fontsize": 14 if few else 9.5, "color": color}
             if counts[row, column] or few:
-                axes.text(column, row, f"{counts[row, column]:,}", **look)
+                axes.text(
+                    column,
+                    row,
+                    f"{counts[row, column]:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=14 if few else 9.5,
+                    color=color,
+                )
         names = list((labels(shown, 11, 3) if few else labels(shown, 16, 2)).values())
         axes.set_xticks(range(len(shown)), names, rotation=0 if few else 90, color=style.INK)
         axes.set_yticks(range(len(shown)), names, color=style.INK)
@@ -203,8 +210,14 @@ def compared_costs(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             megabytes = found["size_bytes"] / 1e6
             color, _ = _look(number)
             axes.scatter(*place, s=20 + 4 * megabytes, color=color, alpha=0.5, linewidths=0)
-            said, above = f"{names[name]}, {megabytes:.0f} MB", {"xytext": (0, 4), "ha": "center"}
-            axes.annotate(said, place, textcoords="offset points", fontsize=8, **above)
+            axes.annotate(
+                f"{names[name]}, {megabytes:.0f} MB",
+                place,
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
         axes.margins(0.25)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("milliseconds per picture, one at a time")

@@ -10,11 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.config import Config
-from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.data.ledger import Ledger, commonest_class
-from trainer.reporting import charts, style
-from trainer.reporting.report import write_model_card, write_report
+from trainer.data.ledger import commonest_class
+from trainer.reporting import charts, style, write_model_card, write_report
 from trainer.reporting.style import Grid, and_more, chart, labels
 from trainer.session import Session
 from trainer.training.observers import show_pictures
@@ -75,13 +73,21 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
         looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
         for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
             numbers = np.array([of_split.get(label, 0) for label in shown])
-            look = {"color": color, "hatch": hatch, "edgecolor": "white"}
-            name = f"{split} {sum(of_split.values()):,}"
-            axes.barh(range(len(shown)), numbers, 0.66, ends, label=name, **look)
+            axes.barh(
+                range(len(shown)),
+                numbers,
+                0.66,
+                ends,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                label=f"{split} {sum(of_split.values()):,}",
+            )
             ends += numbers
-        beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-        for row, label in enumerate(shown):
-            axes.annotate(f"{totals[label]:,}", (ends[row], row), **beside)
+        for row, end in enumerate(ends):
+            axes.annotate(
+                f"{end:,.0f}", (end, row), xytext=(4, 0), textcoords="offset points", va="center"
+            )
         names = list(labels(shown, 18, 2).values())
         axes.set_yticks(range(len(shown)), names, color=style.INK)
         axes.invert_yaxis()
@@ -89,8 +95,13 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
         axes.grid(visible=False)
         axes.xaxis.set_visible(False)
         style.footnote(axes, below)
-        look = {"handlelength": 1.2, "columnspacing": 2.0, "labelcolor": style.INK}
-        axes.figure.legend(loc="outside upper left", ncols=len(counts), **look)
+        axes.figure.legend(
+            loc="outside upper left",
+            ncols=len(counts),
+            handlelength=1.2,
+            columnspacing=2.0,
+            labelcolor=style.INK,
+        )
 
 
 def augmentation_grid(
@@ -160,54 +171,15 @@ _DONE_BY = {
 
 
 def draw_data(config: Config, session: Session, data: Dataset) -> None:
-    """Draws what training starts from, for the report and for TensorBoard.
+    """Draws what training starts from, for the report and for TensorBoard: pictures of each class,
+    label counts, and one picture augmented nine times.
 
     Args:
         config: of the run.
         session: of the run; its folder gets the pictures.
         data: what is drawn.
     """
-    folder = session.folder.file("pictures")
-    illustrate_data(data.examples, data.ledger, config, folder)
-    show_pictures(folder, session.folder.path / "tensorboard", 0)
-
-
-def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
-    """Draws how training went, and what the model says, for the report and for TensorBoard.
-
-    Args:
-        session: of the run; its folder gets the pictures.
-        data: the pictures that were judged.
-        result: what `result.json` holds, but for what becomes of the model.
-        steps: training steps, for TensorBoard.
-    """
-    folder = session.folder.file("pictures")
-    illustrate_result(data.examples, data.ledger, result, folder)
-    show_pictures(folder, session.folder.path / "tensorboard", steps)
-
-
-def write(session: Session, result: Mapping[str, Any]) -> None:
-    """Writes the report and the model card of a run, whose pictures are drawn.
-
-    Args:
-        session: of the run; its folder gets them.
-        result: what `result.json` holds.
-    """
-    folder, pictures = session.folder, session.folder.file("pictures")
-    write_model_card(result, folder.environment, folder.file("model_card.md"))
-    write_report(result, folder.environment, pictures, folder.file("report.html"))
-
-
-def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:
-    """Draws what training starts from: pictures of each class, label counts, and one picture
-    augmented nine times.
-
-    Args:
-        examples: the pictures.
-        ledger: their classes and splits.
-        config: says the variant and the seed.
-        folder: gets the pictures.
-    """
+    examples, ledger, folder = data.examples, data.ledger, session.folder.file("pictures")
     generator = np.random.default_rng(config.seed)
     train = examples.indices("train")
     labels = examples.labels(train)
@@ -233,19 +205,20 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
             for layer in layers
         }
         augmentation_grid(original[0], augmented, folder / style.AUGMENTATION)
+    show_pictures(folder, session.folder.path / "tensorboard", 0)
 
 
-def illustrate_result(
-    examples: Examples, ledger: Ledger, result: Mapping[str, Any], folder: Path
-) -> None:
-    """Draws how training went, and test pictures with what the model says of them.
+def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
+    """Draws how training went, and test pictures with what the model says of them, for the report
+    and for TensorBoard.
 
     Args:
-        examples: the pictures.
-        ledger: their classes and splits.
-        result: what `result.json` holds.
-        folder: gets the pictures.
+        session: of the run; its folder gets the pictures.
+        data: the pictures that were judged.
+        result: what `result.json` holds, but for what becomes of the model.
+        steps: training steps, for TensorBoard.
     """
+    folder = session.folder.file("pictures")
     history, test = result["history"], result["test"]
     baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]
     charts.training_curves(history, baseline, kept, folder / style.TRAINING_CURVES)
@@ -253,8 +226,21 @@ def illustrate_result(
     if result["curves"]["roc"]:
         charts.threshold_curves(result["curves"], folder / style.THRESHOLDS)
     charts.reliability_diagram(result["calibration"], folder / style.RELIABILITY)
-    places = {picture.sha256: index for index, picture in enumerate(ledger.pictures)}
+    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
     for name, chosen in style.PREDICTION_GRIDS.items():
         if result[chosen]:
             indices = np.array([places[each["sha256"]] for each in result[chosen]])
-            prediction_grid(list(examples.pictures(indices)), result[chosen], folder / name)
+            prediction_grid(list(data.examples.pictures(indices)), result[chosen], folder / name)
+    show_pictures(folder, session.folder.path / "tensorboard", steps)
+
+
+def write(session: Session, result: Mapping[str, Any]) -> None:
+    """Writes the report and the model card of a run, whose pictures are drawn.
+
+    Args:
+        session: of the run; its folder gets them.
+        result: what `result.json` holds.
+    """
+    folder, pictures = session.folder, session.folder.file("pictures")
+    write_model_card(result, folder.environment, folder.file("model_card.md"))
+    write_report(result, folder.environment, pictures, folder.file("report.html"))

@@ -11,6 +11,7 @@ from functools import cache
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -41,7 +42,7 @@ _GAP_IN = 0.08
 _FOOTER_IN = 0.3
 _FONT = "DejaVu Sans"  # Comes with Matplotlib: every machine draws the same.
 
-_WHITE = {"color": "white", "family": _FONT, "parse_math": False}
+_WHITE: dict[str, Any] = {"color": "white", "family": _FONT, "parse_math": False}
 # How a chart is drawn where nothing else is said.
 _LOOK = {
     "font.family": _FONT,
