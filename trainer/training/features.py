@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 _FORMAT = 1
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_READ_BYTES = 2**20
 _EVALUATED_AT_ONCE = 1024
 
 # Pictures per call: from 8 on XNNPACK gains nothing more, and 32 fall out of the processor's cache.
@@ -175,7 +174,6 @@ def extract(
     seed: int,
     cache_folder: Path,
     augmentation: str = "light",
-    backend: str | None = None,
 ) -> FeatureExamples:
     """Computes the features of all pictures, or finds them computed.
 
@@ -187,28 +185,27 @@ def extract(
         seed: of the augmented views.
         cache_folder: keeps features from run to run; made where it is missing.
         augmentation: of the views: ``light`` or ``strong``.
-        backend: name in `BACKENDS`; None: the fastest on this machine.
 
     Raises:
         RunError: the cache cannot be read or written.
     """
     start = time.perf_counter()
-    backends = [backend] if backend else preferred_backends(extractor)
     rows = len(ledger.pictures) + (views - 1) * len(examples.indices("train"))
-
     name = cache_name(ledger, extractor, [views, seed, augmentation] if views > 1 else [views])
-    files = {backend: cache_folder / f"{name}-{backend}.npy" for backend in backends}
+    files = {
+        backend: cache_folder / f"{name}-{backend}.npy" for backend in preferred_backends(extractor)
+    }
     try:
-        run = None
-        used = next((backend for backend, file in files.items() if _is_usable(file)), None)
-        if reused := used is not None:
-            file = files[used]
+        file, run = next(filter(_is_usable, files.values()), None), None
+        if file:
+            how = f"found in {file}"
         else:
             cache_folder.mkdir(parents=True, exist_ok=True)
-            used, run = _first_that_runs(backends, extractor, examples)
+            used, run = fastest_backend(extractor, examples)
             file = files[used]
             augmentations = [_augmentation(seed, view, augmentation) for view in range(1, views)]
             _write(file, (rows, extractor.output_shape[1]), _compute(examples, run, augmentations))
+            how = f"computed with {used}, {rows / (time.perf_counter() - start):.0f} views/s"
         features = np.load(file, mmap_mode="r")
     except OSError as error:
         raise RunError(
@@ -216,11 +213,9 @@ def extract(
             " expected a folder that this user may write, with"
             f" {4 * rows * extractor.output_shape[1] / 1e6:.1f} MB free"
         ) from error
-    seconds = time.perf_counter() - start
-    how = f"found in {file}" if reused else f"computed with {used}, {rows / seconds:.0f} views/s"
     logger.info(
         f"features of {len(ledger.pictures)} pictures, {views} view{'s' * (views > 1)} of each"
-        f" training picture: {how} ({seconds:.1f} s)"
+        f" training picture: {how} ({time.perf_counter() - start:.1f} s)"
     )
     return FeatureExamples(examples, features, views, run)
 
@@ -308,13 +303,11 @@ def _is_usable(file: Path) -> bool:
 
 
 def _is_whole(file: Path) -> bool:
-    digest = hashlib.sha256()
-    left = file.stat().st_size - _DIGEST_BYTES
-    with file.open("rb") as stream:
-        while left > 0 and (part := stream.read(min(left, _READ_BYTES))):
-            digest.update(part)
-            left -= len(part)
-        return stream.read() == digest.digest()
+    if not file.stat().st_size:
+        return False
+    content = np.memmap(file, np.uint8, "r")
+    digest = hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
+    return content[-_DIGEST_BYTES:].tobytes() == digest
 
 
 def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -356,25 +349,20 @@ def fast_extractor(
     """Gives what computes features of any number of pictures: by what is known to compute them, or
     on the fastest backend, which is prepared at the first call.
     """
-    prepared = cache(
-        lambda: known or _first_that_runs(preferred_backends(extractor), extractor, examples)[1]
-    )
+    prepared = cache(lambda: known or fastest_backend(extractor, examples)[1])
 
     def extract(pixels: np.ndarray) -> np.ndarray:
-        run = prepared()
         blocks = range(0, len(pixels), BATCH)
-        return np.concatenate([run(pixels[start : start + BATCH]) for start in blocks])
+        return np.concatenate([prepared()(pixels[start : start + BATCH]) for start in blocks])
 
     return extract
 
 
-def _first_that_runs(
-    backends: Sequence[str], extractor: keras.Model, examples: Examples
-) -> tuple[str, Extract]:
-    """The first backend that can run the extractor and gives TensorFlow's features, and what runs
-    it; the last one is not checked.
+def fastest_backend(extractor: keras.Model, examples: Examples) -> tuple[str, Extract]:
+    """The first of the preferred backends that can run the extractor and gives TensorFlow's
+    features, and what runs it; the last one is not checked.
     """
-    *checked, last = backends
+    *checked, last = preferred_backends(extractor)
     pixels = examples.pictures(examples.indices("validation")[:_COMPARED])
     for backend in checked:
         try:

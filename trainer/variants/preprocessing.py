@@ -27,6 +27,8 @@ _CONVERTIBLE = {
 
 # Segments or chunks of a file that are looked through for its orientation tag at most.
 _MOST_SEGMENTS = 64
+# Of a directory of TIFF data; they are sorted, and the tag is one of the first.
+_MOST_ENTRIES = 64
 # A comment of 250 kB before the first image of a GIF.
 _MOST_GIF_BLOCKS = 1024
 _ORIENTATION_TAG = 0x0112
@@ -352,96 +354,6 @@ def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 # Turning upright by the orientation tag (Exif 2.3, tag 0x0112).
 
-# What a file with a tag holds, as a regular expression, by its first byte: JPEG, PNG, WebP.
-_EXIF_NAMES = {0xFF: r"Exif\x00\x00", 0x89: "eXIf", 0x52: "EXIF"}
-
-
-def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Orientations of a batch: int64 [N], 1…8, from string [N]."""
-    return tf.cond(
-        tf.reduce_any([tf.reduce_any(_holds(image_bytes, name)) for name in _EXIF_NAMES.values()]),
-        lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
-        lambda: tf.ones_like(image_bytes, tf.int64),
-    )
-
-
-def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
-    """How a picture is stored: int64 scalar, 1…8; 1 where nothing says so that makes sense."""
-    first = _read(image_bytes, 0, 1)[0]
-    return tf.case(
-        [
-            (
-                (first == byte) & _holds(image_bytes, name),
-                partial(_tagged_orientation, image_bytes, first),
-            )
-            for byte, name in _EXIF_NAMES.items()
-        ],
-        default=lambda: _number(1),
-    )
-
-
-def _holds(image_bytes: tf.Tensor, name: str) -> tf.Tensor:
-    """Whether what a regular expression describes is anywhere in a file: this keeps files without
-    a tag cheap.
-    """
-    without = tf.strings.regex_replace(image_bytes, name, "", replace_global=False)
-    return tf.strings.length(without) < tf.strings.length(image_bytes)
-
-
-@_apart
-def _tagged_orientation(image_bytes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-    tiff, size = _exif(image_bytes, first)
-    return tf.cond(tiff > 0, lambda: _tiff_orientation(image_bytes, tiff, size), lambda: _number(1))
-
-
-@_apart
-def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    pixels = tf.cond(
-        orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: tf.identity(pixels)
-    )
-    for axis, turned in ((1, [2, 3, 6, 7]), (0, [3, 4, 7, 8])):
-        pixels = tf.cond(
-            tf.reduce_any(orientation == turned),
-            partial(tf.reverse, pixels, [axis]),
-            partial(tf.identity, pixels),
-        )
-    return pixels
-
-
-def _exif(image_bytes: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the TIFF data of the first Exif segment begin, 0 where there are none, and how many
-    bytes they have. A tag counts only in the segment or chunk that owns it.
-    """
-    length = _length(image_bytes)
-    nothing = tf.constant(0, tf.int64)
-    is_jpeg, is_png = first == 0xFF, first == 0x89
-
-    def segment(
-        position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        head = _read(image_bytes, position, 14)
-        following, tiff, size = (
-            tf.where(is_jpeg, jpeg, tf.where(is_png, png, webp))
-            for jpeg, png, webp in zip(
-                _jpeg_segment(head), _png_chunk(head), _webp_chunk(head), strict=True
-            )
-        )
-        owned = (tiff > 0) & (position + tiff + size <= length)
-        return _only(following > 0, position + following), _only(owned, position + tiff), size
-
-    _, tiff, size = tf.while_loop(
-        lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
-        segment,
-        (
-            tf.where(is_jpeg, _number(2), tf.where(is_png, _number(8), _number(12))),
-            nothing,
-            nothing,
-        ),
-        maximum_iterations=_MOST_SEGMENTS,
-    )
-    return tiff, size
-
-
 # From the first bytes of a segment: how far it is to the next one, and to its TIFF data, 0 where
 # there are none, and how many bytes they have.
 _Segment = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
@@ -471,6 +383,84 @@ def _webp_chunk(head: tf.Tensor) -> _Segment:
     return 8 + size + size % 2, tiff, size - skipped
 
 
+# Of files that may have a tag, by their first byte: what they hold then, as a regular expression,
+# where their first segment begins, and what is read from it. JPEG, PNG, WebP.
+_SEGMENTS: dict[int, tuple[str, int, Callable[[tf.Tensor], _Segment]]] = {
+    0xFF: (r"Exif\x00\x00", 2, _jpeg_segment),
+    0x89: ("eXIf", 8, _png_chunk),
+    0x52: ("EXIF", 12, _webp_chunk),
+}
+
+
+def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Orientations of a batch: int64 [N], 1…8, from string [N]."""
+    return tf.cond(
+        tf.reduce_any(
+            [tf.reduce_any(_holds(image_bytes, name)) for name, _, _ in _SEGMENTS.values()]
+        ),
+        lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
+        lambda: tf.ones_like(image_bytes, tf.int64),
+    )
+
+
+def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
+    """How a picture is stored: int64 scalar, 1…8; 1 where nothing says so that makes sense."""
+    first = _read(image_bytes, 0, 1)[0]
+    return tf.case(
+        [
+            (
+                (first == byte) & _holds(image_bytes, name),
+                partial(_tagged_orientation, image_bytes, *segments),
+            )
+            for byte, (name, *segments) in _SEGMENTS.items()
+        ],
+        default=lambda: _number(1),
+    )
+
+
+def _holds(image_bytes: tf.Tensor, name: str) -> tf.Tensor:
+    """Whether what a regular expression describes is anywhere in a file: this keeps files without
+    a tag cheap.
+    """
+    without = tf.strings.regex_replace(image_bytes, name, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(image_bytes)
+
+
+@_apart
+def _tagged_orientation(
+    image_bytes: tf.Tensor, start: int, segment: Callable[[tf.Tensor], _Segment]
+) -> tf.Tensor:
+    """Looks through segments for TIFF data. A tag counts only in the segment that owns it."""
+    length = _length(image_bytes)
+
+    def step(position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor) -> _Segment:
+        following, tiff, size = segment(_read(image_bytes, position, 14))
+        owned = (tiff > 0) & (position + tiff + size <= length)
+        return _only(following > 0, position + following), _only(owned, position + tiff), size
+
+    _, tiff, size = tf.while_loop(
+        lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
+        step,
+        (_number(start), _number(0), _number(0)),
+        maximum_iterations=_MOST_SEGMENTS,
+    )
+    return tf.cond(tiff > 0, lambda: _tiff_orientation(image_bytes, tiff, size), lambda: _number(1))
+
+
+@_apart
+def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    pixels = tf.cond(
+        orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: tf.identity(pixels)
+    )
+    for axis, turned in ((1, [2, 3, 6, 7]), (0, [3, 4, 7, 8])):
+        pixels = tf.cond(
+            tf.reduce_any(orientation == turned),
+            partial(tf.reverse, pixels, [axis]),
+            partial(tf.identity, pixels),
+        )
+    return pixels
+
+
 def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Looks the tag up in the first directory of TIFF data."""
     head = _read(image_bytes, start, 8)
@@ -480,18 +470,16 @@ def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor)
         return tf.where(little, _little(digits), _big(digits))
 
     directory = number(head[4:])
-    entries = tf.minimum(
-        number(_read(image_bytes, start + directory, 2)), (size - directory - 2) // 12
-    )
-    is_tiff = (little | _equal(head[:4], b"MM\0*")) & (directory >= 8) & (entries > 0)
-    entries = _only(is_tiff, entries)
-    first = tf.minimum(start + directory + 2, _length(image_bytes))
-    raw = tf.io.decode_raw(tf.strings.substr(image_bytes, first, entries * 12), tf.uint8)
-    rows = tf.cast(tf.reshape(raw, [-1, 12]), tf.int64)
+    is_tiff = (little | _equal(head[:4], b"MM\0*")) & (directory >= 8)
+    count = number(_read(image_bytes, start + directory, 2))
+    entries = _only(is_tiff, tf.minimum(count, (size - directory - 2) // 12))
+    rows = _read(image_bytes, start + directory + 2, 12 * _MOST_ENTRIES)
+    rows = tf.reshape(rows, [_MOST_ENTRIES, 12])
     kind = number(rows[:, 2:4])
     value = tf.where(kind == _SHORT, number(rows[:, 8:10]), number(rows[:, 8:12]))
     usable = (
-        (number(rows[:, 0:2]) == _ORIENTATION_TAG)
+        (tf.range(_MOST_ENTRIES, dtype=tf.int64) < entries)
+        & (number(rows[:, 0:2]) == _ORIENTATION_TAG)
         & ((kind == _SHORT) | (kind == _LONG))
         & (number(rows[:, 4:8]) == 1)
         & (value >= 1)
