@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.batches import Examples, epoch_order, make_ready
+from trainer.data.batches import Examples, as_it_is, epoch_order, make_ready
 from trainer.data.ledger import SPLITS, Ledger
 from trainer.devices import Part
 from trainer.errors import RunError
@@ -129,7 +129,20 @@ class FeatureExamples:
         weights *= self._examples.weights(order)
         # Drawn for every picture, whatever batch the epoch resumes at.
         views = generator.integers(self._views, size=len(indices))[positions]
-        return self._batches(self._rows[order] + views, size, self.labels(order), weights)
+        rows = self._rows[order] + views
+
+        @as_it_is
+        def read(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # A function of NumPy, as the features are a mapped file, which need not fit into
+            # memory.
+            features = tf.numpy_function(
+                self._features.__getitem__, [rows], tf.float32, stateful=False
+            )
+            return tf.ensure_shape(features, [None, self._features.shape[1]]), *others
+
+        with tf.device("CPU:0"):
+            dataset = tf.data.Dataset.from_tensor_slices((rows, self.labels(order), weights))
+            return make_ready(dataset.batch(size).map(read))
 
     def evaluation_batches(
         self, split: str, batch_size: int
@@ -148,21 +161,6 @@ class FeatureExamples:
         for start in range(0, len(indices), size):
             batch = indices[start : start + size]
             yield self.features(batch), self.labels(batch)
-
-    def _batches(self, rows: np.ndarray, batch_size: int, *others: np.ndarray) -> tf.data.Dataset:
-        @tf.autograph.experimental.do_not_convert
-        def read(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            # A function of NumPy, as the features are a mapped file, which need not fit into
-            # memory.
-            features = tf.numpy_function(
-                lambda rows: self._features[rows], [rows], tf.float32, stateful=False
-            )
-            return tf.ensure_shape(features, [None, self._features.shape[1]]), *others
-
-        with tf.device("CPU:0"):
-            return make_ready(
-                tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size).map(read)
-            )
 
 
 def extract(
