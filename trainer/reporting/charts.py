@@ -109,9 +109,8 @@ def threshold_curves(curves: Mapping[str, Any], path: Path) -> None:
             curve = curves[name]
             axes.plot(curve[x], curve[y], color=style.BLUE, linewidth=2, clip_on=False)
             axes.fill_between(curve[x], curve[y], color=style.BLUE, alpha=0.12, linewidth=0)
+            axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
             axes.set_title(f"{title}, area {curve['area']:.3f}")
-            axes.set_xlabel(x.replace("_", " "))
-            axes.set_ylabel(y.replace("_", " "))
             _unit_square(axes)
         both[0].plot([0, 1], [0, 1], ":", color=style.GREY)
 
@@ -141,9 +140,8 @@ def reliability_diagram(calibration: Mapping[str, Any], path: Path) -> None:
             areas = 20 + 180 * n / n.sum()
             axes.scatter(sure, right, areas, color=color, clip_on=False, zorder=3)
             axes.set_title(f"{moment}: error {calibration[moment]['error']:.1%}")
-            axes.set_xlabel("how sure")
             _unit_square(axes, bins[0]["low"] if bins[0]["low"] >= 0.5 else 0)
-            axes.set_ylim(0, 1.03)
+            axes.set(xlabel="how sure", ylim=(0, 1.03))
         both[0].set_ylabel("how often right")
 
 
@@ -239,9 +237,7 @@ def _by_epoch(upper: Axes, lower: Axes, of: str, columns: int) -> None:
 
 
 def _unit_square(axes: Axes, left: float = 0.0) -> None:
-    axes.set_xlim(left, 1)
-    axes.set_ylim(0, 1.01)
-    axes.set_xticks([left, (left + 1) / 2, 1])
+    axes.set(xlim=(left, 1), ylim=(0, 1.01), xticks=[left, (left + 1) / 2, 1])
     axes.tick_params(pad=7)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_major_formatter("{x:.0%}")

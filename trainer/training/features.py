@@ -74,7 +74,9 @@ class FeatureExamples:
         self, examples: Examples, features: np.ndarray, views: int, run: Extract | None = None
     ) -> None:
         self.run = run
-        self._examples = examples
+        # Positions of a split's pictures in the ledger, and class numbers of pictures.
+        self.indices, self.labels = examples.indices, examples.labels
+        self._weights = examples.weights
         self._features = features
         self._views = views
         indices = [examples.indices(split) for split in SPLITS]
@@ -84,14 +86,6 @@ class FeatureExamples:
         self._rows[np.concatenate(indices)] = np.concatenate(
             [np.arange(train) * views, train * views + np.arange(len(self._rows) - train)]
         )
-
-    def indices(self, split: str) -> np.ndarray:
-        """Positions of a split's pictures in the ledger: int64 [n], ascending."""
-        return self._examples.indices(split)
-
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Class numbers of pictures: int32 [n]."""
-        return self._examples.labels(indices)
 
     def features(self, indices: np.ndarray) -> np.ndarray:
         """Features of untouched pictures: float32 [n, m]."""
@@ -126,7 +120,7 @@ class FeatureExamples:
             len(indices), batch_size, generator, full=full, start=start, part=part
         )
         order = indices[positions]
-        weights *= self._examples.weights(order)
+        weights *= self._weights(order)
         # Drawn for every picture, whatever batch the epoch resumes at.
         views = generator.integers(self._views, size=len(indices))[positions]
         rows = self._rows[order] + views

@@ -383,21 +383,14 @@ def _webp_chunk(head: tf.Tensor) -> _Segment:
     return 8 + size + size % 2, tiff, size - skipped
 
 
-# Of files that may have a tag, by their first byte: what they hold then, as a regular expression,
-# where their first segment begins, and what is read from it. JPEG, PNG, WebP.
-_SEGMENTS: dict[int, tuple[str, int, Callable[[tf.Tensor], _Segment]]] = {
-    0xFF: (r"Exif\x00\x00", 2, _jpeg_segment),
-    0x89: ("eXIf", 8, _png_chunk),
-    0x52: ("EXIF", 12, _webp_chunk),
-}
+# What a file with a tag holds, as a regular expression, by its first byte: JPEG, PNG, WebP.
+_EXIF_NAMES = {0xFF: r"Exif\x00\x00", 0x89: "eXIf", 0x52: "EXIF"}
 
 
 def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
     """Orientations of a batch: int64 [N], 1…8, from string [N]."""
     return tf.cond(
-        tf.reduce_any(
-            [tf.reduce_any(_holds(image_bytes, name)) for name, _, _ in _SEGMENTS.values()]
-        ),
+        tf.reduce_any([tf.reduce_any(_holds(image_bytes, name)) for name in _EXIF_NAMES.values()]),
         lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
         lambda: tf.ones_like(image_bytes, tf.int64),
     )
@@ -410,9 +403,9 @@ def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
         [
             (
                 (first == byte) & _holds(image_bytes, name),
-                partial(_tagged_orientation, image_bytes, *segments),
+                partial(_tagged_orientation, image_bytes, first),
             )
-            for byte, (name, *segments) in _SEGMENTS.items()
+            for byte, name in _EXIF_NAMES.items()
         ],
         default=lambda: _number(1),
     )
@@ -427,21 +420,24 @@ def _holds(image_bytes: tf.Tensor, name: str) -> tf.Tensor:
 
 
 @_apart
-def _tagged_orientation(
-    image_bytes: tf.Tensor, start: int, segment: Callable[[tf.Tensor], _Segment]
-) -> tf.Tensor:
+def _tagged_orientation(image_bytes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
     """Looks through segments for TIFF data. A tag counts only in the segment that owns it."""
     length = _length(image_bytes)
 
+    def of_format(jpeg: tf.Tensor, png: tf.Tensor, webp: tf.Tensor) -> tf.Tensor:
+        return tf.where(first == 0xFF, jpeg, tf.where(first == 0x89, png, webp))
+
     def step(position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor) -> _Segment:
-        following, tiff, size = segment(_read(image_bytes, position, 14))
+        head = _read(image_bytes, position, 14)
+        segments = _jpeg_segment(head), _png_chunk(head), _webp_chunk(head)
+        following, tiff, size = map(of_format, *segments)
         owned = (tiff > 0) & (position + tiff + size <= length)
         return _only(following > 0, position + following), _only(owned, position + tiff), size
 
     _, tiff, size = tf.while_loop(
         lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
         step,
-        (_number(start), _number(0), _number(0)),
+        (of_format(_number(2), _number(8), _number(12)), _number(0), _number(0)),
         maximum_iterations=_MOST_SEGMENTS,
     )
     return tf.cond(tiff > 0, lambda: _tiff_orientation(image_bytes, tiff, size), lambda: _number(1))
