@@ -43,7 +43,7 @@ setup(
         "serving.protos": ["*.binpb"],
         "serving.server": ["*.html"],
         "trainer": ["py.typed"],
-        "trainer.reporting": ["*.html", "*.css"],
+        "trainer.reporting": ["*.html", "*.css", "*.jinja"],
     },
     install_requires=["absl-py>=2.1"],
     extras_require={

@@ -120,7 +120,7 @@ def scores(own: _Set, features: np.ndarray, head: Any) -> dict[str, np.ndarray]:
     """
     import tensorflow as tf
 
-    from trainer.evaluation.unsure import learn_familiarity
+    from trainer.evaluation.calibration import learn_familiarity
 
     logits = head(features, training=False)
     train = own.data.examples.indices("train")
@@ -160,7 +160,7 @@ def _mean_of(above: np.ndarray, draw: Callable[..., np.ndarray]) -> float:
 
 def _heatmaps(own: _Set) -> dict[str, Any]:
     """Of each way to mark a fifth of a picture, how often it takes more than a random fifth."""
-    from trainer.evaluation.occlusion import PARTS, covered, importance, log_odds
+    from trainer.evaluation.judge import PARTS, covered, importance, log_odds
 
     examples, objective, classify = own.data.examples, own.trained.objective, own.trained.classify
     generator = np.random.default_rng(0)
@@ -207,7 +207,7 @@ def _cost(own: _Set) -> dict[str, Any]:
     """Milliseconds of one picture's answer with and without `unsure`, in turn."""
     import tensorflow as tf
 
-    from trainer.evaluation.unsure import NO_DOUBT
+    from trainer.evaluation.calibration import NO_DOUBT
     from trainer.export.saved_model import export
 
     trained, judged, data = own.trained, own.judged, own.data

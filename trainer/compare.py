@@ -26,7 +26,7 @@ from absl import flags
 
 from trainer.config import Config
 from trainer.errors import ConfigError, RunError
-from trainer.evaluation.intervals import over_seeds, paired_test
+from trainer.evaluation import over_seeds, paired_test
 from trainer.evaluation.summary import read_comparison
 from trainer.variants import VARIANTS
 from whisker_ml import cli, files
@@ -224,8 +224,7 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
         if done_rows:
             # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so
             # by the first run.
-            from trainer.reporting import charts, style
-            from trainer.reporting.report import write_comparison
+            from trainer.reporting import charts, style, write_comparison
 
             pictures = folder / "pictures"
             charts.compared_accuracies(done_rows, pictures / style.COMPARED_ACCURACIES)

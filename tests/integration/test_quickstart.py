@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.data.ledger import Ledger
-from trainer.evaluation.occlusion import PARTS, covered, importance, log_odds
+from trainer.evaluation.judge import PARTS, covered, importance, log_odds
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_and_resize
 

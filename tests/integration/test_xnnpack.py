@@ -12,7 +12,7 @@ from serving.server.status import StatusError
 from serving.server.xnnpack import TOLERANCE, XnnpackModel
 from tests.trained_model import draw
 from tests.trainer.variants.test_preprocessing import STORED
-from trainer.evaluation.unsure import Doubt, learn_familiarity
+from trainer.evaluation.calibration import Doubt, learn_familiarity
 from trainer.export import saved_model
 from trainer.training.features import split_backbone
 from trainer.variants.models import build

@@ -16,7 +16,7 @@ from trainer.data.dataset import Dataset, open_pictures
 from trainer.data.ledger import Ledger
 from trainer.devices import prepare
 from trainer.errors import ConfigError
-from trainer.evaluation.unsure import NO_DOUBT
+from trainer.evaluation.calibration import NO_DOUBT
 from trainer.export import Exported, provenance, saved_model
 from trainer.export.verify import starting
 from trainer.publish import _replace_live, publish, require_same_classes

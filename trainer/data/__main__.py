@@ -187,7 +187,7 @@ def _suspects(folder: Path) -> None:
     sources.require(config.data, config.classes, config.exclude)
     cli.import_tensorflow()
     from trainer.evaluation import suspects
-    from trainer.reporting.report import write_suspects
+    from trainer.reporting import write_suspects
 
     found = suspects.find(config)
     shown = found.suspects[:_SUSPECTS_SHOWN]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.intervals import Z_ONE_SIDED_95, paired_interval, wilson_interval
+from trainer.evaluation import Z_ONE_SIDED_95, paired_interval, wilson_interval
 
 # What the test pictures say of candidate and live version, 95 of 100 times rightly: one-sided score
 # intervals.
@@ -90,11 +90,7 @@ def compare(live_right: np.ndarray, candidate_right: np.ndarray, margin: float) 
         `high`, -1…1; and `pictures_needed`, an estimate of how many would tell, were the two
         equally good: None where these do.
     """
-    n = len(live_right)
-    lost, gained = (
-        int((live_right & ~candidate_right).sum()),
-        int((candidate_right & ~live_right).sum()),
-    )
+    lost, gained, n = _counts(live_right, candidate_right)
     low, high = paired_interval(lost, gained, n)
     # Worse comes before not worse: small losses, each within the margin, would add up from version
     # to version.
@@ -113,6 +109,14 @@ def compare(live_right: np.ndarray, candidate_right: np.ndarray, margin: float) 
             _pictures_needed(lost + gained, n, margin) if verdict == UNDECIDED else None
         ),
     }
+
+
+def _counts(live_right: np.ndarray, candidate_right: np.ndarray) -> tuple[int, int, int]:
+    """On how many pictures the live version alone is right, the candidate alone, and of how
+    many.
+    """
+    lost = int((live_right & ~candidate_right).sum())
+    return lost, int((candidate_right & ~live_right).sum()), len(live_right)
 
 
 def _pictures_needed(differ: int, n: int, margin: float) -> int | None:
@@ -137,7 +141,7 @@ def floors(
         cost: of the candidate.
         live: the live version, its cost measured side by side.
         by_class: by class, on how many test pictures of it the live version alone is right, the
-            candidate alone, and how many there are.
+            candidate alone, and how many there are, at least one.
 
     Returns:
         One for each: `floor`, `value`, `limit`, `broken`.
@@ -152,20 +156,20 @@ def floors(
     recall = f"at best, the recall of {worst}"
     error = judged["calibration"]["after"]
     rows = [
-        _floor(recall, highest[worst], chance, broken=highest[worst] < chance),
-        _ceiling("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
-        _ceiling("latency in ms", cost.latency_ms, _LATENCY_MS),
-        _ceiling("size in bytes", cost.size_bytes, _SIZE_BYTES),
+        _floor(recall, highest[worst], chance, at_least=True),
+        _floor("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
+        _floor("latency in ms", cost.latency_ms, _LATENCY_MS),
+        _floor("size in bytes", cost.size_bytes, _SIZE_BYTES),
     ]
     if live is not None and live.cost is not None:
         times = _TIMES_LIVE if live.same_model else _TIMES_ANOTHER
         rows += [
-            _ceiling(
+            _floor(
                 "latency beside the live one in ms",
                 cost.latency_ms,
                 times * live.cost.latency_ms + _LATENCY_NOISE_MS,
             ),
-            _ceiling(
+            _floor(
                 "size beside the live one in bytes",
                 cost.size_bytes,
                 times * live.cost.size_bytes,
@@ -174,23 +178,16 @@ def floors(
     if by_class:
         # The more classes, the surer of each: else one of many would seem worse by chance.
         quantile = NormalDist().inv_cdf(1 - 0.05 / len(by_class))
-        change = {
-            name: paired_interval(*counts, quantile)[1]
-            for name, counts in by_class.items()
-            if counts[2]
-        }
+        change = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items()}
         worst = min(change, key=lambda name: change[name])
         best = f"at best, the change of the recall of {worst}"
-        rows.append(_floor(best, change[worst], -_CLASS_LOSS, broken=change[worst] < -_CLASS_LOSS))
+        rows.append(_floor(best, change[worst], -_CLASS_LOSS, at_least=True))
     return rows
 
 
-def _floor(name: str, value: float, limit: float, broken: bool) -> dict[str, Any]:
-    return {"floor": name, "value": value, "limit": limit, "broken": bool(broken)}
-
-
-def _ceiling(name: str, value: float, limit: float) -> dict[str, Any]:
-    return _floor(name, value, limit, broken=value > limit)
+def _floor(name: str, value: float, limit: float, *, at_least: bool = False) -> dict[str, Any]:
+    broken = bool(value < limit if at_least else value > limit)
+    return {"floor": name, "value": value, "limit": limit, "broken": broken}
 
 
 def decide(
@@ -239,12 +236,7 @@ def decide(
         record["comparison"] = compare(*right, margin)
         verdict = record["comparison"]["verdict"]
         by_class = {
-            str(name): (
-                int((right[0] & ~right[1])[own].sum()),
-                int((right[1] & ~right[0])[own].sum()),
-                int(own.sum()),
-            )
-            for name, own in ((name, true == name) for name in np.unique(true))
+            str(name): _counts(*(one[true == name] for one in right)) for name in np.unique(true)
         }
     if policy != "off":
         record["floors"] = floors(judged, cost, live, by_class)

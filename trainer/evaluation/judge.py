@@ -1,7 +1,7 @@
-"""How good a model is: its predictions, and every number that follows from their rows."""
+"""How good a model is: its predictions, and all that follows from them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
@@ -12,22 +12,26 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data import splits
 from trainer.data.dataset import Dataset
+from trainer.evaluation import wilson_interval
 from trainer.evaluation.calibration import (
+    Doubt,
+    Familiarity,
     fit_temperature,
+    judge_unsure,
+    learn_familiarity,
     reliability,
     threshold_curves,
 )
-from trainer.evaluation.intervals import wilson_interval
-from trainer.evaluation.occlusion import importance
-from trainer.evaluation.unsure import Doubt, Familiarity, judge_unsure, learn_familiarity
 from trainer.session import Session
 from trainer.training import Trained
 from trainer.variants.objective import Objective
 from whisker_ml.terminal import progress
 
-# Numbers about predictions, each with how many pictures it rests on.
+logger = logging.getLogger(__name__)
 
 _DRAWS = 1000
+# Parts on a side. As many as a backbone has places in its last layer at 160 pixels.
+PARTS = 5
 
 
 def evaluate(
@@ -55,15 +59,10 @@ def evaluate(
     predictions = objective.predictions(tf.constant(logits)).numpy()
     size = len(classes)
     matrix = np.bincount(labels * size + predictions, minlength=size**2).reshape(size, size)
-    correct = matrix.diagonal()
-    per_class: dict[str, dict[str, Any]] = {}
-    for number, name in enumerate(classes):
-        total, said, right = (
-            int(matrix[number].sum()),
-            int(matrix[:, number].sum()),
-            int(correct[number]),
-        )
-        per_class[name] = {
+    totals, correct = matrix.sum(axis=1), matrix.diagonal()
+    counts = np.stack([totals, matrix.sum(axis=0), correct], axis=1).tolist()
+    per_class = {
+        name: {
             "n": total,
             "correct": right,
             "recall": right / total if total else None,
@@ -72,12 +71,14 @@ def evaluate(
             "precision": right / said if said else None,
             "f1": 2 * right / (total + said) if total + said else None,
         }
+        for name, (total, said, right) in zip(classes, counts, strict=True)
+    }
     confused = [
         {"true": classes[true], "predicted": classes[said], "n": int(matrix[true, said])}
         for true, said in np.argwhere(matrix)
         if true != said
     ]
-    accuracy, totals = float(correct.sum() / len(labels)), matrix.sum(axis=1)
+    accuracy = float(correct.sum() / len(labels))
     # Stable, so that a tie goes to the first class, as in the prediction.
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
     among_five = float((ranked == labels[:, None]).any(axis=1).mean())
@@ -100,8 +101,6 @@ def evaluate(
 def _mean(per_class: Mapping[str, Mapping[str, Any]], number: str) -> float:
     return mean(found[number] for found in per_class.values() if found[number] is not None)
 
-
-logger = logging.getLogger(__name__)
 
 MOST_LISTED = 12
 # Training pictures that are enough to know what is familiar, spread over all of them.
@@ -183,7 +182,7 @@ def _learn(trained: Trained, train: np.ndarray) -> Familiarity:
 
 def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> None:
     """Adds to every test picture that the report shows what the answer rests on: `importance` of
-    its parts, as `trainer.evaluation.occlusion.importance` gives it.
+    its parts, as the function of that name gives it.
     """
     places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
     rows = [row for name in SHOWN for row in judged.numbers[name]]
@@ -227,35 +226,31 @@ def judge_rows(
     """
     numbers = {name: number for number, name in enumerate(classes)}
     split: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    familiarity: dict[str, list[float | None]] = {}
     for name in ("validation", "test"):
         own = [row for row in rows if row["split"] == name]
         labels = np.array([numbers[row["label"]] for row in own], np.int32)
         split[name] = labels, np.array([row["logits"] for row in own], np.float32)
-
+        familiarity[name] = [row.get("familiarity") for row in own]
+    test = own
     scaled = replace(objective, temperature=fit_temperature(objective, *split["validation"]))
+    scores = {
+        name: [scaled.probabilities(logits).numpy().max(axis=1)]
+        + ([] if None in familiarity[name] else [np.array(familiarity[name], np.float32)])
+        for name, (_, logits) in split.items()
+    }
     labels, logits = split["test"]
-    predictions = objective.predictions(tf.constant(logits)).numpy()
+    predictions = objective.predictions(logits).numpy()
     right = predictions == labels
     calibration: dict[str, Any] = {
         "temperature": scaled.temperature,
         "fitted_on": len(split["validation"][0]),
     }
     for moment, each in (("before", objective), ("after", scaled)):
-        probabilities = each.probabilities(tf.constant(logits)).numpy()
+        probabilities = each.probabilities(logits).numpy()
         confidence = probabilities.max(axis=1)
-        loss = float(tf.reduce_mean(each.loss(tf.constant(labels), tf.constant(logits))))
+        loss = float(tf.reduce_mean(each.loss(labels, logits)))
         calibration[moment] = {"loss": loss, **reliability(len(classes), right, confidence)}
-
-    scores = {
-        "validation": [scaled.probabilities(split["validation"][1]).numpy().max(axis=1)],
-        "test": [confidence],
-    }
-    for name, found in scores.items():
-        known = [row.get("familiarity") for row in rows if row["split"] == name]
-        if None not in known:
-            found.append(np.array(known, np.float32))
-    unsure = judge_unsure(scores["validation"], scores["test"], right)
-    test = [row for row in rows if row["split"] == "test"]
 
     def listed(places: np.ndarray) -> list[dict[str, Any]]:
         return [
@@ -275,8 +270,61 @@ def judge_rows(
         **{name: evaluate(objective, classes, *each) for name, each in split.items()},
         "calibration": calibration,
         "curves": threshold_curves(classes, labels, probabilities),
-        "unsure": unsure,
+        "unsure": judge_unsure(scores["validation"], scores["test"], right),
         "at_random": listed(at_random),
         "mistakes": listed(order[~right[order]]),
         "least_certain": listed(order[::-1]),
     }
+
+
+# Which parts of a picture an answer rests on: those without which the model is less sure of it.
+
+
+def importance(
+    classify: Callable[[np.ndarray], np.ndarray], objective: Objective, pixels: np.ndarray
+) -> np.ndarray:
+    """Blurs each part of a picture in turn, with soft edges, and sees what becomes of the answer
+    ("occlusion": Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks").
+
+    Blurring the five most important parts of 25 changes the answer more than blurring any five far
+    more often than with Grad-CAM (`benchmarks.answers`).
+
+    Args:
+        classify: gives the logits, float32 [n, units], of pixels, float32 [n, size, size, 3] in
+            0…255.
+        objective: turns logits into the answer.
+        pixels: of one picture, [size, size, 3] in 0…255.
+
+    Returns:
+        By how much the log-odds of the answer fall without each part: float32 [PARTS, PARTS].
+    """
+    shown = pixels.astype(np.float32)
+    covers = covered(shown, np.eye(PARTS**2).reshape(-1, PARTS, PARTS))
+    logits = classify(np.concatenate([shown[np.newaxis], covers]))
+    odds = log_odds(objective, logits, int(objective.predictions(tf.constant(logits[:1]))[0]))
+    return (odds[0] - odds[1:]).reshape(PARTS, PARTS)
+
+
+def covered(pixels: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Blurs parts of a picture.
+
+    Args:
+        pixels: float32 [size, size, 3].
+        parts: which: 0 or 1, [n, PARTS, PARTS].
+
+    Returns:
+        float32 [n, size, size, 3].
+    """
+    size = pixels.shape[:2]
+    coarse = tf.image.resize(pixels, (PARTS, PARTS), "area")
+    blurred = tf.image.resize(coarse, size, "bicubic")
+    cover = tf.image.resize(parts[..., np.newaxis].astype(np.float32), size, "bilinear")
+    return (pixels + (blurred - pixels) * cover).numpy()
+
+
+def log_odds(objective: Objective, logits: np.ndarray, answer: int) -> np.ndarray:
+    """How sure a model is of an answer, without an end: float32 [n] of logits [n, units]."""
+    if objective.units == 1:
+        return logits[:, 0] if answer else -logits[:, 0]
+    others = np.delete(logits, answer, axis=1)
+    return logits[:, answer] - tf.reduce_logsumexp(others, axis=1).numpy()

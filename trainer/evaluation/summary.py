@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.data.ledger import commonest_class
-from trainer.evaluation.intervals import sign_test, wilson_interval
+from trainer.evaluation import sign_test, wilson_interval
 
 # How numbers, settings and lists of names read in a report.
 
@@ -55,13 +55,15 @@ def read_run(result: Mapping[str, Any]) -> list[dict[str, str]]:
     Returns:
         Statements: `about`, `verdict` (good, bad or unclear) and `text`.
     """
-    return [
-        _baseline(result),
-        *_training(result),
-        _classes(result["test"]),
-        *_calibration(result),
-        _unsure(result),
+    statements = [
+        ("baseline", *_baseline(result)),
+        ("overfitting", *_overfitting(result)),
+        *_stability(result),
+        ("classes", *_classes(result["test"])),
+        ("probabilities", *_calibration(result)),
+        ("not sure", *_unsure(result)),
     ]
+    return [_statement(*each) for each in statements]
 
 
 def read_comparison(
@@ -130,7 +132,7 @@ def against_baseline(result: Mapping[str, Any]) -> tuple[str, float]:
     return (GOOD if only_model > only_baseline else BAD), p_value
 
 
-def _baseline(result: Mapping[str, Any]) -> dict[str, str]:
+def _baseline(result: Mapping[str, Any]) -> tuple[str, str]:
     test, (verdict, p_value) = result["test"], against_baseline(result)
     low, high = map(percent, test["interval_95"])
     words = {
@@ -143,20 +145,15 @@ def _baseline(result: Mapping[str, Any]) -> dict[str, str]:
         f" (95 % interval {low} to {high}); always answering the commonest class gets"
         f" {percent(result['baseline_accuracy'])} (exact paired test: {_p(p_value)})."
     )
-    return _statement("baseline", verdict, text)
+    return verdict, text
 
 
-def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
+def _overfitting(result: Mapping[str, Any]) -> tuple[str, str]:
     history, kept = result["history"], result["chosen_epoch"]
     losses, accuracies = history["validation_loss"], history["validation_accuracy"]
     if len(losses) < 2:
-        return [
-            _statement(
-                "overfitting", UNCLEAR, "One epoch does not tell whether training went too far."
-            )
-        ]
-    low, high = result["validation"]["interval_95"]
-    n, noise = result["validation"]["n"], high - low
+        return UNCLEAR, "One epoch does not tell whether training went too far."
+    n, noise = result["validation"]["n"], _noise(result)
     best = losses.index(min(losses))
     gap = history["accuracy"][kept - 1] - accuracies[kept - 1]
     growth = gap - (history["accuracy"][best] - accuracies[best])
@@ -165,36 +162,44 @@ def _training(result: Mapping[str, Any]) -> list[dict[str, str]]:
         f" right and validation {percent(accuracies[kept - 1])}"
     )
     if gap <= noise / 2:
-        text = f"No overfitting that {n:,} validation pictures can show: {gaps}."
-        overfitting = _statement("overfitting", GOOD, text)
-    else:
-        later = (
-            f" The lowest validation loss was in epoch {best + 1}; since then it rose from"
-            f" {losses[best]:.3f} to {losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f}"
-            " points: use fewer epochs, or --early_stopping."
-            if growth > noise / 2
-            else ""
-        )
-        overfitting = _statement(
-            "overfitting", BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}"
-        )
+        return GOOD, f"No overfitting that {n:,} validation pictures can show: {gaps}."
+    later = (
+        f" The lowest validation loss was in epoch {best + 1}; since then it rose from"
+        f" {losses[best]:.3f} to {losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f}"
+        " points: use fewer epochs, or --early_stopping."
+        if growth > noise / 2
+        else ""
+    )
+    return BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}"
 
+
+def _stability(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    accuracies = result["history"]["validation_accuracy"]
     late = accuracies[len(accuracies) // 2 :]
     if len(late) < 2:
-        return [overfitting]
+        return []
     # From the best so far: what only rises does not swing.
     fall = max(max(late[: index + 1]) - accuracy for index, accuracy in enumerate(late))
     said = (
         f"validation accuracy falls by up to {100 * fall:.1f} points over the last {len(late)}"
         " epochs"
     )
-    left_open = f"the {100 * noise:.1f} points that {n:,} pictures leave uncertain"
+    noise = _noise(result)
+    left_open = (
+        f"the {100 * noise:.1f} points that {result['validation']['n']:,} pictures leave uncertain"
+    )
     if fall <= noise:
-        return [overfitting, _statement("stability", GOOD, f"Steady: {said}, within {left_open}.")]
-    return [overfitting, _statement("stability", BAD, f"Unsteady: {said}, more than {left_open}.")]
+        return [("stability", GOOD, f"Steady: {said}, within {left_open}.")]
+    return [("stability", BAD, f"Unsteady: {said}, more than {left_open}.")]
 
 
-def _classes(test: Mapping[str, Any]) -> dict[str, str]:
+def _noise(result: Mapping[str, Any]) -> float:
+    """How much the validation pictures leave uncertain of an accuracy."""
+    low, high = result["validation"]["interval_95"]
+    return high - low
+
+
+def _classes(test: Mapping[str, Any]) -> tuple[str, str]:
     seen = {name: found for name, found in test["per_class"].items() if found["n"]}
     worst = min(seen, key=lambda name: seen[name]["recall"])
     best = max(seen, key=lambda name: seen[name]["recall"])
@@ -208,14 +213,14 @@ def _classes(test: Mapping[str, Any]) -> dict[str, str]:
         f" {percent(seen[best]['recall'])}"
     )
     if best == worst or seen[worst]["recall"] == seen[best]["recall"]:
-        return _statement("classes", GOOD, f"Every class is recognised equally often.{often}")
+        return GOOD, f"Every class is recognised equally often.{often}"
     if seen[best]["recall"] - seen[worst]["recall"] > test["recall_spread_by_chance"]:
-        return _statement("classes", BAD, f"Some classes are harder than others: {recalls}.{often}")
+        return BAD, f"Some classes are harder than others: {recalls}.{often}"
     text = f"Not enough pictures to tell the hardest class from the easiest: {recalls}.{often}"
-    return _statement("classes", UNCLEAR, text)
+    return UNCLEAR, text
 
 
-def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
+def _calibration(result: Mapping[str, Any]) -> tuple[str, str]:
     calibration = result["calibration"]
     before, after = calibration["before"], calibration["after"]
     temperature = calibration["temperature"]
@@ -242,20 +247,20 @@ def _calibration(result: Mapping[str, Any]) -> list[dict[str, str]]:
         worse = error_rose or loss_rose
         start = "The temperature made it worse" if worse else "As sure as it should be"
         text = f"{start}: {error}, within {limit}."
-        return [_statement("probabilities", UNCLEAR if worse else GOOD, text)]
+        return (UNCLEAR if worse else GOOD), text
     sums = sum(each["n"] * (each["confidence"] - each["accuracy"]) for each in after["bins"])
     text = f"{'Too sure' if sums > 0 else 'Not sure enough'}: {error}, more than {limit}."
-    return [_statement("probabilities", BAD, text)]
+    return BAD, text
 
 
-def _unsure(result: Mapping[str, Any]) -> dict[str, str]:
+def _unsure(result: Mapping[str, Any]) -> tuple[str, str]:
     found, n = result["unsure"], result["test"]["n"]
     if not found["lowest_probability"]:
         text = (
             f"It never says that it is not sure: {found['fitted_on']:,} validation pictures are too"
             f" few to choose a threshold, {found['pictures_needed']:,} are needed."
         )
-        return _statement("not sure", UNCLEAR, text)
+        return UNCLEAR, text
     sure, right = found["sure"], found["sure_correct"]
     low, high = wilson_interval(right, sure) if sure else (0.0, 1.0)
     text = f"It is sure of {sure:,} of {n:,} test pictures" + (
@@ -265,7 +270,7 @@ def _unsure(result: Mapping[str, Any]) -> dict[str, str]:
         else ""
     )
     if not found["unsure"]:
-        return _statement("not sure", UNCLEAR, f"{text}.")
+        return UNCLEAR, f"{text}."
     others = found["unsure_correct"] / found["unsure"]
     text = f"{text}; of the others, {percent(others)} are right"
     least, _ = wilson_interval(found["unsure"], n)
@@ -274,9 +279,9 @@ def _unsure(result: Mapping[str, Any]) -> dict[str, str]:
             f"{text}. The others are more than the {found['target']:.0%} that were allowed on"
             " validation"
         )
-        return _statement("not sure", BAD, f"{text} pictures.")
+        return BAD, f"{text} pictures."
     helps = low > wilson_interval(found["unsure_correct"], found["unsure"])[1]
-    return _statement("not sure", GOOD if helps else UNCLEAR, f"{text}.")
+    return (GOOD if helps else UNCLEAR, f"{text}.")
 
 
 def _statement(about: str, verdict: str, text: str) -> dict[str, str]:

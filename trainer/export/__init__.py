@@ -11,8 +11,8 @@ import numpy as np
 
 from trainer.config import Config
 from trainer.data.dataset import Dataset
+from trainer.evaluation.calibration import Doubt
 from trainer.evaluation.judge import Judged
-from trainer.evaluation.unsure import Doubt
 from trainer.export import provenance, saved_model
 from trainer.export.verify import Starting, starting
 from trainer.session import Session

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.evaluation.unsure import NO_DOUBT, Doubt
+from trainer.evaluation.calibration import NO_DOUBT, Doubt
 from trainer.training.features import split_backbone
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_batch
@@ -21,66 +21,55 @@ from whisker_ml import contract, files
 from whisker_ml.formats import MAX_PIXELS
 
 
-class _Served(tf.Module):
+def _served(
+    model: keras.Model,
+    objective: Objective,
+    classes: Sequence[str],
+    image_size: int,
+    max_pixels: int,
+    doubt: Doubt,
+) -> tf.Module:
     """A model with the two signatures of `whisker_ml.contract`."""
+    extractor, head = split_backbone(model) if doubt.familiarity else (None, model)
 
-    def __init__(
-        self,
-        model: keras.Model,
-        objective: Objective,
-        classes: Sequence[str],
-        image_size: int,
-        max_pixels: int,
-        doubt: Doubt,
-    ) -> None:
-        super().__init__(name="whisker")
-        # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to
-        # be loaded.
-        self.model_variables = [variable.value for variable in model.variables]
-        extractor, head = split_backbone(model) if doubt.familiarity else (None, model)
+    def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
+        familiarity = None
+        if extractor and doubt.familiarity:
+            pixels = extractor(pixels, training=False)
+            familiarity = doubt.familiarity.of(pixels)
+        logits = head(pixels, training=False)
+        probabilities = objective.probabilities(logits)
+        probabilities = tf.where(valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities))
+        probability = tf.reduce_max(probabilities, axis=1)
+        names = tf.constant(list(classes))
+        return {
+            contract.OUTPUT_LABEL: tf.where(
+                valid, tf.gather(names, objective.predictions(logits)), ""
+            ),
+            contract.OUTPUT_PROBABILITY: probability,
+            contract.OUTPUT_PROBABILITIES: probabilities,
+            contract.OUTPUT_CLASSES: tf.tile(names[tf.newaxis], [tf.shape(pixels)[0], 1]),
+            contract.OUTPUT_VALID: valid,
+            contract.OUTPUT_UNSURE: doubt.unsure(probability, familiarity) | ~valid,
+        }
 
-        def answer(pixels: tf.Tensor, valid: tf.Tensor) -> dict[str, tf.Tensor]:
-            familiarity = None
-            if extractor and doubt.familiarity:
-                pixels = extractor(pixels, training=False)
-                familiarity = doubt.familiarity.of(pixels)
-            logits = head(pixels, training=False)
-            probabilities = objective.probabilities(logits)
-            probabilities = tf.where(
-                valid[:, tf.newaxis], probabilities, tf.zeros_like(probabilities)
-            )
-            probability = tf.reduce_max(probabilities, axis=1)
-            names = tf.constant(list(classes))
-            return {
-                contract.OUTPUT_LABEL: tf.where(
-                    valid, tf.gather(names, objective.predictions(logits)), ""
-                ),
-                contract.OUTPUT_PROBABILITY: probability,
-                contract.OUTPUT_PROBABILITIES: probabilities,
-                contract.OUTPUT_CLASSES: tf.tile(names[tf.newaxis], [tf.shape(pixels)[0], 1]),
-                contract.OUTPUT_VALID: valid,
-                contract.OUTPUT_UNSURE: doubt.unsure(probability, familiarity) | ~valid,
-            }
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=contract.INPUT_BYTES)])
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels, valid = decode_batch(image_bytes, image_size, max_pixels)
+        return answer(tf.cast(pixels, tf.float32), valid)
 
-        def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            pixels, valid = decode_batch(image_bytes, image_size, max_pixels)
-            return answer(tf.cast(pixels, tf.float32), valid)
+    shape = [None, image_size, image_size, 3]
 
-        def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return answer(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool))
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name=contract.INPUT_PIXELS)])
+    def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(pixels, tf.ones([tf.shape(pixels)[0]], tf.bool))
 
-        self.from_bytes = tf.function(
-            from_bytes,
-            input_signature=[tf.TensorSpec([None], tf.string, name=contract.INPUT_BYTES)],
-        )
-        self.from_pixels = tf.function(
-            from_pixels,
-            input_signature=[
-                tf.TensorSpec(
-                    [None, image_size, image_size, 3], tf.float32, name=contract.INPUT_PIXELS
-                )
-            ],
-        )
+    served = tf.Module("whisker")
+    # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to be
+    # loaded.
+    served.model_variables = [variable.value for variable in model.variables]
+    served.from_bytes, served.from_pixels = from_bytes, from_pixels
+    return served
 
 
 def export(
@@ -110,7 +99,7 @@ def export(
         The signature for bytes, ready to be called in this process: encoded pictures, string [N],
             to the answer.
     """
-    served = _Served(model, objective, classes, image_size, max_pixels, doubt)
+    served = _served(model, objective, classes, image_size, max_pixels, doubt)
     if keep and (folder / contract.SAVED_MODEL_FILE).exists():
         return served.from_bytes
     # A name that a killed run has left is taken again.

@@ -223,11 +223,7 @@ def verify(
     bound = BOUNDS[device]
     answers = ask(served, expected)
     over_grpc = _difference(
-        [answer.label for answer in answers],
-        [answer.probabilities for answer in answers],
-        expected,
-        bound,
-        "over gRPC",
+        [(answer.label, answer.probabilities) for answer in answers], expected, bound, "over gRPC"
     )
     unsure = np.array([answer.unsure for answer in answers])
     # Within the bound of a threshold, rounding may decide whether an answer is sure.
@@ -238,25 +234,8 @@ def verify(
             f" of {len(unsure):,}, such as {expected.pictures[int(other.argmax())].path}; nothing"
             " was published"
         )
-    sample = _over_rest(
-        served.rest_url, [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]]
-    )
-    over_rest = _difference(
-        [answer[contract.OUTPUT_LABEL] for answer in sample],
-        [
-            dict(
-                zip(
-                    answer[contract.OUTPUT_CLASSES],
-                    answer[contract.OUTPUT_PROBABILITIES],
-                    strict=True,
-                )
-            )
-            for answer in sample
-        ],
-        expected,
-        bound,
-        "over REST",
-    )
+    sample = [expected.read(picture.path) for picture in expected.pictures[:_OVER_REST]]
+    over_rest = _difference(_over_rest(served.rest_url, sample), expected, bound, "over REST")
     (took_ms,) = latencies([served], expected)
     return answers, {
         "bound": bound,
@@ -272,26 +251,26 @@ def verify(
     }
 
 
+# Label, and probabilities by class in the model's order.
+_Answer = tuple[str, Mapping[str, float]]
+
+
 def _difference(
-    labels: Sequence[str],
-    probabilities: Sequence[Mapping[str, float]],
-    expected: Expected,
-    bound: float,
-    way: str,
+    answers: Sequence[_Answer], expected: Expected, bound: float, way: str
 ) -> dict[str, Any]:
     """Holds the answers about the first pictures to the bound."""
-    n = len(labels)
-    if any(tuple(probability) != tuple(expected.classes) for probability in probabilities):
+    n = len(answers)
+    if other := [found for _, found in answers if tuple(found) != tuple(expected.classes)]:
         raise VerificationError(
             "the served model has other classes than the trained one,"
-            f" {', '.join(probabilities[0])}; nothing was published"
+            f" {', '.join(other[0])}; nothing was published"
         )
     differences = np.abs(
-        np.array([list(each.values()) for each in probabilities]) - expected.probabilities[:n]
+        np.array([list(found.values()) for _, found in answers]) - expected.probabilities[:n]
     )
     numbers = {name: number for number, name in enumerate(expected.classes)}
     flips, wrong = 0, set(np.flatnonzero(~(differences.max(axis=1) <= bound)).tolist())
-    for place, (label, before) in enumerate(zip(labels, expected.predicted[:n], strict=True)):
+    for place, ((label, _), before) in enumerate(zip(answers, expected.predicted[:n], strict=True)):
         if label != before:
             flips += 1
             apart = expected.probabilities[place][[numbers[label], numbers[before]]]
@@ -307,12 +286,19 @@ def _difference(
     return {"n": n, "largest_difference": float(differences.max()), "flips": flips}
 
 
-def _over_rest(url: str, pictures: Sequence[bytes]) -> list[dict[str, Any]]:
+def _over_rest(url: str, pictures: Sequence[bytes]) -> list[_Answer]:
     instances = [{"b64": base64.b64encode(picture).decode("ascii")} for picture in pictures]
     request = urllib.request.Request(url, json.dumps({"instances": instances}).encode())  # noqa: S310
+    outputs = contract.OUTPUT_CLASSES, contract.OUTPUT_PROBABILITIES
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            return json.load(answer)["predictions"]
+            return [
+                (
+                    row[contract.OUTPUT_LABEL],
+                    dict(zip(*(row[name] for name in outputs), strict=True)),
+                )
+                for row in json.load(answer)["predictions"]
+            ]
     except (OSError, ValueError, KeyError) as error:
         raise VerificationError(
             f"the served model does not answer over REST: {error}; nothing was published"

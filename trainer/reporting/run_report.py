@@ -1,5 +1,6 @@
 """Reporting: the pictures, the HTML page and the model card of a run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,10 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.config import Config
-from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.data.ledger import Ledger, commonest_class
-from trainer.reporting import charts, style
-from trainer.reporting.model_card import write_model_card
-from trainer.reporting.report import write_report
-from trainer.reporting.style import Grid, and_more, figure_with_axes, labels
+from trainer.data.ledger import commonest_class
+from trainer.reporting import charts, style, write_model_card, write_report
+from trainer.reporting.style import Grid, and_more, chart, labels
 from trainer.session import Session
 from trainer.training.observers import show_pictures
 from trainer.variants import VARIANTS
@@ -55,60 +53,55 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
         baseline: accuracy of always answering the commonest class, in [0, 1].
         path: the PNG file to write.
     """
-    totals: dict[str, int] = {}
+    totals = Counter[str]()
     for of_split in counts.values():
-        for label, number in of_split.items():
-            totals[label] = totals.get(label, 0) + number
-    ordered = sorted(totals, key=lambda label: -totals[label])
-    shown, rest = (
-        ordered[: style.MOST_CLASSES],
-        [totals[label] for label in ordered[style.MOST_CLASSES :]],
-    )
+        totals.update(of_split)
+    ordered = [label for label, _ in totals.most_common()]
+    shown = ordered[: style.MOST_CLASSES]
+    rest = [totals[label] for label in ordered[style.MOST_CLASSES :]]
     commonest = commonest_class(counts["train"])
-
-    figure, (axes,) = figure_with_axes(1.3 + 0.36 * len(shown), 1, 1)
-    ends = np.zeros(len(shown))
-    looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
-    for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
-        numbers = np.array([of_split.get(label, 0) for label in shown])
-        name = f"{split} {sum(of_split.values()):,}"
-        axes.barh(
-            range(len(shown)),
-            numbers,
-            0.66,
-            ends,
-            color=color,
-            hatch=hatch,
-            edgecolor="white",
-            label=name,
-        )
-        ends += numbers
-    for row, label in enumerate(shown):
-        beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(f"{totals[label]:,}", (ends[row], row), **beside, **style.text())
-    names = labels(shown, 18, 2)
-    axes.set_yticks(range(len(shown)), list(names.values()), **style.text())
-    axes.invert_yaxis()
-    axes.margins(x=0.14)
-    axes.grid(visible=False)
-    axes.xaxis.set_visible(False)
-    below = [
+    below = (
         f"always answering the commonest class, {labels([commonest], 22)[commonest]}:"
         f" {baseline:.1%}"
-    ]
+    )
     if rest:
-        below.insert(
-            0, f"{and_more(len(rest), 'classes')}, of {min(rest):,} to {max(rest):,} pictures"
+        more = and_more(len(rest), "classes")
+        below = f"{more}, of {min(rest):,} to {max(rest):,} pictures\n{below}"
+
+    with chart(path, 1.3 + 0.36 * len(shown)) as (axes,):
+        ends = np.zeros(len(shown))
+        looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
+        for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
+            numbers = np.array([of_split.get(label, 0) for label in shown])
+            axes.barh(
+                range(len(shown)),
+                numbers,
+                0.66,
+                ends,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                label=f"{split} {sum(of_split.values()):,}",
+            )
+            ends += numbers
+        for row, end in enumerate(ends):
+            axes.annotate(
+                f"{end:,.0f}", (end, row), xytext=(4, 0), textcoords="offset points", va="center"
+            )
+        names = list(labels(shown, 18, 2).values())
+        axes.set_yticks(range(len(shown)), names, color=style.INK)
+        axes.invert_yaxis()
+        axes.margins(x=0.14)
+        axes.grid(visible=False)
+        axes.xaxis.set_visible(False)
+        style.footnote(axes, below)
+        axes.figure.legend(
+            loc="outside upper left",
+            ncols=len(counts),
+            handlelength=1.2,
+            columnspacing=2.0,
+            labelcolor=style.INK,
         )
-    figure.supxlabel("\n".join(below), x=0.01, ha="left", **style.text(9, style.GREY))
-    look: dict[str, Any] = {
-        "loc": "outside upper left",
-        "ncols": len(counts),
-        "frameon": False,
-        "handlelength": 1.2,
-    }
-    figure.legend(**look, fontsize=9.5, labelcolor=style.INK)
-    style.save(figure, path)
 
 
 def augmentation_grid(
@@ -178,54 +171,15 @@ _DONE_BY = {
 
 
 def draw_data(config: Config, session: Session, data: Dataset) -> None:
-    """Draws what training starts from, for the report and for TensorBoard.
+    """Draws what training starts from, for the report and for TensorBoard: pictures of each class,
+    label counts, and one picture augmented nine times.
 
     Args:
         config: of the run.
         session: of the run; its folder gets the pictures.
         data: what is drawn.
     """
-    folder = session.folder.file("pictures")
-    illustrate_data(data.examples, data.ledger, config, folder)
-    show_pictures(folder, session.folder.path / "tensorboard", 0)
-
-
-def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
-    """Draws how training went, and what the model says, for the report and for TensorBoard.
-
-    Args:
-        session: of the run; its folder gets the pictures.
-        data: the pictures that were judged.
-        result: what `result.json` holds, but for what becomes of the model.
-        steps: training steps, for TensorBoard.
-    """
-    folder = session.folder.file("pictures")
-    illustrate_result(data.examples, data.ledger, result, folder)
-    show_pictures(folder, session.folder.path / "tensorboard", steps)
-
-
-def write(session: Session, result: Mapping[str, Any]) -> None:
-    """Writes the report and the model card of a run, whose pictures are drawn.
-
-    Args:
-        session: of the run; its folder gets them.
-        result: what `result.json` holds.
-    """
-    folder, pictures = session.folder, session.folder.file("pictures")
-    write_model_card(result, folder.environment, folder.file("model_card.md"))
-    write_report(result, folder.environment, pictures, folder.file("report.html"))
-
-
-def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: Path) -> None:
-    """Draws what training starts from: pictures of each class, label counts, and one picture
-    augmented nine times.
-
-    Args:
-        examples: the pictures.
-        ledger: their classes and splits.
-        config: says the variant and the seed.
-        folder: gets the pictures.
-    """
+    examples, ledger, folder = data.examples, data.ledger, session.folder.file("pictures")
     generator = np.random.default_rng(config.seed)
     train = examples.indices("train")
     labels = examples.labels(train)
@@ -251,19 +205,20 @@ def illustrate_data(examples: Examples, ledger: Ledger, config: Config, folder: 
             for layer in layers
         }
         augmentation_grid(original[0], augmented, folder / style.AUGMENTATION)
+    show_pictures(folder, session.folder.path / "tensorboard", 0)
 
 
-def illustrate_result(
-    examples: Examples, ledger: Ledger, result: Mapping[str, Any], folder: Path
-) -> None:
-    """Draws how training went, and test pictures with what the model says of them.
+def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], steps: int) -> None:
+    """Draws how training went, and test pictures with what the model says of them, for the report
+    and for TensorBoard.
 
     Args:
-        examples: the pictures.
-        ledger: their classes and splits.
-        result: what `result.json` holds.
-        folder: gets the pictures.
+        session: of the run; its folder gets the pictures.
+        data: the pictures that were judged.
+        result: what `result.json` holds, but for what becomes of the model.
+        steps: training steps, for TensorBoard.
     """
+    folder = session.folder.file("pictures")
     history, test = result["history"], result["test"]
     baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]
     charts.training_curves(history, baseline, kept, folder / style.TRAINING_CURVES)
@@ -271,8 +226,21 @@ def illustrate_result(
     if result["curves"]["roc"]:
         charts.threshold_curves(result["curves"], folder / style.THRESHOLDS)
     charts.reliability_diagram(result["calibration"], folder / style.RELIABILITY)
-    places = {picture.sha256: index for index, picture in enumerate(ledger.pictures)}
+    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
     for name, chosen in style.PREDICTION_GRIDS.items():
         if result[chosen]:
             indices = np.array([places[each["sha256"]] for each in result[chosen]])
-            prediction_grid(list(examples.pictures(indices)), result[chosen], folder / name)
+            prediction_grid(list(data.examples.pictures(indices)), result[chosen], folder / name)
+    show_pictures(folder, session.folder.path / "tensorboard", steps)
+
+
+def write(session: Session, result: Mapping[str, Any]) -> None:
+    """Writes the report and the model card of a run, whose pictures are drawn.
+
+    Args:
+        session: of the run; its folder gets them.
+        result: what `result.json` holds.
+    """
+    folder, pictures = session.folder, session.folder.file("pictures")
+    write_model_card(result, folder.environment, folder.file("model_card.md"))
+    write_report(result, folder.environment, pictures, folder.file("report.html"))

@@ -5,7 +5,8 @@ photographs.
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from itertools import zip_longest
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -41,10 +43,38 @@ _FOOTER_IN = 0.3
 _ROUNDING_IN = 0.05
 _FONT = "DejaVu Sans"  # Comes with Matplotlib: every machine draws the same.
 
-
-def text(size: float = 9.5, color: str = INK) -> dict[str, Any]:
-    """Returns the keywords of a text: a label such as "$5" is a label, not a formula."""
-    return {"fontsize": size, "color": color, "family": _FONT, "parse_math": False}
+_WHITE: dict[str, Any] = {"color": "white", "family": _FONT, "parse_math": False}
+# How a chart is drawn where nothing else is said.
+_LOOK = {
+    "font.family": _FONT,
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # A label such as "$5" is a label, not a formula.
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.grid": True,
+    "axes.labelcolor": GREY,
+    "axes.labelsize": 9,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "legend.columnspacing": 1.0,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.labelcolor": "black",
+    "xtick.labelcolor": GREY,
+    "xtick.labelsize": 9.5,
+    "xtick.major.size": 0,
+    "ytick.labelcolor": GREY,
+    "ytick.labelsize": 9.5,
+    "ytick.major.size": 0,
+}
 
 
 @cache
@@ -120,11 +150,8 @@ def and_more(count: int, what: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure at the finest resolution that keeps it small enough.
-
-    Args:
-        figure: what to write.
-        path: a PNG file for a chart, a JPEG file (.jpg) for photographs.
+    """Writes a figure, a chart as PNG and photographs as JPEG (.jpg), at the finest resolution that
+    keeps it small enough.
     """
     form, most = ("JPEG", MOST_BYTES) if path.suffix == ".jpg" else ("PNG", MOST_CHART_BYTES)
     canvas = FigureCanvasAgg(figure)
@@ -139,17 +166,20 @@ def save(figure: Figure, path: Path) -> None:
     write(path, encoded.getvalue())
 
 
-def figure_with_axes(height_in: float, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """Returns a chart of that height in inches, and its quiet axes, row by row."""
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-    every = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
-    for axes in every:
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(FAINT)
-        axes.tick_params(length=0, labelsize=9.5, labelcolor=GREY)
-        axes.grid(color=FAINT, linewidth=0.7)
-        axes.set_axisbelow(True)
-    return figure, every
+@contextmanager
+def chart(path: Path, height_in: float, rows: int = 1, columns: int = 1) -> Iterator[list[Axes]]:
+    """Gives the quiet axes, row by row, of a chart of that height in inches, which is drawn in the
+    `with` block; then writes it as a PNG file.
+    """
+    with rc_context(_LOOK):
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        yield list(figure.subplots(rows, columns, squeeze=False).flat)
+        save(figure, path)
+
+
+def footnote(axes: Axes, words: str) -> None:
+    """Writes words below a chart."""
+    axes.figure.supxlabel(words, x=0.01, ha="left", fontsize=9, color=GREY)
 
 
 class Grid:
@@ -217,7 +247,7 @@ class Grid:
             "facecolor": INK,
             "edgecolor": "none",
         }
-        self._axes.text(left + 0.05, middle, words, va="center", bbox=paper, **text(color="white"))
+        self._axes.text(left + 0.05, middle, words, va="center", fontsize=9.5, bbox=paper, **_WHITE)
 
     def caption(
         self, row: int, column: int, first: str, beside: str, second: str, color: str
@@ -233,9 +263,9 @@ class Grid:
         self._axes.add_patch(box)
         margin = 0.05 * width
         left, right, low = left + margin, left + width - margin, top + height - 0.05
-        self._axes.text(left, top + 0.05, first, va="top", fontweight="bold", **text(9, "white"))
-        self._axes.text(right, top + 0.05, beside, va="top", ha="right", **text(9, "white"))
-        self._axes.text(left, low, second, va="bottom", **text(9, "white"))
+        self._axes.text(left, top + 0.05, first, va="top", fontsize=9, fontweight="bold", **_WHITE)
+        self._axes.text(right, top + 0.05, beside, va="top", ha="right", fontsize=9, **_WHITE)
+        self._axes.text(left, low, second, va="bottom", fontsize=9, **_WHITE)
 
     def save(self, path: Path) -> None:
         """Writes the grid as a JPEG file."""

@@ -4,7 +4,6 @@
 """
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,7 @@ import tensorflow as tf
 from trainer.config import Config, LearningRate
 from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.data.ledger import Ledger
 from trainer.devices import Devices
-from trainer.errors import TrainingError
 from trainer.session import Session
 from trainer.training import fit
 from trainer.training.checkpoints import Checkpoints
@@ -33,7 +30,7 @@ from trainer.training.features import (
 from trainer.training.fit import Batches, History, Plan, make_optimizer
 from trainer.training.loop import Loop, inference
 from trainer.training.observers import Observers
-from trainer.variants import HEADS, VARIANTS, scaling
+from trainer.variants import HEADS, VARIANTS
 from trainer.variants.models import (
     build,
     copy_variables,
@@ -47,11 +44,6 @@ logger = logging.getLogger(__name__)
 
 # Fine-tuning changes weights that are good already.
 _FINE_TUNE_RATE = 0.1
-
-_CHECKED_PICTURES = 8
-# Kernels may round the rows of one batch differently, bfloat16 by 0.004; augmentation changes
-# logits by more.
-_SAME = 5e-3
 
 
 # Answers about untouched pictures, by their positions in the ledger, int64 [n]: logits, float32
@@ -140,10 +132,18 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
     )
     features = None
     if config.feature_views:
-        features = stages.features(data.ledger, session.downloads / "features")
+        with devices.strategy.scope():
+            extractor, _ = split_backbone(model)
+        features = extract(
+            data.examples,
+            data.ledger,
+            extractor,
+            views=config.feature_views,
+            seed=config.seed,
+            cache_folder=session.downloads / "features",
+            augmentation=config.augmentation,
+        )
         clock.stop("features")
-    if not folder.resumed:
-        check_start(model, objective, data.examples, config)
     with session.stop.deferred():
         history = stages.train(features)
         chosen = history.best_epoch() if config.early_stopping else len(history.loss)
@@ -163,7 +163,7 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         chosen,
         {"total": model.count_params(), "trainable": trainable_parameters(model)},
         describe_layers(model if backbone else single),
-        stages.steps(history),
+        len(history.loss) * Plan(0, config.batch_size, 0).steps(data.examples),
         *_predictors(config, single, data.examples, features),
     )
 
@@ -198,10 +198,11 @@ def _predictors(
     return from_features, from_pixels, lambda pixels: answered(fast(pixels))[0]
 
 
+@dataclass(frozen=True)
 class Stages:
     """Trains one model in one or two stages, each of which resumes where it was stopped.
 
-    Args:
+    Attributes:
         config: what to do.
         devices: what to do it on.
         model: made under the strategy; what it has learnt is in it afterwards.
@@ -213,50 +214,15 @@ class Stages:
         stop: asked between calls; true ends training with a checkpoint.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        devices: Devices,
-        model: keras.Model,
-        objective: Objective,
-        examples: Examples,
-        *,
-        checkpoints: Path,
-        saved: Callable[[], None],
-        observers: Observers,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._config = config
-        self._devices = devices
-        self._model = model
-        self._objective = objective
-        self._examples = examples
-        self._checkpoints = checkpoints
-        self._saved = saved
-        self._observers = observers
-        self._stop = stop
-
-    def features(self, ledger: Ledger, cache_folder: Path) -> FeatureExamples:
-        """Computes what the head is trained on, or finds it computed.
-
-        Args:
-            ledger: the pictures' digests.
-            cache_folder: keeps features from run to run.
-
-        Raises:
-            RunError: the cache cannot be read or written.
-        """
-        with self._devices.strategy.scope():
-            extractor, _ = split_backbone(self._model)
-        return extract(
-            self._examples,
-            ledger,
-            extractor,
-            views=self._config.feature_views,
-            seed=self._config.seed,
-            cache_folder=cache_folder,
-            augmentation=self._config.augmentation,
-        )
+    config: Config
+    devices: Devices
+    model: keras.Model
+    objective: Objective
+    examples: Examples
+    checkpoints: Path
+    saved: Callable[[], None]
+    observers: Observers
+    stop: Callable[[], bool]
 
     def train(self, features: Batches | None) -> History:
         """Trains the model on pixels, or its head on features.
@@ -264,7 +230,7 @@ class Stages:
         Raises:
             WhiskerError: as `trainer.training.fit.train`.
         """
-        config = self._config
+        config = self.config
         plan = Plan(
             config.epochs,
             config.batch_size,
@@ -273,9 +239,9 @@ class Stages:
             plateau=config.rate.schedule == "plateau",
         )
         if features is None:
-            return self._stage(self._model, self._examples, config.rate, plan)
-        with self._devices.strategy.scope():
-            _, head = split_backbone(self._model)
+            return self._stage(self.model, self.examples, config.rate, plan)
+        with self.devices.strategy.scope():
+            _, head = split_backbone(self.model)
         return self._stage(head, features, config.rate, plan, dtype=tf.float32)
 
     def fine_tune(self, history: History, kept: int) -> History:
@@ -292,17 +258,13 @@ class Stages:
         Raises:
             WhiskerError: as `trainer.training.fit.train`.
         """
-        config = self._config
-        unfreeze_top(self._model, config.backbone)
+        config = self.config
+        unfreeze_top(self.model, config.backbone)
         rate = LearningRate("cosine", config.rate.peak * _FINE_TUNE_RATE)
         epochs = len(history.loss) + config.fine_tune_epochs
         # Patience for all of them: the best one is kept, or what was there before.
         plan = Plan(epochs, config.batch_size, config.seed, patience=epochs - kept, since=kept)
-        return self._stage(self._model, self._examples, rate, plan, before=history)
-
-    def steps(self, history: History) -> int:
-        """Training steps in all epochs."""
-        return len(history.loss) * Plan(0, self._config.batch_size, 0).steps(self._examples)
+        return self._stage(self.model, self.examples, rate, plan, before=history)
 
     def _stage(
         self,
@@ -310,82 +272,33 @@ class Stages:
         batches: Batches,
         rate: LearningRate,
         plan: Plan,
-        *,
         before: History | None = None,
         dtype: tf.DType = tf.uint8,
     ) -> History:
         epochs = plan.epochs - len(before.loss if before else [])
-        with self._devices.strategy.scope():
+        devices = self.devices
+        with devices.strategy.scope():
             optimizer = make_optimizer(rate, epochs * plan.steps(batches))
-        devices = self._devices
-        loop = Loop(
-            model,
-            self._objective,
-            optimizer,
-            devices.strategy,
-            dtype,
-            devices.workers,
-            jit=self._config.jit,
-        )
         return fit.train(
-            loop,
+            Loop(
+                model,
+                self.objective,
+                optimizer,
+                devices.strategy,
+                dtype,
+                devices.workers,
+                jit=self.config.jit,
+            ),
             batches,
-            self._objective,
             plan,
             checkpoints=Checkpoints(
-                self._checkpoints,
+                self.checkpoints,
                 model,
                 optimizer,
                 prefix="fine-tune-" if before else "",
-                saved=self._saved,
+                saved=self.saved,
             ),
-            observers=self._observers,
-            stop=self._stop,
+            observers=self.observers,
+            stop=self.stop,
             before=before,
-        )
-
-
-def check_start(
-    model: keras.Model, objective: Objective, examples: Examples, config: Config
-) -> None:
-    """Looks at a model that is about to be trained, on a few validation pictures; its variables
-    stay as they are.
-
-    Args:
-        model: pixels to logits.
-        objective: the loss of its logits.
-        examples: the pictures.
-        config: says the variant.
-
-    Raises:
-        TrainingError: training would learn nothing, or something else than it should.
-    """
-    indices = examples.indices("validation")
-    # From all over the split: the first ones are of one class.
-    indices = indices[np.linspace(0, len(indices) - 1, _CHECKED_PICTURES).astype(int)]
-    pixels = tf.cast(examples.pictures(indices), tf.float32)
-    # Every picture twice in one batch: augmentation would change the two differently.
-    logits, again = tf.split(model(tf.concat([pixels, pixels], 0), training=False), 2)
-    if not np.allclose(logits, again, rtol=_SAME, atol=_SAME):
-        raise TrainingError(
-            f"{config.variant}: the same pictures give another answer each time, as if augmented"
-        )
-    largest = VARIANTS[config.variant].largest_first_loss
-    if largest is None:
-        return
-    loss = float(tf.reduce_mean(objective.loss(tf.constant(examples.labels(indices)), logits)))
-    chance = math.log(objective.class_count)
-    if not loss < chance + largest:
-        raise TrainingError(
-            f"{config.variant}: the loss before training is {loss:.2f}, expected about ln"
-            f" {objective.class_count} = {chance:.2f}: logits, loss and labels do not belong"
-            " together, or inputs are not scaled"
-        )
-    scaled = model.get_layer("rescaling")(pixels).numpy()
-    low, high = scaling(config.variant, config.backbone).range
-    grey = 0.001 * (high - low)
-    if scaled.min() < low - grey or scaled.max() > high + grey or np.ptp(scaled) < 50 * grey:
-        raise TrainingError(
-            f"{config.variant}: inputs are scaled to {scaled.min():.2f} … {scaled.max():.2f},"
-            f" expected within {low:g} … {high:g} and more than one grey"
         )

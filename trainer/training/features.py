@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.batches import Examples, epoch_order, make_ready
+from trainer.data.batches import Examples, as_it_is, epoch_order, make_ready
 from trainer.data.ledger import SPLITS, Ledger
 from trainer.devices import Part
 from trainer.errors import RunError
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 _FORMAT = 1
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_READ_BYTES = 2**20
 _EVALUATED_AT_ONCE = 1024
 
 # Pictures per call: from 8 on XNNPACK gains nothing more, and 32 fall out of the processor's cache.
@@ -75,7 +74,9 @@ class FeatureExamples:
         self, examples: Examples, features: np.ndarray, views: int, run: Extract | None = None
     ) -> None:
         self.run = run
-        self._examples = examples
+        # Positions of a split's pictures in the ledger, and class numbers of pictures.
+        self.indices, self.labels = examples.indices, examples.labels
+        self._weights = examples.weights
         self._features = features
         self._views = views
         indices = [examples.indices(split) for split in SPLITS]
@@ -85,14 +86,6 @@ class FeatureExamples:
         self._rows[np.concatenate(indices)] = np.concatenate(
             [np.arange(train) * views, train * views + np.arange(len(self._rows) - train)]
         )
-
-    def indices(self, split: str) -> np.ndarray:
-        """Positions of a split's pictures in the ledger: int64 [n], ascending."""
-        return self._examples.indices(split)
-
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Class numbers of pictures: int32 [n]."""
-        return self._examples.labels(indices)
 
     def features(self, indices: np.ndarray) -> np.ndarray:
         """Features of untouched pictures: float32 [n, m]."""
@@ -127,10 +120,23 @@ class FeatureExamples:
             len(indices), batch_size, generator, full=full, start=start, part=part
         )
         order = indices[positions]
-        weights *= self._examples.weights(order)
+        weights *= self._weights(order)
         # Drawn for every picture, whatever batch the epoch resumes at.
         views = generator.integers(self._views, size=len(indices))[positions]
-        return self._batches(self._rows[order] + views, size, self.labels(order), weights)
+        rows = self._rows[order] + views
+
+        @as_it_is
+        def read(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # A function of NumPy, as the features are a mapped file, which need not fit into
+            # memory.
+            features = tf.numpy_function(
+                self._features.__getitem__, [rows], tf.float32, stateful=False
+            )
+            return tf.ensure_shape(features, [None, self._features.shape[1]]), *others
+
+        with tf.device("CPU:0"):
+            dataset = tf.data.Dataset.from_tensor_slices((rows, self.labels(order), weights))
+            return make_ready(dataset.batch(size).map(read))
 
     def evaluation_batches(
         self, split: str, batch_size: int
@@ -150,21 +156,6 @@ class FeatureExamples:
             batch = indices[start : start + size]
             yield self.features(batch), self.labels(batch)
 
-    def _batches(self, rows: np.ndarray, batch_size: int, *others: np.ndarray) -> tf.data.Dataset:
-        @tf.autograph.experimental.do_not_convert
-        def read(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            # A function of NumPy, as the features are a mapped file, which need not fit into
-            # memory.
-            features = tf.numpy_function(
-                lambda rows: self._features[rows], [rows], tf.float32, stateful=False
-            )
-            return tf.ensure_shape(features, [None, self._features.shape[1]]), *others
-
-        with tf.device("CPU:0"):
-            return make_ready(
-                tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size).map(read)
-            )
-
 
 def extract(
     examples: Examples,
@@ -175,7 +166,6 @@ def extract(
     seed: int,
     cache_folder: Path,
     augmentation: str = "light",
-    backend: str | None = None,
 ) -> FeatureExamples:
     """Computes the features of all pictures, or finds them computed.
 
@@ -187,28 +177,27 @@ def extract(
         seed: of the augmented views.
         cache_folder: keeps features from run to run; made where it is missing.
         augmentation: of the views: ``light`` or ``strong``.
-        backend: name in `BACKENDS`; None: the fastest on this machine.
 
     Raises:
         RunError: the cache cannot be read or written.
     """
     start = time.perf_counter()
-    backends = [backend] if backend else preferred_backends(extractor)
     rows = len(ledger.pictures) + (views - 1) * len(examples.indices("train"))
-
     name = cache_name(ledger, extractor, [views, seed, augmentation] if views > 1 else [views])
-    files = {backend: cache_folder / f"{name}-{backend}.npy" for backend in backends}
+    files = {
+        backend: cache_folder / f"{name}-{backend}.npy" for backend in preferred_backends(extractor)
+    }
     try:
-        run = None
-        used = next((backend for backend, file in files.items() if _is_usable(file)), None)
-        if reused := used is not None:
-            file = files[used]
+        file, run = next(filter(_is_usable, files.values()), None), None
+        if file:
+            how = f"found in {file}"
         else:
             cache_folder.mkdir(parents=True, exist_ok=True)
-            used, run = _first_that_runs(backends, extractor, examples)
+            used, run = fastest_backend(extractor, examples)
             file = files[used]
             augmentations = [_augmentation(seed, view, augmentation) for view in range(1, views)]
             _write(file, (rows, extractor.output_shape[1]), _compute(examples, run, augmentations))
+            how = f"computed with {used}, {rows / (time.perf_counter() - start):.0f} views/s"
         features = np.load(file, mmap_mode="r")
     except OSError as error:
         raise RunError(
@@ -216,11 +205,9 @@ def extract(
             " expected a folder that this user may write, with"
             f" {4 * rows * extractor.output_shape[1] / 1e6:.1f} MB free"
         ) from error
-    seconds = time.perf_counter() - start
-    how = f"found in {file}" if reused else f"computed with {used}, {rows / seconds:.0f} views/s"
     logger.info(
         f"features of {len(ledger.pictures)} pictures, {views} view{'s' * (views > 1)} of each"
-        f" training picture: {how} ({seconds:.1f} s)"
+        f" training picture: {how} ({time.perf_counter() - start:.1f} s)"
     )
     return FeatureExamples(examples, features, views, run)
 
@@ -308,13 +295,11 @@ def _is_usable(file: Path) -> bool:
 
 
 def _is_whole(file: Path) -> bool:
-    digest = hashlib.sha256()
-    left = file.stat().st_size - _DIGEST_BYTES
-    with file.open("rb") as stream:
-        while left > 0 and (part := stream.read(min(left, _READ_BYTES))):
-            digest.update(part)
-            left -= len(part)
-        return stream.read() == digest.digest()
+    if not file.stat().st_size:
+        return False
+    content = np.memmap(file, np.uint8, "r")
+    digest = hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
+    return content[-_DIGEST_BYTES:].tobytes() == digest
 
 
 def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -356,25 +341,20 @@ def fast_extractor(
     """Gives what computes features of any number of pictures: by what is known to compute them, or
     on the fastest backend, which is prepared at the first call.
     """
-    prepared = cache(
-        lambda: known or _first_that_runs(preferred_backends(extractor), extractor, examples)[1]
-    )
+    prepared = cache(lambda: known or fastest_backend(extractor, examples)[1])
 
     def extract(pixels: np.ndarray) -> np.ndarray:
-        run = prepared()
         blocks = range(0, len(pixels), BATCH)
-        return np.concatenate([run(pixels[start : start + BATCH]) for start in blocks])
+        return np.concatenate([prepared()(pixels[start : start + BATCH]) for start in blocks])
 
     return extract
 
 
-def _first_that_runs(
-    backends: Sequence[str], extractor: keras.Model, examples: Examples
-) -> tuple[str, Extract]:
-    """The first backend that can run the extractor and gives TensorFlow's features, and what runs
-    it; the last one is not checked.
+def fastest_backend(extractor: keras.Model, examples: Examples) -> tuple[str, Extract]:
+    """The first of the preferred backends that can run the extractor and gives TensorFlow's
+    features, and what runs it; the last one is not checked.
     """
-    *checked, last = backends
+    *checked, last = preferred_backends(extractor)
     pixels = examples.pictures(examples.indices("validation")[:_COMPARED])
     for backend in checked:
         try:

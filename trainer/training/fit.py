@@ -6,21 +6,21 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.config import LearningRate
-from trainer.devices import Part
+from trainer.data.batches import Examples
 from trainer.errors import RunStopped, TrainingError
 from trainer.training.checkpoints import Checkpoints
+from trainer.training.features import FeatureExamples
 from trainer.training.loop import Loop
 from trainer.training.observers import Observers
-from trainer.variants.objective import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -35,29 +35,8 @@ _PLATEAU_FACTOR = 0.5
 _PLATEAU_PATIENCE = 3
 
 
-class Batches(Protocol):
-    """Where batches come from: `trainer.data.batches.Examples`, or features of its pictures."""
-
-    def indices(self, split: str) -> np.ndarray:
-        """Positions of a split's pictures in the ledger."""
-
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        """Class numbers of pictures."""
-
-    def training_batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        full: bool,
-        start: int = 0,
-        part: Part | None = None,
-    ) -> tf.data.Dataset:
-        """Batches of one epoch, from number `start` on; or a worker's part of each."""
-
-    def evaluation_batches(self, split: str, batch_size: int) -> Iterable[tuple[Any, Any]]:
-        """Batches of a split in the order of the ledger."""
+# Where batches come from.
+Batches = Examples | FeatureExamples
 
 
 @dataclass(frozen=True)
@@ -195,7 +174,6 @@ def lower_on_plateau(
 def train(
     loop: Loop,
     batches: Batches,
-    objective: Objective,
     plan: Plan,
     *,
     checkpoints: Checkpoints,
@@ -208,7 +186,6 @@ def train(
     Args:
         loop: the model and how to step it.
         batches: where pictures come from.
-        objective: loss and predictions of the model's logits.
         plan: how long and in what order.
         checkpoints: of this run.
         observers: show steps and epochs.
@@ -228,7 +205,7 @@ def train(
     history = History(**progress.history)
     while progress.epoch < plan.epochs and not _waited_enough(history, plan):
         _train_epoch(loop, batches, plan, progress, checkpoints, observers, stop)
-        for name, value in _judge(loop, batches, objective, plan, progress).items():
+        for name, value in _judge(loop, batches, plan, progress).items():
             getattr(history, name).append(value)
         progress = _Progress(epoch=progress.epoch + 1, step=progress.step, history=asdict(history))
         if plan.plateau:
@@ -351,9 +328,7 @@ def _require_finite(sums: np.ndarray, progress: _Progress) -> None:
             )
 
 
-def _judge(
-    loop: Loop, batches: Batches, objective: Objective, plan: Plan, progress: _Progress
-) -> dict[str, float]:
+def _judge(loop: Loop, batches: Batches, plan: Plan, progress: _Progress) -> dict[str, float]:
     labels = tf.constant(batches.labels(batches.indices("validation")))
     logits = tf.constant(loop.logits(batches.evaluation_batches("validation", plan.batch_size)))
     if progress.epoch == 0 and len(logits) > 1 and not np.ptp(logits, axis=0).any():
@@ -367,9 +342,9 @@ def _judge(
         "accuracy": right / pictures,
         "loss": loss / pictures,
         "validation_accuracy": float(
-            tf.reduce_mean(tf.cast(objective.predictions(logits) == labels, tf.float32))
+            tf.reduce_mean(tf.cast(loop.objective.predictions(logits) == labels, tf.float32))
         ),
-        "validation_loss": float(tf.reduce_mean(objective.loss(labels, logits))),
+        "validation_loss": float(tf.reduce_mean(loop.objective.loss(labels, logits))),
         "learning_rate": loop.learning_rate,
         "seconds": progress.seconds,
     }

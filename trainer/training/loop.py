@@ -51,8 +51,8 @@ class Loop:
     ) -> None:
         self.model = model
         self.workers = workers or Workers(strategy)
-        self._objective = objective
-        self._optimizer = optimizer
+        self.objective = objective
+        self.optimizer = optimizer
         self._strategy = strategy
         with strategy.scope():
             optimizer.build(model.trainable_variables)
@@ -60,7 +60,8 @@ class Loop:
         self._train_steps = tf.function(self._steps)
         # Of the step alone: XLA cannot compile the input that a loop of steps reads.
         self._compiled_step = tf.function(self._step, jit_compile=jit) if jit else self._step
-        self._infer = inference(model, dtype)
+        # Logits of every picture once, in order, on one device: float32 [n, units].
+        self.logits = inference(model, dtype)
 
     @property
     def replicas(self) -> int:
@@ -70,12 +71,7 @@ class Loop:
     @property
     def learning_rate(self) -> float:
         """The optimizer's rate now."""
-        return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
-
-    @property
-    def optimizer(self) -> keras.optimizers.Optimizer:
-        """What applies the gradients."""
-        return self._optimizer
+        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
 
     def train(self, batches: tf.data.Dataset) -> Iterator[np.ndarray]:
         """Trains on every batch once, some steps at a time.
@@ -104,10 +100,6 @@ class Loop:
             steps -= count
             yield sums
 
-    def logits(self, batches: Iterable[tuple[Any, Any]]) -> np.ndarray:
-        """Logits of every picture once, in order, on one device: float32 [n, units]."""
-        return self._infer(batches)
-
     def _steps(self, iterator: "tf.data.Iterator", count: tf.Tensor) -> tf.Tensor:
         sums = tf.TensorArray(tf.float32, count, element_shape=[4])
         for step in tf.range(count):
@@ -122,12 +114,12 @@ class Loop:
         weight_everywhere = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
         with tf.GradientTape() as tape:
             logits = self.model(tf.cast(pixels, tf.float32), training=True)
-            loss = tf.reduce_sum(self._objective.loss(labels, logits) * weights)
+            loss = tf.reduce_sum(self.objective.loss(labels, logits) * weights)
             share = loss / weight_everywhere
         # The optimizer adds the replicas' gradients up before it applies them.
         variables = self.model.trainable_variables
         gradients = tape.gradient(share, [variable.value for variable in variables])
-        self._optimizer.apply(gradients, variables)
+        self.optimizer.apply(gradients, variables)
         # Weights that are no numbers need not show in the loss: relu turns NaN into 0 on some
         # devices.
         squared = tf.add_n(
@@ -136,7 +128,7 @@ class Loop:
         # Whatever a picture weighs in the loss, it counts once in the accuracy.
         counted = tf.cast(weights > 0, tf.float32)
         correct = tf.reduce_sum(
-            tf.cast(self._objective.predictions(logits) == labels, tf.float32) * counted
+            tf.cast(self.objective.predictions(logits) == labels, tf.float32) * counted
         )
         return tf.stack([loss, correct, tf.reduce_sum(counted), squared])
 

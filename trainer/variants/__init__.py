@@ -184,8 +184,6 @@ class Variant:
         scaled: pixels are scaled to [-1, 1] inside the model.
         augmented: pictures are changed at random while it trains.
         backbone: a frozen backbone with ImageNet weights comes first.
-        largest_first_loss: how far above ln K the loss of an untrained model may be, in nats; None:
-            unscaled inputs make any loss possible.
         bfloat16: what has units for bfloat16 that make it faster without harm: ``gpu``, ``cpu``
             (with AMX).
         recipes: settings that each recipe decides, the default recipe first; one that is missing is
@@ -195,18 +193,12 @@ class Variant:
     scaled: bool
     augmented: bool
     backbone: bool = False
-    largest_first_loss: float | None = None
     bfloat16: frozenset[str] = frozenset()
     recipes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {"notebook": _NOTEBOOK}
     )
 
 
-# An untrained head on scaled inputs is wrong by chance alone. A sigmoid before a from-logits loss,
-# labels that do not fit the logits, or unscaled inputs are off by much more (KerasHub's guide
-# printed 4.95 where ln 2 is 0.69). But the features of a trained backbone, of which the highest is
-# taken, make untrained logits of several units either way.
-#
 # bfloat16: raw pixels make the first losses of `plain` about 20. One of 40 seeds lost all its units
 # to them in bfloat16, none in float32, on the real cats and dogs. MobileNetV2's depthwise
 # convolutions gain nothing from AMX: measured, 0.7 times the speed of float32.
@@ -221,7 +213,6 @@ VARIANTS: dict[str, Variant] = {
     "preprocessed": Variant(
         scaled=True,
         augmented=True,
-        largest_first_loss=1.5,
         bfloat16=frozenset({"gpu", "cpu"}),
         recipes={"notebook": _NOTEBOOK, "best": _BEST},
     ),
@@ -229,7 +220,6 @@ VARIANTS: dict[str, Variant] = {
         scaled=True,
         augmented=True,
         backbone=True,
-        largest_first_loss=15.0,
         bfloat16=frozenset({"gpu"}),
         recipes={
             "fast": _FAST,

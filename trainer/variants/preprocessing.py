@@ -27,6 +27,8 @@ _CONVERTIBLE = {
 
 # Segments or chunks of a file that are looked through for its orientation tag at most.
 _MOST_SEGMENTS = 64
+# Of a directory of TIFF data; they are sorted, and the tag is one of the first.
+_MOST_ENTRIES = 64
 # A comment of 250 kB before the first image of a GIF.
 _MOST_GIF_BLOCKS = 1024
 _ORIENTATION_TAG = 0x0112
@@ -352,6 +354,35 @@ def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 # Turning upright by the orientation tag (Exif 2.3, tag 0x0112).
 
+# From the first bytes of a segment: how far it is to the next one, and to its TIFF data, 0 where
+# there are none, and how many bytes they have.
+_Segment = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+def _jpeg_segment(head: tf.Tensor) -> _Segment:
+    marker, size = head[1], _big(head[2:4])
+    # After SOS (0xDA) comes the picture itself.
+    ends = (head[0] != 0xFF) | (marker == 0xDA) | (marker == 0xD9)
+    exif = ~ends & (marker == 0xE1) & _equal(head[4:10], b"Exif\0\0")
+    alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
+    following = tf.where(alone, _number(2), _only(size >= 2, 2 + size))
+    following = tf.where(marker == 0xFF, _number(1), following)  # a fill byte
+    return _only(~ends, following), _only(exif, _number(10)), tf.maximum(size - 8, 0)
+
+
+def _png_chunk(head: tf.Tensor) -> _Segment:
+    size = _big(head[:4])
+    return 12 + size, _only(_equal(head[4:8], b"eXIf"), _number(8)), size
+
+
+def _webp_chunk(head: tf.Tensor) -> _Segment:
+    size = _little(head[4:8])
+    # Some programs write the six bytes that belong before it in JPEG.
+    skipped = _only(_equal(head[8:], b"Exif\0\0"), _number(6))
+    tiff = _only(_equal(head[:4], b"EXIF"), 8 + skipped)
+    return 8 + size + size % 2, tiff, size - skipped
+
+
 # What a file with a tag holds, as a regular expression, by its first byte: JPEG, PNG, WebP.
 _EXIF_NAMES = {0xFF: r"Exif\x00\x00", 0x89: "eXIf", 0x52: "EXIF"}
 
@@ -390,7 +421,25 @@ def _holds(image_bytes: tf.Tensor, name: str) -> tf.Tensor:
 
 @_apart
 def _tagged_orientation(image_bytes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-    tiff, size = _exif(image_bytes, first)
+    """Looks through segments for TIFF data. A tag counts only in the segment that owns it."""
+    length = _length(image_bytes)
+
+    def of_format(jpeg: tf.Tensor, png: tf.Tensor, webp: tf.Tensor) -> tf.Tensor:
+        return tf.where(first == 0xFF, jpeg, tf.where(first == 0x89, png, webp))
+
+    def step(position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor) -> _Segment:
+        head = _read(image_bytes, position, 14)
+        segments = _jpeg_segment(head), _png_chunk(head), _webp_chunk(head)
+        following, tiff, size = map(of_format, *segments)
+        owned = (tiff > 0) & (position + tiff + size <= length)
+        return _only(following > 0, position + following), _only(owned, position + tiff), size
+
+    _, tiff, size = tf.while_loop(
+        lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
+        step,
+        (of_format(_number(2), _number(8), _number(12)), _number(0), _number(0)),
+        maximum_iterations=_MOST_SEGMENTS,
+    )
     return tf.cond(tiff > 0, lambda: _tiff_orientation(image_bytes, tiff, size), lambda: _number(1))
 
 
@@ -408,69 +457,6 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return pixels
 
 
-def _exif(image_bytes: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the TIFF data of the first Exif segment begin, 0 where there are none, and how many
-    bytes they have. A tag counts only in the segment or chunk that owns it.
-    """
-    length = _length(image_bytes)
-    nothing = tf.constant(0, tf.int64)
-    is_jpeg, is_png = first == 0xFF, first == 0x89
-
-    def segment(
-        position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        head = _read(image_bytes, position, 14)
-        following, tiff, size = (
-            tf.where(is_jpeg, jpeg, tf.where(is_png, png, webp))
-            for jpeg, png, webp in zip(
-                _jpeg_segment(head), _png_chunk(head), _webp_chunk(head), strict=True
-            )
-        )
-        owned = (tiff > 0) & (position + tiff + size <= length)
-        return _only(following > 0, position + following), _only(owned, position + tiff), size
-
-    _, tiff, size = tf.while_loop(
-        lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
-        segment,
-        (
-            tf.where(is_jpeg, _number(2), tf.where(is_png, _number(8), _number(12))),
-            nothing,
-            nothing,
-        ),
-        maximum_iterations=_MOST_SEGMENTS,
-    )
-    return tiff, size
-
-
-# From the first bytes of a segment: how far it is to the next one, and to its TIFF data, 0 where
-# there are none, and how many bytes they have.
-_Segment = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-
-
-def _jpeg_segment(head: tf.Tensor) -> _Segment:
-    marker, size = head[1], _big(head[2:4])
-    # After SOS (0xDA) comes the picture itself.
-    ends = (head[0] != 0xFF) | (marker == 0xDA) | (marker == 0xD9)
-    exif = ~ends & (marker == 0xE1) & _equal(head[4:10], b"Exif\0\0")
-    alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
-    following = tf.where(alone, _number(2), _only(size >= 2, 2 + size))
-    following = tf.where(marker == 0xFF, _number(1), following)  # a fill byte
-    return _only(~ends, following), _only(exif, _number(10)), tf.maximum(size - 8, 0)
-
-
-def _png_chunk(head: tf.Tensor) -> _Segment:
-    size = _big(head[:4])
-    return 12 + size, _only(_equal(head[4:8], b"eXIf"), _number(8)), size
-
-
-def _webp_chunk(head: tf.Tensor) -> _Segment:
-    size = _little(head[4:8])
-    # Some programs write the six bytes that belong before it in JPEG.
-    skipped = _only(_equal(head[8:], b"Exif\0\0"), _number(6))
-    tiff = _only(_equal(head[:4], b"EXIF"), 8 + skipped)
-    return 8 + size + size % 2, tiff, size - skipped
-
-
 def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Looks the tag up in the first directory of TIFF data."""
     head = _read(image_bytes, start, 8)
@@ -480,18 +466,16 @@ def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor)
         return tf.where(little, _little(digits), _big(digits))
 
     directory = number(head[4:])
-    entries = tf.minimum(
-        number(_read(image_bytes, start + directory, 2)), (size - directory - 2) // 12
-    )
-    is_tiff = (little | _equal(head[:4], b"MM\0*")) & (directory >= 8) & (entries > 0)
-    entries = _only(is_tiff, entries)
-    first = tf.minimum(start + directory + 2, _length(image_bytes))
-    raw = tf.io.decode_raw(tf.strings.substr(image_bytes, first, entries * 12), tf.uint8)
-    rows = tf.cast(tf.reshape(raw, [-1, 12]), tf.int64)
+    is_tiff = (little | _equal(head[:4], b"MM\0*")) & (directory >= 8)
+    count = number(_read(image_bytes, start + directory, 2))
+    entries = _only(is_tiff, tf.minimum(count, (size - directory - 2) // 12))
+    rows = _read(image_bytes, start + directory + 2, 12 * _MOST_ENTRIES)
+    rows = tf.reshape(rows, [_MOST_ENTRIES, 12])
     kind = number(rows[:, 2:4])
     value = tf.where(kind == _SHORT, number(rows[:, 8:10]), number(rows[:, 8:12]))
     usable = (
-        (number(rows[:, 0:2]) == _ORIENTATION_TAG)
+        (tf.range(_MOST_ENTRIES, dtype=tf.int64) < entries)
+        & (number(rows[:, 0:2]) == _ORIENTATION_TAG)
         & ((kind == _SHORT) | (kind == _LONG))
         & (number(rows[:, 4:8]) == 1)
         & (value >= 1)

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from trainer.evaluation.intervals import wilson_interval
+from trainer.evaluation import wilson_interval
 from trainer.evaluation.summary import against_baseline, read_comparison, read_run
 
 

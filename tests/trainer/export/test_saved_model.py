@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.trained_model import draw
 from trainer.errors import RunError
-from trainer.evaluation.unsure import Doubt, learn_familiarity
+from trainer.evaluation.calibration import Doubt, learn_familiarity
 from trainer.export.saved_model import export, measure
 from trainer.training.checkpoints import writing
 from trainer.training.features import split_backbone

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer.data.ledger import Ledger
 from trainer.errors import VerificationError
-from trainer.evaluation.unsure import Doubt
+from trainer.evaluation.calibration import Doubt
 from trainer.export import saved_model
 from trainer.export.verify import Expected, _difference, serve, verify
 from trainer.variants.objective import Objective
@@ -105,12 +105,12 @@ def test_label_may_differ_only_where_two_probabilities_are_as_good_as_equal(trai
         told = Expected(
             ["cats", "dogs"], ledger.pictures[:1], lambda _: b"", ["dogs"], before, np.zeros
         )
-        served = [dict(zip(("cats", "dogs"), before[0].tolist(), strict=True))]
+        served = [("cats", dict(zip(("cats", "dogs"), before[0].tolist(), strict=True)))]
         if passes:
-            assert _difference(["cats"], served, told, 1e-5, "over gRPC")["flips"] == 1
+            assert _difference(served, told, 1e-5, "over gRPC")["flips"] == 1
         else:
             with pytest.raises(VerificationError, match="1 in label"):
-                _difference(["cats"], served, told, 1e-5, "over gRPC")
+                _difference(served, told, 1e-5, "over gRPC")
 
 
 def test_warm_up_record_that_fails_keeps_the_model_from_being_served(trained, tmp_path):

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from tests.trained_model import draw
-from trainer.reporting.model_card import write_model_card
+from trainer.reporting import write_model_card
 
 
 @pytest.fixture

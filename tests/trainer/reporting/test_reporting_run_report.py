@@ -4,6 +4,7 @@ one epoch.
 
 import copy
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from trainer.data.batches import Examples
 from trainer.data.ledger import SPLITS, Found, Ledger, Picture, Pictures
 from trainer.evaluation.judge import SHOWN, judge_rows
 from trainer.evaluation.summary import read_run
-from trainer.reporting.model_card import write_model_card
-from trainer.reporting.report import write_report
-from trainer.reporting.run_report import illustrate_data, illustrate_result
+from trainer.reporting import write_model_card, write_report
+from trainer.reporting.run_report import draw_data, draw_result
+from trainer.run_folder import RunFolder
 from trainer.variants.objective import Objective
 
 SIZE = 64
@@ -64,9 +65,15 @@ def awkward(trained, classes, *, right):
     return examples, ledger, config, result | {"reading": read_run(result)}
 
 
+def run_in(folder):
+    """A session whose run folder is this one."""
+    return SimpleNamespace(folder=RunFolder(folder, str(folder), {}))
+
+
 def report(examples, ledger, config, result, folder):
-    illustrate_data(examples, ledger, config, folder / "pictures")
-    illustrate_result(examples, ledger, result, folder / "pictures")
+    session, data = run_in(folder), SimpleNamespace(examples=examples, ledger=ledger)
+    draw_data(config, session, data)
+    draw_result(session, data, result, 1)
     write_model_card(result, {}, folder / "model_card.md")
     write_report(result, {}, folder / "pictures", folder / "report.html")
     return {file.name for file in (folder / "pictures").iterdir()}
@@ -107,5 +114,6 @@ def test_features_of_untouched_pictures_show_no_augmentation(trained, tmp_path):
         "head": "wide",
     }
     for views, drawn in ((1, False), (2, True)):
-        illustrate_data(examples, ledger, Config(**fast | {"feature_views": views}), tmp_path)
-        assert (tmp_path / "augmentation.jpg").exists() == drawn
+        config = Config(**fast | {"feature_views": views})
+        draw_data(config, run_in(tmp_path), SimpleNamespace(examples=examples, ledger=ledger))
+        assert (tmp_path / "pictures" / "augmentation.jpg").exists() == drawn

@@ -64,7 +64,7 @@ class Extraction:
         self._extractor = extractor
         self.lines = []
 
-    def __call__(self, extractor=None, ledger=None, views=VIEWS, seed=SEED, backend=None):
+    def __call__(self, extractor=None, ledger=None, views=VIEWS, seed=SEED):
         with logged(self.lines):
             return features.extract(
                 self.examples,
@@ -73,7 +73,6 @@ class Extraction:
                 views=views,
                 seed=seed,
                 cache_folder=self.folder,
-                backend=backend,
             )
 
     @property

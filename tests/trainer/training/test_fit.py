@@ -53,7 +53,6 @@ class Run:
             return train(
                 self.loop,
                 examples,
-                Objective(2),
                 plan,
                 checkpoints=self.checkpoints,
                 observers=self.observers,

@@ -2,6 +2,8 @@
 way from pictures to an answer.
 """
 
+from unittest.mock import patch
+
 import keras
 import numpy as np
 import pytest
@@ -112,7 +114,9 @@ class Pixels:
 
 
 def chosen(extractor):
-    return features._first_that_runs(["XNNPACK", "TensorFlow"], extractor, Pixels(8))[0]
+    # As on a machine without a GPU.
+    with patch.object(features, "preferred_backends", lambda _: ["XNNPACK", "TensorFlow"]):
+        return features.fastest_backend(extractor, Pixels(8))[0]
 
 
 def test_backbone_that_xnnpack_computes_otherwise_is_left_to_tensorflow(monkeypatch):

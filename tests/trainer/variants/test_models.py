@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import WeightsError
-from trainer.variants import VARIANTS
+from trainer.variants import VARIANTS, scaling
 from trainer.variants.models import build, copy_variables, describe_layers, trainable_parameters
 from trainer.variants.objective import Objective
 
@@ -82,11 +82,23 @@ def test_loss_of_a_sure_and_right_model_is_zero():
     )
 
 
-def test_augmentation_changes_training_pictures_only(models):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_augmentation_changes_training_pictures_only(models, variant):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 160, 160, 3)).astype(np.float32)
-    model = models["augmented"]
-    np.testing.assert_array_equal(model(pixels, training=False), model(pixels, training=False))
-    assert np.abs(np.subtract(model(pixels, training=True), model(pixels, training=True))).max() > 0
+    model = models[variant]
+    # Every picture twice in one batch: augmentation would change the two differently.
+    once, again = np.split(model(np.concatenate([pixels, pixels]), training=False), 2)
+    np.testing.assert_allclose(once, again, rtol=1e-5, atol=1e-5)
+    if VARIANTS[variant].augmented:
+        assert np.ptp([model(pixels, training=True) for _ in range(2)], axis=0).max() > 0
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name].scaled])
+def test_inputs_are_scaled_as_the_table_says(models, variant):
+    pixels = np.linspace(0, 255, 160 * 160 * 3, dtype=np.float32).reshape(1, 160, 160, 3)
+    scaled = models[variant].get_layer("rescaling")(pixels)
+    expected = scaling(variant, "mobilenet_v2").range
+    assert (np.min(scaled), np.max(scaled)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_backbone_statistics_stay_as_they_are_in_training(models):

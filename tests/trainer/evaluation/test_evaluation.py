@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.evaluation.intervals import (
+from trainer.evaluation import (
     over_seeds,
     paired_interval,
     paired_test,

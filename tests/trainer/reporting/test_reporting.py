@@ -8,8 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from trainer.errors import RunError
-from trainer.reporting import style
-from trainer.reporting.report import write_report
+from trainer.reporting import style, write_report
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
