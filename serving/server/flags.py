@@ -194,6 +194,8 @@ class Flags:
     )
 
 
+DEFAULTS = Flags()
+
 # Flags of tensorflow_model_server that cannot mean anything here: the value that says what is done
 # anyhow, and why.
 _NO_EFFECT: dict[str, tuple[bool | int | str, str]] = {

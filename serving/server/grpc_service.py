@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,6 +21,7 @@ from tensorflow_serving.apis.inference_pb2 import InferenceTask
 
 from serving.config import Message
 from serving.server import standard_services
+from serving.server.flags import DEFAULTS, Flags
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
 from whisker_ml import contract
@@ -29,6 +29,9 @@ from whisker_ml import contract
 # From a request and what is left of its deadline in seconds to the response.
 _Answer = Callable[[Any, float | None], Any]
 
+# Requests that are worked on at a time, unless a flag says otherwise. One that waits for its batch
+# counts, so this bounds how many can be merged.
+_MOST_AT_WORK = 128
 # Calls at a time: that wait for their turn or are worked on; whose request has not arrived yet; and
 # over one connection. grpcio has a thread for each, started on demand; the spare ones refuse what
 # is too much, and answer health checks whatever else happens.
@@ -54,30 +57,6 @@ _OPTIONS: dict[str, int | str] = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
 }
-
-
-@dataclass(frozen=True)
-class Transport:
-    """How the gRPC side listens, beyond its address.
-
-    Attributes:
-        socket_path: a Unix socket to listen on as well; empty: none.
-        tls: a tensorflow.serving.SSLConfig; None: no TLS.
-        arguments: of the gRPC server, as ``name=value,name=value``.
-        most_at_work: requests that are worked on at a time. One that waits for its batch counts, so
-            this bounds how many can be merged.
-        health: whether the health service answers.
-        arrival_s: in how many seconds a request must have arrived, from the first sign of its call.
-        most_bytes: of a serialized request.
-    """
-
-    socket_path: str = ""
-    tls: Message | None = None
-    arguments: str = ""
-    most_at_work: int = 128
-    health: bool = False
-    arrival_s: float = 60.0
-    most_bytes: int = -1
 
 
 class _Arrivals:
@@ -152,7 +131,11 @@ class _Arrivals:
 
 
 def bind(
-    handlers: Handlers, host: str, port: int | None, transport: Transport | None = None
+    handlers: Handlers,
+    host: str,
+    port: int | None,
+    flags: Flags = DEFAULTS,
+    tls: Message | None = None,
 ) -> tuple[grpc.Server, int | None]:
     """Makes a server that listens, but does not answer before its `start`.
 
@@ -160,7 +143,8 @@ def bind(
         handlers: what answers.
         host: address to bind.
         port: 0 for a free one; None for none.
-        transport: see there; None for its defaults.
+        flags: what they say about gRPC.
+        tls: a tensorflow.serving.SSLConfig; None: no TLS.
 
     Returns:
         The server and its port.
@@ -169,13 +153,12 @@ def bind(
         StatusError: UNAVAILABLE, the port or the socket cannot be bound; INVALID_ARGUMENT, the
             arguments of the server.
     """
-    transport = transport or Transport()
-    arrivals = _Arrivals(transport.arrival_s)
+    arrivals = _Arrivals(flags.request_arrival_timeout_in_ms / 1000)
     threads = _MOST_CALLS + _MOST_ARRIVING + _SPARE_THREADS
     options = {
         **_OPTIONS,
-        "grpc.max_receive_message_length": transport.most_bytes,
-        **_channel_arguments(transport.arguments),
+        "grpc.max_receive_message_length": flags.max_request_bytes,
+        **_channel_arguments(flags.grpc_channel_arguments),
     }
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list(options.items())
@@ -183,19 +166,14 @@ def bind(
     server.add_generic_rpc_handlers(
         [
             grpc.method_handlers_generic_handler(name, methods)
-            for name, methods in _services(handlers, transport, arrivals).items()
+            for name, methods in _services(handlers, flags, arrivals).items()
         ]
     )
-    if transport.socket_path:
-        _listen(
-            server,
-            f"unix:{transport.socket_path}",
-            transport.tls,
-            "choose another --grpc_socket_path",
-        )
+    if flags.grpc_socket_path:
+        _listen(server, f"unix:{flags.grpc_socket_path}", tls, "choose another --grpc_socket_path")
     if port is None:
         return server, None
-    return server, _listen(server, f"{host}:{port}", transport.tls, "choose another --port")
+    return server, _listen(server, f"{host}:{port}", tls, "choose another --port")
 
 
 def _listen(server: grpc.Server, address: str, tls: Message | None, remedy: str) -> int:
@@ -231,11 +209,11 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
 
 
 def _services(
-    handlers: Handlers, transport: Transport, arrivals: _Arrivals
+    handlers: Handlers, flags: Flags, arrivals: _Arrivals
 ) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
     """Every method of every service."""
     calls = threading.BoundedSemaphore(_MOST_CALLS)
-    slots = threading.BoundedSemaphore(transport.most_at_work)
+    slots = threading.BoundedSemaphore(flags.grpc_max_threads or _MOST_AT_WORK)
     answers: dict[str, _Answer] = {
         "GetModelMetadata": lambda request, _: handlers.metadata(request),
         "GetModelStatus": lambda request, _: handlers.model_status(request),
@@ -271,7 +249,7 @@ def _services(
             )
             for method in service.methods
         }
-    if transport.health:
+    if flags.enable_grpc_healthcheck_service:
         services[standard_services.HEALTH] = {
             "Check": arrivals.method(
                 standard_services.check_health,

@@ -24,6 +24,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.server import predict
 from serving.server.batching import Scheduler, Tensors
+from serving.server.flags import DEFAULTS, Flags
 from serving.server.limits import Limits
 from serving.server.manager import Manager
 from serving.server.merging import in_pieces
@@ -46,27 +47,24 @@ class Handlers:
         self,
         manager: Manager,
         scheduler: Scheduler | None,
-        as_content: bool = False,
         metrics: Metrics | None = None,
-        limits: Limits | None = None,
-        allow_reload: bool = True,
+        flags: Flags = DEFAULTS,
     ) -> None:
         """Takes what is loaded, and what merges requests (None: each runs alone).
 
         Args:
             manager: see there.
             scheduler: see there.
-            as_content: Predict answers with tensor_content rather than with the typed fields.
             metrics: where requests and runs are counted; None for a place of its own.
-            limits: what a request may ask for; None for their defaults.
-            allow_reload: whether clients may replace the configuration.
+            flags: what a request may ask for, and how it is answered.
         """
         self.manager = manager
         self.metrics = metrics or Metrics()
         self._scheduler = scheduler
-        self._as_content = as_content
-        self.limits = limits or Limits()
-        self._allow_reload = allow_reload
+        self._flags = flags
+        self.limits = Limits(
+            flags.max_request_rows or None, flags.max_request_bytes, flags.max_pixels
+        )
 
     def infer(self, request: Any, timeout_s: float | None) -> Any:
         """Answers Predict, Classify, Regress, and MultiInference, whose first task says which
@@ -81,7 +79,7 @@ class Handlers:
                 servable,
                 request,
                 self.runner(servable, timeout_s),
-                self._as_content,
+                self._flags.enable_serialization_as_tensor_content,
                 self.limits.nbytes,
             )
 
@@ -123,7 +121,7 @@ class Handlers:
         """Answers ModelService.HandleReloadConfigRequest, once every model with a new name
         answers.
         """
-        if not self._allow_reload:
+        if not self._flags.allow_reload:
             raise StatusError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "HandleReloadConfigRequest is off: start the server with --allow_reload, or with"
@@ -149,6 +147,11 @@ class Handlers:
         for name, count in before.items():
             response.metric.add(name=name, int64_value_increase=self.metrics.total(name) - count)
         return response
+
+    def drain(self) -> None:
+        """From now on no batch waits for company."""
+        if self._scheduler is not None:
+            self._scheduler.drain()
 
     @contextmanager
     def lend(self, spec: ModelSpec) -> Iterator[Servable]:

@@ -7,7 +7,6 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -19,6 +18,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.server import discovery, lite, predict, servable
 from serving.server.batching import Parameters, read_parameters
+from serving.server.flags import Flags
 from serving.server.merging import Merger
 from serving.server.servable import Servable, is_whiskers, one_line
 from serving.server.status import StatusError, invalid_argument, status_code
@@ -27,7 +27,6 @@ from serving.store import manifest
 from serving.store.manifest import LabelsError
 from whisker_ml.contract import INPUT_BYTES, OUTPUT_CLASSES, SIGNATURE_BYTES, WARMUP_FILE
 from whisker_ml.errors import StorageError
-from whisker_ml.processors import available_processors
 
 # --verify_digests: a version is loaded only if it is what was published, and its model names the
 # classes recorded.
@@ -155,52 +154,30 @@ _BATCHING_FILE = "batching_params.pbtxt"
 _RUNS = 2
 
 
-@dataclass(frozen=True)
-class LoadingOptions:
-    """What the flags say about loading.
-
-    Attributes:
-        prefer_tflite: a version that ships `model.tflite` is served by it.
-        xnnpack: Whisker's own models run their network in XNNPACK.
-        interpreters: how many of them a version has, with a thread each.
-        warm_up: answer the requests that a version brings along.
-        warm_up_iterations: how often each.
-        session: options of TensorFlow's sessions; None for its own.
-        tags: of the metagraph that is loaded.
-        batching: how requests to a version are merged; None: not at all.
-        batching_per_version: a version's own file says how instead, and one without it is not
-            batched.
-        verify_digests: only a version that is what was published, by its manifest, is loaded.
-    """
-
-    prefer_tflite: bool = False
-    xnnpack: bool = False
-    interpreters: int = field(default_factory=available_processors)
-    warm_up: bool = True
-    warm_up_iterations: int = 1
-    session: ConfigProto | None = None
-    tags: tuple[str, ...] = servable.SERVING_TAGS
-    batching: Parameters | None = None
-    batching_per_version: bool = False
-    verify_digests: bool = False
-
-
-def load(version: int, path: str, options: LoadingOptions) -> Servable:
+def load(
+    version: int,
+    path: str,
+    flags: Flags,
+    session: ConfigProto | None = None,
+    batching: Parameters | None = None,
+) -> Servable:
     """Loads a version.
 
     Args:
         version: its number.
         path: its folder, local or in a bucket.
-        options: see there.
+        flags: what they say about loading.
+        session: options of TensorFlow's sessions; None for its own.
+        batching: how requests to it are merged, unless its own file says how; None: not at all.
 
     Raises:
         StatusError: it cannot be loaded, or a request that it brings along fails.
     """
     if not discovery.is_address(path):
-        return _load_and_warm_up(version, path, options)
+        return _load_and_warm_up(version, path, flags, session, batching)
     folder = discovery.fetch(path)
     try:
-        loaded = _load_and_warm_up(version, folder, options)
+        loaded = _load_and_warm_up(version, folder, flags, session, batching)
     except StatusError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise StatusError(error.code, error.message.replace(folder, path)) from error
@@ -209,23 +186,28 @@ def load(version: int, path: str, options: LoadingOptions) -> Servable:
     return loaded
 
 
-def _load_and_warm_up(version: int, path: str, options: LoadingOptions) -> Servable:
-    if options.verify_digests:
+def _load_and_warm_up(
+    version: int,
+    path: str,
+    flags: Flags,
+    session: ConfigProto | None,
+    batching: Parameters | None,
+) -> Servable:
+    if flags.verify_digests:
         verify_files(version, path)
-    batching = options.batching
-    if options.batching_per_version:
+    if flags.enable_per_model_batching_parameters:
         file = Path(path, _BATCHING_FILE)
         batching = read_parameters(str(file)) if file.exists() else None
     try:
-        loaded = _load(version, path, options)
+        loaded = _load(version, path, flags, session)
         loaded.batching = batching
         if is_whiskers(loaded.signatures):
             loaded.merger = Merger(_RUNS)
         try:
-            if options.verify_digests:
+            if flags.verify_digests:
                 verify_classes(loaded, path)
-            if options.warm_up:
-                warm_up(loaded, path, options.warm_up_iterations)
+            if flags.enable_model_warmup:
+                warm_up(loaded, path, max(1, flags.num_request_iterations_for_warmup))
         except BaseException:
             loaded.close()
             raise
@@ -234,8 +216,10 @@ def _load_and_warm_up(version: int, path: str, options: LoadingOptions) -> Serva
     return loaded
 
 
-def _load(version: int, path: str, options: LoadingOptions) -> Servable:
-    if options.prefer_tflite and tf.io.gfile.exists(f"{path}/{lite.MODEL_FILE}"):
-        return lite.TfliteModel(version, path, options.interpreters)
-    model = servable.load(version, path, options.session, options.tags)
-    return accelerate(model, path, options.interpreters) if options.xnnpack else model
+def _load(version: int, path: str, flags: Flags, session: ConfigProto | None) -> Servable:
+    interpreters = max(1, flags.num_tflite_pools)
+    if flags.prefer_tflite_model and tf.io.gfile.exists(f"{path}/{lite.MODEL_FILE}"):
+        return lite.TfliteModel(version, path, interpreters)
+    tags = [tag for tag in flags.saved_model_tags.split(",") if tag]
+    model = servable.load(version, path, session, tags)
+    return accelerate(model, path, interpreters) if flags.xnnpack else model

@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving.server.discovery import aspired, check, scan
+from serving.server.flags import DEFAULTS, Flags
 from serving.server.servable import Servable, State, Version, aspire, next_action, one_line
 from serving.server.status import StatusError
 
@@ -27,25 +27,6 @@ from serving.server.status import StatusError
 _TICK_S = 0.1
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the flags say about lifecycle; times in seconds."""
-
-    poll_wait_s: float = (
-        1  # Between looks for versions; 0: one look per configuration; negative: never.
-    )
-    config_poll_wait_s: float = 0  # Between looks at the configuration; 0: never.
-    max_load_retries: int = 5  # After the first attempt.
-    load_retry_interval_s: float = 60
-    labels_for_unavailable: bool = False  # A new label may name a version that is not loaded.
-    retry_failed: bool = (
-        False  # A version that has failed for good is tried again, from the first attempt on.
-    )
-    start_with_what_loads: bool = (
-        False  # Ready when every model has been tried, whatever came of it.
-    )
 
 
 class Manager:
@@ -59,20 +40,21 @@ class Manager:
         self,
         load: Callable[[int, str], Servable],
         read_config: Callable[[], ModelServerConfig],
-        options: Options,
+        flags: Flags = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serves nothing until `apply`.
 
         Args:
             load: loads a version from a number and a path, or raises a StatusError.
-            read_config: reads the configuration anew, for `Options.config_poll_wait_s`.
-            options: see there.
+            read_config: reads the configuration anew, at every
+                `model_config_file_poll_wait_seconds`.
+            flags: what they say about the lifecycle.
             clock: seconds, monotonic.
         """
         self._load = load
         self._read_config = read_config
-        self._options = options
+        self._flags = flags
         self._clock = clock
         self._lock = threading.Lock()
         self._models: dict[str, ModelConfig] = {}
@@ -82,7 +64,7 @@ class Manager:
         self._next_poll: float | None = None
         # Touched by the working thread alone.
         self._complaints: dict[str, str] = {}
-        self._next_config_poll = clock() + options.config_poll_wait_s
+        self._next_config_poll = clock() + flags.model_config_file_poll_wait_seconds
         self.stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="model-manager", daemon=True)
 
@@ -109,7 +91,7 @@ class Manager:
             self._models = models
             for version in self._all_versions():
                 version.aspired = version.aspired and version.model in models
-            if self._options.poll_wait_s >= 0:
+            if self._flags.file_system_poll_wait_seconds >= 0:
                 self._next_poll = self._clock()
         return new
 
@@ -138,7 +120,7 @@ class Manager:
             StatusError: UNKNOWN, one of them has failed for good; the text is the real server's.
         """
         failed, missing = [], []
-        lenient = self._options.start_with_what_loads and names is None
+        lenient = self._flags.start_with_what_loads and names is None
         with self._lock:
             for name in self._models if names is None else names:
                 versions = [
@@ -228,15 +210,15 @@ class Manager:
     def tick(self) -> None:
         """Does what is due now; the working thread calls it again and again."""
         now = self._clock()
-        if self._options.config_poll_wait_s > 0 and now >= self._next_config_poll:
-            self._next_config_poll = now + self._options.config_poll_wait_s
+        config_wait_s = self._flags.model_config_file_poll_wait_seconds
+        if config_wait_s > 0 and now >= self._next_config_poll:
+            self._next_config_poll = now + config_wait_s
             self._poll_config()
         with self._lock:
             due = self._next_poll is not None and now >= self._next_poll
             if due:
-                self._next_poll = (
-                    now + self._options.poll_wait_s if self._options.poll_wait_s > 0 else None
-                )
+                wait_s = self._flags.file_system_poll_wait_seconds
+                self._next_poll = now + wait_s if wait_s > 0 else None
             models = list(self._models.values()) if due else []
         for model in models:
             try:
@@ -265,7 +247,7 @@ class Manager:
             # Even where unavailable versions are allowed, an existing label does not move to one.
             if (
                 self._labels.get(model.name, {}).get(label, number) != number
-                or not self._options.labels_for_unavailable
+                or not self._flags.allow_version_labels_for_unavailable_models
             ):
                 raise StatusError(
                     grpc.StatusCode.FAILED_PRECONDITION,
@@ -298,7 +280,8 @@ class Manager:
         with self._lock:
             # Unless a new configuration came while the files were looked at.
             if self._models.get(name) is model:
-                retry_before = self._clock() if self._options.retry_failed else float("-inf")
+                retry = self._flags.enable_reload_servables_with_error
+                retry_before = self._clock() if retry else float("-inf")
                 aspire(self._versions.setdefault(name, {}), name, chosen, retry_before)
                 self._looked_at.add(name)
 
@@ -341,10 +324,10 @@ class Manager:
                 _log.exception("Servable %s cannot be loaded, for an unexpected reason", version)
                 text = f"{type(error).__name__}: {one_line(str(error))}"
                 error = StatusError(grpc.StatusCode.INTERNAL, text)
-            last = version.attempts > self._options.max_load_retries
+            last = version.attempts > self._flags.max_num_load_retries
             with self._lock:
                 version.error = error
-                version.retry_at = self._clock() + self._options.load_retry_interval_s
+                version.retry_at = self._clock() + self._flags.load_retry_interval_micros / 1e6
                 version.state = State.END if last else State.LOADING
             _log.error(
                 "Servable %s cannot be loaded: %s%s",

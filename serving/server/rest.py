@@ -27,6 +27,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from serving.server import rest_inputs, rest_json, rest_outputs
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
 from serving.server.metrics import Request
 from serving.server.predict import DEFAULT_SIGNATURE, run_signature
@@ -96,25 +97,23 @@ class RestApi:
     def __init__(
         self,
         handlers: Handlers,
-        timeout_s: float | None,
-        cors: bool = False,
-        demo_page: bool = False,
+        flags: Flags,
         metrics_path: str = "",
     ) -> None:
         """Takes what answers.
 
         Args:
             handlers: see there.
-            timeout_s: the longest run of a model; None for no limit.
-            cors: pages of other origins may read the answers.
-            demo_page: there is a page to try a model at ``/``.
+            flags: what they say about REST.
             metrics_path: where Prometheus reads; empty for nowhere.
         """
         self._handlers = handlers
-        self._timeout_s = timeout_s
+        # None: no limit.
+        self._timeout_s = max(0, flags.rest_api_timeout_in_ms) / 1000 or None
         self._metrics_path = metrics_path
-        self._cors = _CORS if cors else []
-        self._page = Path(__file__).with_name("demo_page.html").read_bytes() if demo_page else None
+        self._cors = _CORS if flags.rest_api_enable_cors_support else []
+        page = Path(__file__).with_name("demo_page.html")
+        self._page = page.read_bytes() if flags.demo_page else None
 
     def __call__(self, environ: _Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answers one request."""

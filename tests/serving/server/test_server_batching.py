@@ -9,8 +9,9 @@ import pytest
 from serving.server import grpc_service, loading, servable
 from serving.server.batching import Parameters, Scheduler, read_parameters
 from serving.server.discovery import single_model
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
-from serving.server.manager import Manager, Options
+from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.status import StatusError
 from tests.serving.server.asking import Client, request
@@ -354,8 +355,8 @@ def test_parameters_that_cannot_work_are_refused(tmp_path, text, message):
 def batching_client(exported):
     """A gRPC server in this process that runs a batch only when it is full, at 32 rows."""
     one = scheduler(max_batch_size=32)
-    load = functools.partial(loading.load, options=loading.LoadingOptions(batching=one._parameters))
-    manager = Manager(load, lambda: None, Options())
+    load = functools.partial(loading.load, flags=Flags(), batching=one._parameters)
+    manager = Manager(load, lambda: None, Flags())
     manager.apply(single_model("probe", f"{exported}/probe"))
     manager.tick()
     handlers = Handlers(manager, one)
