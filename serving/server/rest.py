@@ -26,7 +26,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.server import rest_inputs, rest_json, rest_outputs
+from serving.server import rest_inputs, rest_json
 from serving.server.flags import Flags
 from serving.server.handlers import Handlers
 from serving.server.metrics import Request
@@ -82,8 +82,8 @@ _HTTP = {
 
 # By the method on tf.Examples: its request, and what writes its result.
 _ON_EXAMPLES: dict[str, tuple[Any, Callable[..., bytes]]] = {
-    "classify": (ClassificationRequest, rest_outputs.dump_classes),
-    "regress": (RegressionRequest, rest_outputs.dump_numbers),
+    "classify": (ClassificationRequest, rest_json.dump_classes),
+    "regress": (RegressionRequest, rest_json.dump_numbers),
 }
 
 _Environ = dict[str, Any]
@@ -218,7 +218,7 @@ class RestApi:
             arrays = rest_inputs.inputs(document, dtypes)
             run = self._handlers.runner(servable, self._timeout_s)
             outputs = run_signature(signature, arrays, (), run)
-        return rest_outputs.dump_outputs(outputs, by_row="instances" in document)
+        return rest_json.dump_outputs(outputs, by_row="instances" in document)
 
     def _status(self, spec: ModelSpec) -> GetModelStatusResponse:
         return self._handlers.model_status(GetModelStatusRequest(model_spec=spec))
