@@ -19,8 +19,7 @@ from serving.server.discovery import read_text_proto
 from serving.server.flags import Flags
 from serving.server.handlers import Handlers
 from serving.server.manager import Manager
-from serving.server.metrics import Metrics
-from serving.server.request_log import RequestLog
+from serving.server.metrics import Metrics, RequestLog
 from serving.server.rest import RestApi
 from serving.server.rest_server import RestServer
 from serving.server.status import StatusError, invalid_argument
