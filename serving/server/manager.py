@@ -18,9 +18,17 @@ from contextlib import contextmanager
 import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
-from serving.server.discovery import aspired, check, scan
+from serving.server.discovery import (
+    State,
+    Version,
+    aspire,
+    aspired,
+    check,
+    next_action,
+    scan,
+)
 from serving.server.flags import DEFAULTS, Flags
-from serving.server.servable import Servable, State, Version, aspire, next_action, one_line
+from serving.server.servable import Servable, one_line
 from serving.server.status import StatusError
 
 # AspiredVersionsManager's manage_state_interval_micros.

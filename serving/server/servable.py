@@ -3,20 +3,20 @@ exports alike.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.protobuf import config_pb2
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef, TensorInfo
 from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.saved_model.constants import LEGACY_INIT_OP_KEY, MAIN_OP_KEY
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
-from serving.server import python_calls
 from serving.server.batching import Parameters
 from serving.server.merging import Merger
 from serving.server.status import StatusError, invalid_argument, status_code
@@ -24,6 +24,7 @@ from serving.server.tensors import dtype_name, known_dtype
 from whisker_ml import contract
 from whisker_ml.contract import SAVED_MODEL_FILES
 
+_PYTHON = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
 SERVING_TAGS = (tf.saved_model.SERVING,)
 
 
@@ -93,7 +94,7 @@ class SavedModel(Servable):
         """Loads the SavedModel; `load` is the way in that maps every failure to a status."""
         self.version = version
         loader = SavedModelLoader(path)
-        python_calls.check(loader.get_meta_graph_def_from_tags(tags), path)
+        _refuse_python_calls(loader.get_meta_graph_def_from_tags(tags), path)
         self.graph = tf.Graph()
         self.session = tf.compat.v1.Session(graph=self.graph, config=options)
         try:
@@ -237,95 +238,62 @@ def _as_array(value: np.ndarray | np.generic | bytes) -> np.ndarray:
     return np.asarray(value)
 
 
-# A version of a model on its way from start to end, and which one moves next.
+def _refuse_python_calls(meta_graph: MetaGraphDef, path: str) -> None:
+    """Refuses a model whose signatures or initialization call Python.
 
+    A SavedModel holds the call of tf.py_function, but not the function: TensorFlow would load it
+    and fail at each request, with a traceback.
 
-class State(IntEnum):
-    """States of a version; the numbers are ModelVersionStatus.State's."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass
-class Version:
-    """What the manager knows of a version.
-
-    Attributes:
-        model: name of the model.
-        number: of the version.
-        path: its folder.
-        state: see there.
-        aspired: whether it should be loaded.
-        error: why the last attempt to load it failed.
-        servable: the loaded model, from AVAILABLE until it is closed.
-        handles: requests that hold `servable`.
-        attempts: loads so far.
-        retry_at: no attempt before this time of the manager's clock, in seconds.
+    Raises:
+        StatusError: UNIMPLEMENTED, with what calls it.
     """
-
-    model: str
-    number: int
-    path: str
-    state: State = State.START
-    aspired: bool = True
-    error: StatusError | None = None
-    servable: Servable | None = None
-    handles: int = 0
-    attempts: int = 0
-    retry_at: float = 0
-
-    def __str__(self) -> str:
-        return f"{{name: {self.model} version: {self.number}}}"
-
-
-def aspire(
-    known: dict[int, Version],
-    model: str,
-    chosen: Mapping[int, str],
-    retry_before: float = float("-inf"),
-) -> None:
-    """Notes which versions of a model should be loaded from now on.
-
-    Args:
-        known: number to version, those unloaded included; new ones are put into it.
-        model: its name.
-        chosen: number to path.
-        retry_before: versions that have failed for good, and whose `retry_at` is before this time,
-            begin anew.
-    """
-    for version in known.values():
-        leaving = not version.aspired and version.state >= State.UNLOADING
-        version.aspired = version.number in chosen and not leaving
-    for number, path in chosen.items():
-        # A version that comes back after it was gone is loaded afresh; one that failed and stayed
-        # is not by itself.
-        ended = number in known and known[number].state == State.END
-        if number not in known or (
-            ended and (not known[number].aspired or known[number].retry_at < retry_before)
-        ):
-            known[number] = Version(model, number, path)
-
-
-def next_action(versions: list[Version], now: float) -> Version | None:
-    """Chooses what to unload (not aspired) or load (aspired) next, so that the model stays
-    available.
-
-    AvailabilityPreservingPolicy: a version that nobody wants any more goes only when a wanted one
-    answers, when none is wanted at all, or when another unwanted one still answers.
-    """
-    stale = [
-        version for version in versions if not version.aspired and version.state == State.AVAILABLE
+    graph = meta_graph.graph_def
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    if not any(node.op in _PYTHON for body in bodies for node in body):
+        return
+    # Also functions that no signature uses are in a SavedModel: those do not matter.
+    outputs = {
+        f"signature {name}": [one for info in signature.outputs.values() for one in _names(info)]
+        for name, signature in sorted(meta_graph.signature_def.items())
+    }
+    outputs["initialization"] = [
+        name
+        for key in (MAIN_OP_KEY, LEGACY_INIT_OP_KEY)
+        if key in meta_graph.collection_def
+        for name in meta_graph.collection_def[key].node_list.value
     ]
-    wanted = [version for version in versions if version.aspired]
-    if stale and (
-        not wanted or len(stale) > 1 or any(version.state == State.AVAILABLE for version in wanted)
-    ):
-        return min(stale, key=lambda version: version.number)
-    due = [
-        one for one in wanted if one.state in (State.START, State.LOADING) and now >= one.retry_at
-    ]
-    return max(due, key=lambda version: version.number, default=None)
+    for part, names in outputs.items():
+        for node in _used(graph, names):
+            if node.op in _PYTHON:
+                raise StatusError(
+                    grpc.StatusCode.UNIMPLEMENTED,
+                    f"{path} cannot be served: its {part} calls Python (node {node.name}, of"
+                    " tf.py_function or tf.numpy_function), which a SavedModel does not hold; use"
+                    " TensorFlow's own operations and export it again",
+                )
+
+
+def _names(info: TensorInfo) -> Iterator[str]:
+    yield info.name
+    yield info.coo_sparse.values_tensor_name
+    yield info.coo_sparse.indices_tensor_name
+    for component in info.composite_tensor.components:
+        yield from _names(component)
+
+
+def _used(graph: GraphDef, names: Iterable[str]) -> Iterator[NodeDef]:
+    """Gives the nodes on which tensors rest, with those of the functions that they call."""
+    nodes = {node.name: node for node in graph.node}
+    waiting, used = list(names), []
+    while waiting:
+        node = nodes.pop(waiting.pop().lstrip("^").partition(":")[0], None)
+        if node is not None:
+            used.append(node)
+            waiting += node.input
+    functions = {function.signature.name: function.node_def for function in graph.library.function}
+    while used:
+        node = used.pop()
+        yield node
+        called = [f.name for value in node.attr.values() for f in (value.func, *value.list.func)]
+        for name in [node.op, *called]:
+            used += functions.pop(name, [])

@@ -11,9 +11,9 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.server import discovery, manager
+from serving.server.discovery import State
 from serving.server.flags import Flags
 from serving.server.manager import Manager
-from serving.server.servable import State
 from serving.server.status import StatusError
 
 
