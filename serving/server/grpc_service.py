@@ -12,15 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import grpc
+from google.protobuf import text_format
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow_serving.apis.inference_pb2 import InferenceTask
 
 from serving.config import Message
-from serving.server import standard_services
 from serving.server.flags import DEFAULTS, Flags
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError, invalid_argument
@@ -250,19 +256,13 @@ def _services(
             for method in service.methods
         }
     if flags.enable_grpc_healthcheck_service:
-        services[standard_services.HEALTH] = {
-            "Check": arrivals.method(
-                standard_services.check_health,
-                standard_services.health_message("HealthCheckRequest"),
-                standard_services.health_message("HealthCheckResponse"),
-            )
-        }
-    reflection = standard_services.reflection([*services, standard_services.REFLECTION])
-    services[standard_services.REFLECTION] = {
+        messages = map(_health_message, ("HealthCheckRequest", "HealthCheckResponse"))
+        services[_HEALTH] = {"Check": arrivals.method(_check_health, *messages)}
+    services[_REFLECTION] = {
         "ServerReflectionInfo": arrivals.stream(
-            reflection.ServerReflectionInfo,
-            standard_services.REFLECTION_REQUEST,
-            standard_services.REFLECTION_RESPONSE,
+            ReflectionServicer([*services, _REFLECTION], pool=_descriptors()).ServerReflectionInfo,
+            reflection_pb2.ServerReflectionRequest,
+            reflection_pb2.ServerReflectionResponse,
         )
     }
     return services
@@ -313,3 +313,76 @@ def _guarded(
             calls.release()
 
     return guarded
+
+
+# gRPC's own services: health, for probes and balancers, and reflection, for tools like grpcurl.
+
+_HEALTH = "grpc.health.v1.Health"
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+
+# grpc/health/v1/health.proto without Watch, which gRPC answers UNIMPLEMENTED: clients take that for
+# well, as the protocol says.
+_HEALTH_PROTO = """
+name: "grpc/health/v1/health.proto" package: "grpc.health.v1" syntax: "proto3"
+message_type {
+  name: "HealthCheckRequest"
+  field { name: "service" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+}
+message_type {
+  name: "HealthCheckResponse"
+  field {
+    name: "status" number: 1 label: LABEL_OPTIONAL
+    type: TYPE_ENUM type_name: ".grpc.health.v1.HealthCheckResponse.ServingStatus"
+  }
+  enum_type {
+    name: "ServingStatus"
+    value { name: "UNKNOWN" number: 0 }
+    value { name: "SERVING" number: 1 }
+    value { name: "NOT_SERVING" number: 2 }
+    value { name: "SERVICE_UNKNOWN" number: 3 }
+  }
+}
+service {
+  name: "Health"
+  method {
+    name: "Check"
+    input_type: ".grpc.health.v1.HealthCheckRequest"
+    output_type: ".grpc.health.v1.HealthCheckResponse"
+  }
+}
+"""
+
+# The bare names that the real server registers: its parts, and the server as a whole.
+_PARTS = ("", "ModelService", "PredictionService")
+_SERVING = 1
+
+
+@cache
+def _descriptors() -> DescriptorPool:
+    """Gives a pool that knows what this server answers and nothing else."""
+    pool, known = DescriptorPool(), set()
+
+    def copy(file: FileDescriptor) -> None:
+        if file.name not in known:
+            known.add(file.name)
+            for dependency in file.dependencies:
+                copy(dependency)
+            pool.AddSerializedFile(file.serialized_pb)
+
+    for module in (prediction_service_pb2, model_service_pb2, reflection_pb2):
+        copy(module.DESCRIPTOR)
+    health = text_format.Parse(_HEALTH_PROTO, FileDescriptorProto())
+    pool.AddSerializedFile(health.SerializeToString())
+    return pool
+
+
+def _health_message(name: str) -> Any:
+    """Gives the class of HealthCheckRequest or HealthCheckResponse."""
+    return GetMessageClass(_descriptors().FindMessageTypeByName(f"grpc.health.v1.{name}"))
+
+
+def _check_health(request: Any, context: grpc.ServicerContext) -> Any:
+    """Answers Check of the health service: after the start, everything is well."""
+    if request.service not in _PARTS:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return _health_message("HealthCheckResponse")(status=_SERVING)

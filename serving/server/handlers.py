@@ -5,6 +5,7 @@ in a batch.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,15 +26,69 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from serving.server import predict
 from serving.server.batching import Scheduler, Tensors
 from serving.server.flags import DEFAULTS, Flags
-from serving.server.limits import Limits
 from serving.server.manager import Manager
 from serving.server.merging import in_pieces
 from serving.server.metrics import Metrics
 from serving.server.predict import DEFAULT_SIGNATURE, Run
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
+from serving.server.tensors import STRING_BYTES, too_much
+from whisker_ml.formats import pixels
 
 _RELOAD_POLL_S = 0.05
+# Rows that a model may have to make pictures of: as many as a batch of tensorflow_model_server has
+# at most, unless a flag says otherwise.
+PICTURES = 1000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for: a few bytes may ask for all memory, as one value may stand for
+    many. TensorFlow Serving has no such bounds.
+
+    Attributes:
+        rows: first dimension of an input, or the number of its examples; None: `PICTURES` where a
+            row may be a picture, which are strings and what has four dimensions.
+        nbytes: bytes of all inputs, once they are arrays.
+        pixels: width times height of all pictures among the inputs.
+    """
+
+    rows: int | None
+    nbytes: int
+    pixels: int
+
+    def check(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Looks at the inputs of a request.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, they are beyond a bound.
+        """
+        arrays = feeds.values()
+        for a in arrays:
+            if a.ndim:
+                self.check_rows(a.shape[0], pictures=a.dtype == object or a.ndim > 3)
+        strings = [value for a in arrays if a.dtype == object for value in a.ravel().tolist()]
+        nbytes = sum(a.nbytes for a in arrays if a.dtype != object)
+        nbytes += sum(map(len, strings)) + STRING_BYTES * len(strings)
+        self._refuse("bytes", nbytes, self.nbytes)
+        # A value that stands for many is one object, and is looked at once.
+        known = {id(value): pixels(value) for value in {id(v): v for v in strings}.values()}
+        self._refuse("pixels", sum(known[id(value)] for value in strings), self.pixels)
+
+    def check_rows(self, rows: int, *, pictures: bool) -> None:
+        """Looks at a number of rows, which may be pictures.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, there are too many.
+        """
+        if pictures or self.rows is not None:
+            self._refuse("rows", rows, self.rows or PICTURES)
+
+    @staticmethod
+    def _refuse(what: str, wanted: int, most: int) -> None:
+        if wanted > most:
+            flag = "max_pixels" if what == "pixels" else f"max_request_{what}"
+            raise too_much(what, wanted, most, flag)
 
 
 class Handlers:

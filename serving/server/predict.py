@@ -32,9 +32,15 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionResponse, RegressionResult
 
 from serving.server.servable import Servable
-from serving.server.signatures import checked_feeds, chosen_outputs, read_inputs
 from serving.server.status import StatusError, invalid_argument
-from serving.server.tensors import MOST_BYTES, dtype_number, encode
+from serving.server.tensors import (
+    MOST_BYTES,
+    checked_feeds,
+    chosen_outputs,
+    dtype_number,
+    encode,
+    read_inputs,
+)
 
 DEFAULT_SIGNATURE = DEFAULT_SERVING_SIGNATURE_DEF_KEY
 

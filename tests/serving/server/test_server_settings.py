@@ -7,8 +7,7 @@ from serving.config import ConfigError
 from serving.server import model_server
 from serving.server.batching import Parameters
 from serving.server.flags import Flags
-from serving.server.handlers import Handlers
-from serving.server.limits import Limits
+from serving.server.handlers import Handlers, Limits
 from serving.server.status import StatusError
 
 
