@@ -3,7 +3,7 @@ in a batch.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +24,10 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, Re
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.server import predict
-from serving.server.batching import Scheduler, Tensors
+from serving.server.batching import Execute, Scheduler, Tensors, joined, pieces
 from serving.server.flags import DEFAULTS, Flags
 from serving.server.manager import Manager
-from serving.server.merging import in_pieces
+from serving.server.merging import MOST_ROWS
 from serving.server.metrics import Metrics
 from serving.server.predict import DEFAULT_SIGNATURE, Run
 from serving.server.servable import Servable
@@ -229,11 +229,22 @@ class Handlers:
             request, submitted = self.metrics.current(), time.monotonic()
             request.rows = max((len(value) for value in feeds.values() if value.ndim), default=None)
             began: list[float] = []
+
+            def begin() -> None:
+                began.append(time.monotonic())
+
+            execute = _execution(servable, fetches)
+            key = (servable, frozenset(feeds), tuple(fetches))
             try:
                 with self.metrics.run():
-                    return self._run(
-                        servable, feeds, fetches, timeout_s, lambda: began.append(time.monotonic())
-                    )
+                    if self._scheduler is not None and servable.batching is not None:
+                        return self._scheduler.run(
+                            key, execute, feeds, timeout_s, servable.batching, begin=begin
+                        )
+                    if servable.merger is not None:
+                        return servable.merger.run(key, execute, feeds, timeout_s, begin=begin)
+                    begin()
+                    return execute(feeds, timeout_s)
             finally:
                 if began:
                     request.queued_s = began[0] - submitted
@@ -241,31 +252,21 @@ class Handlers:
 
         return run
 
-    def _run(
-        self,
-        servable: Servable,
-        feeds: Tensors,
-        fetches: Sequence[str],
-        timeout_s: float | None,
-        begin: Callable[[], None],
-    ) -> dict[str, np.ndarray]:
-        """Runs a request; `begin` is called when the model begins with it or a piece of it."""
 
-        def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
-            def some(piece: Tensors, _: int) -> dict[str, np.ndarray]:
-                return dict(zip(fetches, servable.run(piece, fetches, limit_s), strict=True))
+def _execution(servable: Servable, fetches: Sequence[str]) -> Execute:
+    """Gives what runs a version; where its rows are independent, in pieces of `MOST_ROWS`."""
 
-            return some(values, 0) if servable.merger is None else in_pieces(values, some)
+    def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
+        if servable.merger is None:
+            return dict(zip(fetches, servable.run(values, fetches, limit_s), strict=True))
+        return joined(
+            [
+                dict(zip(fetches, servable.run(piece.inputs, fetches, limit_s), strict=True))
+                for piece in pieces(values, MOST_ROWS)
+            ]
+        )
 
-        key = (servable, frozenset(feeds), tuple(fetches))
-        if self._scheduler is not None and servable.batching is not None:
-            return self._scheduler.run(
-                key, execute, feeds, timeout_s, servable.batching, begin=begin
-            )
-        if servable.merger is not None:
-            return servable.merger.run(key, execute, feeds, timeout_s, begin=begin)
-        begin()
-        return execute(feeds, timeout_s)
+    return execute
 
 
 def _spec(request: Any) -> ModelSpec:

@@ -8,12 +8,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 
-from serving.server.batching import Execute, Tensors, joined, rows_of
+from serving.server.batching import (
+    Execute,
+    Task,
+    Tensors,
+    joined,
+    pieces,
+    run_together,
+    seconds_left,
+)
 from serving.server.status import StatusError
 
 # Rows of a run. TensorFlow prepares anew for each number of rows that it has not seen, so there are
@@ -21,41 +28,6 @@ from serving.server.status import StatusError
 # MobileNetV2 at 160 pixels in one run, measured).
 SIZES = (1, 2, 4, 8, 16, 32)
 MOST_ROWS = SIZES[-1]
-
-
-def in_pieces(
-    inputs: Tensors, answer: Callable[[Tensors, int], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Answers a request `MOST_ROWS` rows at a time.
-
-    Args:
-        inputs: name to value; first dimensions equal.
-        answer: from some of its rows, and how many they are, to theirs of the outputs.
-    """
-    rows = rows_of(inputs)
-    answers = [
-        answer(
-            {name: value[start : start + MOST_ROWS] for name, value in inputs.items()},
-            min(rows - start, MOST_ROWS),
-        )
-        for start in range(0, max(rows, 1), MOST_ROWS)
-    ]
-    return answers[0] if len(answers) == 1 else joined(answers)
-
-
-_Outcome = dict[str, np.ndarray] | Exception
-
-
-@dataclass(eq=False)
-class _Task:
-    inputs: Tensors
-    rows: int
-    deadline: float | None
-    begin: Callable[[], None]
-    turn: threading.Event = field(default_factory=threading.Event)
-    # One of them is there once `turn` is set: what to run for itself and others, or the outcome.
-    batch: "list[_Task] | None" = None
-    outcome: "_Outcome | None" = None
 
 
 class Merger:
@@ -66,7 +38,7 @@ class Merger:
         self._lock = threading.Lock()
         self._idle = runs
         # Taken from the front and put back at the end: every kind of request gets its turn.
-        self._queues: dict[Hashable, deque[_Task]] = {}
+        self._queues: dict[Hashable, deque[Task]] = {}
 
     def run(
         self,
@@ -93,39 +65,33 @@ class Merger:
         Raises:
             StatusError: its own run failed; what others ask for makes no difference to it.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         shapes = tuple((name, value.shape[1:]) for name, value in sorted(inputs.items()))
-        return in_pieces(
-            inputs,
-            lambda piece, rows: self._answer(
-                (key, shapes), execute, _Task(piece, rows, deadline, begin)
-            ),
-        )
+        tasks = pieces(inputs, MOST_ROWS, timeout_s, begin)
+        return joined([self._answer((key, shapes), execute, task) for task in tasks])
 
-    def _answer(self, key: Hashable, execute: Execute, task: _Task) -> dict[str, np.ndarray]:
+    def _answer(self, key: Hashable, execute: Execute, task: Task) -> dict[str, np.ndarray]:
         with self._lock:
             if self._idle:
                 self._idle -= 1
-                task.batch = [task]
+                task.turn.set_result([task])
             else:
                 self._queues.setdefault(key, deque()).append(task)
-        if task.batch is None:
-            self._wait(key, task)
-        if task.batch is not None:
+        if batch := self._wait(key, task):
             try:
-                outcomes = _outcomes(execute, task.batch)
+                _run(execute, batch)
             finally:
                 self._hand_on()
-            for other, outcome in zip(task.batch, outcomes, strict=True):
-                other.outcome = outcome
-                other.turn.set()
-        if not isinstance(task.outcome, dict):
-            raise task.outcome or RuntimeError("a run ended without an outcome")
-        return task.outcome
+            for other in batch[1:]:
+                other.turn.set_result([])
+        return task.result.result()
 
-    def _wait(self, key: Hashable, task: _Task) -> None:
-        if task.turn.wait(None if task.deadline is None else task.deadline - time.monotonic()):
-            return
+    def _wait(self, key: Hashable, task: Task) -> list[Task]:
+        try:
+            return task.turn.result(
+                None if task.deadline is None else task.deadline - time.monotonic()
+            )
+        except TimeoutError:
+            pass
         with self._lock:
             queue = self._queues.get(key)
             if queue is not None and task in queue:
@@ -136,7 +102,7 @@ class Merger:
                     grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the request ran"
                 )
         # It is being run, or about to be.
-        task.turn.wait()
+        return task.turn.result()
 
     def _hand_on(self) -> None:
         """Gives the model to the first that waits and to those that fit into its run."""
@@ -155,27 +121,22 @@ class Merger:
                 batch.append(queue.popleft())
             if queue:
                 self._queues[key] = queue
-        batch[0].batch = batch
-        batch[0].turn.set()
+        batch[0].turn.set_result(batch)
 
 
-def _outcomes(execute: Execute, batch: list[_Task]) -> list[_Outcome]:
+def _run(execute: Execute, batch: list[Task]) -> None:
     """Runs a batch; where that fails, each of its requests alone, as the fault may be one's."""
-    for task in batch:
-        task.begin()
     inputs = batch[0].inputs
     if len(batch) > 1:
         inputs = {name: np.concatenate([task.inputs[name] for task in batch]) for name in inputs}
-    deadlines = [task.deadline for task in batch if task.deadline is not None]
-    timeout_s = max(deadlines) - time.monotonic() if len(deadlines) == len(batch) else None
     try:
-        answer = execute(inputs, timeout_s)
+        answers = run_together(batch, inputs, execute, seconds_left(batch))
     except Exception as error:
         if len(batch) == 1:
-            return [error]
-        return [outcome for task in batch for outcome in _outcomes(execute, [task])]
-    ends = np.cumsum([task.rows for task in batch])
-    return [
-        {name: value[end - task.rows : end] for name, value in answer.items()}
-        for task, end in zip(batch, ends, strict=True)
-    ]
+            batch[0].result.set_exception(error)
+        else:
+            for task in batch:
+                _run(execute, [task])
+        return
+    for task, answer in zip(batch, answers, strict=True):
+        task.result.set_result(answer)
