@@ -27,10 +27,9 @@ from serving.server import predict
 from serving.server.batching import Execute, Scheduler, Tensors, joined, pieces
 from serving.server.flags import DEFAULTS, Flags
 from serving.server.manager import Manager
-from serving.server.merging import MOST_ROWS
 from serving.server.metrics import Metrics
 from serving.server.predict import DEFAULT_SIGNATURE, Run
-from serving.server.servable import Servable
+from serving.server.servable import MOST_ROWS, Servable
 from serving.server.status import StatusError, invalid_argument
 from serving.server.tensors import STRING_BYTES, too_much
 from whisker_ml.formats import pixels

@@ -67,7 +67,6 @@ class Manager:
         self._lock = threading.Lock()
         self._models: dict[str, ModelConfig] = {}
         self._versions: dict[str, dict[int, Version]] = {}
-        self._labels: dict[str, dict[str, int]] = {}
         self._looked_at: set[str] = set()
         self._next_poll: float | None = None
         # Touched by the working thread alone.
@@ -94,7 +93,8 @@ class Manager:
         check(config)
         models = {model.name: model for model in config.model_config_list.config}
         with self._lock:
-            self._labels = {name: self._checked_labels(model) for name, model in models.items()}
+            for model in models.values():
+                self._check_labels(model)
             new = [name for name in models if name not in self._models]
             self._models = models
             for version in self._all_versions():
@@ -131,22 +131,18 @@ class Manager:
         lenient = self._flags.start_with_what_loads and names is None
         with self._lock:
             for name in self._models if names is None else names:
-                versions = [
-                    version for version in self._versions.get(name, {}).values() if version.aspired
-                ]
-                if any(version.state == State.AVAILABLE for version in versions):
+                versions = [one for one in self._versions.get(name, {}).values() if one.aspired]
+                states = {version.state for version in versions}
+                if State.AVAILABLE in states:
                     continue
-                if (
-                    lenient
-                    and name in self._looked_at
-                    and all(version.error for version in versions)
-                ):
+                tried = name in self._looked_at and all(version.error for version in versions)
+                if lenient and tried:
                     missing.append(name)
-                    continue
-                if not versions or any(version.state != State.END for version in versions):
+                elif states == {State.END}:
+                    newest = max(versions, key=lambda version: version.number)
+                    failed.append(f"{{{newest} due to error: {newest.error}}}, ")
+                else:
                     return False
-                newest = max(versions, key=lambda version: version.number)
-                failed.append(f"{{{newest} due to error: {newest.error}}}, ")
         if failed:
             noun = "servable" if names is None else "model"
             text = f"{len(failed)} {noun}(s) did not become available: {{{''.join(failed)}}}"
@@ -247,14 +243,17 @@ class Manager:
                 # word.
                 _log.exception("the model manager failed; it continues")
 
-    def _checked_labels(self, model: ModelConfig) -> dict[str, int]:
+    def _labels(self, model: str) -> dict[str, int]:
+        return dict(self._models[model].version_labels) if model in self._models else {}
+
+    def _check_labels(self, model: ModelConfig) -> None:
         for label, number in model.version_labels.items():
             version = self._versions.get(model.name, {}).get(number)
             if version is not None and version.state == State.AVAILABLE:
                 continue
             # Even where unavailable versions are allowed, an existing label does not move to one.
             if (
-                self._labels.get(model.name, {}).get(label, number) != number
+                self._labels(model.name).get(label, number) != number
                 or not self._flags.allow_version_labels_for_unavailable_models
             ):
                 raise StatusError(
@@ -262,7 +261,6 @@ class Manager:
                     f"Request to assign label to version {number} of model {model.name}, "
                     "which is not currently available for inference",
                 )
-        return dict(model.version_labels)
 
     def _poll_config(self) -> None:
         try:
@@ -361,12 +359,13 @@ class Manager:
 
     def _find(self, model: str, number: int | None, label: str) -> Version:
         if label:
-            if label not in self._labels.get(model, {}):
+            labels = self._labels(model)
+            if label not in labels:
                 raise StatusError(
                     grpc.StatusCode.INVALID_ARGUMENT,
                     f"Unrecognized servable version label: {label}",
                 )
-            number = self._labels[model][label]
+            number = labels[label]
         versions = self._versions.get(model, {}).values()
         loaded = [
             version

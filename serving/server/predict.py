@@ -29,7 +29,11 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiIn
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionResponse, RegressionResult
+from tensorflow_serving.apis.regression_pb2 import (
+    RegressionRequest,
+    RegressionResponse,
+    RegressionResult,
+)
 
 from serving.server.servable import Servable
 from serving.server.status import StatusError, invalid_argument
@@ -73,17 +77,25 @@ def answer(
     if isinstance(request, MultiInferenceRequest):
         return _multi_inference(servable, request, run)
     spec = request.model_spec
-    signature = servable.signatures.get(spec.signature_name or DEFAULT_SIGNATURE)
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
     response: Any
     if isinstance(request, PredictRequest):
+        if signature is None:
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
+            )
+        inputs = read_inputs(signature, request.inputs, most_bytes)
+        outputs = run_signature(signature, inputs, request.output_filter, run)
         response = PredictResponse()
-        _predict(signature, request, run, response, as_content, most_bytes)
-    elif isinstance(request, ClassificationRequest):
-        result = _examples(signature, spec, request.input, CLASSIFY_METHOD_NAME, run)
-        response = ClassificationResponse(result=result)
+        for alias, value in outputs.items():
+            encode(value, response.outputs[alias], as_content)
     else:
-        result = _examples(signature, spec, request.input, REGRESS_METHOD_NAME, run)
-        response = RegressionResponse(result=result)
+        if signature is None:
+            raise invalid_argument(f"No signature was found with the name: {name}")
+        method, make_response = _ON_EXAMPLES[type(request)]
+        count, fetched = _run([signature], request.input, _outputs(signature, method), run)
+        response = make_response(result=_METHODS[method][1](signature, count, fetched))
     _name_version(response.model_spec, spec, servable)
     return response
 
@@ -92,24 +104,6 @@ def _name_version(answered: ModelSpec, requested: ModelSpec, servable: Servable)
     answered.name = requested.name
     answered.signature_name = requested.signature_name or DEFAULT_SIGNATURE
     answered.version.value = servable.version
-
-
-def _predict(
-    signature: SignatureDef | None,
-    request: PredictRequest,
-    run: Run,
-    response: PredictResponse,
-    as_content: bool,
-    most_bytes: int,
-) -> None:
-    if signature is None:
-        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        raise StatusError(
-            grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
-        )
-    inputs = read_inputs(signature, request.inputs, most_bytes)
-    for alias, value in run_signature(signature, inputs, request.output_filter, run).items():
-        encode(value, response.outputs[alias], as_content)
 
 
 def run_signature(
@@ -139,17 +133,6 @@ def run_signature(
 
 # Tensor name to value, as fetched.
 _Fetched = Mapping[str, np.ndarray]
-
-
-def _examples(
-    signature: SignatureDef | None, spec: ModelSpec, given: Input, method: str, run: Run
-) -> ClassificationResult | RegressionResult:
-    if signature is None:
-        raise invalid_argument(
-            f"No signature was found with the name: {spec.signature_name or DEFAULT_SIGNATURE}"
-        )
-    count, fetched = _run([signature], given, _outputs(signature, method), run)
-    return _METHODS[method][1](signature, count, fetched)
 
 
 def _multi_inference(
@@ -298,4 +281,9 @@ def _shape(value: np.ndarray) -> str:
 _METHODS: dict[str, tuple[str, Callable[..., Any]]] = {
     CLASSIFY_METHOD_NAME: ("classification_result", _classification),
     REGRESS_METHOD_NAME: ("regression_result", _regression),
+}
+# By the class of a request: its method, and the class of the response.
+_ON_EXAMPLES: dict[type, tuple[str, Callable[..., Any]]] = {
+    ClassificationRequest: (CLASSIFY_METHOD_NAME, ClassificationResponse),
+    RegressionRequest: (REGRESS_METHOD_NAME, RegressionResponse),
 }

@@ -32,12 +32,6 @@ _PICTURES_COMPARED = 4
 _log = logging.getLogger(__name__)
 
 
-class NotConvertible(Exception):
-    """The model is not what `trainer.export` writes, or XNNPACK answers otherwise than
-    TensorFlow.
-    """
-
-
 class XnnpackModel(Servable):
     """A Whisker model whose two signatures are answered through XNNPACK."""
 
@@ -50,7 +44,7 @@ class XnnpackModel(Servable):
             count: how many pictures may run at a time.
 
         Raises:
-            NotConvertible: serve `model` itself.
+            ValueError: serve `model` itself.
         """
         self.version, self.signatures = model.version, model.signatures
         self._model = model
@@ -148,7 +142,7 @@ class XnnpackModel(Servable):
         actual = np.stack([self._network(row, None) for row in pixels])[:, :-1]
         difference = np.abs(actual - expected).max()
         if not difference <= TOLERANCE:
-            raise NotConvertible(
+            raise ValueError(
                 f"XNNPACK's probabilities differ by {difference:.2g}, allowed are {TOLERANCE:g}"
             )
         return classes[0]
@@ -171,7 +165,7 @@ def accelerate(model: SavedModel, path: str, count: int) -> Servable:
 
 def _image_size(model: SavedModel) -> int:
     if not is_whiskers(model.signatures):
-        raise NotConvertible("it does not have the signatures of a Whisker model")
+        raise ValueError("it does not have the signatures of a Whisker model")
     shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
     return int(shape.dim[1].size)
 
@@ -190,9 +184,7 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
         and operation.inputs[0].shape.as_list() == [None, size, size, 3]
     ]
     if len(cut) != 1:
-        raise NotConvertible(
-            f"its graph turns pictures into floats at {len(cut)} places, expected 1"
-        )
+        raise ValueError(f"its graph turns pictures into floats at {len(cut)} places, expected 1")
     # Outputs are in the order of their names.
     signature = model.signatures[contract.SIGNATURE_BYTES]
     valid = frozen.outputs[sorted(signature.outputs).index(contract.OUTPUT_VALID)]

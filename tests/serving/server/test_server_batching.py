@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.server import grpc_service, loading, servable
+from serving.server import grpc_service, loading
 from serving.server.batching import Parameters, Scheduler, read_parameters
 from serving.server.discovery import single_model
 from serving.server.flags import Flags
@@ -378,7 +378,7 @@ def test_32_clients_are_answered_by_one_run_each_with_its_own_answer(batching_cl
     answers = [call.result(JOIN_S).outputs for call in calls]
     assert [list(answer["rows"].int_val) for answer in answers] == [[32]] * 32
     assert [list(answer["length"].int_val) for answer in answers] == [[len(text)] for text in texts]
-    alone = servable.load(1, f"{exported}/probe/1")
+    alone = loading.load_saved_model(1, f"{exported}/probe/1")
     outputs = alone.signatures["serving_default"].outputs
     feed = {alone.signatures["serving_default"].inputs["s"].name: np.array(texts, dtype=object)}
     (expected,) = alone.run(feed, [outputs["hash"].name], None)

@@ -11,7 +11,7 @@ import pytest
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from serving.server import grpc_service, servable
+from serving.server import grpc_service, loading
 from serving.server.batching import Parameters, Scheduler
 from serving.server.discovery import single_model
 from serving.server.flags import Flags
@@ -28,7 +28,9 @@ JOIN_S = 20.0
 @pytest.fixture
 def manager():
     manager = Manager(
-        servable.load, lambda: None, Flags(file_system_poll_wait_seconds=0, max_num_load_retries=0)
+        loading.load_saved_model,
+        lambda: None,
+        Flags(file_system_poll_wait_seconds=0, max_num_load_retries=0),
     )
     yield manager
     assert manager.stop(JOIN_S)

@@ -19,8 +19,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 from serving.server import grpc_service
 from serving.server.flags import Flags
 from serving.server.handlers import Handlers
+from serving.server.loading import load_saved_model as load
 from serving.server.manager import Manager
-from serving.server.servable import load
 from tests.serving.server.asking import silent_calls, wait_until
 
 ARRIVAL_S = 3
