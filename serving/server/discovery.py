@@ -166,7 +166,8 @@ def scan(base_path: str) -> dict[int, str]:
     try:
         if is_address(base_path):
             with _storage() as storage:
-                children = {name.partition("/")[0] for name in storage.list_names(base_path)}
+                names = storage.list_names(base_path)
+                children = list({name.partition("/")[0] for name in names})
         else:
             children = tf.io.gfile.listdir(base_path)
     except UnicodeDecodeError:

@@ -163,6 +163,9 @@ class TfliteModel(Servable):
         owners = (self._owners[name] for name in fetches)
         return [answers[signature][alias] for signature, alias in owners]
 
+    def close(self) -> None:
+        """The interpreters go with the last reference to them."""
+
 
 def _signature(interpreter: tf.lite.Interpreter, name: str) -> SignatureDef:
     # Not the name in the file: tensors of two signatures may have the same one.
