@@ -17,7 +17,7 @@ import numpy as np
 
 from serving.config import ConfigError, batching
 from serving.server.metrics import Metrics
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, failed_precondition, invalid_argument, unavailable
 from whisker_ml.processors import available_processors
 
 # How requests are merged: the values of a text BatchingParameters, for all models or for one
@@ -254,10 +254,9 @@ class Scheduler:
             (fresh or queue)[-1].tasks.append(task)
         most = parameters.max_enqueued_batches
         if len(queue) + len(fresh) > most and fresh:
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE,
+            raise unavailable(
                 "The batch scheduling queue to which this task was submitted is full; "
-                f"currently {len(queue)} batches enqueued and max_enqueued_batches is {most}",
+                f"currently {len(queue)} batches enqueued and max_enqueued_batches is {most}"
             )
         self._queues[key] = queue + fresh
 
@@ -338,12 +337,11 @@ def _merge(tasks: list[Task], padding: int, pad_shapes: bool) -> dict[str, np.nd
         values = [task.inputs[name] for task in tasks]
         if len({value.shape[1:] for value in values}) > 1:
             if not pad_shapes:
-                raise StatusError(
-                    grpc.StatusCode.FAILED_PRECONDITION,
+                raise failed_precondition(
                     f"Tensors with name '{name}' from different tasks have different shapes and"
                     " padding is turned off. Set pad_variable_length_inputs to true, or ensure"
                     " that all tensors with the same name have equal dimensions starting with the"
-                    " first dim.",
+                    " first dim."
                 )
             values = _padded(values, name)
         merged[name] = np.concatenate([*values, *[values[-1][:1]] * padding])
@@ -376,12 +374,9 @@ def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:
 def _check_outputs(outputs: Tensors, rows: int) -> None:
     for value in outputs.values():
         if value.ndim == 0:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions"
-            )
+            raise failed_precondition("Batched output tensor has 0 dimensions")
         if value.shape[0] != rows:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            raise failed_precondition(
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension"
-                " sizes of the input tensors",
+                " sizes of the input tensors"
             )

@@ -13,7 +13,6 @@ from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
 
-import grpc
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import Message
@@ -24,7 +23,7 @@ from tensorflow_serving.config.model_server_config_pb2 import (
 )
 
 from serving.server.servable import Servable
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, invalid_argument, not_found, unavailable
 from whisker_ml.errors import MissingExtra, StorageError
 from whisker_ml.files import is_address
 
@@ -56,10 +55,10 @@ def _storage() -> Iterator[ModuleType]:
 
         yield storage
     except StorageError as error:
-        raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        raise unavailable(str(error)) from error
     except ModuleNotFoundError as error:
         missing = MissingExtra(error.name or "google.cloud.storage", "store")
-        raise StatusError(grpc.StatusCode.UNAVAILABLE, str(missing)) from error
+        raise unavailable(str(missing)) from error
 
 
 # What should be served: the configuration, checked, and the versions that a base path offers.
@@ -82,12 +81,12 @@ def read_text_proto(path: str, message: Message) -> None:
             with _storage() as storage:
                 content, generation = storage.read(path)
             if not generation:
-                raise StatusError(grpc.StatusCode.NOT_FOUND, f"{path}: nothing is there")
+                raise not_found(f"{path}: nothing is there")
         else:
             content = Path(path).read_bytes()
         text_format.Parse(content.decode("utf-8"), message)
     except OSError as error:
-        raise StatusError(grpc.StatusCode.NOT_FOUND, f"{path}: {error.strerror}") from error
+        raise not_found(f"{path}: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         _log.error("Error parsing text-format %s: %s", message.DESCRIPTOR.full_name, error)
         raise invalid_argument(f"Invalid protobuf file: '{path}'") from error
@@ -174,14 +173,10 @@ def scan(base_path: str) -> dict[int, str]:
         # TensorFlow cannot give a name that is no UTF-8.
         children = [entry.name for entry in Path(base_path).iterdir()]
     except tf.errors.OpError as error:
-        raise StatusError(
-            grpc.StatusCode.NOT_FOUND, f"Could not find base path {base_path}: {error.message}"
-        ) from error
+        raise not_found(f"Could not find base path {base_path}: {error.message}") from error
     if not children and is_address(base_path):
         # Buckets have no empty folders.
-        raise StatusError(
-            grpc.StatusCode.NOT_FOUND, f"Could not find base path {base_path}: nothing is there"
-        )
+        raise not_found(f"Could not find base path {base_path}: nothing is there")
     versions: dict[int, str] = {}
     # Buckets list folders with a slash behind.
     for name in sorted(child.rstrip("/") for child in children):

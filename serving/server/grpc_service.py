@@ -29,7 +29,7 @@ from tensorflow_serving.apis.inference_pb2 import InferenceTask
 from serving.config import Message
 from serving.server.flags import DEFAULTS, Flags
 from serving.server.handlers import Handlers
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, deadline_exceeded, invalid_argument, unavailable
 from whisker_ml import contract
 
 # From a request and what is left of its deadline in seconds to the response.
@@ -196,9 +196,7 @@ def _listen(server: grpc.Server, address: str, tls: Message | None, remedy: str)
         reason = "the address is in use or not allowed"
         if tls is not None:
             reason += ", or key and certificate of --ssl_config_file do not match"
-        raise StatusError(
-            grpc.StatusCode.UNAVAILABLE, f"cannot listen for gRPC on {address}: {reason}; {remedy}"
-        ) from error
+        raise unavailable(f"cannot listen for gRPC on {address}: {reason}; {remedy}") from error
 
 
 def _channel_arguments(text: str) -> dict[str, int | str]:
@@ -289,10 +287,7 @@ def _guarded(
                 remaining = context.time_remaining()
                 # Waited for its turn for too long, or the client has gone: nobody reads the answer.
                 if not context.is_active() or (remaining is not None and remaining <= 0):
-                    raise StatusError(
-                        grpc.StatusCode.DEADLINE_EXCEEDED,
-                        "Deadline exceeded before the request could run",
-                    )
+                    raise deadline_exceeded("Deadline exceeded before the request could run")
                 # Without a deadline it is infinite, or centuries.
                 return answer(
                     message, remaining if remaining is not None and remaining < 1e9 else None

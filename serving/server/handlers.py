@@ -30,7 +30,7 @@ from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.predict import DEFAULT_SIGNATURE, Run
 from serving.server.servable import MOST_ROWS, Servable
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, deadline_exceeded, invalid_argument, unavailable
 from serving.server.tensors import STRING_BYTES, too_much
 from whisker_ml.formats import pixels
 
@@ -191,11 +191,9 @@ class Handlers:
         new = self.manager.apply(request.config)
         while not self.manager.ready(new):
             if end is not None and time.monotonic() >= end:
-                raise StatusError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for the new models"
-                )
+                raise deadline_exceeded("Timed out waiting for the new models")
             if self.manager.stopping.wait(_RELOAD_POLL_S):
-                raise StatusError(grpc.StatusCode.UNAVAILABLE, "The server is stopping")
+                raise unavailable("The server is stopping")
         response = ReloadConfigResponse()
         response.status.SetInParent()
         for name, count in before.items():

@@ -31,7 +31,14 @@ from serving.server.servable import (
     is_whiskers,
     one_line,
 )
-from serving.server.status import StatusError, invalid_argument, status_code
+from serving.server.status import (
+    StatusError,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+    status_code,
+    unimplemented,
+)
 from serving.server.xnnpack import accelerate
 from serving.store import manifest
 from serving.store.manifest import LabelsError
@@ -129,9 +136,7 @@ def _answer(servable: Servable, log: PredictionLog) -> None:
     kind = log.WhichOneof("log_type")
     if kind == "session_run_log":
         number = PredictionLog.SESSION_RUN_LOG_FIELD_NUMBER
-        raise StatusError(
-            grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}"
-        )
+        raise unimplemented(f"Unsupported log_type for warmup: {number}")
 
     def run(feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> dict[str, np.ndarray]:
         return dict(zip(fetches, servable.run(feeds, fetches, None), strict=True))
@@ -206,7 +211,7 @@ def _load_and_warm_up(
             loaded.close()
             raise
     except StorageError as error:
-        raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from error
+        raise failed_precondition(str(error)) from error
     except tf.errors.OpError as error:
         raise StatusError(status_code(error.error_code), one_line(error.message)) from error
     return loaded
@@ -245,9 +250,8 @@ def load_saved_model(
             or what TensorFlow makes of it.
     """
     if not any(tf.io.gfile.exists(f"{path}/{name}") for name in SAVED_MODEL_FILES):
-        raise StatusError(
-            grpc.StatusCode.NOT_FOUND,
-            f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}",
+        raise not_found(
+            f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}"
         )
     try:
         loader = SavedModelLoader(path)
@@ -261,10 +265,9 @@ def load_saved_model(
         # The real server takes a version without variables.index for loaded and fails every request
         # to it.
         if not tf.io.gfile.exists(f"{path}/variables/variables.index"):
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            raise failed_precondition(
                 f"{path} is incomplete: variables/variables.index is missing. Copy the whole "
-                f"version under a name that is not a number, then rename it to {version}.",
+                f"version under a name that is not a number, then rename it to {version}."
             ) from error
         raise StatusError(
             grpc.StatusCode.UNKNOWN, f"{path} cannot be loaded: {one_line(str(error))}"
@@ -298,11 +301,10 @@ def _refuse_python_calls(meta_graph: MetaGraphDef, path: str) -> None:
     for part, names in outputs.items():
         for node in _used(graph, names):
             if node.op in _PYTHON:
-                raise StatusError(
-                    grpc.StatusCode.UNIMPLEMENTED,
+                raise unimplemented(
                     f"{path} cannot be served: its {part} calls Python (node {node.name}, of"
                     " tf.py_function or tf.numpy_function), which a SavedModel does not hold; use"
-                    " TensorFlow's own operations and export it again",
+                    " TensorFlow's own operations and export it again"
                 )
 
 

@@ -29,7 +29,7 @@ from serving.server.discovery import (
 )
 from serving.server.flags import DEFAULTS, Flags
 from serving.server.servable import Servable, one_line
-from serving.server.status import StatusError
+from serving.server.status import StatusError, failed_precondition, internal, not_found
 
 # AspiredVersionsManager's manage_state_interval_micros.
 _TICK_S = 0.1
@@ -201,13 +201,9 @@ class Manager:
         with self._lock:
             versions = self._versions.get(model, {})
             if number is not None and number not in versions:
-                raise StatusError(
-                    grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {model}"
-                )
+                raise not_found(f"Could not find version {number} of model {model}")
             if not versions:
-                raise StatusError(
-                    grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {model}"
-                )
+                raise not_found(f"Could not find any versions of model {model}")
             chosen = sorted(versions, reverse=True) if number is None else [number]
             return [(one, versions[one].state, versions[one].error) for one in chosen]
 
@@ -256,10 +252,9 @@ class Manager:
                 self._labels(model.name).get(label, number) != number
                 or not self._flags.allow_version_labels_for_unavailable_models
             ):
-                raise StatusError(
-                    grpc.StatusCode.FAILED_PRECONDITION,
+                raise failed_precondition(
                     f"Request to assign label to version {number} of model {model.name}, "
-                    "which is not currently available for inference",
+                    "which is not currently available for inference"
                 )
 
     def _poll_config(self) -> None:
@@ -329,7 +324,7 @@ class Manager:
             if not isinstance(error, StatusError):
                 _log.exception("Servable %s cannot be loaded, for an unexpected reason", version)
                 text = f"{type(error).__name__}: {one_line(str(error))}"
-                error = StatusError(grpc.StatusCode.INTERNAL, text)
+                error = internal(text)
             last = version.attempts > self._flags.max_num_load_retries
             with self._lock:
                 version.error = error
@@ -374,9 +369,7 @@ class Manager:
         ]
         if not loaded:
             wanted = f"Latest({model})" if number is None else f"Specific({model}, {number})"
-            raise StatusError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}"
-            )
+            raise not_found(f"Servable not found for request: {wanted}")
         return max(loaded, key=lambda one: one.number)
 
     def _all_versions(self) -> list[Version]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import grpc
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -22,7 +21,7 @@ from serving.server.manager import Manager
 from serving.server.metrics import Metrics, RequestLog
 from serving.server.rest import RestApi
 from serving.server.rest_server import RestServer
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import failed_precondition, invalid_argument
 from whisker_ml import files
 
 # How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is
@@ -168,9 +167,8 @@ def _write_ports(path: Path, port: int | None, rest_api_port: int) -> None:
     try:
         files.write_json(path, {"port": port, "rest_api_port": rest_api_port})
     except OSError as error:
-        raise StatusError(
-            grpc.StatusCode.FAILED_PRECONDITION,
-            f"--ports_file={path} cannot be written: {error.strerror}",
+        raise failed_precondition(
+            f"--ports_file={path} cannot be written: {error.strerror}"
         ) from error
 
 

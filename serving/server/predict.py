@@ -7,7 +7,6 @@ regressor.cc, multi_inference.cc).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -36,7 +35,7 @@ from tensorflow_serving.apis.regression_pb2 import (
 )
 
 from serving.server.servable import Servable
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import failed_precondition, invalid_argument, unimplemented
 from serving.server.tensors import (
     MOST_BYTES,
     checked_feeds,
@@ -82,9 +81,7 @@ def answer(
     response: Any
     if isinstance(request, PredictRequest):
         if signature is None:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
-            )
+            raise failed_precondition(f'Serving signature key "{name}" not found.')
         inputs = read_inputs(signature, request.inputs, most_bytes)
         outputs = run_signature(signature, inputs, request.output_filter, run)
         response = PredictResponse()
@@ -157,10 +154,7 @@ def _multi_inference(
         if name not in servable.signatures:
             raise invalid_argument(f"Requested signature not found in model graph: {name}")
         if task.method_name not in _METHODS:
-            raise StatusError(
-                grpc.StatusCode.UNIMPLEMENTED,
-                f"Unsupported signature method_name: {task.method_name}",
-            )
+            raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
         signature = signatures[name] = servable.signatures[name]
         fetches.update(_outputs(signature, task.method_name))
     count, fetched = _run(signatures.values(), request.input, sorted(fetches), run)

@@ -31,7 +31,7 @@ from serving.server.flags import Flags
 from serving.server.handlers import Handlers
 from serving.server.metrics import Request
 from serving.server.predict import DEFAULT_SIGNATURE, run_signature
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, internal, invalid_argument, unavailable
 
 # http_rest_api_util.cc; names of methods count as written, whatever the pattern says.
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -120,8 +120,9 @@ class RestApi:
         # With what follows a question mark, as in the real server: there it makes no path that is
         # known.
         path = environ["REQUEST_URI"]
+        api = path.lower().startswith("/v1/")
         try:
-            if path.lower().startswith("/v1/"):
+            if api:
                 status, headers, body = self._v1(environ, path)
             else:
                 status, headers, body = self._own(environ["REQUEST_METHOD"], path.partition("?")[0])
@@ -129,9 +130,8 @@ class RestApi:
             status, headers, body = _failed(error)
         except Exception:
             _log.exception("REST request failed by a defect of the server")
-            status, headers, body = _failed(
-                StatusError(grpc.StatusCode.INTERNAL, "internal error; see the log")
-            )
+            status, headers, body = _failed(internal("internal error; see the log"))
+        headers = [*headers, *(self._cors if api else [])]
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
@@ -148,26 +148,16 @@ class RestApi:
             without = self._handlers.manager.unavailable() if path == "/readyz" else []
             if without:
                 names = ", ".join(without)
-                raise StatusError(
-                    grpc.StatusCode.UNAVAILABLE, f"No version is available of model(s): {names}"
-                )
+                raise unavailable(f"No version is available of model(s): {names}")
             return "200 OK", [("Content-Type", _JSON)], b'{"status": "ok"}'
         return "404 Not Found", [("Content-Type", _HTML)], _NOT_FOUND
 
     def _v1(self, environ: _Environ, path: str) -> tuple[str, list[tuple[str, str]], bytes]:
         if environ["REQUEST_METHOD"] == "OPTIONS":
             known = re.search("https?://", environ.get("HTTP_ORIGIN", ""))
-            return "200 OK" if known else "400 Bad Request", self._cors, b""
-        try:
-            with self._handlers.metrics.request("REST") as counted:
-                status, headers, body = (
-                    "200 OK",
-                    [("Content-Type", _JSON)],
-                    self._answer(environ, path, counted),
-                )
-        except StatusError as error:
-            status, headers, body = _failed(error)
-        return status, [*headers, *self._cors], body
+            return "200 OK" if known else "400 Bad Request", [], b""
+        with self._handlers.metrics.request("REST") as counted:
+            return "200 OK", [("Content-Type", _JSON)], self._answer(environ, path, counted)
 
     def _answer(self, environ: _Environ, path: str, counted: Request) -> bytes:
         method = environ["REQUEST_METHOD"]

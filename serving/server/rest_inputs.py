@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.example.example_pb2 import Example
@@ -28,7 +27,7 @@ from serving.server.rest_json import (
     quote,
     type_name,
 )
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, invalid_argument, unimplemented
 from serving.server.tensors import dtype_name, known_dtype
 
 _MAX_RANK = 31  # NumPy 1 holds 32 dimensions, and rows add one.
@@ -209,9 +208,8 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
 
 
 def _not_convertible(value: Any, dtype_enum: int) -> StatusError:
-    return StatusError(
-        grpc.StatusCode.UNIMPLEMENTED,
-        f"Conversion of JSON Value: {quote(value)} to type: {dtype_name(dtype_enum)}",
+    return unimplemented(
+        f"Conversion of JSON Value: {quote(value)} to type: {dtype_name(dtype_enum)}"
     )
 
 

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from typing import Any
 
-import grpc
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
@@ -16,7 +15,7 @@ from waitress.utilities import RequestEntityTooLarge
 
 from serving.server.flags import Flags
 from serving.server.rest import RestApi
-from serving.server.status import StatusError
+from serving.server.status import unavailable
 from whisker_ml.processors import available_processors
 
 # Connections that wait are cheap: each thread answers one. One more than these waits for its turn.
@@ -59,9 +58,8 @@ class RestServer:
         except (OSError, OverflowError, ValueError) as error:
             dispatcher.shutdown(timeout=1)
             wasyncore.close_all(sockets, ignore_all=True)
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE,
-                f"cannot listen for REST on {host}:{port}: {error}; choose another --rest_api_port",
+            raise unavailable(
+                f"cannot listen for REST on {host}:{port}: {error}; choose another --rest_api_port"
             ) from error
         self._server.channel_class = _Channel
         self.port = int(self._server.effective_port)

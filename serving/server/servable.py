@@ -27,7 +27,7 @@ from serving.server.batching import (
     run_together,
     seconds_left,
 )
-from serving.server.status import StatusError, invalid_argument, status_code
+from serving.server.status import StatusError, deadline_exceeded, invalid_argument, status_code
 from serving.server.tensors import dtype_name, known_dtype
 from whisker_ml import contract
 
@@ -279,9 +279,7 @@ class Merger:
                 queue.remove(task)
                 if not queue:
                     del self._queues[key]
-                raise StatusError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the request ran"
-                )
+                raise deadline_exceeded("Deadline exceeded before the request ran")
         # It is being run, or about to be.
         return task.turn.result()
 

@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from serving.server.lite import Interpreters
 from serving.server.servable import SavedModel, Servable, is_whiskers
-from serving.server.status import StatusError
+from serving.server.status import deadline_exceeded
 from whisker_ml import contract
 
 # How far a probability may be from TensorFlow's; both compute in float32, in another order.
@@ -116,9 +115,7 @@ class XnnpackModel(Servable):
     def _network(self, pixels: np.ndarray, end: float | None) -> np.ndarray:
         """Probabilities of one picture, and after them 1 where the answer is not sure."""
         if end is not None and time.monotonic() >= end:
-            raise StatusError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the network ran"
-            )
+            raise deadline_exceeded("The deadline passed before the network ran")
         with self._interpreters.one() as interpreter:
             (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
             interpreter.set_tensor(
