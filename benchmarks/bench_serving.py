@@ -269,6 +269,7 @@ def _loops(
     import tensorflow as tf
 
     from serving.server import loading
+    from serving.server.flags import Flags
 
     outputs = (contract.OUTPUT_LABEL, contract.OUTPUT_PROBABILITY)
     signature = tf.saved_model.load(str(model)).signatures[contract.SIGNATURE_BYTES]
@@ -291,7 +292,7 @@ def _loops(
 
     found: dict[str, Measure] = {"model_in_a_loop": threads(call), "model_in_batches": batches}
     if xnnpack:
-        fast = loading.load(1, str(model), loading.LoadingOptions(xnnpack=True))
+        fast = loading.load(1, str(model), Flags(xnnpack=True))
         described = fast.signatures[contract.SIGNATURE_BYTES]
         source = described.inputs[contract.INPUT_BYTES].name
         targets = [described.outputs[name].name for name in outputs]

@@ -17,7 +17,7 @@ import numpy as np
 
 from serving.config import ConfigError, batching
 from serving.server.metrics import Metrics
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, failed_precondition, invalid_argument, unavailable
 from whisker_ml.processors import available_processors
 
 # How requests are merged: the values of a text BatchingParameters, for all models or for one
@@ -85,13 +85,74 @@ Tensors = Mapping[str, np.ndarray]
 Execute = Callable[[Tensors, float | None], dict[str, np.ndarray]]
 
 
-@dataclass
-class _Task:
+@dataclass(eq=False)
+class Task:
+    """A request, or a piece of one, that may share a run with others.
+
+    Attributes:
+        inputs: name to value.
+        rows: their first dimension.
+        deadline: on the monotonic clock; None: none.
+        begin: called when the run begins.
+        result: its rows of the answer.
+        turn: for `Merger`: the tasks to run as a batch, its own among them; empty once another
+            thread has run it.
+    """
+
     inputs: Tensors
     rows: int
     deadline: float | None
     begin: Callable[[], None]
     result: "Future[dict[str, np.ndarray]]" = field(default_factory=Future)
+    turn: "Future[list[Task]]" = field(default_factory=Future)
+
+
+def pieces(
+    inputs: Tensors,
+    most_rows: int,
+    timeout_s: float | None = None,
+    begin: Callable[[], None] = lambda: None,
+) -> list[Task]:
+    """Cuts a request into tasks of at most so many rows; one without rows is a task too."""
+    rows = rows_of(inputs)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    return [
+        Task(
+            {name: value[start : start + most_rows] for name, value in inputs.items()},
+            min(rows - start, most_rows),
+            deadline,
+            begin,
+        )
+        for start in range(0, max(rows, 1), most_rows)
+    ]
+
+
+def joined(answers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Puts the answers to the pieces of a request together."""
+    if len(answers) == 1:
+        return answers[0]
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def seconds_left(tasks: list[Task]) -> float | None:
+    """Says how long a run of tasks may take: as the most patient of them allows."""
+    deadlines = [task.deadline for task in tasks if task.deadline is not None]
+    return max(deadlines) - time.monotonic() if len(deadlines) == len(tasks) else None
+
+
+def run_together(
+    tasks: list[Task], inputs: Tensors, execute: Execute, timeout_s: float | None
+) -> list[dict[str, np.ndarray]]:
+    """Runs tasks once, on their merged inputs, and gives each its rows of the answer."""
+    for task in tasks:
+        task.begin()
+    outputs = execute(inputs, timeout_s)
+    _check_outputs(outputs, rows_of(inputs))
+    ends = np.cumsum([task.rows for task in tasks])
+    return [
+        {name: value[end - task.rows : end] for name, value in outputs.items()}
+        for task, end in zip(tasks, ends, strict=True)
+    ]
 
 
 @dataclass
@@ -99,7 +160,7 @@ class _Batch:
     parameters: Parameters
     execute: Execute
     opened: float
-    tasks: list[_Task] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -167,18 +228,11 @@ class Scheduler:
             return execute(
                 inputs, timeout_s
             )  # Adds nothing to a batch, and cannot be repeated as padding.
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        starts = range(0, rows, parameters.most_rows)
-        pieces = [
-            {name: value[start : start + starts.step] for name, value in inputs.items()}
-            for start in starts
-        ]
-        tasks = [_Task(piece, rows_of(piece), deadline, begin) for piece in pieces]
+        tasks = pieces(inputs, parameters.most_rows, timeout_s, begin)
         with self._changed:
             self._enqueue(key, tasks, execute, parameters)
             self._changed.notify(len(tasks))
-        answers = [task.result.result() for task in tasks]
-        return answers[0] if len(answers) == 1 else joined(answers)
+        return joined([task.result.result() for task in tasks])
 
     def drain(self) -> None:
         """From now on no batch waits for company."""
@@ -187,7 +241,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def _enqueue(
-        self, key: Hashable, tasks: list[_Task], execute: Execute, parameters: Parameters
+        self, key: Hashable, tasks: list[Task], execute: Execute, parameters: Parameters
     ) -> None:
         queue = list(self._queues.get(key, ()))
         last_rows = queue[-1].rows if queue else parameters.most_rows
@@ -200,10 +254,9 @@ class Scheduler:
             (fresh or queue)[-1].tasks.append(task)
         most = parameters.max_enqueued_batches
         if len(queue) + len(fresh) > most and fresh:
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE,
+            raise unavailable(
                 "The batch scheduling queue to which this task was submitted is full; "
-                f"currently {len(queue)} batches enqueued and max_enqueued_batches is {most}",
+                f"currently {len(queue)} batches enqueued and max_enqueued_batches is {most}"
             )
         self._queues[key] = queue + fresh
 
@@ -243,34 +296,22 @@ class Scheduler:
                 self._changed.wait(soonest)
 
     def _process(self, batch: _Batch) -> list[dict[str, np.ndarray]]:
-        now = time.monotonic()
         self._metrics.observe(
             "batching_session/queuing_latency",
-            now - batch.opened,
+            time.monotonic() - batch.opened,
             self._parameters.thread_pool_name,
         )
-        deadlines = [task.deadline for task in batch.tasks if task.deadline is not None]
-        timeout_s = None
-        if len(deadlines) == len(batch.tasks):
-            timeout_s = max(deadlines) - now
-            if timeout_s <= 0:
-                raise StatusError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    "Run() timeout exceeded while waiting in batching queue",
-                )
+        timeout_s = seconds_left(batch.tasks)
+        if timeout_s is not None and timeout_s <= 0:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "Run() timeout exceeded while waiting in batching queue",
+            )
         sizes = batch.parameters.allowed_batch_sizes or (batch.rows,)
         rows = min(size for size in sizes if size >= batch.rows)
         merged = _merge(batch.tasks, rows - batch.rows, batch.parameters.pad_variable_length_inputs)
         self._metrics.count("batching_session/wrapped_run_count")
-        for task in batch.tasks:
-            task.begin()
-        outputs = batch.execute(merged, timeout_s)
-        _check_outputs(outputs, rows)
-        ends = np.cumsum([task.rows for task in batch.tasks])
-        return [
-            {name: value[end - task.rows : end] for name, value in outputs.items()}
-            for task, end in zip(batch.tasks, ends, strict=True)
-        ]
+        return run_together(batch.tasks, merged, batch.execute, timeout_s)
 
 
 def rows_of(inputs: Tensors) -> int:
@@ -287,12 +328,7 @@ def rows_of(inputs: Tensors) -> int:
     return sizes.pop() if sizes else 0
 
 
-def joined(answers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Puts the answers to the pieces of a request together."""
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _merge(tasks: list[_Task], padding: int, pad_shapes: bool) -> dict[str, np.ndarray]:
+def _merge(tasks: list[Task], padding: int, pad_shapes: bool) -> dict[str, np.ndarray]:
     """Concatenates; padding repeats the first row of the last task, so that it is something the
     model accepts.
     """
@@ -301,12 +337,11 @@ def _merge(tasks: list[_Task], padding: int, pad_shapes: bool) -> dict[str, np.n
         values = [task.inputs[name] for task in tasks]
         if len({value.shape[1:] for value in values}) > 1:
             if not pad_shapes:
-                raise StatusError(
-                    grpc.StatusCode.FAILED_PRECONDITION,
+                raise failed_precondition(
                     f"Tensors with name '{name}' from different tasks have different shapes and"
                     " padding is turned off. Set pad_variable_length_inputs to true, or ensure"
                     " that all tensors with the same name have equal dimensions starting with the"
-                    " first dim.",
+                    " first dim."
                 )
             values = _padded(values, name)
         merged[name] = np.concatenate([*values, *[values[-1][:1]] * padding])
@@ -339,12 +374,9 @@ def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:
 def _check_outputs(outputs: Tensors, rows: int) -> None:
     for value in outputs.values():
         if value.ndim == 0:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions"
-            )
+            raise failed_precondition("Batched output tensor has 0 dimensions")
         if value.shape[0] != rows:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            raise failed_precondition(
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension"
-                " sizes of the input tensors",
+                " sizes of the input tensors"
             )

@@ -1,4 +1,6 @@
-"""Which versions there are: base paths scanned, here and in a bucket."""
+"""Which versions there are: base paths scanned, here and in a bucket; the state of each, and which
+one is loaded or unloaded next.
+"""
 
 import logging
 import re
@@ -6,10 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
 
-import grpc
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import Message
@@ -19,28 +22,13 @@ from tensorflow_serving.config.model_server_config_pb2 import (
     ModelType,
 )
 
-from serving.server.status import StatusError, invalid_argument
+from serving.server.servable import Servable
+from serving.server.status import StatusError, invalid_argument, not_found, unavailable
 from whisker_ml.errors import MissingExtra, StorageError
 from whisker_ml.files import is_address
 
 # Models in a bucket: TensorFlow is given a local copy, made and checked by the client of the
 # store.
-
-
-def children_in_bucket(address: str) -> list[str]:
-    """Lists the first segments of the names below an address.
-
-    Raises:
-        StatusError: NOT_FOUND where there is nothing, as buckets have no empty folders;
-            UNAVAILABLE.
-    """
-    with _storage() as storage:
-        names = {name.partition("/")[0] for name in storage.list_names(address)}
-    if not names:
-        raise StatusError(
-            grpc.StatusCode.NOT_FOUND, f"Could not find base path {address}: nothing is there"
-        )
-    return sorted(names)
 
 
 def fetch(address: str) -> str:
@@ -59,19 +47,6 @@ def fetch(address: str) -> str:
     return folder
 
 
-def read_from_bucket(address: str) -> str:
-    """Reads one object as text.
-
-    Raises:
-        StatusError: NOT_FOUND, UNAVAILABLE.
-    """
-    with _storage() as storage:
-        content, generation = storage.read(address)
-    if not generation:
-        raise StatusError(grpc.StatusCode.NOT_FOUND, f"{address}: nothing is there")
-    return content.decode("utf-8")
-
-
 @contextmanager
 def _storage() -> Iterator[ModuleType]:
     """Gives the client of the store; what it raises becomes a status."""
@@ -80,10 +55,10 @@ def _storage() -> Iterator[ModuleType]:
 
         yield storage
     except StorageError as error:
-        raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        raise unavailable(str(error)) from error
     except ModuleNotFoundError as error:
         missing = MissingExtra(error.name or "google.cloud.storage", "store")
-        raise StatusError(grpc.StatusCode.UNAVAILABLE, str(missing)) from error
+        raise unavailable(str(missing)) from error
 
 
 # What should be served: the configuration, checked, and the versions that a base path offers.
@@ -102,12 +77,16 @@ def read_text_proto(path: str, message: Message) -> None:
             mistake is logged.
     """
     try:
-        text = (
-            read_from_bucket(path) if is_address(path) else Path(path).read_text(encoding="utf-8")
-        )
-        text_format.Parse(text, message)
+        if is_address(path):
+            with _storage() as storage:
+                content, generation = storage.read(path)
+            if not generation:
+                raise not_found(f"{path}: nothing is there")
+        else:
+            content = Path(path).read_bytes()
+        text_format.Parse(content.decode("utf-8"), message)
     except OSError as error:
-        raise StatusError(grpc.StatusCode.NOT_FOUND, f"{path}: {error.strerror}") from error
+        raise not_found(f"{path}: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         _log.error("Error parsing text-format %s: %s", message.DESCRIPTOR.full_name, error)
         raise invalid_argument(f"Invalid protobuf file: '{path}'") from error
@@ -184,18 +163,20 @@ def scan(base_path: str) -> dict[int, str]:
         StatusError: NOT_FOUND, the folder cannot be listed.
     """
     try:
-        children = (
-            children_in_bucket(base_path)
-            if is_address(base_path)
-            else tf.io.gfile.listdir(base_path)
-        )
+        if is_address(base_path):
+            with _storage() as storage:
+                names = storage.list_names(base_path)
+                children = list({name.partition("/")[0] for name in names})
+        else:
+            children = tf.io.gfile.listdir(base_path)
     except UnicodeDecodeError:
         # TensorFlow cannot give a name that is no UTF-8.
         children = [entry.name for entry in Path(base_path).iterdir()]
     except tf.errors.OpError as error:
-        raise StatusError(
-            grpc.StatusCode.NOT_FOUND, f"Could not find base path {base_path}: {error.message}"
-        ) from error
+        raise not_found(f"Could not find base path {base_path}: {error.message}") from error
+    if not children and is_address(base_path):
+        # Buckets have no empty folders.
+        raise not_found(f"Could not find base path {base_path}: nothing is there")
     versions: dict[int, str] = {}
     # Buckets list folders with a slash behind.
     for name in sorted(child.rstrip("/") for child in children):
@@ -230,3 +211,97 @@ def aspired(model: ModelConfig, versions: Mapping[int, str]) -> dict[int, str]:
         }
     newest = sorted(versions, reverse=True)[: policy.latest.num_versions or 1]
     return {number: versions[number] for number in newest}
+
+
+# A version of a model on its way from start to end, and which one moves next.
+
+
+class State(IntEnum):
+    """States of a version; the numbers are ModelVersionStatus.State's."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+@dataclass
+class Version:
+    """What the manager knows of a version.
+
+    Attributes:
+        model: name of the model.
+        number: of the version.
+        path: its folder.
+        state: see there.
+        aspired: whether it should be loaded.
+        error: why the last attempt to load it failed.
+        servable: the loaded model, from AVAILABLE until it is closed.
+        handles: requests that hold `servable`.
+        attempts: loads so far.
+        retry_at: no attempt before this time of the manager's clock, in seconds.
+    """
+
+    model: str
+    number: int
+    path: str
+    state: State = State.START
+    aspired: bool = True
+    error: StatusError | None = None
+    servable: Servable | None = None
+    handles: int = 0
+    attempts: int = 0
+    retry_at: float = 0
+
+    def __str__(self) -> str:
+        return f"{{name: {self.model} version: {self.number}}}"
+
+
+def aspire(
+    known: dict[int, Version],
+    model: str,
+    chosen: Mapping[int, str],
+    retry_before: float = float("-inf"),
+) -> None:
+    """Notes which versions of a model should be loaded from now on.
+
+    Args:
+        known: number to version, those unloaded included; new ones are put into it.
+        model: its name.
+        chosen: number to path.
+        retry_before: versions that have failed for good, and whose `retry_at` is before this time,
+            begin anew.
+    """
+    for version in known.values():
+        leaving = not version.aspired and version.state >= State.UNLOADING
+        version.aspired = version.number in chosen and not leaving
+    for number, path in chosen.items():
+        # A version that comes back after it was gone is loaded afresh; one that failed and stayed
+        # is not by itself.
+        ended = number in known and known[number].state == State.END
+        if number not in known or (
+            ended and (not known[number].aspired or known[number].retry_at < retry_before)
+        ):
+            known[number] = Version(model, number, path)
+
+
+def next_action(versions: list[Version], now: float) -> Version | None:
+    """Chooses what to unload (not aspired) or load (aspired) next, so that the model stays
+    available.
+
+    AvailabilityPreservingPolicy: a version that nobody wants any more goes only when a wanted one
+    answers, when none is wanted at all, or when another unwanted one still answers.
+    """
+    stale = [
+        version for version in versions if not version.aspired and version.state == State.AVAILABLE
+    ]
+    wanted = [version for version in versions if version.aspired]
+    if stale and (
+        not wanted or len(stale) > 1 or any(version.state == State.AVAILABLE for version in wanted)
+    ):
+        return min(stale, key=lambda version: version.number)
+    due = [
+        one for one in wanted if one.state in (State.START, State.LOADING) and now >= one.retry_at
+    ]
+    return max(due, key=lambda version: version.number, default=None)

@@ -8,8 +8,8 @@ with a warning.
 
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TextIO
 
@@ -194,6 +194,8 @@ class Flags:
     )
 
 
+DEFAULTS = Flags()
+
 # Flags of tensorflow_model_server that cannot mean anything here: the value that says what is done
 # anyhow, and why.
 _NO_EFFECT: dict[str, tuple[bool | int | str, str]] = {
@@ -222,8 +224,19 @@ _NO_EFFECT: dict[str, tuple[bool | int | str, str]] = {
 }
 
 
-class UnreadableValue(Exception):
-    """A flag that exists got a value that it cannot have."""
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+# By the type of a default: what reads a value, and what it expects.
+_READERS: dict[type, tuple[Callable[[str], _Value], str]] = {
+    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
+    int: (_whole, "a whole number"),
+    float: (float, "a number"),
+    str: (str, "text"),
+}
 
 
 def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdout) -> Flags:
@@ -241,6 +254,7 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
     if arguments and arguments[0] == "--help":
         output.write(usage(description))
         raise SystemExit(EXIT_START_FAILED)
+    defaults = {name: default for _, name, default, _ in rows()}
     values: dict[str, Any] = {}
     unknown = []
     for argument in arguments:
@@ -251,15 +265,20 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
                 f" {version('tensorflow')}\n"
             )
             raise SystemExit(0)
-        try:
-            pair = _read(argument)
-        except UnreadableValue as error:
-            output.write(f"{error}\n{usage(description)}")
-            raise SystemExit(EXIT_START_FAILED) from None
-        if pair:
-            values[pair[0]] = pair[1]
-        else:
+        name, equals, text = argument.removeprefix("--").partition("=")
+        default = defaults.get(name) if argument.startswith("--") else None
+        if default is None or not (equals or isinstance(default, bool)):
             unknown.append(argument)
+            continue
+        read, expected = _READERS[type(default)]
+        try:
+            values[name] = read(text if equals else "true")
+        except (KeyError, ValueError):
+            output.write(
+                f"Couldn't interpret value {text} for flag {name}: expected {expected}.\n"
+                + usage(description)
+            )
+            raise SystemExit(EXIT_START_FAILED) from None
     for name, (done_anyhow, reason) in _NO_EFFECT.items():
         if values.pop(name, done_anyhow) != done_anyhow:
             output.write(f"warning: --{name} has no effect here: {reason}\n")
@@ -286,37 +305,3 @@ def rows() -> list[tuple[str, str, Any, str]]:
     return used + [
         (ignored, name, default, reason) for name, (default, reason) in _NO_EFFECT.items()
     ]
-
-
-def _read(argument: str) -> tuple[str, _Value] | None:
-    name, equals, text = argument.removeprefix("--").partition("=")
-    default = _defaults().get(name) if argument.startswith("--") else None
-    if default is None:
-        return None
-    if isinstance(default, bool):
-        if equals and text not in ("true", "false"):
-            raise UnreadableValue(
-                f"Couldn't interpret value {text} for flag {name}: expected true or false."
-            )
-        return name, text != "false"
-    if not equals:
-        return None
-    if isinstance(default, str):
-        return name, text
-    if isinstance(default, float):
-        try:
-            return name, float(text)
-        except ValueError:
-            raise UnreadableValue(
-                f"Couldn't interpret value {text} for flag {name}: expected a number."
-            ) from None
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise UnreadableValue(
-            f"Couldn't interpret value {text} for flag {name}: expected a whole number."
-        )
-    return name, int(text)
-
-
-def _defaults() -> dict[str, _Value]:
-    own: dict[str, _Value] = {flag.name: flag.default for flag in fields(Flags)}  # type: ignore[misc]
-    return own | {name: default for name, (default, _) in _NO_EFFECT.items()}

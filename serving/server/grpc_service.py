@@ -12,23 +12,32 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import grpc
+from google.protobuf import text_format
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import ReflectionServicer
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow_serving.apis.inference_pb2 import InferenceTask
 
 from serving.config import Message
-from serving.server import standard_services
+from serving.server.flags import DEFAULTS, Flags
 from serving.server.handlers import Handlers
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, deadline_exceeded, invalid_argument, unavailable
 from whisker_ml import contract
 
 # From a request and what is left of its deadline in seconds to the response.
 _Answer = Callable[[Any, float | None], Any]
 
+# Requests that are worked on at a time, unless a flag says otherwise. One that waits for its batch
+# counts, so this bounds how many can be merged.
+_MOST_AT_WORK = 128
 # Calls at a time: that wait for their turn or are worked on; whose request has not arrived yet; and
 # over one connection. grpcio has a thread for each, started on demand; the spare ones refuse what
 # is too much, and answer health checks whatever else happens.
@@ -54,30 +63,6 @@ _OPTIONS: dict[str, int | str] = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
 }
-
-
-@dataclass(frozen=True)
-class Transport:
-    """How the gRPC side listens, beyond its address.
-
-    Attributes:
-        socket_path: a Unix socket to listen on as well; empty: none.
-        tls: a tensorflow.serving.SSLConfig; None: no TLS.
-        arguments: of the gRPC server, as ``name=value,name=value``.
-        most_at_work: requests that are worked on at a time. One that waits for its batch counts, so
-            this bounds how many can be merged.
-        health: whether the health service answers.
-        arrival_s: in how many seconds a request must have arrived, from the first sign of its call.
-        most_bytes: of a serialized request.
-    """
-
-    socket_path: str = ""
-    tls: Message | None = None
-    arguments: str = ""
-    most_at_work: int = 128
-    health: bool = False
-    arrival_s: float = 60.0
-    most_bytes: int = -1
 
 
 class _Arrivals:
@@ -152,7 +137,11 @@ class _Arrivals:
 
 
 def bind(
-    handlers: Handlers, host: str, port: int | None, transport: Transport | None = None
+    handlers: Handlers,
+    host: str,
+    port: int | None,
+    flags: Flags = DEFAULTS,
+    tls: Message | None = None,
 ) -> tuple[grpc.Server, int | None]:
     """Makes a server that listens, but does not answer before its `start`.
 
@@ -160,7 +149,8 @@ def bind(
         handlers: what answers.
         host: address to bind.
         port: 0 for a free one; None for none.
-        transport: see there; None for its defaults.
+        flags: what they say about gRPC.
+        tls: a tensorflow.serving.SSLConfig; None: no TLS.
 
     Returns:
         The server and its port.
@@ -169,13 +159,12 @@ def bind(
         StatusError: UNAVAILABLE, the port or the socket cannot be bound; INVALID_ARGUMENT, the
             arguments of the server.
     """
-    transport = transport or Transport()
-    arrivals = _Arrivals(transport.arrival_s)
+    arrivals = _Arrivals(flags.request_arrival_timeout_in_ms / 1000)
     threads = _MOST_CALLS + _MOST_ARRIVING + _SPARE_THREADS
     options = {
         **_OPTIONS,
-        "grpc.max_receive_message_length": transport.most_bytes,
-        **_channel_arguments(transport.arguments),
+        "grpc.max_receive_message_length": flags.max_request_bytes,
+        **_channel_arguments(flags.grpc_channel_arguments),
     }
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list(options.items())
@@ -183,19 +172,14 @@ def bind(
     server.add_generic_rpc_handlers(
         [
             grpc.method_handlers_generic_handler(name, methods)
-            for name, methods in _services(handlers, transport, arrivals).items()
+            for name, methods in _services(handlers, flags, arrivals).items()
         ]
     )
-    if transport.socket_path:
-        _listen(
-            server,
-            f"unix:{transport.socket_path}",
-            transport.tls,
-            "choose another --grpc_socket_path",
-        )
+    if flags.grpc_socket_path:
+        _listen(server, f"unix:{flags.grpc_socket_path}", tls, "choose another --grpc_socket_path")
     if port is None:
         return server, None
-    return server, _listen(server, f"{host}:{port}", transport.tls, "choose another --port")
+    return server, _listen(server, f"{host}:{port}", tls, "choose another --port")
 
 
 def _listen(server: grpc.Server, address: str, tls: Message | None, remedy: str) -> int:
@@ -212,9 +196,7 @@ def _listen(server: grpc.Server, address: str, tls: Message | None, remedy: str)
         reason = "the address is in use or not allowed"
         if tls is not None:
             reason += ", or key and certificate of --ssl_config_file do not match"
-        raise StatusError(
-            grpc.StatusCode.UNAVAILABLE, f"cannot listen for gRPC on {address}: {reason}; {remedy}"
-        ) from error
+        raise unavailable(f"cannot listen for gRPC on {address}: {reason}; {remedy}") from error
 
 
 def _channel_arguments(text: str) -> dict[str, int | str]:
@@ -231,11 +213,11 @@ def _channel_arguments(text: str) -> dict[str, int | str]:
 
 
 def _services(
-    handlers: Handlers, transport: Transport, arrivals: _Arrivals
+    handlers: Handlers, flags: Flags, arrivals: _Arrivals
 ) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
     """Every method of every service."""
     calls = threading.BoundedSemaphore(_MOST_CALLS)
-    slots = threading.BoundedSemaphore(transport.most_at_work)
+    slots = threading.BoundedSemaphore(flags.grpc_max_threads or _MOST_AT_WORK)
     answers: dict[str, _Answer] = {
         "GetModelMetadata": lambda request, _: handlers.metadata(request),
         "GetModelStatus": lambda request, _: handlers.model_status(request),
@@ -271,20 +253,14 @@ def _services(
             )
             for method in service.methods
         }
-    if transport.health:
-        services[standard_services.HEALTH] = {
-            "Check": arrivals.method(
-                standard_services.check_health,
-                standard_services.health_message("HealthCheckRequest"),
-                standard_services.health_message("HealthCheckResponse"),
-            )
-        }
-    reflection = standard_services.reflection([*services, standard_services.REFLECTION])
-    services[standard_services.REFLECTION] = {
+    if flags.enable_grpc_healthcheck_service:
+        messages = map(_health_message, ("HealthCheckRequest", "HealthCheckResponse"))
+        services[_HEALTH] = {"Check": arrivals.method(_check_health, *messages)}
+    services[_REFLECTION] = {
         "ServerReflectionInfo": arrivals.stream(
-            reflection.ServerReflectionInfo,
-            standard_services.REFLECTION_REQUEST,
-            standard_services.REFLECTION_RESPONSE,
+            ReflectionServicer([*services, _REFLECTION], pool=_descriptors()).ServerReflectionInfo,
+            reflection_pb2.ServerReflectionRequest,
+            reflection_pb2.ServerReflectionResponse,
         )
     }
     return services
@@ -311,10 +287,7 @@ def _guarded(
                 remaining = context.time_remaining()
                 # Waited for its turn for too long, or the client has gone: nobody reads the answer.
                 if not context.is_active() or (remaining is not None and remaining <= 0):
-                    raise StatusError(
-                        grpc.StatusCode.DEADLINE_EXCEEDED,
-                        "Deadline exceeded before the request could run",
-                    )
+                    raise deadline_exceeded("Deadline exceeded before the request could run")
                 # Without a deadline it is infinite, or centuries.
                 return answer(
                     message, remaining if remaining is not None and remaining < 1e9 else None
@@ -335,3 +308,76 @@ def _guarded(
             calls.release()
 
     return guarded
+
+
+# gRPC's own services: health, for probes and balancers, and reflection, for tools like grpcurl.
+
+_HEALTH = "grpc.health.v1.Health"
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+
+# grpc/health/v1/health.proto without Watch, which gRPC answers UNIMPLEMENTED: clients take that for
+# well, as the protocol says.
+_HEALTH_PROTO = """
+name: "grpc/health/v1/health.proto" package: "grpc.health.v1" syntax: "proto3"
+message_type {
+  name: "HealthCheckRequest"
+  field { name: "service" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+}
+message_type {
+  name: "HealthCheckResponse"
+  field {
+    name: "status" number: 1 label: LABEL_OPTIONAL
+    type: TYPE_ENUM type_name: ".grpc.health.v1.HealthCheckResponse.ServingStatus"
+  }
+  enum_type {
+    name: "ServingStatus"
+    value { name: "UNKNOWN" number: 0 }
+    value { name: "SERVING" number: 1 }
+    value { name: "NOT_SERVING" number: 2 }
+    value { name: "SERVICE_UNKNOWN" number: 3 }
+  }
+}
+service {
+  name: "Health"
+  method {
+    name: "Check"
+    input_type: ".grpc.health.v1.HealthCheckRequest"
+    output_type: ".grpc.health.v1.HealthCheckResponse"
+  }
+}
+"""
+
+# The bare names that the real server registers: its parts, and the server as a whole.
+_PARTS = ("", "ModelService", "PredictionService")
+_SERVING = 1
+
+
+@cache
+def _descriptors() -> DescriptorPool:
+    """Gives a pool that knows what this server answers and nothing else."""
+    pool, known = DescriptorPool(), set()
+
+    def copy(file: FileDescriptor) -> None:
+        if file.name not in known:
+            known.add(file.name)
+            for dependency in file.dependencies:
+                copy(dependency)
+            pool.AddSerializedFile(file.serialized_pb)
+
+    for module in (prediction_service_pb2, model_service_pb2, reflection_pb2):
+        copy(module.DESCRIPTOR)
+    health = text_format.Parse(_HEALTH_PROTO, FileDescriptorProto())
+    pool.AddSerializedFile(health.SerializeToString())
+    return pool
+
+
+def _health_message(name: str) -> Any:
+    """Gives the class of HealthCheckRequest or HealthCheckResponse."""
+    return GetMessageClass(_descriptors().FindMessageTypeByName(f"grpc.health.v1.{name}"))
+
+
+def _check_health(request: Any, context: grpc.ServicerContext) -> Any:
+    """Answers Check of the health service: after the start, everything is well."""
+    if request.service not in _PARTS:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return _health_message("HealthCheckResponse")(status=_SERVING)

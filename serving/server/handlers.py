@@ -3,8 +3,9 @@ in a batch.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -23,16 +24,70 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, Re
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from serving.server import predict
-from serving.server.batching import Scheduler, Tensors
-from serving.server.limits import Limits
+from serving.server.batching import Execute, Scheduler, Tensors, joined, pieces
+from serving.server.flags import DEFAULTS, Flags
 from serving.server.manager import Manager
-from serving.server.merging import in_pieces
 from serving.server.metrics import Metrics
 from serving.server.predict import DEFAULT_SIGNATURE, Run
-from serving.server.servable import Servable
-from serving.server.status import StatusError, invalid_argument
+from serving.server.servable import MOST_ROWS, Servable
+from serving.server.status import StatusError, deadline_exceeded, invalid_argument, unavailable
+from serving.server.tensors import STRING_BYTES, too_much
+from whisker_ml.formats import pixels
 
 _RELOAD_POLL_S = 0.05
+# Rows that a model may have to make pictures of: as many as a batch of tensorflow_model_server has
+# at most, unless a flag says otherwise.
+PICTURES = 1000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for: a few bytes may ask for all memory, as one value may stand for
+    many. TensorFlow Serving has no such bounds.
+
+    Attributes:
+        rows: first dimension of an input, or the number of its examples; None: `PICTURES` where a
+            row may be a picture, which are strings and what has four dimensions.
+        nbytes: bytes of all inputs, once they are arrays.
+        pixels: width times height of all pictures among the inputs.
+    """
+
+    rows: int | None
+    nbytes: int
+    pixels: int
+
+    def check(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Looks at the inputs of a request.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, they are beyond a bound.
+        """
+        arrays = feeds.values()
+        for a in arrays:
+            if a.ndim:
+                self.check_rows(a.shape[0], pictures=a.dtype == object or a.ndim > 3)
+        strings = [value for a in arrays if a.dtype == object for value in a.ravel().tolist()]
+        nbytes = sum(a.nbytes for a in arrays if a.dtype != object)
+        nbytes += sum(map(len, strings)) + STRING_BYTES * len(strings)
+        self._refuse("bytes", nbytes, self.nbytes)
+        # A value that stands for many is one object, and is looked at once.
+        known = {id(value): pixels(value) for value in {id(v): v for v in strings}.values()}
+        self._refuse("pixels", sum(known[id(value)] for value in strings), self.pixels)
+
+    def check_rows(self, rows: int, *, pictures: bool) -> None:
+        """Looks at a number of rows, which may be pictures.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, there are too many.
+        """
+        if pictures or self.rows is not None:
+            self._refuse("rows", rows, self.rows or PICTURES)
+
+    @staticmethod
+    def _refuse(what: str, wanted: int, most: int) -> None:
+        if wanted > most:
+            flag = "max_pixels" if what == "pixels" else f"max_request_{what}"
+            raise too_much(what, wanted, most, flag)
 
 
 class Handlers:
@@ -46,27 +101,24 @@ class Handlers:
         self,
         manager: Manager,
         scheduler: Scheduler | None,
-        as_content: bool = False,
         metrics: Metrics | None = None,
-        limits: Limits | None = None,
-        allow_reload: bool = True,
+        flags: Flags = DEFAULTS,
     ) -> None:
         """Takes what is loaded, and what merges requests (None: each runs alone).
 
         Args:
             manager: see there.
             scheduler: see there.
-            as_content: Predict answers with tensor_content rather than with the typed fields.
             metrics: where requests and runs are counted; None for a place of its own.
-            limits: what a request may ask for; None for their defaults.
-            allow_reload: whether clients may replace the configuration.
+            flags: what a request may ask for, and how it is answered.
         """
         self.manager = manager
         self.metrics = metrics or Metrics()
         self._scheduler = scheduler
-        self._as_content = as_content
-        self.limits = limits or Limits()
-        self._allow_reload = allow_reload
+        self._flags = flags
+        self.limits = Limits(
+            flags.max_request_rows or None, flags.max_request_bytes, flags.max_pixels
+        )
 
     def infer(self, request: Any, timeout_s: float | None) -> Any:
         """Answers Predict, Classify, Regress, and MultiInference, whose first task says which
@@ -81,7 +133,7 @@ class Handlers:
                 servable,
                 request,
                 self.runner(servable, timeout_s),
-                self._as_content,
+                self._flags.enable_serialization_as_tensor_content,
                 self.limits.nbytes,
             )
 
@@ -123,7 +175,7 @@ class Handlers:
         """Answers ModelService.HandleReloadConfigRequest, once every model with a new name
         answers.
         """
-        if not self._allow_reload:
+        if not self._flags.allow_reload:
             raise StatusError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "HandleReloadConfigRequest is off: start the server with --allow_reload, or with"
@@ -139,16 +191,19 @@ class Handlers:
         new = self.manager.apply(request.config)
         while not self.manager.ready(new):
             if end is not None and time.monotonic() >= end:
-                raise StatusError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for the new models"
-                )
+                raise deadline_exceeded("Timed out waiting for the new models")
             if self.manager.stopping.wait(_RELOAD_POLL_S):
-                raise StatusError(grpc.StatusCode.UNAVAILABLE, "The server is stopping")
+                raise unavailable("The server is stopping")
         response = ReloadConfigResponse()
         response.status.SetInParent()
         for name, count in before.items():
             response.metric.add(name=name, int64_value_increase=self.metrics.total(name) - count)
         return response
+
+    def drain(self) -> None:
+        """From now on no batch waits for company."""
+        if self._scheduler is not None:
+            self._scheduler.drain()
 
     @contextmanager
     def lend(self, spec: ModelSpec) -> Iterator[Servable]:
@@ -171,11 +226,22 @@ class Handlers:
             request, submitted = self.metrics.current(), time.monotonic()
             request.rows = max((len(value) for value in feeds.values() if value.ndim), default=None)
             began: list[float] = []
+
+            def begin() -> None:
+                began.append(time.monotonic())
+
+            execute = _execution(servable, fetches)
+            key = (servable, frozenset(feeds), tuple(fetches))
             try:
                 with self.metrics.run():
-                    return self._run(
-                        servable, feeds, fetches, timeout_s, lambda: began.append(time.monotonic())
-                    )
+                    if self._scheduler is not None and servable.batching is not None:
+                        return self._scheduler.run(
+                            key, execute, feeds, timeout_s, servable.batching, begin=begin
+                        )
+                    if servable.merger is not None:
+                        return servable.merger.run(key, execute, feeds, timeout_s, begin=begin)
+                    begin()
+                    return execute(feeds, timeout_s)
             finally:
                 if began:
                     request.queued_s = began[0] - submitted
@@ -183,31 +249,21 @@ class Handlers:
 
         return run
 
-    def _run(
-        self,
-        servable: Servable,
-        feeds: Tensors,
-        fetches: Sequence[str],
-        timeout_s: float | None,
-        begin: Callable[[], None],
-    ) -> dict[str, np.ndarray]:
-        """Runs a request; `begin` is called when the model begins with it or a piece of it."""
 
-        def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
-            def some(piece: Tensors, _: int) -> dict[str, np.ndarray]:
-                return dict(zip(fetches, servable.run(piece, fetches, limit_s), strict=True))
+def _execution(servable: Servable, fetches: Sequence[str]) -> Execute:
+    """Gives what runs a version; where its rows are independent, in pieces of `MOST_ROWS`."""
 
-            return some(values, 0) if servable.merger is None else in_pieces(values, some)
+    def execute(values: Tensors, limit_s: float | None) -> dict[str, np.ndarray]:
+        if servable.merger is None:
+            return dict(zip(fetches, servable.run(values, fetches, limit_s), strict=True))
+        return joined(
+            [
+                dict(zip(fetches, servable.run(piece.inputs, fetches, limit_s), strict=True))
+                for piece in pieces(values, MOST_ROWS)
+            ]
+        )
 
-        key = (servable, frozenset(feeds), tuple(fetches))
-        if self._scheduler is not None and servable.batching is not None:
-            return self._scheduler.run(
-                key, execute, feeds, timeout_s, servable.batching, begin=begin
-            )
-        if servable.merger is not None:
-            return servable.merger.run(key, execute, feeds, timeout_s, begin=begin)
-        begin()
-        return execute(feeds, timeout_s)
+    return execute
 
 
 def _spec(request: Any) -> ModelSpec:

@@ -17,7 +17,7 @@ from tensorflow.python.saved_model.signature_constants import (
 )
 
 from serving.server.servable import Servable, one_line
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, internal, invalid_argument
 from whisker_ml.terminal import foreign_lines_kept_back
 
 MODEL_FILE = "model.tflite"
@@ -129,9 +129,7 @@ class TfliteModel(Servable):
                 # A dtype that the signature does not name, more elements than it counts.
                 raise invalid_argument(f"Failed to set inputs. {one_line(str(error))}") from error
             except RuntimeError as error:
-                raise StatusError(
-                    grpc.StatusCode.INTERNAL, f"Failed to run interpreter. {one_line(str(error))}"
-                ) from error
+                raise internal(f"Failed to run interpreter. {one_line(str(error))}") from error
 
     def _run_graph(
         self,
@@ -226,10 +224,9 @@ def _resolve(noun: str, infos: Mapping[str, TensorInfo], known: Mapping[str, int
                 info.name = name
                 break
         else:
-            raise StatusError(
-                grpc.StatusCode.INTERNAL,
+            raise internal(
                 f"Unknown tensor '{info.name}'. Signature {noun} {alias} references an unknown"
-                " tensor",
+                " tensor"
             )
 
 
@@ -246,7 +243,5 @@ def _tensor_info(name: str, detail: Mapping[str, Any], shape: str) -> TensorInfo
     try:
         dtype = tf.as_dtype(detail["dtype"]).as_datatype_enum
     except TypeError as error:
-        raise StatusError(
-            grpc.StatusCode.INTERNAL, f"Unknown TfLite type: {detail['dtype']} of tensor {name}"
-        ) from error
+        raise internal(f"Unknown TfLite type: {detail['dtype']} of tensor {name}") from error
     return TensorInfo(name=name, dtype=dtype, tensor_shape=tf.TensorShape(sizes).as_proto())

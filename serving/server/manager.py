@@ -14,38 +14,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
-from serving.server.discovery import aspired, check, scan
-from serving.server.servable import Servable, State, Version, aspire, next_action, one_line
-from serving.server.status import StatusError
+from serving.server.discovery import (
+    State,
+    Version,
+    aspire,
+    aspired,
+    check,
+    next_action,
+    scan,
+)
+from serving.server.flags import DEFAULTS, Flags
+from serving.server.servable import Servable, one_line
+from serving.server.status import StatusError, failed_precondition, internal, not_found
 
 # AspiredVersionsManager's manage_state_interval_micros.
 _TICK_S = 0.1
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the flags say about lifecycle; times in seconds."""
-
-    poll_wait_s: float = (
-        1  # Between looks for versions; 0: one look per configuration; negative: never.
-    )
-    config_poll_wait_s: float = 0  # Between looks at the configuration; 0: never.
-    max_load_retries: int = 5  # After the first attempt.
-    load_retry_interval_s: float = 60
-    labels_for_unavailable: bool = False  # A new label may name a version that is not loaded.
-    retry_failed: bool = (
-        False  # A version that has failed for good is tried again, from the first attempt on.
-    )
-    start_with_what_loads: bool = (
-        False  # Ready when every model has been tried, whatever came of it.
-    )
 
 
 class Manager:
@@ -59,30 +48,30 @@ class Manager:
         self,
         load: Callable[[int, str], Servable],
         read_config: Callable[[], ModelServerConfig],
-        options: Options,
+        flags: Flags = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serves nothing until `apply`.
 
         Args:
             load: loads a version from a number and a path, or raises a StatusError.
-            read_config: reads the configuration anew, for `Options.config_poll_wait_s`.
-            options: see there.
+            read_config: reads the configuration anew, at every
+                `model_config_file_poll_wait_seconds`.
+            flags: what they say about the lifecycle.
             clock: seconds, monotonic.
         """
         self._load = load
         self._read_config = read_config
-        self._options = options
+        self._flags = flags
         self._clock = clock
         self._lock = threading.Lock()
         self._models: dict[str, ModelConfig] = {}
         self._versions: dict[str, dict[int, Version]] = {}
-        self._labels: dict[str, dict[str, int]] = {}
         self._looked_at: set[str] = set()
         self._next_poll: float | None = None
         # Touched by the working thread alone.
         self._complaints: dict[str, str] = {}
-        self._next_config_poll = clock() + options.config_poll_wait_s
+        self._next_config_poll = clock() + flags.model_config_file_poll_wait_seconds
         self.stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="model-manager", daemon=True)
 
@@ -104,12 +93,13 @@ class Manager:
         check(config)
         models = {model.name: model for model in config.model_config_list.config}
         with self._lock:
-            self._labels = {name: self._checked_labels(model) for name, model in models.items()}
+            for model in models.values():
+                self._check_labels(model)
             new = [name for name in models if name not in self._models]
             self._models = models
             for version in self._all_versions():
                 version.aspired = version.aspired and version.model in models
-            if self._options.poll_wait_s >= 0:
+            if self._flags.file_system_poll_wait_seconds >= 0:
                 self._next_poll = self._clock()
         return new
 
@@ -138,25 +128,21 @@ class Manager:
             StatusError: UNKNOWN, one of them has failed for good; the text is the real server's.
         """
         failed, missing = [], []
-        lenient = self._options.start_with_what_loads and names is None
+        lenient = self._flags.start_with_what_loads and names is None
         with self._lock:
             for name in self._models if names is None else names:
-                versions = [
-                    version for version in self._versions.get(name, {}).values() if version.aspired
-                ]
-                if any(version.state == State.AVAILABLE for version in versions):
+                versions = [one for one in self._versions.get(name, {}).values() if one.aspired]
+                states = {version.state for version in versions}
+                if State.AVAILABLE in states:
                     continue
-                if (
-                    lenient
-                    and name in self._looked_at
-                    and all(version.error for version in versions)
-                ):
+                tried = name in self._looked_at and all(version.error for version in versions)
+                if lenient and tried:
                     missing.append(name)
-                    continue
-                if not versions or any(version.state != State.END for version in versions):
+                elif states == {State.END}:
+                    newest = max(versions, key=lambda version: version.number)
+                    failed.append(f"{{{newest} due to error: {newest.error}}}, ")
+                else:
                     return False
-                newest = max(versions, key=lambda version: version.number)
-                failed.append(f"{{{newest} due to error: {newest.error}}}, ")
         if failed:
             noun = "servable" if names is None else "model"
             text = f"{len(failed)} {noun}(s) did not become available: {{{''.join(failed)}}}"
@@ -215,28 +201,24 @@ class Manager:
         with self._lock:
             versions = self._versions.get(model, {})
             if number is not None and number not in versions:
-                raise StatusError(
-                    grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {model}"
-                )
+                raise not_found(f"Could not find version {number} of model {model}")
             if not versions:
-                raise StatusError(
-                    grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {model}"
-                )
+                raise not_found(f"Could not find any versions of model {model}")
             chosen = sorted(versions, reverse=True) if number is None else [number]
             return [(one, versions[one].state, versions[one].error) for one in chosen]
 
     def tick(self) -> None:
         """Does what is due now; the working thread calls it again and again."""
         now = self._clock()
-        if self._options.config_poll_wait_s > 0 and now >= self._next_config_poll:
-            self._next_config_poll = now + self._options.config_poll_wait_s
+        config_wait_s = self._flags.model_config_file_poll_wait_seconds
+        if config_wait_s > 0 and now >= self._next_config_poll:
+            self._next_config_poll = now + config_wait_s
             self._poll_config()
         with self._lock:
             due = self._next_poll is not None and now >= self._next_poll
             if due:
-                self._next_poll = (
-                    now + self._options.poll_wait_s if self._options.poll_wait_s > 0 else None
-                )
+                wait_s = self._flags.file_system_poll_wait_seconds
+                self._next_poll = now + wait_s if wait_s > 0 else None
             models = list(self._models.values()) if due else []
         for model in models:
             try:
@@ -257,22 +239,23 @@ class Manager:
                 # word.
                 _log.exception("the model manager failed; it continues")
 
-    def _checked_labels(self, model: ModelConfig) -> dict[str, int]:
+    def _labels(self, model: str) -> dict[str, int]:
+        return dict(self._models[model].version_labels) if model in self._models else {}
+
+    def _check_labels(self, model: ModelConfig) -> None:
         for label, number in model.version_labels.items():
             version = self._versions.get(model.name, {}).get(number)
             if version is not None and version.state == State.AVAILABLE:
                 continue
             # Even where unavailable versions are allowed, an existing label does not move to one.
             if (
-                self._labels.get(model.name, {}).get(label, number) != number
-                or not self._options.labels_for_unavailable
+                self._labels(model.name).get(label, number) != number
+                or not self._flags.allow_version_labels_for_unavailable_models
             ):
-                raise StatusError(
-                    grpc.StatusCode.FAILED_PRECONDITION,
+                raise failed_precondition(
                     f"Request to assign label to version {number} of model {model.name}, "
-                    "which is not currently available for inference",
+                    "which is not currently available for inference"
                 )
-        return dict(model.version_labels)
 
     def _poll_config(self) -> None:
         try:
@@ -298,7 +281,8 @@ class Manager:
         with self._lock:
             # Unless a new configuration came while the files were looked at.
             if self._models.get(name) is model:
-                retry_before = self._clock() if self._options.retry_failed else float("-inf")
+                retry = self._flags.enable_reload_servables_with_error
+                retry_before = self._clock() if retry else float("-inf")
                 aspire(self._versions.setdefault(name, {}), name, chosen, retry_before)
                 self._looked_at.add(name)
 
@@ -340,11 +324,11 @@ class Manager:
             if not isinstance(error, StatusError):
                 _log.exception("Servable %s cannot be loaded, for an unexpected reason", version)
                 text = f"{type(error).__name__}: {one_line(str(error))}"
-                error = StatusError(grpc.StatusCode.INTERNAL, text)
-            last = version.attempts > self._options.max_load_retries
+                error = internal(text)
+            last = version.attempts > self._flags.max_num_load_retries
             with self._lock:
                 version.error = error
-                version.retry_at = self._clock() + self._options.load_retry_interval_s
+                version.retry_at = self._clock() + self._flags.load_retry_interval_micros / 1e6
                 version.state = State.END if last else State.LOADING
             _log.error(
                 "Servable %s cannot be loaded: %s%s",
@@ -370,12 +354,13 @@ class Manager:
 
     def _find(self, model: str, number: int | None, label: str) -> Version:
         if label:
-            if label not in self._labels.get(model, {}):
+            labels = self._labels(model)
+            if label not in labels:
                 raise StatusError(
                     grpc.StatusCode.INVALID_ARGUMENT,
                     f"Unrecognized servable version label: {label}",
                 )
-            number = self._labels[model][label]
+            number = labels[label]
         versions = self._versions.get(model, {}).values()
         loaded = [
             version
@@ -384,9 +369,7 @@ class Manager:
         ]
         if not loaded:
             wanted = f"Latest({model})" if number is None else f"Specific({model}, {number})"
-            raise StatusError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}"
-            )
+            raise not_found(f"Servable not found for request: {wanted}")
         return max(loaded, key=lambda one: one.number)
 
     def _all_versions(self) -> list[Version]:

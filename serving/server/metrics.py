@@ -1,5 +1,5 @@
-"""What the server counts, and the page that Prometheus reads: names, labels and buckets of
-TensorFlow Serving.
+"""What the server counts and writes down: the page that Prometheus reads, with names, labels and
+buckets of TensorFlow Serving; and the log of requests.
 
 The page is written here, as the client library of Prometheus adds to names what the real server
 does not: ``_total`` to counters, HELP lines, times of creation.
@@ -7,31 +7,40 @@ does not: ``_total`` to counters, HELP lines, times of creation.
 
 import bisect
 import itertools
+import json
+import logging
+import os
+import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import grpc
 
-from serving.server.request_log import RequestLog
 from serving.server.status import StatusError
+
+_log = logging.getLogger(__name__)
 
 _PREFIX = "/tensorflow/serving/"
 
-# Names of labels. servables/tensorflow/util.cc, batching/batching_session.cc
-_COUNTERS: dict[str, tuple[str, ...]] = {
-    "request_count": ("model_name", "status"),
-    "batching_session/wrapped_run_count": (),
-}
-# Names of labels; first upper bound of the buckets in µs, growth from one to the next, their
-# number.
-_HISTOGRAMS: dict[str, tuple[tuple[str, ...], float, float, int]] = {
-    "request_latency": (("model_name", "API", "entrypoint"), 10, 1.8, 33),
-    "runtime_latency": (("model_name", "API", "runtime"), 10, 1.8, 33),
-    "batching_session/queuing_latency": (("thread_pool_name",), 100, 1.2, 52),
+
+def _bounds(first: float, growth: float, number: int) -> list[float]:
+    """Upper bounds of the buckets of a histogram, in µs."""
+    return [first * growth**power for power in range(number)]
+
+
+# Names of labels, and bounds: without any it is a counter. servables/tensorflow/util.cc,
+# batching/batching_session.cc
+_METRICS: dict[str, tuple[tuple[str, ...], list[float]]] = {
+    "request_count": (("model_name", "status"), []),
+    "batching_session/wrapped_run_count": ((), []),
+    "request_latency": (("model_name", "API", "entrypoint"), _bounds(10, 1.8, 33)),
+    "runtime_latency": (("model_name", "API", "runtime"), _bounds(10, 1.8, 33)),
+    "batching_session/queuing_latency": (("thread_pool_name",), _bounds(100, 1.2, 52)),
 }
 
 # Clients choose the names that they ask for; beyond this many series of a metric, new names are
@@ -71,17 +80,14 @@ class Metrics:
     def __init__(
         self,
         clock: Callable[[], float] = time.perf_counter,
-        log: RequestLog | None = None,
+        log: "RequestLog | None" = None,
     ) -> None:
         """Takes a clock in seconds, and where each request is written down."""
         self._clock = clock
         self._log = log
         self._lock = threading.Lock()
         self._current = threading.local()
-        self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in _COUNTERS}
-        self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {
-            name: {} for name in _HISTOGRAMS
-        }
+        self._series: dict[str, dict[tuple[str, ...], _Series]] = {name: {} for name in _METRICS}
 
     @contextmanager
     def request(
@@ -132,71 +138,74 @@ class Metrics:
 
     def count(self, name: str, *labels: str) -> None:
         """Adds 1 to a counter."""
-        with self._lock:
-            series = self._counts[name]
-            labels = _bounded(series, labels)
-            series[labels] = series.get(labels, 0) + 1
+        self._add(name, labels, 1)
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Adds a duration to a histogram."""
+        self._add(name, labels, seconds * 1e6)
+
+    def _add(self, name: str, labels: tuple[str, ...], value: float) -> None:
         with self._lock:
-            series = self._histograms[name]
-            labels = _bounded(series, labels)
+            series = self._series[name]
+            if labels not in series and (
+                len(series) >= _MOST_SERIES or any(len(label) > _LONGEST_NAME for label in labels)
+            ):
+                labels = ("", *labels[1:])
             if labels not in series:
-                series[labels] = _Histogram(*_HISTOGRAMS[name][1:])
-            series[labels].add(seconds * 1e6)
+                series[labels] = _Series(_METRICS[name][1])
+            series[labels].add(value)
 
     def total(self, name: str) -> int:
         """Gives the sum of a counter over its labels; 0 if there is none of that full name."""
         with self._lock:
-            return sum(self._counts.get(name.removeprefix(_PREFIX), {}).values())
+            series = self._series.get(name.removeprefix(_PREFIX), {})
+            return sum(one.total for one in series.values() if not one.bounds)
 
     def page(self) -> str:
         """Writes the text that Prometheus reads."""
         lines = []
         with self._lock:
-            for name, counts in self._counts.items():
-                full = _full_name(name)
-                lines += [f"# TYPE {full} counter"] if counts else []
-                lines += [
-                    f"{full}{{{_pairs(_COUNTERS[name], key)}}} {count}"
-                    for key, count in counts.items()
-                ]
-            for name, histograms in self._histograms.items():
-                full = _full_name(name)
-                lines += [f"# TYPE {full} histogram"] if histograms else []
-                for key, histogram in histograms.items():
-                    lines += histogram.lines(full, _pairs(_HISTOGRAMS[name][0], key))
+            for name, (labels, bounds) in _METRICS.items():
+                full = re.sub("[^A-Za-z0-9_]", ":", _PREFIX + name)
+                if self._series[name]:
+                    lines.append(f"# TYPE {full} {'histogram' if bounds else 'counter'}")
+                for values, series in self._series[name].items():
+                    lines += series.lines(full, _pairs(labels, values))
         return "".join(f"{line}\n" for line in lines)
 
 
-class _Histogram:
-    def __init__(self, first: float, growth: float, number: int) -> None:
-        self._bounds = [first * growth**power for power in range(number)]
-        self._counts = [0] * (number + 1)
+class _Series:
+    """The values of one set of labels: how many are in each bucket, and their sum."""
+
+    def __init__(self, bounds: list[float]) -> None:
+        self.bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(self._counts)
 
     def add(self, value: float) -> None:
         # A bucket of the real server leaves its upper bound to the next one.
-        self._counts[bisect.bisect_right(self._bounds, value)] += 1
+        self._counts[bisect.bisect_right(self.bounds, value)] += 1
         self._sum += value
 
     def lines(self, name: str, pairs: str) -> list[str]:
-        bounds = [f"{bound:g}" for bound in self._bounds] + ["+Inf"]
-        cumulative = list(itertools.accumulate(self._counts))
+        if not self.bounds:
+            return [f"{name}{{{pairs}}} {self.total}"]
+        bounds = [f"{bound:g}" for bound in self.bounds] + ["+Inf"]
         return [
             *(
-                f'{name}_bucket{{{pairs},le="{bound}"}} {n}'
-                for bound, n in zip(bounds, cumulative, strict=True)
+                f'{name}_bucket{{{pairs},le="{bound}"}} {count}'
+                for bound, count in zip(bounds, itertools.accumulate(self._counts), strict=True)
             ),
             f"{name}_sum{{{pairs}}} {self._sum:g}",
-            f"{name}_count{{{pairs}}} {cumulative[-1]}",
+            f"{name}_count{{{pairs}}} {self.total}",
         ]
 
 
-def _fields(
-    request: Request, entrypoint: str, code: grpc.StatusCode, seconds: float
-) -> dict[str, str | int | float | None]:
+def _fields(request: Request, entrypoint: str, code: grpc.StatusCode, seconds: float) -> "_Fields":
     def milliseconds(value: float | None) -> float | None:
         return None if value is None else round(1000 * value, 3)
 
@@ -214,19 +223,83 @@ def _fields(
     }
 
 
-def _bounded(series: Collection[tuple[str, ...]], labels: tuple[str, ...]) -> tuple[str, ...]:
-    fits = labels in series or (
-        len(series) < _MOST_SERIES and all(len(label) <= _LONGEST_NAME for label in labels)
-    )
-    return labels if fits else ("", *labels[1:])
-
-
-def _full_name(name: str) -> str:
-    return re.sub("[^A-Za-z0-9_]", ":", _PREFIX + name)
-
-
 def _pairs(names: Sequence[str], values: Sequence[str]) -> str:
     escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
     return ",".join(
         f'{name}="{value.translate(escapes)}"' for name, value in zip(names, values, strict=True)
     )
+
+
+# The log of requests: a line of JSON for each, for whoever asks later what happened. Never a
+# picture.
+
+# Lines that may wait for a disk that is slow; beyond it they are lost, and counted.
+_MOST_WAITING = 100_000
+_MOST_AT_ONCE = 1000
+
+_Fields = dict[str, str | int | float | None]
+
+
+class RequestLog:
+    """Writes lines in a thread of its own; requests never wait for the disk, nor fail by it.
+
+    A file that was renamed or deleted is made anew, as programs that rotate logs expect.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Takes the path of the file, which lines are appended to."""
+        self._path = path
+        self._lost = 0
+        self._waiting: queue.SimpleQueue[tuple[float, _Fields] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
+        self._thread.start()
+
+    def add(self, time_s: float, fields: _Fields) -> None:
+        """Notes a request.
+
+        Args:
+            time_s: when it came, in seconds since 1970.
+            fields: what is known of it.
+        """
+        if self._waiting.qsize() < _MOST_WAITING:
+            self._waiting.put((time_s, fields))
+        else:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Writes what waits, and closes the file."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            entries = [self._waiting.get()]
+            while len(entries) < _MOST_AT_ONCE and not self._waiting.empty():
+                entries.append(self._waiting.get())
+            ended = None in entries
+            self._write([entry for entry in entries if entry is not None])
+
+    def _write(self, entries: list[tuple[float, _Fields]]) -> None:
+        text = "".join(
+            json.dumps({"time": f"{datetime.fromtimestamp(time_s, UTC):%FT%T.%fZ}", **fields})
+            + "\n"
+            for time_s, fields in entries
+        )
+        try:
+            # Opened each time: the file may have been renamed.
+            with open(self._path, "ab", opener=_open_to_append) as file:
+                file.write(text.encode())
+        except OSError as error:
+            if not self._lost:
+                _log.warning("--request_log_file=%s: %s; serving continues", self._path, error)
+            self._lost += len(entries)
+            return
+        if self._lost:
+            _log.warning("--request_log_file=%s: %d lines were lost", self._path, self._lost)
+            self._lost = 0
+
+
+def _open_to_append(path: str, flags: int) -> int:
+    # Without O_NONBLOCK a pipe that nobody reads would stop the thread for ever.
+    return os.open(path, flags | os.O_NONBLOCK, 0o640)

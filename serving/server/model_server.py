@@ -7,28 +7,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import grpc
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from serving.config import DEFAULT_METRICS_PATH, monitoring, tls
+from serving.config import DEFAULT_METRICS_PATH, Message, monitoring, tls
 from serving.server import discovery, grpc_service, loading
 from serving.server.batching import Parameters, Scheduler, read_parameters
 from serving.server.discovery import read_text_proto
 from serving.server.flags import Flags
-from serving.server.grpc_service import Transport
 from serving.server.handlers import Handlers
-from serving.server.limits import Limits
-from serving.server.loading import LoadingOptions
-from serving.server.manager import Manager, Options
-from serving.server.metrics import Metrics
-from serving.server.request_log import RequestLog
+from serving.server.manager import Manager
+from serving.server.metrics import Metrics, RequestLog
 from serving.server.rest import RestApi
-from serving.server.rest_server import RestServer, RestSettings
-from serving.server.status import StatusError, invalid_argument
+from serving.server.rest_server import RestServer
+from serving.server.status import failed_precondition, invalid_argument
 from whisker_ml import files
-from whisker_ml.processors import available_processors
 
 # How long requests may take to finish after SIGTERM; Kubernetes kills after 30 s if nothing else is
 # configured.
@@ -36,6 +30,15 @@ _DRAIN_S = 20.0
 # How long a load that is under way at the end is waited for.
 _MANAGER_STOP_S = 2.0
 _READY_POLL_S = 0.05
+# Numbers that flags may have.
+_NOT_NEGATIVE = ("grpc_max_threads", "rest_api_num_threads", "max_request_rows")
+_POSITIVE = (
+    "max_request_bytes",
+    "max_json_bytes",
+    "max_pixels",
+    "request_arrival_timeout_in_ms",
+    "max_connections_per_peer",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -53,47 +56,46 @@ def serve(flags: Flags, stop: "queue.SimpleQueue[int]") -> bool:
     Raises:
         WhiskerError: the server cannot start.
     """
+    check(flags)
     read_config = _config_reader(flags)
-    options = loading_options(flags)
-    transport = transport_settings(flags)
+    if not flags.model_config_file:
+        flags = replace(flags, model_config_file_poll_wait_seconds=0)
+    parameters = batching_parameters(flags)
+    load = partial(loading.load, flags=flags, session=session_options(flags), batching=parameters)
+    tls_config = tls.read(flags.ssl_config_file) if flags.ssl_config_file else None
     metrics_path = monitored_path(flags)
-    limits = request_limits(flags)
     log = RequestLog(flags.request_log_file) if flags.request_log_file else None
     metrics = Metrics(log=log)
-    scheduler = Scheduler(options.batching, metrics) if options.batching else None
-    manager = Manager(
-        partial(loading.load, options=options),
-        read_config,
-        Options(
-            poll_wait_s=flags.file_system_poll_wait_seconds,
-            config_poll_wait_s=(
-                flags.model_config_file_poll_wait_seconds if flags.model_config_file else 0
-            ),
-            max_load_retries=flags.max_num_load_retries,
-            load_retry_interval_s=flags.load_retry_interval_micros / 1e6,
-            labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
-            retry_failed=flags.enable_reload_servables_with_error,
-            start_with_what_loads=flags.start_with_what_loads,
-        ),
-    )
+    scheduler = Scheduler(parameters, metrics) if parameters else None
+    manager = Manager(load, read_config, flags)
     manager.apply(read_config())
     manager.start()
     try:
         if _wait_until_ready(manager, stop):
-            handlers = Handlers(
-                manager,
-                scheduler,
-                flags.enable_serialization_as_tensor_content,
-                metrics,
-                limits,
-                flags.allow_reload,
-            )
-            _listen(flags, handlers, transport, metrics_path, scheduler, stop)
+            handlers = Handlers(manager, scheduler, metrics, flags)
+            rest_api = RestApi(handlers, flags, metrics_path)
+            _listen(flags, handlers, rest_api, tls_config, stop)
     finally:
         clean = manager.stop(_MANAGER_STOP_S)
         if log is not None:
             log.close()
     return clean
+
+
+def check(flags: Flags) -> None:
+    """Refuses numbers that cannot work.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT, with the flag and what it may be.
+    """
+    for name in _NOT_NEGATIVE:
+        if getattr(flags, name) < 0:
+            raise invalid_argument(
+                f"--{name}={getattr(flags, name)}: expected a positive number, or 0 for the default"
+            )
+    for name in _POSITIVE:
+        if not 1 <= getattr(flags, name) < 2**31:
+            raise invalid_argument(f"--{name}={getattr(flags, name)}: expected 1 to 2147483647")
 
 
 def _config_reader(flags: Flags) -> Callable[[], ModelServerConfig]:
@@ -122,20 +124,19 @@ def _wait_until_ready(manager: Manager, stop: "queue.SimpleQueue[int]") -> bool:
 def _listen(
     flags: Flags,
     handlers: Handlers,
-    transport: grpc_service.Transport,
-    metrics_path: str,
-    scheduler: Scheduler | None,
+    rest_api: RestApi,
+    tls_config: Message | None,
     stop: "queue.SimpleQueue[int]",
 ) -> None:
     host = "0.0.0.0" if flags.bind_all else "127.0.0.1"  # noqa: S104 - asked for by flag
     wanted = 0 if flags.ports_file else flags.port or None
-    grpc_server, port = grpc_service.bind(handlers, host, wanted, transport)
-    rest = _bind_rest(flags, handlers, host, metrics_path)
+    grpc_server, port = grpc_service.bind(handlers, host, wanted, flags, tls_config)
+    rest = _bind_rest(flags, rest_api, host)
     grpc_server.start()
     if port is not None:
         _log.info("Running gRPC ModelServer at %s:%d ...", host, port)
-    if transport.socket_path:
-        _log.info("Running gRPC ModelServer at unix:%s ...", transport.socket_path)
+    if flags.grpc_socket_path:
+        _log.info("Running gRPC ModelServer at unix:%s ...", flags.grpc_socket_path)
     if rest:
         rest.start()
         _log.info("Exporting HTTP/REST API at:%s:%d ...", host, rest.port)
@@ -143,114 +144,32 @@ def _listen(
         _write_ports(Path(flags.ports_file), port, rest.port)
     stop.get()
     _log.info("Stopping: requests under way have %g s to finish", _DRAIN_S)
-    if scheduler:
-        scheduler.drain()
+    handlers.drain()
     stopped = grpc_server.stop(_DRAIN_S)
     if rest:
         rest.stop(_DRAIN_S)
     stopped.wait()
 
 
-def _bind_rest(flags: Flags, handlers: Handlers, host: str, metrics_path: str) -> RestServer | None:
-    if not flags.ports_file and flags.rest_api_port == 0:
-        return None
-    if not flags.ports_file and flags.rest_api_port == flags.port:
+def _bind_rest(flags: Flags, api: RestApi, host: str) -> RestServer | None:
+    if flags.ports_file:
+        return RestServer(api, host, 0, flags)
+    if flags.rest_api_port and flags.rest_api_port == flags.port:
         _log.error(
             "server_options.http_port cannot be same as grpc_port. Please use a different port for"
             " HTTP/REST API. Skipped exporting HTTP/REST API."
         )
         return None
-    timeout_s = flags.rest_api_timeout_in_ms / 1000 if flags.rest_api_timeout_in_ms > 0 else None
-    api = RestApi(
-        handlers, timeout_s, flags.rest_api_enable_cors_support, flags.demo_page, metrics_path
-    )
-    settings = RestSettings(
-        threads=flags.rest_api_num_threads or 4 * available_processors(),
-        most_bytes=flags.max_json_bytes,
-        arrival_s=flags.request_arrival_timeout_in_ms / 1000,
-        connections_per_peer=flags.max_connections_per_peer,
-    )
-    return RestServer(api, host, 0 if flags.ports_file else flags.rest_api_port, settings)
+    return RestServer(api, host, flags.rest_api_port, flags) if flags.rest_api_port else None
 
 
 def _write_ports(path: Path, port: int | None, rest_api_port: int) -> None:
     try:
         files.write_json(path, {"port": port, "rest_api_port": rest_api_port})
     except OSError as error:
-        raise StatusError(
-            grpc.StatusCode.FAILED_PRECONDITION,
-            f"--ports_file={path} cannot be written: {error.strerror}",
+        raise failed_precondition(
+            f"--ports_file={path} cannot be written: {error.strerror}"
         ) from error
-
-
-# What the flags mean for the parts of the server: checked before anything starts.
-
-
-def loading_options(flags: Flags) -> LoadingOptions:
-    """Says how a version is loaded.
-
-    Raises:
-        WhiskerError: flags that contradict one another, or a file that cannot be read.
-    """
-    return LoadingOptions(
-        prefer_tflite=flags.prefer_tflite_model,
-        xnnpack=flags.xnnpack,
-        interpreters=max(1, flags.num_tflite_pools),
-        warm_up=flags.enable_model_warmup,
-        warm_up_iterations=max(1, flags.num_request_iterations_for_warmup),
-        session=_session(flags),
-        tags=tuple(filter(None, flags.saved_model_tags.split(","))),
-        batching=_batching(flags),
-        batching_per_version=flags.enable_per_model_batching_parameters,
-        verify_digests=flags.verify_digests,
-    )
-
-
-def request_limits(flags: Flags) -> Limits:
-    """Says what a request may ask for.
-
-    Raises:
-        StatusError: a bound that would let nothing through.
-    """
-    if flags.max_request_rows < 0:
-        raise invalid_argument(
-            f"--max_request_rows={flags.max_request_rows}: expected a positive number, or 0 for the"
-            " default"
-        )
-    for name in (
-        "max_request_bytes",
-        "max_json_bytes",
-        "max_pixels",
-        "request_arrival_timeout_in_ms",
-        "max_connections_per_peer",
-    ):
-        if not 1 <= getattr(flags, name) < 2**31:
-            raise invalid_argument(f"--{name}={getattr(flags, name)}: expected 1 to 2147483647")
-    return Limits(flags.max_request_rows or None, flags.max_request_bytes, flags.max_pixels)
-
-
-def transport_settings(flags: Flags) -> Transport:
-    """Says how the gRPC side listens.
-
-    Raises:
-        WhiskerError: a number or a file that cannot work.
-    """
-    for name in ("grpc_max_threads", "rest_api_num_threads"):
-        if getattr(flags, name) < 0:
-            raise invalid_argument(
-                f"--{name}={getattr(flags, name)}: expected a positive number, or 0 for the default"
-            )
-    chosen = Transport(
-        socket_path=flags.grpc_socket_path,
-        tls=tls.read(flags.ssl_config_file) if flags.ssl_config_file else None,
-        arguments=flags.grpc_channel_arguments,
-        health=flags.enable_grpc_healthcheck_service,
-        arrival_s=flags.request_arrival_timeout_in_ms / 1000,
-        most_bytes=flags.max_request_bytes,
-    )
-    return (
-        replace(chosen, most_at_work=flags.grpc_max_threads) if flags.grpc_max_threads else chosen
-    )
 
 
 def monitored_path(flags: Flags) -> str:
@@ -267,7 +186,13 @@ def monitored_path(flags: Flags) -> str:
     return prometheus.path or DEFAULT_METRICS_PATH if prometheus.enable else ""
 
 
-def _batching(flags: Flags) -> Parameters | None:
+def batching_parameters(flags: Flags) -> Parameters | None:
+    """Says how requests are merged; None: not at all.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT, flags that contradict one another, or a file that cannot be
+            read.
+    """
     if flags.enable_batching:
         return read_parameters(flags.batching_parameters_file)
     for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
@@ -279,8 +204,13 @@ def _batching(flags: Flags) -> Parameters | None:
     return None
 
 
-def _session(flags: Flags) -> ConfigProto:
-    """Makes the options of sessions; flags that are set win over the file."""
+def session_options(flags: Flags) -> ConfigProto:
+    """Makes the options of sessions; flags that are set win over the file.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT, flags that contradict one another or cannot work, or a file
+            that is no ConfigProto.
+    """
     options = ConfigProto()
     if flags.tensorflow_session_config_file:
         read_text_proto(flags.tensorflow_session_config_file, options)

@@ -7,7 +7,6 @@ regressor.cc, multi_inference.cc).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -29,12 +28,22 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiIn
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionResponse, RegressionResult
+from tensorflow_serving.apis.regression_pb2 import (
+    RegressionRequest,
+    RegressionResponse,
+    RegressionResult,
+)
 
 from serving.server.servable import Servable
-from serving.server.signatures import checked_feeds, chosen_outputs, read_inputs
-from serving.server.status import StatusError, invalid_argument
-from serving.server.tensors import MOST_BYTES, dtype_number, encode
+from serving.server.status import failed_precondition, invalid_argument, unimplemented
+from serving.server.tensors import (
+    MOST_BYTES,
+    checked_feeds,
+    chosen_outputs,
+    dtype_number,
+    encode,
+    read_inputs,
+)
 
 DEFAULT_SIGNATURE = DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
@@ -67,17 +76,23 @@ def answer(
     if isinstance(request, MultiInferenceRequest):
         return _multi_inference(servable, request, run)
     spec = request.model_spec
-    signature = servable.signatures.get(spec.signature_name or DEFAULT_SIGNATURE)
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
     response: Any
     if isinstance(request, PredictRequest):
+        if signature is None:
+            raise failed_precondition(f'Serving signature key "{name}" not found.')
+        inputs = read_inputs(signature, request.inputs, most_bytes)
+        outputs = run_signature(signature, inputs, request.output_filter, run)
         response = PredictResponse()
-        _predict(signature, request, run, response, as_content, most_bytes)
-    elif isinstance(request, ClassificationRequest):
-        result = _examples(signature, spec, request.input, CLASSIFY_METHOD_NAME, run)
-        response = ClassificationResponse(result=result)
+        for alias, value in outputs.items():
+            encode(value, response.outputs[alias], as_content)
     else:
-        result = _examples(signature, spec, request.input, REGRESS_METHOD_NAME, run)
-        response = RegressionResponse(result=result)
+        if signature is None:
+            raise invalid_argument(f"No signature was found with the name: {name}")
+        method, make_response = _ON_EXAMPLES[type(request)]
+        count, fetched = _run([signature], request.input, _outputs(signature, method), run)
+        response = make_response(result=_METHODS[method][1](signature, count, fetched))
     _name_version(response.model_spec, spec, servable)
     return response
 
@@ -86,24 +101,6 @@ def _name_version(answered: ModelSpec, requested: ModelSpec, servable: Servable)
     answered.name = requested.name
     answered.signature_name = requested.signature_name or DEFAULT_SIGNATURE
     answered.version.value = servable.version
-
-
-def _predict(
-    signature: SignatureDef | None,
-    request: PredictRequest,
-    run: Run,
-    response: PredictResponse,
-    as_content: bool,
-    most_bytes: int,
-) -> None:
-    if signature is None:
-        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        raise StatusError(
-            grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
-        )
-    inputs = read_inputs(signature, request.inputs, most_bytes)
-    for alias, value in run_signature(signature, inputs, request.output_filter, run).items():
-        encode(value, response.outputs[alias], as_content)
 
 
 def run_signature(
@@ -135,17 +132,6 @@ def run_signature(
 _Fetched = Mapping[str, np.ndarray]
 
 
-def _examples(
-    signature: SignatureDef | None, spec: ModelSpec, given: Input, method: str, run: Run
-) -> ClassificationResult | RegressionResult:
-    if signature is None:
-        raise invalid_argument(
-            f"No signature was found with the name: {spec.signature_name or DEFAULT_SIGNATURE}"
-        )
-    count, fetched = _run([signature], given, _outputs(signature, method), run)
-    return _METHODS[method][1](signature, count, fetched)
-
-
 def _multi_inference(
     servable: Servable, request: MultiInferenceRequest, run: Run
 ) -> MultiInferenceResponse:
@@ -168,10 +154,7 @@ def _multi_inference(
         if name not in servable.signatures:
             raise invalid_argument(f"Requested signature not found in model graph: {name}")
         if task.method_name not in _METHODS:
-            raise StatusError(
-                grpc.StatusCode.UNIMPLEMENTED,
-                f"Unsupported signature method_name: {task.method_name}",
-            )
+            raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
         signature = signatures[name] = servable.signatures[name]
         fetches.update(_outputs(signature, task.method_name))
     count, fetched = _run(signatures.values(), request.input, sorted(fetches), run)
@@ -292,4 +275,9 @@ def _shape(value: np.ndarray) -> str:
 _METHODS: dict[str, tuple[str, Callable[..., Any]]] = {
     CLASSIFY_METHOD_NAME: ("classification_result", _classification),
     REGRESS_METHOD_NAME: ("regression_result", _regression),
+}
+# By the class of a request: its method, and the class of the response.
+_ON_EXAMPLES: dict[type, tuple[str, Callable[..., Any]]] = {
+    ClassificationRequest: (CLASSIFY_METHOD_NAME, ClassificationResponse),
+    RegressionRequest: (REGRESS_METHOD_NAME, RegressionResponse),
 }

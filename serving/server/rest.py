@@ -26,11 +26,12 @@ from tensorflow_serving.apis.get_model_status_pb2 import (
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from serving.server import rest_inputs, rest_json, rest_outputs
+from serving.server import rest_inputs, rest_json
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
 from serving.server.metrics import Request
 from serving.server.predict import DEFAULT_SIGNATURE, run_signature
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, internal, invalid_argument, unavailable
 
 # http_rest_api_util.cc; names of methods count as written, whatever the pattern says.
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -81,8 +82,8 @@ _HTTP = {
 
 # By the method on tf.Examples: its request, and what writes its result.
 _ON_EXAMPLES: dict[str, tuple[Any, Callable[..., bytes]]] = {
-    "classify": (ClassificationRequest, rest_outputs.dump_classes),
-    "regress": (RegressionRequest, rest_outputs.dump_numbers),
+    "classify": (ClassificationRequest, rest_json.dump_classes),
+    "regress": (RegressionRequest, rest_json.dump_numbers),
 }
 
 _Environ = dict[str, Any]
@@ -96,33 +97,32 @@ class RestApi:
     def __init__(
         self,
         handlers: Handlers,
-        timeout_s: float | None,
-        cors: bool = False,
-        demo_page: bool = False,
+        flags: Flags,
         metrics_path: str = "",
     ) -> None:
         """Takes what answers.
 
         Args:
             handlers: see there.
-            timeout_s: the longest run of a model; None for no limit.
-            cors: pages of other origins may read the answers.
-            demo_page: there is a page to try a model at ``/``.
+            flags: what they say about REST.
             metrics_path: where Prometheus reads; empty for nowhere.
         """
         self._handlers = handlers
-        self._timeout_s = timeout_s
+        # None: no limit.
+        self._timeout_s = max(0, flags.rest_api_timeout_in_ms) / 1000 or None
         self._metrics_path = metrics_path
-        self._cors = _CORS if cors else []
-        self._page = Path(__file__).with_name("demo_page.html").read_bytes() if demo_page else None
+        self._cors = _CORS if flags.rest_api_enable_cors_support else []
+        page = Path(__file__).with_name("demo_page.html")
+        self._page = page.read_bytes() if flags.demo_page else None
 
     def __call__(self, environ: _Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answers one request."""
         # With what follows a question mark, as in the real server: there it makes no path that is
         # known.
         path = environ["REQUEST_URI"]
+        api = path.lower().startswith("/v1/")
         try:
-            if path.lower().startswith("/v1/"):
+            if api:
                 status, headers, body = self._v1(environ, path)
             else:
                 status, headers, body = self._own(environ["REQUEST_METHOD"], path.partition("?")[0])
@@ -130,9 +130,8 @@ class RestApi:
             status, headers, body = _failed(error)
         except Exception:
             _log.exception("REST request failed by a defect of the server")
-            status, headers, body = _failed(
-                StatusError(grpc.StatusCode.INTERNAL, "internal error; see the log")
-            )
+            status, headers, body = _failed(internal("internal error; see the log"))
+        headers = [*headers, *(self._cors if api else [])]
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
@@ -149,26 +148,16 @@ class RestApi:
             without = self._handlers.manager.unavailable() if path == "/readyz" else []
             if without:
                 names = ", ".join(without)
-                raise StatusError(
-                    grpc.StatusCode.UNAVAILABLE, f"No version is available of model(s): {names}"
-                )
+                raise unavailable(f"No version is available of model(s): {names}")
             return "200 OK", [("Content-Type", _JSON)], b'{"status": "ok"}'
         return "404 Not Found", [("Content-Type", _HTML)], _NOT_FOUND
 
     def _v1(self, environ: _Environ, path: str) -> tuple[str, list[tuple[str, str]], bytes]:
         if environ["REQUEST_METHOD"] == "OPTIONS":
             known = re.search("https?://", environ.get("HTTP_ORIGIN", ""))
-            return "200 OK" if known else "400 Bad Request", self._cors, b""
-        try:
-            with self._handlers.metrics.request("REST") as counted:
-                status, headers, body = (
-                    "200 OK",
-                    [("Content-Type", _JSON)],
-                    self._answer(environ, path, counted),
-                )
-        except StatusError as error:
-            status, headers, body = _failed(error)
-        return status, [*headers, *self._cors], body
+            return "200 OK" if known else "400 Bad Request", [], b""
+        with self._handlers.metrics.request("REST") as counted:
+            return "200 OK", [("Content-Type", _JSON)], self._answer(environ, path, counted)
 
     def _answer(self, environ: _Environ, path: str, counted: Request) -> bytes:
         method = environ["REQUEST_METHOD"]
@@ -219,7 +208,7 @@ class RestApi:
             arrays = rest_inputs.inputs(document, dtypes)
             run = self._handlers.runner(servable, self._timeout_s)
             outputs = run_signature(signature, arrays, (), run)
-        return rest_outputs.dump_outputs(outputs, by_row="instances" in document)
+        return rest_json.dump_outputs(outputs, by_row="instances" in document)
 
     def _status(self, spec: ModelSpec) -> GetModelStatusResponse:
         return self._handlers.model_status(GetModelStatusRequest(model_spec=spec))

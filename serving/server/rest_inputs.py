@@ -4,11 +4,10 @@ Follows tensorflow_serving/util/json_tensor.cc in what is accepted and in the te
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.example.example_pb2 import Example
@@ -18,6 +17,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from serving.server.rest_json import (
     FLOAT_BITS,
+    INTEGERS,
     Repeated,
     as_float,
     decode_base64,
@@ -27,17 +27,16 @@ from serving.server.rest_json import (
     quote,
     type_name,
 )
-from serving.server.status import StatusError, invalid_argument
+from serving.server.status import StatusError, invalid_argument, unimplemented
 from serving.server.tensors import dtype_name, known_dtype
 
 _MAX_RANK = 31  # NumPy 1 holds 32 dimensions, and rows add one.
-_INTEGERS = (tf.int32, tf.int16, tf.int8, tf.uint8, tf.int64, tf.uint32, tf.uint64)
-# What JSON may say for a value of a dtype.
-_KINDS: dict[tf.DType, set[type]] = {
+# What JSON may say for a value of a dtype, but for strings, which are decoded.
+_AS_THEY_ARE: dict[tf.DType, set[type]] = {
     **{dtype: {int, float} for dtype in FLOAT_BITS},
-    **{dtype: {int} for dtype in _INTEGERS},
+    **{dtype: {int} for dtype in INTEGERS},
     tf.bool: {bool},
-    tf.string: {str, dict},
+    tf.string: set(),
 }
 
 
@@ -79,14 +78,15 @@ def _rows(rows: list[Any], dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
             "instances is a plain list, but expecting list of objects as multiple input tensors"
             " required as per tensorinfo_map"
         )
-    columns: dict[str, list[Any]] = {}
+    columns = {}
     if named and all(_is_named(row) and row.keys() == dtypes.keys() for row in rows):
         columns = {name: [row[name] for row in rows] for name in dtypes}
     elif not named and not any(map(_is_named, rows)):
         columns = dict.fromkeys(dtypes, rows)
-    arrays = {name: _dense(column, known_dtype(dtypes[name])) for name, column in columns.items()}
-    found = {name: array for name, array in arrays.items() if array is not None}
-    return found if len(found) == len(dtypes) else _row_by_row(rows, named, dtypes)
+    try:
+        return {name: _tensor(columns[name], dtype) for name, dtype in dtypes.items()}
+    except (KeyError, StatusError):
+        return _row_by_row(rows, named, dtypes)
 
 
 def _row_by_row(rows: list[Any], named: bool, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -131,43 +131,8 @@ def _columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
     return {name: _tensor(value, dtype) for name, dtype in dtypes.items()}
 
 
-def _dense(value: Any, dtype: tf.DType | None) -> np.ndarray | None:
-    """Makes an array level by level rather than value by value; None if anything about it is out of
-    the ordinary.
-    """
-    if dtype is None:
-        return None
-    shape: list[int] = []
-    leaves = [value]
-    while set(map(type, leaves)) == {list}:
-        sizes = set(map(len, leaves))
-        if len(sizes) > 1 or len(shape) > _MAX_RANK:
-            return None
-        shape += sizes
-        leaves = list(chain.from_iterable(leaves))
-    if not set(map(type, leaves)) <= _KINDS.get(dtype, set()):
-        return None
-    if dtype == tf.string:
-        try:
-            leaves = [_leaf(leaf, dtype) for leaf in leaves]
-        except StatusError:
-            return None
-    elif dtype in _INTEGERS and leaves and not dtype.min <= min(leaves) <= max(leaves) <= dtype.max:
-        return None
-    elif dtype in FLOAT_BITS:
-        largest = 2 ** FLOAT_BITS[dtype] - 1
-        if any(type(leaf) is int and abs(leaf) > largest for leaf in leaves):
-            return None
-        if not (np.abs(np.array(leaves, np.float64)) <= dtype.max).all():
-            return None
-    return np.array(leaves, dtype.as_numpy_dtype).reshape(shape)
-
-
 def _tensor(value: Any, dtype_enum: int) -> np.ndarray:
-    dtype = known_dtype(dtype_enum)
-    array = _dense(value, dtype)
-    if array is not None:
-        return array
+    """Makes an array level by level, which is many times faster than value by value."""
     shape: list[int] = []
     inner = value
     while isinstance(inner, list):
@@ -177,44 +142,63 @@ def _tensor(value: Any, dtype_enum: int) -> np.ndarray:
         raise invalid_argument(
             f"Expecting at most {_MAX_RANK} levels of lists but got: {len(shape)}"
         )
+    dtype = known_dtype(dtype_enum)
     if dtype is None:
         raise _not_convertible(inner, dtype_enum)
-    return np.array(list(_leaves(value, shape, 0, dtype)), dtype.as_numpy_dtype).reshape(shape)
+    leaves = [value]
+    for level, size in enumerate(shape):
+        if set(map(type, leaves)) != {list} or set(map(len, leaves)) != {size}:
+            raise _uneven(leaves, level, shape)
+        leaves = list(chain.from_iterable(leaves))
+    types = set(map(type, leaves))
+    if list in types:
+        raise invalid_argument(
+            f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}"
+        )
+    if not (types <= _AS_THEY_ARE.get(dtype, set()) and _in_range(leaves, dtype)):
+        leaves = [_leaf(leaf, dtype) for leaf in leaves]
+    return np.array(leaves, dtype.as_numpy_dtype).reshape(shape)
 
 
-def _leaves(value: Any, shape: Sequence[int], level: int, dtype: tf.DType) -> Iterator[Any]:
-    if not isinstance(value, list):
-        if level != len(shape):
-            raise malformed(
+def _uneven(values: list[Any], level: int, shape: Sequence[int]) -> StatusError:
+    """Makes the error about the first value of a level that is no list of the size expected."""
+    for value in values:
+        if not isinstance(value, list):
+            return malformed(
                 value,
                 f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level:"
                 f" {len(shape)}",
             )
-        yield _leaf(value, dtype)
-    elif level >= len(shape):
-        raise invalid_argument(
-            f"Encountered list at unexpected level: {level} expected < {len(shape)}"
-        )
-    elif len(value) != shape[level]:
-        raise invalid_argument(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size:"
-            f" {shape[level]}"
-        )
-    else:
-        for element in value:
-            yield from _leaves(element, shape, level + 1, dtype)
+        if len(value) != shape[level]:
+            break
+    return invalid_argument(
+        f"Encountered list at unexpected size: {len(value)} at level: {level} expected size:"
+        f" {shape[level]}"
+    )
+
+
+def _in_range(leaves: list[Any], dtype: tf.DType) -> bool:
+    """Tells whether every number keeps its value."""
+    if dtype in INTEGERS:
+        return not leaves or dtype.min <= min(leaves) <= max(leaves) <= dtype.max
+    if dtype not in FLOAT_BITS:
+        return True
+    largest = 2 ** FLOAT_BITS[dtype] - 1
+    if any(type(leaf) is int and abs(leaf) > largest for leaf in leaves):
+        return False
+    return bool((np.abs(np.array(leaves, np.float64)) <= dtype.max).all())
 
 
 def _leaf(value: Any, dtype: tf.DType) -> Any:
     name = dtype_name(dtype.as_datatype_enum)
     if isinstance(value, dict) and dtype == tf.string:
         return decode_base64(value)
-    if dtype not in _KINDS and not isinstance(value, dict):
+    if dtype not in _AS_THEY_ARE and not isinstance(value, dict):
         raise _not_convertible(value, dtype.as_datatype_enum)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if dtype in FLOAT_BITS:
             return as_float(value, dtype)
-        if dtype in _INTEGERS and isinstance(value, int) and dtype.min <= value <= dtype.max:
+        if dtype in INTEGERS and isinstance(value, int) and dtype.min <= value <= dtype.max:
             return value
     if isinstance(value, bool) and dtype == tf.bool:
         return value
@@ -224,9 +208,8 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
 
 
 def _not_convertible(value: Any, dtype_enum: int) -> StatusError:
-    return StatusError(
-        grpc.StatusCode.UNIMPLEMENTED,
-        f"Conversion of JSON Value: {quote(value)} to type: {dtype_name(dtype_enum)}",
+    return unimplemented(
+        f"Conversion of JSON Value: {quote(value)} to type: {dtype_name(dtype_enum)}"
     )
 
 
@@ -244,8 +227,6 @@ def _check_shape(shape: tuple[int, ...], first: tuple[int, ...]) -> None:
 # JSON of the REST classify and regress APIs to a request with tf.Examples.
 #
 # Follows tensorflow_serving/util/json_tensor.cc in what is accepted and in the texts.
-
-_KIND_NAMES = {"int64_list": "int64", "float_list": "float", "bytes_list": "bytes"}
 
 
 def fill(document: Mapping[str, Any], request: ClassificationRequest | RegressionRequest) -> None:
@@ -312,11 +293,8 @@ def _add(value: Any, name: str, feature: Feature) -> None:
 def _list_of(kind: str, name: str, feature: Feature) -> Any:
     present = feature.WhichOneof("kind")
     if present not in (None, kind):
-        raise _mixed(name, present)
+        raise invalid_argument(
+            f"Unexpected element type in feature: {name} expecting type:"
+            f" {present.removesuffix('_list')}"
+        )
     return getattr(feature, kind).value
-
-
-def _mixed(name: str, present: str) -> StatusError:
-    return invalid_argument(
-        f"Unexpected element type in feature: {name} expecting type: {_KIND_NAMES[present]}"
-    )

@@ -4,10 +4,8 @@ import re
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import waitress
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
@@ -15,8 +13,10 @@ from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from waitress.utilities import RequestEntityTooLarge
 
+from serving.server.flags import Flags
 from serving.server.rest import RestApi
-from serving.server.status import StatusError
+from serving.server.status import unavailable
+from whisker_ml.processors import available_processors
 
 # Connections that wait are cheap: each thread answers one. One more than these waits for its turn.
 _MAX_CONNECTIONS = 4096
@@ -28,35 +28,19 @@ _PROBE_THREADS = 2
 _SCHEME_AND_HOST = re.compile("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
-@dataclass(frozen=True)
-class RestSettings:
-    """How the REST side listens, beyond its address.
-
-    Attributes:
-        threads: that answer requests, besides those that answer probes.
-        most_bytes: of a body.
-        arrival_s: in how many seconds a request must have arrived, from its first byte.
-        connections_per_peer: of one address; a further one closes that which was idle for longest.
-    """
-
-    threads: int = 8
-    most_bytes: int = 2**24
-    arrival_s: float = 60.0
-    connections_per_peer: int = 256
-
-
 class RestServer:
     """The listening socket, the loop that reads and writes, and the threads that answer."""
 
-    def __init__(self, api: RestApi, host: str, port: int, settings: RestSettings) -> None:
+    def __init__(self, api: RestApi, host: str, port: int, flags: Flags) -> None:
         """Binds the port (0: a free one) and listens; answers come after `start`.
 
         Raises:
             StatusError: UNAVAILABLE, the port cannot be bound.
         """
         sockets: dict[int, Any] = {}
-        self._settings = settings
-        dispatcher = _Dispatcher(settings.threads)
+        self._arrival_s = flags.request_arrival_timeout_in_ms / 1000
+        self._most_of_a_peer = flags.max_connections_per_peer
+        dispatcher = _Dispatcher(flags.rest_api_num_threads or 4 * available_processors())
         try:
             self._server = waitress.create_server(
                 api,
@@ -69,14 +53,13 @@ class RestServer:
                 # A client that does not read must hold no thread; answers wait in files.
                 outbuf_high_watermark=2**40,
                 # It refuses a body of this very size.
-                max_request_body_size=settings.most_bytes + 1,
+                max_request_body_size=flags.max_json_bytes + 1,
             )
         except (OSError, OverflowError, ValueError) as error:
             dispatcher.shutdown(timeout=1)
             wasyncore.close_all(sockets, ignore_all=True)
-            raise StatusError(
-                grpc.StatusCode.UNAVAILABLE,
-                f"cannot listen for REST on {host}:{port}: {error}; choose another --rest_api_port",
+            raise unavailable(
+                f"cannot listen for REST on {host}:{port}: {error}; choose another --rest_api_port"
             ) from error
         self._server.channel_class = _Channel
         self.port = int(self._server.effective_port)
@@ -121,14 +104,14 @@ class RestServer:
         self._next_sweep = now + _SWEEP_S
         channels = list(self._server.active_channels.values())
         for channel in channels:
-            if channel.arriving_since(now) < now - self._settings.arrival_s:
+            if channel.arriving_since(now) < now - self._arrival_s:
                 channel.handle_close()
         peers = Counter(channel.addr[0] for channel in channels)
-        if max(peers.values(), default=0) <= self._settings.connections_per_peer:
+        if max(peers.values(), default=0) <= self._most_of_a_peer:
             return
         for channel in sorted(channels, key=lambda channel: channel.last_activity):
             peer = channel.addr[0]
-            if peers[peer] > self._settings.connections_per_peer and not channel.requests:
+            if peers[peer] > self._most_of_a_peer and not channel.requests:
                 peers[peer] -= 1
                 channel.handle_close()
 

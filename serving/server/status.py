@@ -2,6 +2,8 @@
 exception.
 """
 
+from functools import partial
+
 import grpc
 
 from whisker_ml.errors import WhiskerError
@@ -22,9 +24,14 @@ class StatusError(WhiskerError):
         self.message = message
 
 
-def invalid_argument(message: str) -> StatusError:
-    """Makes the most frequent status."""
-    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, message)
+# What makes the most frequent ones of a message.
+deadline_exceeded = partial(StatusError, grpc.StatusCode.DEADLINE_EXCEEDED)
+failed_precondition = partial(StatusError, grpc.StatusCode.FAILED_PRECONDITION)
+internal = partial(StatusError, grpc.StatusCode.INTERNAL)
+invalid_argument = partial(StatusError, grpc.StatusCode.INVALID_ARGUMENT)
+not_found = partial(StatusError, grpc.StatusCode.NOT_FOUND)
+unavailable = partial(StatusError, grpc.StatusCode.UNAVAILABLE)
+unimplemented = partial(StatusError, grpc.StatusCode.UNIMPLEMENTED)
 
 
 def status_code(number: int) -> grpc.StatusCode:

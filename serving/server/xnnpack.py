@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from serving.server.lite import Interpreters
 from serving.server.servable import SavedModel, Servable, is_whiskers
-from serving.server.status import StatusError
+from serving.server.status import deadline_exceeded
 from whisker_ml import contract
 
 # How far a probability may be from TensorFlow's; both compute in float32, in another order.
@@ -30,12 +29,6 @@ TOLERANCE = 1e-3
 _PICTURES_COMPARED = 4
 
 _log = logging.getLogger(__name__)
-
-
-class NotConvertible(Exception):
-    """The model is not what `trainer.export` writes, or XNNPACK answers otherwise than
-    TensorFlow.
-    """
 
 
 class XnnpackModel(Servable):
@@ -50,7 +43,7 @@ class XnnpackModel(Servable):
             count: how many pictures may run at a time.
 
         Raises:
-            NotConvertible: serve `model` itself.
+            ValueError: serve `model` itself.
         """
         self.version, self.signatures = model.version, model.signatures
         self._model = model
@@ -122,9 +115,7 @@ class XnnpackModel(Servable):
     def _network(self, pixels: np.ndarray, end: float | None) -> np.ndarray:
         """Probabilities of one picture, and after them 1 where the answer is not sure."""
         if end is not None and time.monotonic() >= end:
-            raise StatusError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the network ran"
-            )
+            raise deadline_exceeded("The deadline passed before the network ran")
         with self._interpreters.one() as interpreter:
             (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
             interpreter.set_tensor(
@@ -148,7 +139,7 @@ class XnnpackModel(Servable):
         actual = np.stack([self._network(row, None) for row in pixels])[:, :-1]
         difference = np.abs(actual - expected).max()
         if not difference <= TOLERANCE:
-            raise NotConvertible(
+            raise ValueError(
                 f"XNNPACK's probabilities differ by {difference:.2g}, allowed are {TOLERANCE:g}"
             )
         return classes[0]
@@ -171,7 +162,7 @@ def accelerate(model: SavedModel, path: str, count: int) -> Servable:
 
 def _image_size(model: SavedModel) -> int:
     if not is_whiskers(model.signatures):
-        raise NotConvertible("it does not have the signatures of a Whisker model")
+        raise ValueError("it does not have the signatures of a Whisker model")
     shape = model.signatures[contract.SIGNATURE_PIXELS].inputs[contract.INPUT_PIXELS].tensor_shape
     return int(shape.dim[1].size)
 
@@ -190,9 +181,7 @@ def _import_decoding(model: SavedModel, loaded: Any, size: int) -> tuple[str, st
         and operation.inputs[0].shape.as_list() == [None, size, size, 3]
     ]
     if len(cut) != 1:
-        raise NotConvertible(
-            f"its graph turns pictures into floats at {len(cut)} places, expected 1"
-        )
+        raise ValueError(f"its graph turns pictures into floats at {len(cut)} places, expected 1")
     # Outputs are in the order of their names.
     signature = model.signatures[contract.SIGNATURE_BYTES]
     valid = frozen.outputs[sorted(signature.outputs).index(contract.OUTPUT_VALID)]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from serving.server.flags import Flags
-from serving.server.limits import PICTURES
+from serving.server.handlers import PICTURES
 from whisker_ml.formats import MAX_PIXELS
 
 ROOT = Path(__file__).parents[2]

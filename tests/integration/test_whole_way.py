@@ -19,7 +19,7 @@ from serving.client.async_client import AsyncPredictClient
 from serving.client.errors import ClientError, NotAPicture
 from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
-from serving.server import servable
+from serving.server import loading
 from tests.trained_model import draw, encode
 from whisker_ml import contract, storage
 
@@ -48,7 +48,7 @@ def test_graph_is_rewritten_in_one_pass_unless_the_session_is_told_otherwise(
 ):
     options = ConfigProto()
     options.graph_options.rewrite_options.meta_optimizer_iterations = given
-    model = servable.load(1, str(trained.store / "whisker" / "1"), options)
+    model = loading.load_saved_model(1, str(trained.store / "whisker" / "1"), options)
     rewriting = model.session._config.graph_options.rewrite_options
     model.close()
     assert rewriting.NumIterationsType.Name(rewriting.meta_optimizer_iterations) == passes

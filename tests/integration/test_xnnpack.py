@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving.server.loading import LoadingOptions, load
+from serving.server.flags import Flags
+from serving.server.loading import load
 from serving.server.status import StatusError
 from serving.server.xnnpack import TOLERANCE, XnnpackModel
 from tests.trained_model import draw
@@ -25,8 +26,8 @@ def pair(trained):
     """The trained model by TensorFlow alone, and with its network in XNNPACK."""
     path = str(trained.store / contract.DEFAULT_MODEL_NAME / "1")
     models = (
-        load(1, path, LoadingOptions(warm_up=False)),
-        load(1, path, LoadingOptions(warm_up=False, xnnpack=True, interpreters=2)),
+        load(1, path, Flags(enable_model_warmup=False)),
+        load(1, path, Flags(enable_model_warmup=False, xnnpack=True, num_tflite_pools=2)),
     )
     assert isinstance(models[1], XnnpackModel)
     # Their rows are independent, and requests for them are merged.
@@ -107,7 +108,7 @@ def unsure(tmp_path_factory):
         patched.setattr(tf, "function", of_before)
         saved_model.export(model, Objective(2), ["cats", "dogs"], 32, base / "2")
     models = [
-        load(number, str(base / str(number)), LoadingOptions(warm_up=False, xnnpack=xnnpack))
+        load(number, str(base / str(number)), Flags(enable_model_warmup=False, xnnpack=xnnpack))
         for number, xnnpack in ((1, False), (1, True), (2, True))
     ]
     yield pixels[20:], models

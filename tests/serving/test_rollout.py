@@ -19,13 +19,18 @@ from serving.config import models_config
 from serving.rollout import RolloutError, RunningServer, _Rollout, promote, rollback
 from serving.server import grpc_service
 from serving.server.discovery import read_config, single_model
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
-from serving.server.manager import Manager, Options
+from serving.server.manager import Manager
 from serving.server.status import StatusError
 from serving.store import ModelStore, open_store
 from serving.store.state import VersionMissingError
 
-OPTIONS = Options(poll_wait_s=0.1, load_retry_interval_s=60, labels_for_unavailable=True)
+OPTIONS = Flags(
+    file_system_poll_wait_seconds=0.1,
+    load_retry_interval_micros=60_000_000,
+    allow_version_labels_for_unavailable_models=True,
+)
 TIMEOUT_S = 20.0
 
 
@@ -41,9 +46,7 @@ class Harness:
         polls: whether the server reads models.config by itself, and takes it from nobody.
     """
 
-    def __init__(
-        self, store: ModelStore, options: Options = OPTIONS, *, polls: bool = False
-    ) -> None:
+    def __init__(self, store: ModelStore, options: Flags = OPTIONS, *, polls: bool = False) -> None:
         self.store = store
         self.polls = polls
         self.undone = f"models.config {'is unchanged' if polls else 'and the server are as before'}"
@@ -59,7 +62,7 @@ class Harness:
 
     def start(self, config: Any = None, **options: Any) -> RunningServer:
         read = lambda: config or self.read(self.store.config_path)  # noqa: E731
-        polling = {"config_poll_wait_s": 0.05} if self.polls else {}
+        polling = {"model_config_file_poll_wait_seconds": 0.05} if self.polls else {}
         manager = Manager(self._load, read, replace(self.options, **polling | options))
         manager.apply(read())
         self._state = state(read())
@@ -76,7 +79,7 @@ class Harness:
             return applied
 
         manager.apply = noted  # type: ignore[method-assign]
-        handlers = Handlers(manager, None, allow_reload=not self.polls)
+        handlers = Handlers(manager, None, flags=Flags(allow_reload=not self.polls))
         server, port = grpc_service.bind(handlers, "127.0.0.1", 0)
         server.start()
         running = RunningServer(f"127.0.0.1:{port}")
@@ -413,7 +416,7 @@ def test_killed_rollout_leaves_a_file_to_start_on_and_the_next_one_mends_the_res
 
 
 def test_server_that_polls_the_file_takes_every_state(harness: Harness) -> None:
-    server = harness.start(config_poll_wait_s=0.15)
+    server = harness.start(model_config_file_poll_wait_seconds=0.15)
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     rollback(harness.store, server, TIMEOUT_S)
     seen = [
@@ -545,7 +548,7 @@ def test_server_that_does_not_poll_is_waited_for_in_vain_and_the_file_is_put_bac
     harness: Harness, version: int, text: str
 ) -> None:
     harness.store.promote(3, "canary")
-    server = harness.start(config_poll_wait_s=0)
+    server = harness.start(model_config_file_poll_wait_seconds=0)
     wait_until(lambda: available(server) == {1, 3})
     before = Path(harness.store.config_path).read_bytes()
     with pytest.raises(RolloutError) as error:
@@ -565,7 +568,7 @@ def test_server_that_does_not_poll_is_waited_for_in_vain_and_the_file_is_put_bac
 def test_command_that_is_stopped_while_it_waits_puts_the_file_back(
     harness: Harness, sent: signal.Signals, code: int
 ) -> None:
-    server = harness.start(config_poll_wait_s=0)
+    server = harness.start(model_config_file_poll_wait_seconds=0)
     command = ["promote", "2", f"--server={server.address}"]
     folder = Path(harness.store.config_path).parent
     with subprocess.Popen(
@@ -587,7 +590,7 @@ def test_command_that_is_stopped_while_it_waits_puts_the_file_back(
 
 @polled
 def test_command_that_waited_in_vain_ends_with_2(harness: Harness) -> None:
-    server = harness.start(config_poll_wait_s=0)
+    server = harness.start(model_config_file_poll_wait_seconds=0)
     command = ["promote", "2", f"--server={server.address}", "--timeout_s=0.2", "--format=json"]
     folder = Path(harness.store.config_path).parent
     ended = subprocess.run(
@@ -610,7 +613,7 @@ def test_server_that_does_not_know_the_call_is_waited_for(
         raise StatusError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
     monkeypatch.setattr(Handlers, "reload_config", unknown)
-    server = harness.start(config_poll_wait_s=0.05)
+    server = harness.start(model_config_file_poll_wait_seconds=0.05)
     promote(harness.store, 2, "stable", server, TIMEOUT_S)
     assert server.labelled("whisker", "stable", None) == 2
 
@@ -622,7 +625,7 @@ def test_server_that_fails_when_it_is_sent_a_configuration_is_not_waited_for(
         raise StatusError(grpc.StatusCode.INTERNAL, "no")
 
     monkeypatch.setattr(Handlers, "reload_config", failing)
-    server = harness.start(config_poll_wait_s=0.05)
+    server = harness.start(model_config_file_poll_wait_seconds=0.05)
     with pytest.raises(ServerError, match="INTERNAL: no"):
         promote(harness.store, 2, "stable", server, TIMEOUT_S)
     assert in_the_file(harness.store) == ([1], {"stable": 1})

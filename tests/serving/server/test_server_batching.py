@@ -6,11 +6,12 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.server import grpc_service, loading, servable
+from serving.server import grpc_service, loading
 from serving.server.batching import Parameters, Scheduler, read_parameters
 from serving.server.discovery import single_model
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
-from serving.server.manager import Manager, Options
+from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.status import StatusError
 from tests.serving.server.asking import Client, request
@@ -354,8 +355,8 @@ def test_parameters_that_cannot_work_are_refused(tmp_path, text, message):
 def batching_client(exported):
     """A gRPC server in this process that runs a batch only when it is full, at 32 rows."""
     one = scheduler(max_batch_size=32)
-    load = functools.partial(loading.load, options=loading.LoadingOptions(batching=one._parameters))
-    manager = Manager(load, lambda: None, Options())
+    load = functools.partial(loading.load, flags=Flags(), batching=one._parameters)
+    manager = Manager(load, lambda: None, Flags())
     manager.apply(single_model("probe", f"{exported}/probe"))
     manager.tick()
     handlers = Handlers(manager, one)
@@ -377,7 +378,7 @@ def test_32_clients_are_answered_by_one_run_each_with_its_own_answer(batching_cl
     answers = [call.result(JOIN_S).outputs for call in calls]
     assert [list(answer["rows"].int_val) for answer in answers] == [[32]] * 32
     assert [list(answer["length"].int_val) for answer in answers] == [[len(text)] for text in texts]
-    alone = servable.load(1, f"{exported}/probe/1")
+    alone = loading.load_saved_model(1, f"{exported}/probe/1")
     outputs = alone.signatures["serving_default"].outputs
     feed = {alone.signatures["serving_default"].inputs["s"].name: np.array(texts, dtype=object)}
     (expected,) = alone.run(feed, [outputs["hash"].name], None)

@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 from serving.server import discovery, loading
+from serving.server.flags import Flags
 from serving.server.status import StatusError
 from whisker_ml import storage
 
@@ -25,7 +26,7 @@ def test_versions_in_a_bucket_are_found_loaded_and_cleaned_up(
     storage.write(f"{address}/.claims/3", b"", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert discovery.scan(address) == {1: f"{address}/1", 2: f"{address}/2"}
-    loaded = loading.load(2, f"{address}/2", loading.LoadingOptions())
+    loaded = loading.load(2, f"{address}/2", Flags())
     signature = loaded.signatures["serving_default"]
     feeds = {signature.inputs["x"].name: np.ones((1, 1), np.float32)}
     assert loaded.run(feeds, [signature.outputs["y"].name], None)[0].tolist() == [[3.5]]
@@ -46,7 +47,7 @@ def test_incomplete_version_in_a_bucket_is_refused_by_its_address_and_leaves_not
         StatusError,
         match=f"^FAILED_PRECONDITION: {address}/1 is incomplete: variables/variables.index",
     ):
-        loading.load(1, f"{address}/1", loading.LoadingOptions())
+        loading.load(1, f"{address}/1", Flags())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,12 +83,12 @@ def test_configuration_that_a_bucket_does_not_have_is_not_found(bucket):
 def test_batching_file_of_a_version_is_read_only_where_that_is_asked_for(exported, tmp_path):
     version = shutil.copytree(exported / "half" / "1", tmp_path / "1")
     Path(version, "batching_params.pbtxt").write_text("max_batch_size { value: 0 }")
-    assert loading.load(1, str(version), loading.LoadingOptions()).batching is None
+    assert loading.load(1, str(version), Flags()).batching is None
     with pytest.raises(
         StatusError,
         match="^INVALID_ARGUMENT: .*batching_params.pbtxt: max_batch_size must be positive",
     ):
-        loading.load(1, str(version), loading.LoadingOptions(batching_per_version=True))
+        loading.load(1, str(version), Flags(enable_per_model_batching_parameters=True))
 
 
 def config(*models):

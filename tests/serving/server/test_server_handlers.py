@@ -11,11 +11,12 @@ import pytest
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-from serving.server import grpc_service, servable
+from serving.server import grpc_service, loading
 from serving.server.batching import Parameters, Scheduler
 from serving.server.discovery import single_model
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
-from serving.server.manager import Manager, Options
+from serving.server.manager import Manager
 from serving.server.status import StatusError
 from tests.serving.server.asking import Client, refusal, request
 from tests.serving.server.heads import example, export_heads
@@ -26,7 +27,11 @@ JOIN_S = 20.0
 
 @pytest.fixture
 def manager():
-    manager = Manager(servable.load, lambda: None, Options(poll_wait_s=0, max_load_retries=0))
+    manager = Manager(
+        loading.load_saved_model,
+        lambda: None,
+        Flags(file_system_poll_wait_seconds=0, max_num_load_retries=0),
+    )
     yield manager
     assert manager.stop(JOIN_S)
 

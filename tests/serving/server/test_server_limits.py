@@ -16,7 +16,7 @@ import tensorflow as tf
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from tensorflow_serving.apis import predict_pb2
 
-from serving.server.limits import Limits
+from serving.server.handlers import Limits
 from serving.server.status import StatusError
 from tests.serving.server.asking import refusal, request, silent_calls, wait_until
 
@@ -102,7 +102,7 @@ def test_input_without_rows_is_within_every_bound(shape):
 
 def test_rows_given_by_flag_bound_numbers_too():
     with pytest.raises(StatusError, match="3 rows: at most 2 .--max_request_rows"):
-        Limits(rows=2).check({"x": np.zeros(3, np.float32)})
+        Limits(rows=2, nbytes=100, pixels=0).check({"x": np.zeros(3, np.float32)})
 
 
 def test_message_and_body_that_are_too_long_are_refused_before_they_are_read(server):

@@ -12,7 +12,8 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 
-from serving.server.loading import LoadingOptions, load
+from serving.server.flags import Flags
+from serving.server.loading import load
 from serving.server.status import StatusError
 from tests.serving.server.asking import request, running
 
@@ -82,7 +83,7 @@ def loaded(tmp_path):
 
     def from_content(content):
         (tmp_path / "model.tflite").write_bytes(content)
-        models.append(load(1, str(tmp_path), LoadingOptions(prefer_tflite=True, interpreters=1)))
+        models.append(load(1, str(tmp_path), Flags(prefer_tflite_model=True, num_tflite_pools=1)))
         return models[-1]
 
     yield from_content

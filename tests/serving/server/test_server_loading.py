@@ -6,7 +6,6 @@ import queue
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from serving.server import servable
 from serving.server.flags import Flags
-from serving.server.loading import LoadingOptions, load
-from serving.server.model_server import loading_options, serve
+from serving.server.loading import load
+from serving.server.model_server import serve
 from serving.server.status import StatusError
 from tests.serving.server.asking import Client, request, wait_until
 from tests.serving.server.heads import CLASSIFY, REGRESS, export_heads, given
@@ -73,7 +72,7 @@ def write_records(version, *records):
 
 def refusal(version, **options):
     with pytest.raises(StatusError) as error:
-        load(1, str(version), LoadingOptions(**options))
+        load(1, str(version), Flags(**options))
     return str(error.value)
 
 
@@ -88,14 +87,14 @@ def test_records_of_every_method_are_answered_while_loading(
         servable.SavedModel, "run", lambda self, *rest: counted.append(1) or run(self, *rest)
     )
     with caplog.at_level(logging.INFO):
-        load(1, str(version), LoadingOptions(warm_up_iterations=iterations)).close()
+        load(1, str(version), Flags(num_request_iterations_for_warmup=iterations)).close()
     assert len(counted) == runs
     assert "Number of warmup records read: 5" in caplog.text
 
 
 def test_version_without_records_says_where_they_would_be(heads, caplog):
     with caplog.at_level(logging.INFO):
-        load(1, str(heads), LoadingOptions()).close()
+        load(1, str(heads), Flags()).close()
     assert (
         f"No warmup data file found at {heads}/assets.extra/tf_serving_warmup_requests"
         in caplog.text
@@ -125,12 +124,12 @@ def test_version_without_records_says_where_they_would_be(heads, caplog):
 def test_record_that_fails_fails_the_load(version, records, message):
     write_records(version, *records)
     assert refusal(version).startswith(message)
-    load(1, str(version), LoadingOptions(warm_up=False)).close()
+    load(1, str(version), Flags(enable_model_warmup=False)).close()
 
 
 def test_a_thousand_records_are_not_too_many(version):
     write_records(version, *[PredictionLog()] * 1000)
-    load(1, str(version), LoadingOptions()).close()
+    load(1, str(version), Flags()).close()
 
 
 def test_warm_up_file_that_is_no_tfrecord_is_named_as_such(version):
@@ -178,7 +177,7 @@ def lite_answer(model, signature, **values):
 
 
 def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
-    model = load(1, str(lite), LoadingOptions(prefer_tflite=True))
+    model = load(1, str(lite), Flags(prefer_tflite_model=True))
     assert sorted(model.signatures) == ["add", "double", "serving_default"]
     inputs = model.signatures["serving_default"].inputs["x"]
     assert (inputs.dtype, [one.size for one in inputs.tensor_shape.dim]) == (
@@ -190,14 +189,14 @@ def test_tflite_model_is_served_with_its_own_signatures_where_preferred(lite):
         assert lite_answer(model, "serving_default", x=values) == values.sum(axis=1).tolist()
     assert lite_answer(model, "double", x=np.array([4], np.int32)) == [8]
     model.close()
-    plain = load(1, str(lite), LoadingOptions())
+    plain = load(1, str(lite), Flags())
     assert "classify" in plain.signatures
     plain.close()
 
 
 def test_tflite_signatures_may_run_together(lite):
     # As MultiInference asks for those of several tasks.
-    model = load(1, str(lite), LoadingOptions(prefer_tflite=True))
+    model = load(1, str(lite), Flags(prefer_tflite_model=True))
     row, double = model.signatures["serving_default"], model.signatures["double"]
     feeds = {
         row.inputs["x"].name: np.ones((1, 2), np.float32),
@@ -209,7 +208,7 @@ def test_tflite_signatures_may_run_together(lite):
 
 
 def test_run_that_an_interpreter_refuses_is_an_internal_error(lite):
-    model = load(1, str(lite), LoadingOptions(prefer_tflite=True))
+    model = load(1, str(lite), Flags(prefer_tflite_model=True))
     two = np.ones(2, np.float32)
     with pytest.raises(StatusError, match="^INTERNAL: Failed to run interpreter. "):
         lite_answer(model, "add", x=two, y=np.ones(3, np.float32))
@@ -219,12 +218,12 @@ def test_run_that_an_interpreter_refuses_is_an_internal_error(lite):
 
 def test_tflite_file_that_is_rubbish_is_refused(version):
     (version / "model.tflite").write_bytes(b"rubbish" * 100)
-    text = refusal(version, prefer_tflite=True)
+    text = refusal(version, prefer_tflite_model=True)
     assert text.startswith("INVALID_ARGUMENT: Cannot build Interpreter from buffer. ")
 
 
 def test_model_that_is_not_whiskers_is_served_by_tensorflow_with_the_reason(heads, caplog):
-    model = load(1, str(heads), LoadingOptions(xnnpack=True))
+    model = load(1, str(heads), Flags(xnnpack=True))
     assert isinstance(model, servable.SavedModel)
     assert (
         f"{heads} is served by TensorFlow alone: it does not have the signatures of a Whisker model"
@@ -261,13 +260,11 @@ def test_flags_reach_loading_and_answers(lite, tmp_path, caplog):
     assert "Number of warmup records read: 1" in caplog.text
 
 
-def test_flags_say_how_to_load():
-    flags = Flags(
-        enable_model_warmup=False,
-        xnnpack=True,
-        num_tflite_pools=3,
-        num_request_iterations_for_warmup=5,
-    )
-    expected = LoadingOptions(warm_up=False, xnnpack=True, interpreters=3, warm_up_iterations=5)
-    assert replace(loading_options(flags), session=None) == expected
-    assert replace(loading_options(Flags()), session=None) == LoadingOptions()
+def test_a_pool_is_an_interpreter(lite):
+    model = load(1, str(lite), Flags(prefer_tflite_model=True, num_tflite_pools=3))
+    assert model._interpreters._idle.qsize() == 3
+    model.close()
+
+
+def test_tags_are_parted_by_commas(heads):
+    assert "with tags 'serve', 'gpu'" in refusal(heads, saved_model_tags="serve,gpu")

@@ -11,8 +11,9 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.server import discovery, manager
-from serving.server.manager import Manager, Options
-from serving.server.servable import State
+from serving.server.discovery import State
+from serving.server.flags import Flags
+from serving.server.manager import Manager
 from serving.server.status import StatusError
 
 
@@ -37,7 +38,7 @@ class World:
         self.servables = {}
         self.config = None
         self.manager = Manager(
-            self.load, lambda: self.config, Options(**options), clock=lambda: self.now
+            self.load, lambda: self.config, Flags(**options), clock=lambda: self.now
         )
 
     def load(self, number, path):
@@ -100,7 +101,7 @@ def test_new_version_is_available_before_the_old_one_goes(world):
 
 
 def test_new_version_that_fails_leaves_the_old_one(tmp_path):
-    world = World(tmp_path, max_load_retries=0)
+    world = World(tmp_path, max_num_load_retries=0)
     world.add(1)
     world.configure()
     world.tick()
@@ -114,7 +115,7 @@ def test_new_version_that_fails_leaves_the_old_one(tmp_path):
 
 
 def test_failed_load_is_tried_again_after_the_interval_so_often_and_never_after(tmp_path):
-    world = World(tmp_path, max_load_retries=2, load_retry_interval_s=60)
+    world = World(tmp_path, max_num_load_retries=2, load_retry_interval_micros=60_000_000)
     world.broken = {1}
     world.add(1)
     world.configure()
@@ -137,7 +138,7 @@ def test_failed_load_is_tried_again_after_the_interval_so_often_and_never_after(
 
 
 def test_failed_version_that_went_and_came_back_is_loaded_afresh(tmp_path):
-    world = World(tmp_path, max_load_retries=0)
+    world = World(tmp_path, max_num_load_retries=0)
     world.broken = {1}
     world.add(1)
     world.configure()
@@ -154,7 +155,12 @@ def test_failed_version_that_went_and_came_back_is_loaded_afresh(tmp_path):
 
 
 def test_failed_version_begins_anew_after_the_interval_where_that_is_asked_for(tmp_path):
-    world = World(tmp_path, max_load_retries=1, load_retry_interval_s=60, retry_failed=True)
+    world = World(
+        tmp_path,
+        max_num_load_retries=1,
+        load_retry_interval_micros=60_000_000,
+        enable_reload_servables_with_error=True,
+    )
     world.broken = {1}
     world.add(1)
     world.configure()
@@ -250,9 +256,11 @@ def test_policies_and_a_model_left_out_of_the_next_config(world):
     assert world.states() == {3: "END", 2: "END", 1: "END"}
 
 
-@pytest.mark.parametrize(("poll_wait_s", "expected"), [(1, [1, 2]), (0, [1]), (-1, [])])
-def test_polling_again_once_or_never(tmp_path, poll_wait_s, expected):
-    world = World(tmp_path, poll_wait_s=poll_wait_s)
+@pytest.mark.parametrize(
+    ("file_system_poll_wait_seconds", "expected"), [(1, [1, 2]), (0, [1]), (-1, [])]
+)
+def test_polling_again_once_or_never(tmp_path, file_system_poll_wait_seconds, expected):
+    world = World(tmp_path, file_system_poll_wait_seconds=file_system_poll_wait_seconds)
     world.add(1)
     world.configure()
     world.tick()
@@ -280,7 +288,7 @@ def test_label_of_a_version_that_is_not_loaded_is_refused(world):
 def test_new_label_may_come_before_its_version_if_allowed_but_an_old_one_does_not_move_to_one(
     tmp_path,
 ):
-    world = World(tmp_path, labels_for_unavailable=True)
+    world = World(tmp_path, allow_version_labels_for_unavailable_models=True)
     world.add(1, 2)
     world.configure("specific { versions: 1 }", {"stable": 1})
     with pytest.raises(StatusError, match="Servable not found for request: Specific"):
@@ -313,7 +321,7 @@ def test_labels_are_replaced_whole_and_unknown_ones_refused(world):
 
 
 def test_polled_config_is_taken_over_and_a_bad_one_logged_once(tmp_path, caplog):
-    world = World(tmp_path, config_poll_wait_s=10)
+    world = World(tmp_path, model_config_file_poll_wait_seconds=10)
     world.add(1, 2)
     world.configure("specific { versions: 1 }")
     world.tick()
@@ -354,7 +362,7 @@ def test_empty_config_serves_nothing_and_is_ready(world, caplog):
 
 
 def test_version_that_fails_in_an_unforeseen_way_ends_with_its_error_and_blocks_no_other(tmp_path):
-    world = World(tmp_path, max_load_retries=1, load_retry_interval_s=60)
+    world = World(tmp_path, max_num_load_retries=1, load_retry_interval_micros=60_000_000)
     world.add(1, 2)
     world.unforeseen.add(2)
     world.configure("all {}")

@@ -17,9 +17,10 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 )
 
 from serving.server import grpc_service
+from serving.server.flags import Flags
 from serving.server.handlers import Handlers
-from serving.server.manager import Manager, Options
-from serving.server.servable import load
+from serving.server.loading import load_saved_model as load
+from serving.server.manager import Manager
 from tests.serving.server.asking import silent_calls, wait_until
 
 ARRIVAL_S = 3
@@ -99,7 +100,7 @@ def test_symbol_that_is_not_there_is_an_answer(client):
 
 
 def test_health_is_listed_where_it_answers():
-    manager = Manager(load, lambda: None, Options())
+    manager = Manager(load, lambda: None, Flags())
     server, port = grpc_service.bind(Handlers(manager, None), "127.0.0.1", 0)
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from serving.server.flags import Flags
 from serving.server.rest import RestApi
 from tests.serving.server.asking import wait_until, write_config
 
@@ -267,7 +268,7 @@ def test_pages_of_other_origins_may_not_ask_without_the_flag():
         "REQUEST_URI": HALF,
         "HTTP_ORIGIN": "https://example.com",
     }
-    body = RestApi(None, None)(environ, lambda *arguments: said.append(arguments))
+    body = RestApi(None, Flags())(environ, lambda *arguments: said.append(arguments))
     assert (said, body) == ([("200 OK", [("Content-Length", "0")])], [b""])
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 
 from serving.server import rest_inputs, rest_json
-from serving.server.rest_outputs import dump_outputs
+from serving.server.rest_json import dump_outputs
 from serving.server.status import StatusError
 from tests.serving.server.bodies import bodies, first_object
 

@@ -1,4 +1,5 @@
 import logging
+import queue
 
 import pytest
 
@@ -6,12 +7,12 @@ from serving.config import ConfigError
 from serving.server import model_server
 from serving.server.batching import Parameters
 from serving.server.flags import Flags
-from serving.server.limits import Limits
+from serving.server.handlers import Handlers, Limits
 from serving.server.status import StatusError
 
 
 def session(**flags):
-    return model_server.loading_options(Flags(**flags)).session
+    return model_server.session_options(Flags(**flags))
 
 
 def test_parallelism_stands_for_both_and_its_parts_win_over_it():
@@ -68,43 +69,32 @@ def test_session_file_is_read_and_flags_win_over_it(tmp_path):
 )
 def test_flags_that_cannot_work_are_refused(flags, message):
     with pytest.raises(StatusError) as error:
-        model_server.loading_options(Flags(**flags))
+        model_server.serve(Flags(**flags, model_base_path="/none"), queue.SimpleQueue())
     assert str(error.value) == f"INVALID_ARGUMENT: {message}"
 
 
 def test_batching_is_off_unless_asked_for():
-    assert model_server.loading_options(Flags()).batching is None
-    assert model_server.loading_options(Flags(enable_batching=True)).batching == Parameters()
+    assert model_server.batching_parameters(Flags()) is None
+    assert model_server.batching_parameters(Flags(enable_batching=True)) == Parameters()
 
 
 @pytest.mark.parametrize("name", ["grpc_max_threads", "rest_api_num_threads"])
 def test_negative_number_of_threads_is_refused(name):
     with pytest.raises(StatusError) as error:
-        model_server.transport_settings(Flags(**{name: -1}))
+        model_server.check(Flags(**{name: -1}))
     assert (
         str(error.value)
         == f"INVALID_ARGUMENT: --{name}=-1: expected a positive number, or 0 for the default"
     )
 
 
-def test_threads_and_the_rest_reach_the_transport():
-    transport = model_server.transport_settings(
-        Flags(grpc_max_threads=3, grpc_socket_path="/s", enable_grpc_healthcheck_service=True)
-    )
-    assert (transport.most_at_work, transport.socket_path, transport.health, transport.tls) == (
-        3,
-        "/s",
-        True,
-        None,
-    )
-    assert model_server.transport_settings(Flags()).most_at_work == 128
-
-
 def test_tls_file_that_holds_paths_is_refused(tmp_path):
     path = tmp_path / "tls.config"
     path.write_text('server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"')
     with pytest.raises(ConfigError, match="server_key is a path: expected the PEM text itself"):
-        model_server.transport_settings(Flags(ssl_config_file=str(path)))
+        model_server.serve(
+            Flags(model_base_path="/none", ssl_config_file=str(path)), queue.SimpleQueue()
+        )
 
 
 def test_metrics_have_the_path_of_the_real_server_are_off_by_default_and_need_the_rest_port(
@@ -125,14 +115,6 @@ def test_metrics_have_the_path_of_the_real_server_are_off_by_default_and_need_th
     assert model_server.monitored_path(Flags(**flags, rest_api_port=1)) == ""
 
 
-def test_tags_are_parted_by_commas():
-    assert model_server.loading_options(Flags()).tags == ("serve",)
-    assert model_server.loading_options(Flags(saved_model_tags="serve,gpu")).tags == (
-        "serve",
-        "gpu",
-    )
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -146,16 +128,12 @@ def test_tags_are_parted_by_commas():
 @pytest.mark.parametrize("value", [0, -1, 2**31])
 def test_bound_that_lets_nothing_through_is_refused(name, value):
     with pytest.raises(StatusError, match=f"--{name}={value}: expected 1 to 2147483647"):
-        model_server.request_limits(Flags(**{name: value}))
+        model_server.check(Flags(**{name: value}))
 
 
 def test_bounds_reach_those_that_keep_them():
     flags = Flags(max_request_rows=2, max_request_bytes=3, max_pixels=4)
-    assert model_server.request_limits(flags) == Limits(rows=2, nbytes=3, pixels=4)
-    assert model_server.request_limits(Flags()).rows is None
+    assert Handlers(None, None, flags=flags).limits == Limits(rows=2, nbytes=3, pixels=4)
+    assert Handlers(None, None).limits.rows is None
     with pytest.raises(StatusError, match="--max_request_rows=-1: expected a positive number"):
-        model_server.request_limits(Flags(max_request_rows=-1))
-    transport = model_server.transport_settings(
-        Flags(max_request_bytes=5, request_arrival_timeout_in_ms=1500)
-    )
-    assert (transport.most_bytes, transport.arrival_s) == (5, 1.5)
+        model_server.check(Flags(max_request_rows=-1))

@@ -13,7 +13,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from serving.server import servable, tensors
+from serving.server import loading, tensors
 from serving.server.handlers import Handlers
 from serving.server.status import StatusError
 
@@ -92,7 +92,7 @@ def fitting_requests(draw):
 
 @pytest.fixture(scope="module")
 def handlers(exported):
-    probe = servable.load(1, f"{exported}/probe/1")
+    probe = loading.load_saved_model(1, f"{exported}/probe/1")
 
     class Loaded:
         @contextmanager

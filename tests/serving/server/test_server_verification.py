@@ -16,14 +16,13 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from serving.server import manager
 from serving.server.flags import Flags
-from serving.server.loading import LoadingOptions, load
-from serving.server.model_server import loading_options
+from serving.server.loading import load
 from serving.server.status import StatusError
 from serving.store import open_store
 from serving.store.manifest import MANIFEST_FILE
 from whisker_ml import contract, storage
 
-VERIFIED = LoadingOptions(verify_digests=True)
+VERIFIED = Flags(verify_digests=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +61,8 @@ def flip(path):
     path.write_bytes(content)
 
 
-def test_the_flag_is_off_by_default_and_reaches_the_loader():
-    assert not loading_options(Flags()).verify_digests
-    assert loading_options(Flags(verify_digests=True)).verify_digests
+def test_the_flag_is_off_by_default():
+    assert not Flags().verify_digests
 
 
 @pytest.mark.parametrize("classes", [("cats", "dogs"), None])
@@ -79,7 +77,7 @@ def test_a_flipped_byte_is_refused_and_nobody_notices_without_the_flag(publish, 
         StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has another SHA-256"
     ):
         load(1, path, VERIFIED)
-    load(1, path, LoadingOptions()).close()
+    load(1, path, Flags()).close()
 
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "assets", "pipe"])
@@ -99,7 +97,7 @@ def test_what_is_no_regular_file_is_refused_and_nobody_notices_without_the_flag(
         match=f"^FAILED_PRECONDITION: {path}: {name} is a link, or not a regular file: publish",
     ):
         load(1, str(path), VERIFIED)
-    load(1, str(path), LoadingOptions()).close()
+    load(1, str(path), Flags()).close()
 
 
 def test_a_model_that_answers_other_classes_than_were_recorded_is_refused(publish, tmp_path):
@@ -141,7 +139,7 @@ def test_a_version_in_a_bucket_is_refused_by_its_address_and_leaves_nothing(
 def test_an_old_version_under_a_new_number_is_refused_and_the_old_one_goes_on(publish, tmp_path):
     path = Path(publish(tmp_path))
     server = manager.Manager(
-        partial(load, options=VERIFIED), ModelServerConfig, manager.Options(max_load_retries=0)
+        partial(load, flags=VERIFIED), ModelServerConfig, Flags(max_num_load_retries=0)
     )
     server.apply(
         text_format.Parse(

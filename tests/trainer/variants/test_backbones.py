@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server.loading import LoadingOptions, load
+from serving.server.flags import Flags
+from serving.server.loading import load
 from serving.server.xnnpack import TOLERANCE, XnnpackModel
 from tests.trained_model import logged, write_pictures
 from trainer.config import Config
@@ -176,7 +177,10 @@ def test_every_backbone_goes_the_whole_way(name, tmp_path):
     assert result["config"]["backbone"] == name
     path = result["model_path"]
     answers = []
-    for options in (LoadingOptions(warm_up=False), LoadingOptions(warm_up=False, xnnpack=True)):
+    for options in (
+        Flags(enable_model_warmup=False),
+        Flags(enable_model_warmup=False, xnnpack=True),
+    ):
         model = load(1, path, options)
         signature = model.signatures[contract.SIGNATURE_BYTES]
         (source,) = signature.inputs.values()
