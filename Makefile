@@ -66,10 +66,8 @@ docs: .venv-check/installed
 bench: .venv/installed-dev .venv-bench/installed
 	$(BIN)/python -m benchmarks.bench_training --data=$(DATA) --weights=$(WEIGHTS) \
 		--whisker_transfer_flags=--recipe=fast
-	$(BIN)/python -m benchmarks.bench_input --data=$(DATA)/train
 	$(BIN)/python -m benchmarks.accuracy --data=$(DATA) --weights=$(WEIGHTS)
 	$(BIN)/python -m benchmarks.bench_serving --data=$(DATA)
-	$(BIN)/python -m benchmarks.bench_gate
 	$(BIN)/python -m benchmarks.bench_client
 
 # Writes the digests that the base images' tags stand for now into the Dockerfiles; needs the network.
