@@ -46,8 +46,7 @@ check: .venv/installed-dev .venv-check/installed .venv-checkov/installed docs
 	$(CHECK)/yamllint --strict .
 	$(CHECK)/hadolint infra/docker/*.Dockerfile
 	$(CHECK)/kubernetes-validate --quiet --strict infra/kubernetes/*.yaml
-	$(CHECK)/python infra/check_terraform.py infra/terraform
-	$(CHECK)/python infra/check_provider.py infra/terraform .venv-checkov/provider/*.whl
+	$(CHECK)/python infra/check_terraform.py infra/terraform .venv-checkov/provider/*.whl
 	.venv-checkov/bin/checkov --config-file=infra/checkov.yaml --skip-download --directory=infra
 
 format: .venv-check/installed
@@ -66,13 +65,11 @@ docs: .venv-check/installed
 bench: .venv/installed-dev .venv-bench/installed
 	$(BIN)/python -m benchmarks.bench_training --data=$(DATA) --weights=$(WEIGHTS) \
 		--whisker_transfer_flags=--recipe=fast
-	$(BIN)/python -m benchmarks.bench_input --data=$(DATA)/train
 	$(BIN)/python -m benchmarks.accuracy --data=$(DATA) --weights=$(WEIGHTS)
 	$(BIN)/python -m benchmarks.bench_serving --data=$(DATA)
-	$(BIN)/python -m benchmarks.bench_gate
 	$(BIN)/python -m benchmarks.bench_client
 
-# Writes the digests that the base images' tags stand for now into the Dockerfiles; needs the network.
+# Writes the digests that the base images' tags stand for now into the Dockerfiles; needs docker and the network.
 pin-images:
 	python3 infra/pin_images.py Makefile $(DOCKERFILES)
 

@@ -1,23 +1,16 @@
 """Names by digest the base images of Dockerfiles, and the Makefile's BUILDKIT; standard library
 only, any Python from 3.8.
 
-``python3 infra/pin_images.py File…`` asks each image's registry what its tag stands for now
-and writes that behind the tag; ``--check`` asks nobody, and ends with one line where an image is
-named by a tag alone, which can move.
+``python3 infra/pin_images.py File…`` has docker pull each image by its tag, and writes behind the
+tag what it stands for now; ``--check`` asks nobody, and ends with one line where an image is named
+by a tag alone, which can move.
 """
 
 import argparse
-import hashlib
-import http.client
-import json
 import re
+import subprocess
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
-
-TIMEOUT_S = 30
 
 _FROM = re.compile(
     r"^(?:FROM\s+(?:--\S+\s+)*|BUILDKIT := )"
@@ -25,14 +18,6 @@ _FROM = re.compile(
     re.MULTILINE,
 )
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}")
-# What a tag may stand for: an image for several platforms first, as its digest is right on all of
-# them (the specifications of the Open Container Initiative and of Docker's registry, version 2).
-_MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
 
 
 class PinError(Exception):
@@ -84,7 +69,7 @@ def pin(files):
         files: paths of Dockerfiles, or of the Makefile.
 
     Raises:
-        PinError: a registry does not answer, or answers something else.
+        PinError: an image cannot be pulled.
     """
     digests, written = {}, {}
     for file in files:
@@ -113,83 +98,23 @@ def base_images(text):
 
 
 def digest_of(image):
-    """Asks an image's registry for the digest of its tag.
+    """Pulls an image by its tag; gives the digest that its registry has for it, the same on all
+    platforms.
 
     Args:
         image: as in a FROM line, such as ``python:3.12-slim``.
 
-    Returns:
-        ``sha256:`` and 64 hexadecimal digits: the hash of the manifest that was sent.
-
     Raises:
-        PinError: no answer, or one that is no manifest, or not the one that the registry says it
-            is.
+        PinError: it cannot be pulled.
     """
-    url, repository = manifest_url(image)
-    try:
-        try:
-            body, headers = get(url)
-        except urllib.error.HTTPError as error:
-            if error.code != 401:
-                raise
-            body, headers = get(url, token(error.headers.get("WWW-Authenticate", ""), repository))
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise PinError(f"pin-images: {image}: {url}: {' '.join(str(error).split())}") from error
-    if headers.get_content_type() not in _MANIFESTS:
-        raise PinError(
-            f"pin-images: {image}: {url}: {headers.get_content_type()} is no manifest of an image"
-        )
-    digest = "sha256:" + hashlib.sha256(body).hexdigest()
-    named = headers.get("Docker-Content-Digest", digest)
-    if named != digest:
-        raise PinError(
-            f"pin-images: {image}: the registry calls it {named}, but what it sent is {digest}"
-        )
-    return digest
-
-
-def manifest_url(image):
-    """Gives the address of an image's manifest, and its repository; by docker's rules for names
-    without a host.
-    """
-    host, slash, path = image.partition("/")
-    if not slash or not ("." in host or ":" in host or host == "localhost"):
-        host, path = "docker.io", image if slash else "library/" + image
-    repository, _, tag = path.partition(":")
-    # As docker does: without TLS on this machine only.
-    scheme = "http" if host.split(":")[0] in ("localhost", "127.0.0.1") else "https"
-    host = "registry-1.docker.io" if host == "docker.io" else host
-    return f"{scheme}://{host}/v2/{repository}/manifests/{tag or 'latest'}", repository
-
-
-def token(challenge, repository):
-    """Gets the token that a registry asks even strangers to bring (distribution.github.io, token
-    authentication).
-    """
-    asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    if not challenge.startswith("Bearer ") or not asked.get("realm"):
-        raise ValueError("401, and no address to get a token from")
-    query = {
-        "service": asked.get("service", ""),
-        "scope": asked.get("scope", f"repository:{repository}:pull"),
-    }
-    answer = json.loads(get(asked["realm"] + "?" + urllib.parse.urlencode(query))[0])
-    found = isinstance(answer, dict) and (answer.get("token") or answer.get("access_token"))
-    if not found:
-        raise ValueError(f"401, and no token from {asked['realm']}")
-    return found
-
-
-def get(url, bearer=None):
-    """Gives body and headers of an answer."""
-    if not url.startswith(("https://", "http://")):
-        raise ValueError(f"{url} is no address on the web")
-    headers = {"Accept": ", ".join(_MANIFESTS)}
-    if bearer:
-        headers["Authorization"] = f"Bearer {bearer}"
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (looked at above)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-        return answer.read(), answer.headers
+    # Not every image is there for this machine's platform.
+    command = ["docker", "pull", "--platform=linux/amd64", image]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    digest = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", ended.stdout, re.MULTILINE)
+    if ended.returncode or not digest:
+        said = " ".join((ended.stderr or ended.stdout).split())
+        raise PinError(f"pin-images: {image}: docker pull gives no digest: {said}")
+    return digest[1]
 
 
 if __name__ == "__main__":

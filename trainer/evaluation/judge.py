@@ -287,7 +287,7 @@ def importance(
     ("occlusion": Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks").
 
     Blurring the five most important parts of 25 changes the answer more than blurring any five far
-    more often than with Grad-CAM (`benchmarks.answers`).
+    more often than with Grad-CAM (docs/benchmarks.md, "Answers").
 
     Args:
         classify: gives the logits, float32 [n, units], of pixels, float32 [n, size, size, 3] in

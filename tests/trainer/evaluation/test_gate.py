@@ -1,11 +1,18 @@
 """The gate on arrays: verdicts, floors, and what it says."""
 
 import copy
+import json
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trainer.config import Config
 from trainer.evaluation import gate
+
+# What docs/benchmarks.md shows of them.
+SIMULATED = Path(__file__).parents[3] / "benchmarks" / "results" / "gate.json"
 
 N = 400
 LABELS = ["cats", "dogs"] * (N // 2)
@@ -195,3 +202,38 @@ def test_gate_that_is_off_lets_anything_through_and_says_so():
         None,
     )
     assert found["sentence"].startswith("The gate was off: ")
+
+
+def verdict(lost, gained, n):
+    places = np.arange(n)
+    only_live, only_candidate = places < lost, (lost <= places) & (places < lost + gained)
+    return gate.compare(~only_candidate, ~only_live, Config.gate_margin / 100)["verdict"]
+
+
+def simulate(differ, pairs):
+    """How often the gate refuses, for each number of pictures and each loss.
+
+    Args:
+        differ: share of the test pictures that one of two models alone is right about, where they
+            are equally good.
+        pairs: of models; the candidate loses the points and no others, beyond where two differ.
+    """
+    generator = np.random.default_rng(0)
+    for n in (200, 1000, 5000):
+        for points in (0, 1, 2, 3):
+            shares = [differ / 2 + points / 100, differ / 2]
+            draws = generator.multinomial(n, [*shares, 1 - sum(shares)], pairs)
+            verdicts = Counter(verdict(int(lost), int(gained), n) for lost, gained, _ in draws)
+            refused = {
+                policy: sum(verdicts[one] for one in gate.REFUSED[policy]) / pairs
+                for policy in ("not_worse", "strict")
+            }
+            row = {"n": n, "worse_by_points": points, "verdicts": dict(verdicts)}
+            yield row | {"refused": refused}
+
+
+@pytest.mark.skipif(not SIMULATED.exists(), reason="an image has no results of benchmarks")
+def test_gate_refuses_as_often_as_the_results_say():
+    known = json.loads(SIMULATED.read_text())
+    for model in known["models"]:
+        assert list(simulate(model["differ"], known["pairs"])) == model["rows"]
