@@ -43,6 +43,7 @@ setup(
         "serving.protos": ["*.binpb"],
         "serving.server": ["*.html"],
         "trainer": ["py.typed"],
+        "trainer.cloud": ["*.toml", "*.yaml"],
         "trainer.reporting": ["*.html", "*.css", "*.jinja"],
     },
     install_requires=["absl-py>=2.1"],

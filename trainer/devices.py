@@ -24,7 +24,6 @@ from tensorflow.python.util import _pywrap_util_port
 from trainer.cluster import ALONE, Cluster
 from trainer.config import Config
 from trainer.errors import DeviceError, WorkerLostError, WorkersError
-from trainer.gpus import compilation_note
 from trainer.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,10 @@ _LOGICAL_GPU_MEMORY_MB = 1024
 # From this compute capability on NVIDIA's GPUs have units for bfloat16 (Ampere). Older ones have
 # them for float16 only, whose gradients need loss scaling.
 _BFLOAT16_CAPABILITY = (8, 0)
+
+# The wheel's PTX is of version 8.5, which this driver is the first to read
+# (docs.nvidia.com/cuda/parallel-thread-execution, release history, read on 2026-11-27).
+_PTX_DRIVER = 555
 
 # Where Linux lists what its processors can do.
 _PROCESSORS = Path("/proc/cpuinfo")
@@ -461,6 +464,49 @@ def compilation_notes(details: Iterable[Mapping[str, Any]]) -> list[str]:
         if "compute_capability" in gpu
     }
     return sorted(filter(None, (compilation_note(*kind, builds) for kind in kinds)))
+
+
+def compilation_note(name: str, capability: tuple[int, int], builds: Sequence[str]) -> str:
+    """Says what TensorFlow has to compile before it computes on a GPU.
+
+    Looked at in the wheel of TensorFlow 2.21 for Linux x86-64 on 2026-11-27: of 1,438 groups of
+    kernels all have code for sm_60, sm_70, sm_80 and sm_89, and PTX of compute_90; 289, the large
+    ones, have code for sm_90 too. PTX is text that the driver compiles.
+
+    Args:
+        name: of the GPU.
+        capability: its compute capability, such as ``(9, 0)``.
+        builds: what TensorFlow was compiled for.
+
+    Returns:
+        Sentences without the last full stop; empty where there is nothing to compile.
+    """
+    if _covered(capability, "sm", builds):
+        return ""
+    gpu = f"{name} (compute capability {capability[0]}.{capability[1]})"
+    # TensorFlow's build makes code of compute_90 for 9.0 itself, for its large kernels.
+    if _covered(capability, "compute", builds):
+        return (
+            f"{gpu}: TensorFlow compiles its small kernels for it when they are first used; that"
+            f" needs NVIDIA's driver {_PTX_DRIVER} or newer"
+        )
+    return (
+        f"{gpu}: TensorFlow holds no code compiled for it. The first start compiles, for 30 minutes"
+        f" or longer by TensorFlow's own words, and needs NVIDIA's driver {_PTX_DRIVER} or newer."
+        " Later starts find the result in ~/.nv/ComputeCache, or where CUDA_CACHE_PATH says"
+    )
+
+
+def _covered(capability: tuple[int, int], kind: str, builds: Sequence[str]) -> bool:
+    """Code runs on its own compute capability and on higher ones of the same major version
+    (docs.nvidia.com/cuda/hopper-compatibility-guide, section 1.2, read on 2026-11-27).
+    """
+    targets = (re.fullmatch(rf"{kind}_(\d+)(\d)", build) for build in builds)
+    return any(
+        int(target[1]) == capability[0] and int(target[2]) <= capability[1]
+        for target in targets
+        if target
+    )
 
 
 def _driver_gpus() -> int:

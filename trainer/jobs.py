@@ -54,8 +54,9 @@ def _jobs(arguments: Sequence[str]) -> int | None:
         from trainer.cloud import rehearsal
 
         rehearsal.serve(values.project, values.region, values.port)
-    cloud.require_place(values.project, values.region)
-    cloud.require_endpoint(values.api_endpoint)
+    cloud.require_form(
+        project=values.project, region=values.region, api_endpoint=values.api_endpoint
+    )
 
     # A second and the extra `cloud`: not for --help or a mistyped flag.
     from trainer.cloud import jobs_client, send

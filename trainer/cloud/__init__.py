@@ -5,62 +5,130 @@ this package knows a cloud's products by name.
 import dataclasses
 import math
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from trainer.cloud import image, machines
+from trainer.cloud import image
 from trainer.config import Config
 from trainer.errors import ConfigError
 from whisker_ml.cli import setting
 from whisker_ml.files import BUCKET_SCHEME
 
+DEFAULT_MACHINE, DEFAULT_ACCELERATOR = "g2-standard-8", "NVIDIA_L4"
+
 # Numbers, and why there is a limit: a slip of a key must not be paid for.
 _BOUNDS: dict[str, tuple[float, float, str]] = {
-    "accelerator_count": (0, machines.MOST_ACCELERATORS, "the most that a machine has"),
+    "accelerator_count": (0, 16, "the most that a machine has"),
     "workers": (1, 100, "each step waits for all of them, and is paid for on each"),
     "max_hours": (0, 720, "30 days; the service ends a job after 7 by itself"),
     "price_per_hour": (0, 1e9, "in any currency"),
     "max_cost": (0, 1e9, "in any currency"),
 }
 
-_SERVICE_ACCOUNT = re.compile(r"[a-z0-9]([a-z0-9.@-]*[a-z0-9])?")
-_ENDPOINT = re.compile(
-    r"(https?://)?[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?|http://\[[0-9a-f:]+\](:[0-9]+)?"
-)
+# Texts that become arguments of other programs, lines of comment, or hosts: their form, and what is
+# expected where they have another.
+_PART = r"[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*"
+_FORMS = {
+    "project": (
+        r"([a-z0-9.-]+:)?[a-z0-9][a-z0-9-]*",
+        "the id or number of a Google Cloud project, such as my-project",
+    ),
+    "region": (
+        r"[a-z]+-[a-z]+[0-9]+",
+        "a region, such as us-central1 (a zone such as us-central1-a is none)",
+    ),
+    "api_endpoint": (
+        r"((https?://)?[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?|http://\[[0-9a-f:]+\](:[0-9]+)?)?",
+        "a host, such as us-central1-aiplatform.googleapis.com, or http://127.0.0.1:PORT",
+    ),
+    # As docker takes host, path, tag and digest (docs.docker.com/reference/cli/docker/image/tag/).
+    "image_uri": (
+        rf"([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?{_PART}(/{_PART})*"
+        r"(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]+)?",
+        "the image that holds the trainer, such as"
+        " LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer@sha256:…",
+    ),
+    "service_account": (
+        r"([a-z0-9]([a-z0-9.@-]*[a-z0-9])?)?",
+        "an address such as name@project.iam.gserviceaccount.com, or a name of Kubernetes",
+    ),
+    "machine": (r"[a-z0-9]+(-[a-z0-9]+)*", f"a machine type, such as {DEFAULT_MACHINE}"),
+    "accelerator": (
+        r"([A-Z0-9]+(_[A-Z0-9]+)*)?",
+        f"an accelerator type, such as {DEFAULT_ACCELERATOR}, or nothing",
+    ),
+}
 
-_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-_PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z0-9][a-z0-9-]*")
+# Machines whose processors are Arm, and accelerators that are built into such machines only. As of
+# 2026-11-27; nobody opened the vendor's page of Arm machines.
+_ARM = re.compile(r"(a4x|c4a|n4a|t2a)[a-z]*-.*|NVIDIA_GB[0-9]+")
 
 
-def require_place(project: str, region: str) -> None:
-    """Refuses what is no project or region, by its form alone.
+def require_form(**texts: str) -> None:
+    """Refuses, by their form alone, texts that cannot be what the flags of their names are.
 
     Raises:
         ConfigError: the form is wrong.
     """
-    if not _PROJECT.fullmatch(project):
-        raise ConfigError(
-            f"--project={project}: expected the id or number of a Google Cloud project, such as"
-            " my-project"
-        )
-    if not _REGION.fullmatch(region):
-        raise ConfigError(
-            f"--region={region}: expected a region, such as us-central1 (a zone such as"
-            " us-central1-a is none)"
-        )
+    for name, text in texts.items():
+        form, expected = _FORMS[name]
+        if not re.fullmatch(form, text, re.ASCII):
+            raise ConfigError(f"--{name}={text}: expected {expected}")
 
 
-def require_endpoint(api_endpoint: str) -> None:
-    """Refuses what is no host, by its form alone; empty passes.
+@cache
+def facts() -> dict[str, Any]:
+    """Reads the vendor's facts: `machines` and `permissions`."""
+    return tomllib.loads(Path(__file__).with_name("vendor.toml").read_text(encoding="utf-8"))
+
+
+def require_known(machine: str, accelerator: str) -> None:
+    """Refuses what is no name of a machine or accelerator, and what the images do not run on.
 
     Raises:
-        ConfigError: the form is wrong.
+        ConfigError: the form is wrong, or the processors are Arm.
     """
-    if api_endpoint and not _ENDPOINT.fullmatch(api_endpoint):
+    require_form(machine=machine, accelerator=accelerator)
+    if any(map(_ARM.fullmatch, (machine, accelerator))):
         raise ConfigError(
-            f"--api_endpoint={api_endpoint}: expected a host, such as"
-            " us-central1-aiplatform.googleapis.com, or http://127.0.0.1:PORT"
+            f"--machine={machine} --accelerator={accelerator}: the processors there are Arm, and"
+            f" the trainer's image is for x86-64; give another machine, such as {DEFAULT_MACHINE}"
+        )
+
+
+def require_possible(machine: str, accelerator: str, count: int) -> None:
+    """Refuses a machine and accelerators that do not exist together.
+
+    Args:
+        machine: machine type, such as ``g2-standard-8``.
+        accelerator: accelerator type, such as ``NVIDIA_L4``; empty for none.
+        count: accelerators in the machine; looked at only where there is an `accelerator`.
+
+    Raises:
+        ConfigError: the pair is impossible; the text names the values that fit.
+    """
+    require_known(machine, accelerator)
+    pair = f"--machine={machine} --accelerator={accelerator}"
+    if accelerator and count < 1:
+        raise ConfigError(
+            f"--accelerator_count={count}: expected at least 1 with --accelerator={accelerator}"
+        )
+    machines = facts()["machines"]
+    kind, built_in = machines.get(machine, (accelerator, count))
+    if (accelerator, count) != (kind, built_in):
+        raise ConfigError(
+            f"{pair} --accelerator_count={count}: {machine} is built with {built_in} {kind}; "
+            f"give --accelerator={kind} --accelerator_count={built_in}, or another machine"
+        )
+    fitting = [name for name, (kind, _) in machines.items() if kind == accelerator]
+    if fitting and machine not in fitting:
+        raise ConfigError(
+            f"{pair}: {accelerator} is built into {', '.join(fitting)} only; give one of these"
+            " machines"
         )
 
 
@@ -148,8 +216,8 @@ class Submission:
         "a custom job of Vertex AI, or (--dry_run only) a Job of Kubernetes",
         choices=("vertex", "kubernetes"),
     )
-    machine: str = setting(machines.DEFAULT_MACHINE, "machine type")
-    accelerator: str = setting(machines.DEFAULT_ACCELERATOR, "accelerator type; empty: none")
+    machine: str = setting(DEFAULT_MACHINE, "machine type")
+    accelerator: str = setting(DEFAULT_ACCELERATOR, "accelerator type; empty: none")
     accelerator_count: int = setting(1, "accelerators in each machine")
     workers: int = setting(1, "machines that train together, all of the same kind")
     spot: bool = setting(
@@ -181,11 +249,15 @@ class Submission:
                     f"--{option.name}={value}: expected {', '.join(filter(None, choices))}"
                 )
         _ = self.budget
-        self._require_form()
-        if self.platform == "kubernetes":
-            self._require_kubernetes()
-        elif self.project or self.region or not self.dry_run:
-            require_place(self.project, self.region)
+        require_form(**{name: text for name in _FORMS if (text := getattr(self, name))})
+        require_known(self.machine, self.accelerator)
+        if self.platform == "kubernetes" and not self.dry_run:
+            raise ConfigError(
+                "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the"
+                " output into kubectl create --filename=-"
+            )
+        if self.platform == "vertex" and (self.project or self.region or not self.dry_run):
+            require_form(project=self.project, region=self.region)
         if self.build:
             image.require_buildable(self.build, self.image_uri, self.project)
         if self.image_uri and not (self.dry_run or self.build or image.is_pinned(self.image_uri)):
@@ -245,26 +317,4 @@ class Submission:
             raise ConfigError(
                 f"--batch_size={config.batch_size} with --workers={self.workers}: expected a"
                 f" multiple of {replicas}, the replicas of all workers"
-            )
-
-    def _require_form(self) -> None:
-        """Texts that become arguments of other programs, lines of comment, or hosts."""
-        if self.image_uri:
-            image.require_name(self.image_uri)
-        machines.require_known_form(self.machine, self.accelerator)
-        require_endpoint(self.api_endpoint)
-        account = self.service_account
-        if account and not _SERVICE_ACCOUNT.fullmatch(account):
-            raise ConfigError(
-                f"--service_account={account}: expected an address such as"
-                " name@project.iam.gserviceaccount.com, or a name of Kubernetes"
-            )
-        if self.platform == "kubernetes" and (self.project or self.region):
-            require_place(self.project, self.region or "us-central1")
-
-    def _require_kubernetes(self) -> None:
-        if not self.dry_run:
-            raise ConfigError(
-                "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the"
-                " output into kubectl create --filename=-"
             )

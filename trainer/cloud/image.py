@@ -6,7 +6,6 @@ submit, artifacts docker images describe), read on 2026-11-22.
 
 import json
 import logging
-import re
 import shlex
 import subprocess
 import sys
@@ -28,15 +27,6 @@ _SOURCES = "whisker-builds/source"
 # Of the machines that the job runs on, wherever the image is built.
 PLATFORM = "linux/amd64"
 
-# Host, path, tag and digest as docker takes them (docs.docker.com/reference/cli/docker/image/tag/):
-# an argument of docker and gcloud, which must not be taken for a flag.
-_PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
-_NAME = re.compile(
-    rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
-    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]+)?",
-    re.ASCII,
-)
-
 _CHECKOUT = Path(__file__).parents[2]
 # The CUDA libraries alone are gigabytes.
 _BUILD_TIMEOUT_S = 7200.0
@@ -46,19 +36,6 @@ _SHOWN = 10
 def is_pinned(image_uri: str) -> bool:
     """Tells whether an image is named by digest, which cannot come to mean another one."""
     return "@sha256:" in image_uri
-
-
-def require_name(image_uri: str) -> None:
-    """Refuses what is no name of an image.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not _NAME.fullmatch(image_uri):
-        raise ConfigError(
-            f"--image_uri={image_uri}: expected the image that holds the trainer,"
-            " such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer@sha256:…"
-        )
 
 
 def require_buildable(kind: str, image_uri: str, project: str, checkout: Path = _CHECKOUT) -> None:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.cloud import require_place
+from trainer.cloud import require_form
 from trainer.cloud.job_service import PROJECT, REGION, JobService, free_port
 from trainer.errors import ConfigError, RunStopped
 
@@ -87,7 +87,7 @@ def serve(project: str, region: str, port: int) -> NoReturn:
         RunStopped: SIGTERM came; everything that was started has ended.
     """
     project, region = project or PROJECT, region or REGION
-    require_place(project, region)
+    require_form(project=project, region=region)
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What is ignored, as under nohup, stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:

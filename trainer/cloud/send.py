@@ -3,13 +3,13 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
-from trainer.cloud import Submission, image, machines, specification
+from trainer.cloud import Submission, facts, image, specification
 from trainer.cloud.jobs_client import ENDED, Jobs, patience
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError, SignInError
@@ -52,15 +52,18 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
         command = specification.send_command(
             content, submission.display_name, project=submission.project, region=submission.region
         )
-        if unknown := machines.unchecked(submission.machine, submission.accelerator):
-            unchecked.append(unknown)
+        if submission.machine not in facts()["machines"]:
+            takes = f" and takes {submission.accelerator} in this number"
+            unchecked.append(
+                f"that {submission.machine} exists{takes if submission.accelerator else ''}"
+            )
         if submission.spot:
             unchecked.append("whether the time limit starts again when a machine is taken away")
         permissions = [
             "Permissions needed, by whom, what for, and where that stands:",
             *(
-                f"- {row.name}  {row.holder}, {row.reason}  {row.page}"
-                for row in machines.needed(service_account=submission.service_account, build=build)
+                f"- {name}  {holder}, {reason}  {page}"
+                for holder, name, reason, page in needed(submission)
             ),
         ]
     comments = [f"Saved as job.yaml, sent by: {command}"]
@@ -80,10 +83,38 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
             "Note: without --run_dir=gs://… report, metrics and checkpoints are lost with the"
             " machine."
         )
-    if compilation := machines.compilation(submission.accelerator):
-        comments.append(f"Note: {compilation}.")
     comments += ["Not checked:", *(f"- {fact}" for fact in unchecked)]
     return specification.to_yaml(contents, [*comments, *permissions])
+
+
+# Which commands of the vendor's facts a build and a push are.
+_BUILDING = {
+    "": (),
+    "docker": ("docker push",),
+    "cloudbuild": (
+        "gcloud builds submit",
+        "gcloud artifacts docker images describe",
+        "the build",
+        "docker push",
+    ),
+}
+
+
+def needed(submission: Submission) -> Iterator[tuple[str, str, str, str]]:
+    """Lists the permissions that building, sending, watching and running a job need.
+
+    Yields:
+        Who needs it, its name, what for, and the page where that stands.
+    """
+    commands = ("whisker-submit", "whisker-jobs", "the job", *_BUILDING[submission.build])
+    for group in facts()["permissions"]:
+        command, holder = group["command"], group["holder"]
+        if command == "docker push" and submission.build == "docker":
+            holder = "you"  # It is this machine that pushes.
+        for name, reason, page in group["needs"] if command in commands else ():
+            own = command == "whisker-submit" and name == "iam.serviceAccounts.actAs"
+            if submission.service_account or not own:
+                yield holder, name, reason, page
 
 
 def send(

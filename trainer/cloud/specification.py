@@ -12,14 +12,15 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from trainer.cloud import Submission, image
-from trainer.cloud.machines import require_possible
+from trainer.cloud import Submission, require_form, require_possible
 from trainer.errors import ConfigError
 from whisker_ml.errors import EXIT_AGAIN, EXIT_GATE_REFUSED, EXIT_STOPPED, EXIT_USAGE
 
@@ -96,7 +97,7 @@ def _container(image_key: str, submission: Submission, arguments: Sequence[str])
     otherwise.
     """
     image_uri, accelerator = submission.image_uri, submission.accelerator
-    image.require_name(image_uri)
+    require_form(image_uri=image_uri)
     given = [argument for argument in arguments if argument.startswith(_REQUIRE_GPU)]
     if f"{_REQUIRE_GPU}true" in given and not accelerator:
         raise ConfigError(
@@ -149,34 +150,8 @@ def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, re
     )
 
 
-# A plain Job of Kubernetes: a pod for each worker, ended for good by what a restart would not fix.
-#
-# Several are an Indexed Job: a pod is called JOB-INDEX, and found as JOB-INDEX.SERVICE
-# (kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication). Where one is lost all of them
-# end, the Job makes each anew once it is gone (TensorFlow takes no second worker of an index), and
-# all go on from the checkpoint. Fields as of Kubernetes 1.33; read on 2026-11-27.
-#
-# Kubeflow's trainer has no runtime for TensorFlow any more (kubeflow/trainer#2699, 2025-08-11).
-# Labels of nodes and the 25 s are those of Google's Kubernetes Engine, as of 2026-11-22
-# (cloud.google.com/kubernetes-engine/docs/how-to/gpus and …/concepts/spot-vms).
-
-# A Spot pod gets 25 s at most between SIGTERM and SIGKILL.
-_GRACE_S = 25
-_RESTARTS = 6
-# Pictures, features and the run folder lie there. Autopilot gives a container 1 GiB unless it asks
-# for more (cloud.google.com/kubernetes-engine/docs/concepts/autopilot-resource-requests, as of
-# 2026-11-23).
-_DISK = "10Gi"
-# Processors and memory of a pod, for each accelerator: half of what a machine with one has
-# (g2-standard-8: 8 and 32 GiB), so that it fits there beside what the node itself runs. Processors
-# that are free may be used too; memory above the limit ends the pod, not its neighbours.
+# Processors and memory of a pod, for each accelerator.
 _CPUS, _MEMORY_GIB = 4, 16
-# How long a Job that has ended still shows why, with its log.
-_KEPT_S = 7 * 24 * 3600
-# Of the image (infra/docker/trainer.Dockerfile).
-_USER = 10001
-# What the trainer writes to; the rest of its disk is read-only.
-_WRITABLE = {"home": "/home/whisker", "temporary": "/tmp"}  # noqa: S108
 # Of the workers, inside the cluster.
 _PORT = 2222
 # A pod's host name has at most 63 characters: this, a time, and the index.
@@ -201,7 +176,7 @@ def kubernetes_objects(
     Raises:
         ConfigError: Kubernetes could not run this.
     """
-    container = {"name": "trainer"} | _container("image", submission, arguments)
+    container = _container("image", submission, arguments)
     for flag, value, form in (
         ("display_name", submission.display_name, _NAME),
         ("service_account", submission.service_account or "default", _ACCOUNT),
@@ -211,161 +186,56 @@ def kubernetes_objects(
                 f"--{flag}={value}: expected a name of Kubernetes: lowercase letters, digits and"
                 " dashes, such as whisker; a Job's begins with a letter and has at most 44"
             )
-    each = submission.accelerator_count if submission.accelerator else 1
-    memory = f"{_MEMORY_GIB * each}Gi"
-    resources: dict[str, Any] = {
-        "requests": {"cpu": str(_CPUS * each), "memory": memory, "ephemeral-storage": _DISK},
-        "limits": {"memory": memory, "ephemeral-storage": _DISK},
+    gpus = submission.accelerator_count if submission.accelerator else 0
+    if submission.accelerator and gpus < 1:
+        raise ConfigError(f"--accelerator_count={gpus}: expected at least 1")
+    labels = {"app.kubernetes.io/name": "whisker-trainer"}
+    # Each `kubectl create` makes a Job of its own, also beside one that has ended.
+    name, naming = f"{submission.display_name}-", "generateName"
+    if submission.workers > 1:
+        # Pods are called by the Job's name, which so has to be known here.
+        name, naming = f"{name}{now:%Y%m%d-%H%M%S}", "name"
+        labels["app.kubernetes.io/instance"] = name
+    values = {
+        **container,
+        "metadata": {naming: name, "labels": labels},
+        "labels": labels,
+        "name": name,
+        "timeout_s": submission.budget.timeout_s,
+        "exits_for_good": [EXIT_USAGE, EXIT_GATE_REFUSED],
+        "exits_to_resume": [EXIT_AGAIN, EXIT_STOPPED],
+        "cpus": str(_CPUS * max(gpus, 1)),
+        "memory": f"{_MEMORY_GIB * max(gpus, 1)}Gi",
+        "workers": submission.workers,
+        "port": _PORT,
+        "tf_config": _tf_config(name, submission.workers),
     }
-    # The image is for x86-64.
-    node = {"kubernetes.io/arch": "amd64"}
-    if submission.accelerator:
-        if submission.accelerator_count < 1:
-            raise ConfigError(
-                f"--accelerator_count={submission.accelerator_count}: expected at least 1"
-            )
-        resources["limits"]["nvidia.com/gpu"] = submission.accelerator_count
+    # JSON is YAML.
+    template = Template(Path(__file__).with_name("kubernetes.yaml").read_text(encoding="utf-8"))
+    text = template.substitute({key: json.dumps(value) for key, value in values.items()})
+    job, several, service, policy = yaml.safe_load_all(text)
+    pod = job["spec"]["template"]["spec"]
+    if gpus:
+        pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = gpus
         gpu = submission.accelerator.lower().replace("_", "-")
-        node["cloud.google.com/gke-accelerator"] = gpu
+        pod["nodeSelector"]["cloud.google.com/gke-accelerator"] = gpu
     if submission.spot:
-        node["cloud.google.com/gke-spot"] = "true"
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": _GRACE_S,
-        # Credentials come from the cluster's metadata server; nothing here asks Kubernetes.
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        # What Pod Security "restricted" admits (kubernetes.io/docs/concepts/security/
-        # pod-security-standards, read on 2026-11-27).
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            container
-            | {
-                # NCCL passes gradients between GPUs through shared memory, of which a pod has 64 MB
-                # by default.
-                "volumeMounts": [
-                    {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
-                    *({"name": name, "mountPath": path} for name, path in _WRITABLE.items()),
-                ],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "resources": resources,
-            }
-        ],
-        "volumes": [
-            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
-            *({"name": name, "emptyDir": {}} for name in _WRITABLE),
-        ],
-        "nodeSelector": node,
-    }
+        pod["nodeSelector"]["cloud.google.com/gke-spot"] = "true"
     if submission.service_account:
         pod["serviceAccountName"] = submission.service_account
-    labels = {"app.kubernetes.io/name": "whisker-trainer"}
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        # Each `kubectl create` makes a Job of its own, also beside one that has ended.
-        "metadata": {"generateName": f"{submission.display_name}-", "labels": labels},
-        "spec": {
-            "ttlSecondsAfterFinished": _KEPT_S,
-            "backoffLimit": _RESTARTS,
-            "activeDeadlineSeconds": submission.budget.timeout_s,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    # Wrong settings, no GPU where one is required, a model that the gate refuses:
-                    # no restart fixes them.
-                    {"action": "FailJob", "onExitCodes": _exits(EXIT_USAGE, EXIT_GATE_REFUSED)},
-                    # A machine that is taken away is nobody's failure, and does not count; nor what
-                    # follows from it, or from another worker's failure, which counts there.
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-                    {"action": "Ignore", "onExitCodes": _exits(EXIT_AGAIN, EXIT_STOPPED)},
-                ]
-            },
-            "template": {"metadata": {"labels": labels}, "spec": pod},
-        },
-    }
     if submission.workers == 1:
         return [job]
-    return [*_several(job, submission, now), job]
+    job["spec"] |= several["job"]
+    pod |= several["pod"]
+    pod["containers"][0] |= several["container"]
+    return [service, policy, job]
 
 
-def _exits(*codes: int) -> dict[str, Any]:
-    return {"containerName": "trainer", "operator": "In", "values": list(codes)}
-
-
-def _several(job: dict[str, Any], submission: Submission, now: datetime) -> list[dict[str, Any]]:
-    """Makes a Job one of several workers; gives what has to be there before it."""
-    # Pods are called by the Job's name, which so has to be known here.
-    name = f"{submission.display_name}-{now:%Y%m%d-%H%M%S}"
-    labels = job["metadata"]["labels"] | {"app.kubernetes.io/instance": name}
-    job["metadata"] = {"name": name, "labels": labels}
-    job["spec"] |= {
-        "completionMode": "Indexed",
-        "completions": submission.workers,
-        "parallelism": submission.workers,
-        # The chief leaves last.
-        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
-    }
-    template = job["spec"]["template"]
-    template["metadata"] = {"labels": labels}
-    template["spec"]["subdomain"] = name
-    (container,) = template["spec"]["containers"]
-    container["ports"] = [{"name": "workers", "containerPort": _PORT}]
-    index = "JOB_COMPLETION_INDEX"
-    tf_config = {
-        "cluster": {
-            "worker": [f"{name}-{each}.{name}:{_PORT}" for each in range(submission.workers)]
-        },
-        "task": {"type": "worker", "index": 0},
-    }
-    container["env"] = [
-        # Kubernetes sets it by itself, but behind these, and expands only what stands before.
-        {
-            "name": index,
-            "valueFrom": {
-                "fieldRef": {
-                    "fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-                }
-            },
-        },
-        {
-            "name": "TF_CONFIG",
-            "value": json.dumps(tf_config).replace('"index": 0', f'"index": $({index})'),
-        },
-    ]
-    metadata = {"metadata": {"name": name, "labels": labels}}
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        **metadata,
-        "spec": {
-            "clusterIP": "None",
-            "selector": labels,
-            # They look for each other from their first moment.
-            "publishNotReadyAddresses": True,
-            "ports": [{"name": "workers", "port": _PORT}],
-        },
-    }
-    # TensorFlow's ports know neither encryption nor who asks; NCCL chooses more of them.
-    policy = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        **metadata,
-        "spec": {
-            "podSelector": {"matchLabels": labels},
-            "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": {"matchLabels": labels}}]}],
-        },
-    }
-    return [service, policy]
+def _tf_config(job: str, workers: int) -> str:
+    """What TF_CONFIG says in each pod of a Job; Kubernetes puts the pod's index in."""
+    addresses = [f"{job}-{index}.{job}:{_PORT}" for index in range(workers)]
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
+    return json.dumps(config).replace('"index": 0', '"index": $(JOB_COMPLETION_INDEX)')
 
 
 def to_yaml(contents: Sequence[Mapping[str, Any]], comments: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from google.protobuf import any_pb2, json_format
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trainer.cloud import job_service
+from trainer.cloud import job_service, require_possible
 from trainer.cloud.job_service import (
     CANCELLING,
     PENDING,
@@ -22,7 +22,6 @@ from trainer.cloud.job_service import (
     SUCCEEDED,
     move,
 )
-from trainer.cloud.machines import require_possible
 from trainer.errors import ConfigError
 
 QUEUED = JobState.JOB_STATE_QUEUED

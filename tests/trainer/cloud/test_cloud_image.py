@@ -12,7 +12,7 @@ from google.cloud.devtools.cloudbuild_v1.types import Build
 from google.protobuf import json_format
 
 from tests.trained_model import logged
-from trainer.cloud import image
+from trainer.cloud import image, require_form
 from trainer.errors import CloudError, ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -210,7 +210,7 @@ def test_build_uses_what_the_page_s_command_uses_and_terraform_makes():
 )
 def test_what_is_no_image_is_refused(name):
     with pytest.raises(ConfigError, match="expected the image that holds the trainer"):
-        image.require_name(name)
+        require_form(image_uri=name)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_what_is_no_image_is_refused(name):
     ],
 )
 def test_name_that_docker_takes_passes(name):
-    image.require_name(name)
+    require_form(image_uri=name)

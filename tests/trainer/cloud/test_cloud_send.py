@@ -9,17 +9,23 @@ from tests.trained_model import logged
 from trainer.cloud import Submission, send
 from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import Jobs
-from trainer.cloud.machines import needed
-from trainer.cloud.send import is_near, require_near
+from trainer.cloud.send import is_near, needed, require_near
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError
 from whisker_ml.errors import BucketMissingError
 
 
+def permissions(**asked):
+    image = "example.dev/t:1"
+    return list(
+        needed(
+            Submission(dry_run=True, image_uri=image, project="p", region="us-central1", **asked)
+        )
+    )
+
+
 def names(**asked):
-    return {
-        permission.name for permission in needed(**({"service_account": "", "build": ""} | asked))
-    }
+    return {name for _, name, _, _ in permissions(**asked)}
 
 
 def test_permissions_are_those_of_what_is_asked_for():
@@ -37,9 +43,7 @@ def test_permissions_are_those_of_what_is_asked_for():
         "iam.serviceAccounts.actAs",
         "logging.logEntries.create",
     }
-    assert {
-        row.holder for row in needed(service_account="", build="docker") if "upload" in row.name
-    } == {"you"}
+    assert {who for who, name, _, _ in permissions(build="docker") if "upload" in name} == {"you"}
 
 
 def test_interrupt_while_sending_says_that_the_job_may_be_there(service, monkeypatch):

@@ -3,9 +3,17 @@
 import dataclasses
 
 import pytest
+from google.cloud.aiplatform_v1.types import AcceleratorType
 
 from trainer import cloud
-from trainer.cloud import Submission, environment_settings, require_place, require_remote
+from trainer.cloud import (
+    Submission,
+    environment_settings,
+    facts,
+    require_form,
+    require_possible,
+    require_remote,
+)
 from trainer.config import Config
 from trainer.errors import ConfigError
 
@@ -110,7 +118,7 @@ def test_batch_that_the_workers_cannot_share_is_refused_before_it_is_paid_for():
 
 @pytest.mark.parametrize("region", ["us-central1", "northamerica-northeast1", "europe-west12"])
 def test_region_and_project_of_the_right_form_pass(region):
-    require_place("example.com:my-project", region)
+    require_form(project="example.com:my-project", region=region)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_region_and_project_of_the_right_form_pass(region):
 )
 def test_what_is_no_project_or_region_is_refused(project, region, message):
     with pytest.raises(ConfigError, match=message):
-        require_place(project, region)
+        require_form(project=project, region=region)
 
 
 @pytest.mark.parametrize("data", ["sample", "cats_and_dogs", "gs://bucket/pictures"])
@@ -193,3 +201,65 @@ def test_nothing_set_says_nothing(environment):
 
 def test_folder_of_another_name_is_the_run_folder_itself():
     assert environment_settings({"AIP_CHECKPOINT_DIR": "gs://b/mine"}) == {"run_dir": "gs://b/mine"}
+
+
+def test_default_pair_is_possible_and_fully_checked():
+    require_possible(cloud.DEFAULT_MACHINE, cloud.DEFAULT_ACCELERATOR, 1)
+    assert cloud.DEFAULT_MACHINE in facts()["machines"]
+
+
+def test_every_accelerator_of_the_table_is_one_that_the_service_knows():
+    kinds, counts = zip(*facts()["machines"].values(), strict=True)
+    assert set(kinds) <= {member.name for member in AcceleratorType}
+    assert max(counts) == cloud._BOUNDS["accelerator_count"][1]
+
+
+@pytest.mark.parametrize(
+    ("machine", "accelerator", "count"),
+    [
+        ("g2-standard-96", "NVIDIA_L4", 8),
+        ("g4-standard-384", "NVIDIA_RTX_PRO_6000", 8),
+        ("a2-megagpu-16g", "NVIDIA_TESLA_A100", 16),
+    ],
+)
+def test_pair_of_the_table_passes(machine, accelerator, count):
+    require_possible(machine, accelerator, count)
+
+
+@pytest.mark.parametrize(
+    ("machine", "accelerator", "count", "message"),
+    [
+        (
+            "g2-standard-8",
+            "NVIDIA_L4",
+            2,
+            (
+                "g2-standard-8 is built with 1 NVIDIA_L4; give --accelerator=NVIDIA_L4"
+                " --accelerator_count=1"
+            ),
+        ),
+        ("g2-standard-8", "NVIDIA_TESLA_T4", 1, "g2-standard-8 is built with 1 NVIDIA_L4"),
+        ("a2-highgpu-4g", "", 1, "a2-highgpu-4g is built with 4 NVIDIA_TESLA_A100"),
+        ("n1-standard-8", "NVIDIA_B200", 8, "NVIDIA_B200 is built into a4-highgpu-8g only"),
+        ("g2-standard-9", "NVIDIA_L4", 1, "give one of these machines"),
+        ("n1-standard-8", "NVIDIA_TESLA_T4", 0, "--accelerator_count=0: expected at least 1"),
+        ("", "", 1, "--machine=: expected a machine type, such as g2-standard-8"),
+        ("a4x-highgpu-4g", "NVIDIA_GB200", 4, "the processors there are Arm"),
+        ("a4x-maxgpu-4g", "NVIDIA_GB300", 4, "the processors there are Arm"),
+        ("n1-standard-8", "NVIDIA_GB200", 4, "the processors there are Arm"),
+        ("c4a-standard-8", "", 0, "the trainer's image is for x86-64; give another machine"),
+        ("t2a-standard-8", "", 0, "the processors there are Arm"),
+        ("e2\nx: y", "", 0, "expected a machine type"),
+        ("--help", "", 0, "--machine=--help: expected a machine type"),
+        ("e2-standard-8", "T4\nx", 1, "expected an accelerator type"),
+    ],
+)
+def test_impossible_pair_is_refused_with_what_fits(machine, accelerator, count, message):
+    with pytest.raises(ConfigError) as refusal:
+        require_possible(machine, accelerator, count)
+    assert message in str(refusal.value)
+
+
+def test_machine_that_is_not_in_the_table_passes():
+    require_possible("n1-standard-8", "NVIDIA_TESLA_T4", 4)
+    require_possible("e2-standard-8", "", 1)
