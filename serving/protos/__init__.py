@@ -1,5 +1,5 @@
 """TensorFlow Serving's messages without TensorFlow: classes made from the descriptor set that lies
-beside this file.
+beside this file and that ``python -m tests.serving.protos.generate`` writes.
 
 The descriptors live in a private pool, so that TensorFlow and tensorflow_serving, which put files
 of the same names into protobuf's default pool, can be imported in the same process before or after.

@@ -23,7 +23,7 @@ assert len(set(made)) == 2, made
 assert len({kind.DESCRIPTOR.file.pool for kind in made}) == 1, "two pools"
 assert not {"tensorflow", "tensorflow_serving", "numpy"} & set(sys.modules), "too much imported"
 
-from serving.protos.generate import descriptor_set
+from tests.serving.protos.generate import descriptor_set
 from importlib.resources import files
 assert descriptor_set() == descriptor_set(), "the order changes"
 current = files("serving.protos").joinpath(DESCRIPTOR_SET).read_bytes()

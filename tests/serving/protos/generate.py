@@ -1,4 +1,5 @@
-"""Writes the descriptor set that `serving.protos` reads: ``python -m serving.protos.generate``.
+"""Writes the descriptor set that `serving.protos` reads: ``python -m
+tests.serving.protos.generate``.
 
 Needs tensorflow-serving-api and so TensorFlow. Run it when the pinned release of either, or of
 protobuf, changes; a test compares the committed file with what this makes.
@@ -10,7 +11,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2, wrappers_pb2
 from google.protobuf.descriptor import FileDescriptor
 
-from serving.protos import DESCRIPTOR_SET
+from serving import protos
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -107,8 +108,8 @@ def _file(path: str, messages: dict[str, dict[str, str]]) -> descriptor_pb2.File
 
 
 def main() -> None:
-    """Writes the file beside this one and says how large it is."""
-    path = Path(__file__).with_name(DESCRIPTOR_SET)
+    """Writes the file and says how large it is."""
+    path = Path(protos.__file__).with_name(protos.DESCRIPTOR_SET)
     data = descriptor_set()
     path.write_bytes(data)
     print(f"{path}: {len(data):,} bytes")
