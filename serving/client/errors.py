@@ -106,8 +106,8 @@ class NotAPicture(ClientError):
 
     def __init__(self) -> None:
         super().__init__(
-            "not a picture that the server can decode: send a whole JPEG, PNG, GIF, BMP or WebP file, as"
-            " it is on disk"
+            "not a picture that the server can decode: send a whole JPEG, PNG, GIF, BMP or WebP"
+            " file, as it is on disk"
         )
 
 

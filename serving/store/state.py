@@ -86,7 +86,8 @@ class State:
         if version is None:
             reason = "is live" if self.live is None else f"was live before {self.live}"
             raise VersionMissingError(
-                f"{self.base_path} has no version that {reason}: promote one of these: {self._listed()}"
+                f"{self.base_path} has no version that {reason}: promote one of these:"
+                f" {self._listed()}"
             )
         return version
 

@@ -188,9 +188,7 @@ def test_class_that_is_lost_is_refused_whatever_the_others_gain():
     found = decided("not_worse", cats[:60], dogs[:40])
     assert found["verdict"] == "better"
     assert not found["passed"]
-    assert (
-        "beyond a limit: at best, the change of the recall of dogs is -0.1" in found["sentence"]
-    )
+    assert "beyond a limit: at best, the change of the recall of dogs is -0.1" in found["sentence"]
 
 
 def test_gate_that_is_off_lets_anything_through_and_says_so():
