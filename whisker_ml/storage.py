@@ -7,7 +7,7 @@ google-cloud-storage talks to that one without any.
 import base64
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,7 +19,6 @@ import requests
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 from google.cloud import storage
-from google.cloud.storage import transfer_manager
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -38,16 +37,10 @@ CALL: dict[str, Any] = {
 
 THREADS = 8
 
-# Files handed to the transfer manager at once: it finishes all of them, whatever happens to the
-# first.
-_BATCH = 4 * THREADS
-
-
 SIGN_IN = (
     "there are no Google Cloud credentials that work; run gcloud auth application-default login, "
     "or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
 )
-_OFFLINE = "Cloud Storage does not answer; check the network and try again"
 
 # What the libraries raise → what we raise, and why. The first row that fits counts.
 _TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StorageError], str], ...] = (
@@ -61,10 +54,13 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StorageError], str]
         errors.PermissionMissingError,
         "the credentials in use may not do this; ask for roles/storage.objectUser on the bucket",
     ),
-    ((api.RetryError, api.ServerError, api.TooManyRequests), errors.UnreachableError, _OFFLINE),
-    ((auth.TransportError, auth.TimeoutError), errors.UnreachableError, _OFFLINE),
     (
         (
+            api.RetryError,
+            api.ServerError,
+            api.TooManyRequests,
+            auth.TransportError,
+            auth.TimeoutError,
             requests.ConnectionError,
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
@@ -72,7 +68,7 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[errors.StorageError], str]
             TimeoutError,
         ),
         errors.UnreachableError,
-        _OFFLINE,
+        "Cloud Storage does not answer; check the network and try again",
     ),
 )
 
@@ -252,22 +248,16 @@ def upload_folder(folder: Path, address: str, *, last: Sequence[str] = ()) -> in
     Raises:
         StorageError: as `mapped_errors` says.
     """
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
     with _bucket(address) as (bucket, prefix):
         there = _blobs(bucket, prefix)
-        turns: list[list[tuple[str, storage.Blob]]] = [[] for _ in ("", *last)]
-        for name, path in files.items():
-            if name not in there or not same(path, there[name]):
+        turns: list[dict[Path, storage.Blob]] = [{} for _ in ("", *last)]
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and not (name in there and same(path, there[name])):
                 turn = next((n for n, end in enumerate(last, 1) if name.endswith(end)), 0)
-                turns[turn].append((str(path), bucket.blob(_join(prefix, name))))
-        for pairs in turns:
-            for outcome in _upload(pairs):
-                if outcome is not None:
-                    raise outcome
+                turns[turn][path] = bucket.blob(_join(prefix, name))
+        for sent in turns:
+            _in_threads(_send, sent, sent.values())
         return sum(map(len, turns))
 
 
@@ -283,15 +273,8 @@ def upload_new(files: Mapping[str, Path], address: str) -> None:
         StorageError: as `mapped_errors` says.
     """
     with _bucket(address) as (bucket, prefix):
-        pairs = [(str(path), bucket.blob(_join(prefix, name))) for name, path in files.items()]
-        for (path, blob), outcome in zip(pairs, _upload(pairs, if_generation_match=0), strict=True):
-            if isinstance(outcome, api.PreconditionFailed):
-                # An attempt whose answer was lost, and that was made again, meets its own object.
-                blob.reload(**CALL)
-                if not same(Path(path), blob):
-                    raise _taken(blob)
-            elif outcome is not None:
-                raise outcome
+        blobs = [bucket.blob(_join(prefix, name)) for name in files]
+        _in_threads(_send_new, files.values(), blobs)
 
 
 def copy_new(source: str, target: str, generation: int | None = None) -> bool:
@@ -377,14 +360,7 @@ def download_folder(address: str, folder: Path, *, suffixes: Collection[str] | N
             and (suffixes is None or name.lower().endswith(tuple(suffixes)))
         }
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging,
-            ThreadPoolExecutor(THREADS) as pool,
-        ):
-            partials = (Path(staging, str(number)) for number in range(len(wanted)))
-            # The first failure cancels what has not begun.
-            for _ in pool.map(_fetch, wanted.values(), wanted, partials):
-                pass
+        _in_threads(partial(_fetch, folder), wanted.values(), wanted)
         return len(wanted)
 
 
@@ -404,17 +380,9 @@ def download_files(files: Mapping[str, Path]) -> None:
         ObjectMissingError: there is no such object, or no such bucket.
         StorageError: as `mapped_errors` says.
     """
-    if not files:
-        return
-    first = next(iter(files))
-    with (
-        mapped_errors(first, errors.ObjectMissingError),
-        client() as connection,
-        ThreadPoolExecutor(THREADS) as pool,
-    ):
-        # The first failure cancels what has not begun.
-        for _ in pool.map(partial(_fetch_file, connection), files, files.values()):
-            pass
+    if files:
+        with client() as connection:
+            _in_threads(partial(_fetch_file, connection), files, files.values())
 
 
 def _fetch_file(connection: storage.Client, address: str, path: Path) -> None:
@@ -424,8 +392,7 @@ def _fetch_file(connection: storage.Client, address: str, path: Path) -> None:
         if path.exists():
             blob.reload(**CALL)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as staging:
-            _fetch(blob, path, Path(staging, "file"))
+        _fetch(path.parent, blob, path)
 
 
 @contextmanager
@@ -460,20 +427,27 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}/{name}" if prefix else name
 
 
-def _upload(
-    pairs: list[tuple[str, storage.Blob]], **precondition: int
-) -> Iterator[Exception | None]:
-    """Sends files; gives for each, in order, what went wrong. Stops sending when nobody asks for
-    more.
+def _in_threads(work: Callable[..., None], *columns: Iterable[Any]) -> None:
+    """Calls a function with each row of the columns; the first failure cancels what has not
+    begun.
     """
-    for start in range(0, len(pairs), _BATCH):
-        yield from transfer_manager.upload_many(
-            pairs[start : start + _BATCH],
-            upload_kwargs={**CALL, **precondition, "checksum": "crc32c"},
-            # Processes would fork, which a process with TensorFlow's threads does not survive.
-            worker_type=transfer_manager.THREAD,
-            max_workers=THREADS,
-        )
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(work, *columns):
+            pass
+
+
+def _send(path: Path, blob: storage.Blob, **precondition: int) -> None:
+    blob.upload_from_filename(str(path), checksum="crc32c", **precondition, **CALL)
+
+
+def _send_new(path: Path, blob: storage.Blob) -> None:
+    try:
+        _send(path, blob, if_generation_match=0)
+    except api.PreconditionFailed as error:
+        # An attempt whose answer was lost, and that was made again, meets its own object.
+        blob.reload(**CALL)
+        if not same(path, blob):
+            raise _taken(blob) from error
 
 
 def _target(folder: Path, name: str) -> Path:
@@ -485,9 +459,12 @@ def _target(folder: Path, name: str) -> Path:
     return target
 
 
-def _fetch(blob: storage.Blob, target: Path, partial: Path) -> None:
+def _fetch(folder: Path, blob: storage.Blob, target: Path) -> None:
+    """Makes an object a file, which comes to be below `folder` until it is whole."""
     if blob.crc32c is not None and same(target, blob):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    blob.download_to_filename(str(partial), checksum="crc32c", **CALL)
-    partial.replace(target)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
+        arriving = Path(staging, "file")
+        blob.download_to_filename(str(arriving), checksum="crc32c", **CALL)
+        arriving.replace(target)

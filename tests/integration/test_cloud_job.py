@@ -17,8 +17,8 @@ from serving.client.predict_client import PredictClient
 from tests.trained_model import draw, logged, write_pictures
 from tests.trainer.cloud.job_service import JobService
 from trainer.cloud import Submission, jobs_client, send, specification
-from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import CustomJob, Jobs
+from trainer.cloud.rehearsal import PROJECT, REGION
 from trainer.errors import CloudError
 from whisker_ml import storage
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.trainer.cloud.test_cloud_jobs_client import job
-from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import Jobs
+from trainer.cloud.rehearsal import PROJECT, REGION
 
 PLACE = [f"--project={PROJECT}", f"--region={REGION}"]
 

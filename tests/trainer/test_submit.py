@@ -13,7 +13,7 @@ import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
-from trainer.cloud import job_service
+from trainer.cloud import rehearsal
 from trainer.config import Config
 
 IMAGE = "--image_uri=example.dev/p/r/trainer@sha256:0a"
@@ -191,18 +191,6 @@ def test_dry_run_says_what_ends_the_job_what_it_needs_and_what_nobody_checked():
     assert yaml.safe_load(finished.stdout)["scheduling"] == {"timeout": "16200s"}
 
 
-def test_dry_run_says_what_a_new_gpu_compiles_first():
-    finished = submit(
-        "--dry_run",
-        IMAGE,
-        "--machine=a4-highgpu-8g",
-        "--accelerator=NVIDIA_B200",
-        "--accelerator_count=8",
-        "--batch_size=64",
-    )
-    assert "\n# Note: NVIDIA_B200 (compute capability 10.0): TensorFlow holds" in finished.stdout
-
-
 def test_dry_run_for_kubernetes_prints_a_plain_job():
     finished = submit("--dry_run", IMAGE, "--platform=kubernetes", "--run_dir=gs://b/r", "--spot")
     assert finished.stdout.startswith(
@@ -242,8 +230,8 @@ def test_help_lists_the_flags_without_the_extra():
 
 
 SENT = [
-    f"--project={job_service.PROJECT}",
-    f"--region={job_service.REGION}",
+    f"--project={rehearsal.PROJECT}",
+    f"--region={rehearsal.REGION}",
     IMAGE,
     "--machine=e2-standard-8",
     "--accelerator=",
@@ -271,7 +259,7 @@ def send(service, *arguments, environment=None):
 
 
 def test_on_a_terminal_the_job_is_watched_and_an_interrupt_can_cancel_it(service):
-    service.script = (job_service.RUNNING,)
+    service.script = (rehearsal.RUNNING,)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer.submit", *SENT, f"--api_endpoint={service.url}"],
@@ -305,7 +293,7 @@ def test_on_a_terminal_the_job_is_watched_and_an_interrupt_can_cancel_it(service
         process.wait()
         os.close(ours)
     (job,) = service.jobs
-    assert job.state == job_service.CANCELLED
+    assert job.state == rehearsal.CANCELLED
     assert job.job_spec.scheduling.timeout.total_seconds() == 7200
     assert "ended by the service after 2 h, by --max_hours, 3.00 at most for 1 worker" in seen
 

@@ -7,9 +7,9 @@ looks for its label first.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -31,8 +31,6 @@ from trainer.errors import CloudError, ConfigError, SignInError, UnreachableErro
 from whisker_ml.storage import SIGN_IN
 
 logger = logging.getLogger(__name__)
-
-_Answer = TypeVar("_Answer")
 
 # After so long without an answer a line says what is waited for.
 _SILENCE_S = 5.0
@@ -112,10 +110,6 @@ class Jobs:
         self.parent = f"projects/{project}/locations/{region}"
         self.api_endpoint = api_endpoint
         self._host = api_endpoint or f"{region}-aiplatform.googleapis.com"
-        self.sign_in()
-
-    def sign_in(self) -> None:
-        """Connects, with the credentials that there are now."""
         with mapped_errors(self.project):
             self._client = JobServiceClient(
                 transport=_transport(JobServiceGrpcTransport, self.api_endpoint),
@@ -156,7 +150,7 @@ class Jobs:
         """Lists jobs that a filter lets through; by default all that Whisker sent."""
         with mapped_errors(self.project):
             request = {"parent": self.parent, "filter": filter_}
-            yield from _items(self._call("list_custom_jobs", request=request), self._host)
+            yield from self._call("list_custom_jobs", request=request)
 
     def get(self, name: str) -> CustomJob:
         """Looks at a job."""
@@ -198,17 +192,6 @@ def patience(host: str, most_s: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _items(pages: Iterable[_Answer], host: str) -> Iterator[_Answer]:
-    """Gives what a list holds, page by page: each is a call of its own."""
-    items = iter(pages)
-    while True:
-        with patience(host, sum(_DEADLINES_S["list_custom_jobs"])):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
 
 
 def _limits(method: str) -> Mapping[str, Any]:
@@ -300,8 +283,7 @@ def read_log(name: str, api_endpoint: str = "") -> Iterator[str]:
         host = api_endpoint or "logging.googleapis.com"
         with patience(host, sum(_DEADLINES_S["list_log_entries"])):
             entries = client.list_log_entries(request, **_limits("list_log_entries"))
-        for entry in _items(entries, host):
-            yield _line(entry)
+        yield from map(_line, entries)
 
 
 def _line(entry: LogEntry) -> str:

@@ -12,7 +12,7 @@ from google.cloud.aiplatform_v1.types import CustomJob, JobState
 from trainer.cloud import Submission, facts, image, specification
 from trainer.cloud.jobs_client import ENDED, Jobs, patience
 from trainer.config import Config
-from trainer.errors import CloudError, ConfigError, SignInError
+from trainer.errors import CloudError, ConfigError
 from whisker_ml import storage
 from whisker_ml.errors import EXIT_DONE, EXIT_INTERRUPTED, PermissionMissingError, StorageError
 from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address
@@ -240,7 +240,7 @@ def _until_ended(
 ) -> CustomJob:
     shown, length_s = "", _FIRST_PAUSE_S
     while True:
-        job = _look(jobs, name)
+        job = jobs.get(name)
         news = f"{_name(job.state)}{_progress(job)}"
         if news != shown:
             logger.info(news + _cost(job, price_per_hour))
@@ -249,15 +249,6 @@ def _until_ended(
             return job
         pause(length_s)
         length_s = min(length_s * 1.5, _LONGEST_PAUSE_S)
-
-
-def _look(jobs: Jobs, name: str) -> CustomJob:
-    try:
-        return jobs.get(name)
-    except SignInError:
-        # The token has expired: once with what a new sign-in gives.
-        jobs.sign_in()
-        return jobs.get(name)
 
 
 def _wants_to_cancel(ask: Callable[[str], str] | None) -> bool:

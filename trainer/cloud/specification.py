@@ -240,17 +240,6 @@ def _tf_config(job: str, workers: int) -> str:
 
 def to_yaml(contents: Sequence[Mapping[str, Any]], comments: Sequence[str]) -> str:
     """Writes a specification, or objects of Kubernetes, below lines of comment."""
-    return "".join(f"# {line}\n" for line in comments) + yaml.dump_all(
-        map(dict, contents),
-        Dumper=_WithoutAliases,
-        sort_keys=False,
-        allow_unicode=True,
-        width=float("inf"),
+    return "".join(f"# {line}\n" for line in comments) + yaml.safe_dump_all(
+        contents, sort_keys=False, allow_unicode=True, width=float("inf")
     )
-
-
-class _WithoutAliases(yaml.SafeDumper):
-    """Writes what stands twice twice."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True

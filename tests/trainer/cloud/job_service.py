@@ -14,8 +14,8 @@ from google.protobuf import any_pb2, json_format
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trainer.cloud import job_service, require_possible
-from trainer.cloud.job_service import (
+from trainer.cloud import rehearsal, require_possible
+from trainer.cloud.rehearsal import (
     CANCELLING,
     PENDING,
     RUNNING,
@@ -108,7 +108,7 @@ def require_labels(labels):
                 )
 
 
-class JobService(job_service.JobService):
+class JobService(rehearsal.JobService):
     """Keeps jobs and answers calls about them.
 
     Args:

@@ -9,8 +9,8 @@ import pytest
 
 from tests.trainer.cloud.test_cloud_jobs_client import SPEC, job, watch
 from trainer.cloud import jobs_client, send
-from trainer.cloud.job_service import CANCELLED, RUNNING
 from trainer.cloud.jobs_client import Jobs
+from trainer.cloud.rehearsal import CANCELLED, RUNNING
 from trainer.errors import CloudError, ConfigError
 
 SERVE = [sys.executable, "-m", "trainer.jobs", "serve"]

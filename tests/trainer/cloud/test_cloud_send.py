@@ -7,8 +7,8 @@ from google.cloud.aiplatform_v1.types import CustomJob
 
 from tests.trained_model import logged
 from trainer.cloud import Submission, send
-from trainer.cloud.job_service import PROJECT, REGION
 from trainer.cloud.jobs_client import Jobs
+from trainer.cloud.rehearsal import PROJECT, REGION
 from trainer.cloud.send import is_near, needed, require_near
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError
