@@ -21,7 +21,7 @@ from whisker_ml import files, storage
 from whisker_ml.contract import SAVED_MODEL_FILE
 from whisker_ml.errors import StorageError, WhiskerError
 from whisker_ml.files import is_address
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 
 logger = logging.getLogger(__name__)
 

@@ -31,8 +31,7 @@ from whisker_ml.errors import (
     MissingExtra,
     WhiskerError,
 )
-from whisker_ml.network import ask_loopback_directly
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import ask_loopback_directly, available_processors
 from whisker_ml.terminal import LogLine, escaped, foreign_lines_kept_back, print_line
 
 # In --help: how many flags come first, the heading of those without a group, and the column of

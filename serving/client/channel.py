@@ -13,7 +13,7 @@ import grpc
 
 from serving.client.errors import InvalidRequest, NotAllowed
 from whisker_ml.errors import MissingExtra
-from whisker_ml.network import is_this_machine
+from whisker_ml.machine import is_this_machine
 
 # Who the client is and whom it trusts: TLS, a certificate of its own, bearer tokens.
 

@@ -18,7 +18,7 @@ import grpc
 
 from whisker_ml import contract
 from whisker_ml.errors import WhiskerError
-from whisker_ml.network import proxy_variable
+from whisker_ml.machine import proxy_variable
 
 _LONGEST_TEXT = 2000
 

@@ -22,7 +22,7 @@ from serving.server.flags import EXIT_START_FAILED, parse
 from whisker_ml.cli import import_tensorflow
 from whisker_ml.contract import PARENT_PROCESS
 from whisker_ml.errors import EXIT_USAGE, MissingExtra, WhiskerError
-from whisker_ml.network import ask_loopback_directly
+from whisker_ml.machine import ask_loopback_directly
 from whisker_ml.terminal import LogLine
 
 # Between two looks at whether the process that started the server is still there.

@@ -18,7 +18,7 @@ import numpy as np
 from serving.config import ConfigError, batching
 from serving.server.metrics import Metrics
 from serving.server.status import StatusError, failed_precondition, invalid_argument, unavailable
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 
 # How requests are merged: the values of a text BatchingParameters, for all models or for one
 # version.

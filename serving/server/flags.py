@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any, TextIO
 
 from whisker_ml.cli import grouped, help_page, setting
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 
 EXIT_START_FAILED = 255  # main.cc returns -1.
 

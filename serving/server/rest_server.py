@@ -16,7 +16,7 @@ from waitress.utilities import RequestEntityTooLarge
 from serving.server.flags import Flags
 from serving.server.rest import RestApi
 from serving.server.status import unavailable
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 
 # Connections that wait are cheap: each thread answers one. One more than these waits for its turn.
 _MAX_CONNECTIONS = 4096

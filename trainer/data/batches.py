@@ -13,7 +13,7 @@ from trainer.data.ledger import Ledger, Pictures
 from trainer.devices import Part
 from trainer.variants.preprocessing import decode_and_resize
 from whisker_ml.formats import MAX_PIXELS
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 
 # Pictures decoded at a time: one waits for the disk while another takes a core.
 CALLS = 2 * available_processors()

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from trainer.data.ledger import Found, LeftOut, Unused, not_used, some
 from whisker_ml.formats import FORMATS, format_by_content, format_by_name
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 from whisker_ml.terminal import progress
 
 # Near-duplicates: pictures whose thumbnails are the same, mirrored or not.

@@ -31,7 +31,7 @@ from trainer.errors import DataError
 from whisker_ml import files, storage
 from whisker_ml.errors import disk_errors
 from whisker_ml.files import is_address
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 from whisker_ml.terminal import progress
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from trainer.variants.models import augmentation_layers
 from trainer.variants.preprocessing import PIXELS_VERSION
 from whisker_ml.errors import WhiskerError
 from whisker_ml.files import replacing
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 from whisker_ml.terminal import foreign_lines_kept_back, progress
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import pytest
 
 from serving.client.errors import ClientError
 from serving.client.predict_client import PredictClient
-from whisker_ml.network import ask_loopback_directly, is_this_machine, proxy_variable
+from whisker_ml.machine import ask_loopback_directly, is_this_machine, proxy_variable
 
 VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 

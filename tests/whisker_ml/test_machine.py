@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from whisker_ml.processors import available_processors
+from whisker_ml.machine import available_processors
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_limit_of_a_container_counts(tmp_path, monkeypatch, files, expected):
 def test_affinity_counts():
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-        "from whisker_ml.processors import available_processors; print(available_processors())"
+        "from whisker_ml.machine import available_processors; print(available_processors())"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
