@@ -65,7 +65,7 @@ def require_same_classes(store: ModelStore | None, classes: Sequence[str]) -> No
         raise ConfigError(
             f"--model_name={store.model_name}: its live version {live} has the classes"
             f" {', '.join(served)}, and these pictures have {', '.join(classes)}; give another"
-            " --model_name"
+            " --model_name, or another --model_dir"
         )
 
 

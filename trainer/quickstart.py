@@ -26,7 +26,8 @@ _PAGE_PORT = 8501
 
 def main() -> None:
     """Entry point of `make run`."""
-    cli.define("model_dir", "models", "model store to publish to")
+    # Not where README publishes the user's own model: a store refuses a version of other classes.
+    cli.define("model_dir", "sample_models", "model store to publish to")
     cli.define("epochs", 20, "passes over the training pictures", minimum=1)
     cli.define("image_size", 96, "side in pixels of the square that pictures become", minimum=32)
     cli.run(_quickstart)

@@ -78,7 +78,7 @@ def main(run_folder, model_dir):
             # Where on the disk the model lies is nobody's business.
             page.evaluate(
                 "document.querySelectorAll('header code').forEach((each) => {"
-                " each.textContent = each.textContent.replace(/^.*(?=models)/, '…/'); })"
+                " each.textContent = each.textContent.replace(/^.*\\/(?=\\w*models)/, '…/'); })"
             )
             take(page, "report.png")
         with (

@@ -213,7 +213,7 @@ def test_other_classes_than_the_live_ones_are_refused(store):
     assert (
         str(error.value)
         == "--model_name=whisker: its live version 1 has the classes cats, dogs, and these pictures"
-        " have cats, dogs, llamas; give another --model_name"
+        " have cats, dogs, llamas; give another --model_name, or another --model_dir"
     )
 
 
