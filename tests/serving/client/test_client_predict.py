@@ -110,7 +110,7 @@ def test_class_names_are_asked_for_once_more_when_another_version_answers(client
 
 
 def test_bytes_that_are_no_picture_raise_not_a_picture(client):
-    with pytest.raises(errors.NotAPicture, match="JPEG, PNG, GIF or BMP"):
+    with pytest.raises(errors.NotAPicture, match="JPEG, PNG, GIF, BMP or WebP"):
         client.predict(b"rubbish")
     assert client.predict(b"dogs 0.75").label == "dogs"
 

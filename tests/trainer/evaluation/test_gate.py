@@ -152,7 +152,7 @@ def test_what_is_broken_breaks_its_floor(changes, floor):
     assert floor in broken(**changes)
     found = decided("not_worse", range(20), range(20), **changes)
     assert not found["passed"]
-    assert f"; a floor is broken: {floor} is " in found["sentence"]
+    assert f"; a fixed limit is broken: {floor} is " in found["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,8 @@ def test_class_that_is_lost_is_refused_whatever_the_others_gain():
     assert found["verdict"] == "better"
     assert not found["passed"]
     assert (
-        "a floor is broken: at best, the change of the recall of dogs is -0.1" in found["sentence"]
+        "a fixed limit is broken: at best, the change of the recall of dogs is -0.1"
+        in found["sentence"]
     )
 
 
