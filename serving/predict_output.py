@@ -268,10 +268,10 @@ _TEXT, _PAPER = (30, 30, 30), (255, 255, 255)
 # Pillow's own font has little more than the letters of English; these, where the system has them,
 # have others: Latin with its accents, Cyrillic and Greek, or Chinese, Japanese and Korean.
 _FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
     "LiberationSans-Regular.ttf",
     "arial.ttf",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
     "Arial Unicode.ttf",
     "msyh.ttc",
@@ -438,7 +438,7 @@ def _font(texts: Iterable[str]) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont
     fonts = [ImageFont.load_default(_FONT_SIZE)]
     names = [*_FONTS]
     if (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
-        names.insert(0, f"{Path(matplotlib.origin).parent}/mpl-data/fonts/ttf/DejaVuSans.ttf")
+        names.append(f"{Path(matplotlib.origin).parent}/mpl-data/fonts/ttf/DejaVuSans.ttf")
     for name in names:
         if all(_draws(fonts[-1], character) for character in characters):
             return fonts[-1]
