@@ -219,11 +219,11 @@ def _publication(result: Mapping[str, Any]) -> Card:
                 (
                     "served as trained",
                     (
-                        f"{found['n']:,} test pictures as bytes over gRPC: probabilities within"
-                        f" {found['largest_difference']:.1g} of the trained model's (bound"
-                        f" {found['bound']:g}), {found['flips']:,} other labels; {over_rest['n']:,}"
-                        f" over REST: within {over_rest['largest_difference']:.1g},"
-                        f" {over_rest['flips']:,}"
+                        f"{found['n']:,} test pictures as bytes over gRPC: probabilities differ by"
+                        f" at most {found['largest_difference']:.1g} from the trained model's"
+                        f" ({found['bound']:g} is allowed), and {found['flips']:,} labels;"
+                        f" {over_rest['n']:,} over REST: at most"
+                        f" {over_rest['largest_difference']:.1g}, and {over_rest['flips']:,} labels"
                     ),
                 ),
                 (

@@ -155,7 +155,7 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {
         style.CLASS_ROWS: (
             f"Training pictures, a row for each class: {names(result['classes'])}.",
-            "What the model learns from",
+            "Training pictures of each class",
         ),
         style.LABEL_COUNTS: (
             (
@@ -189,7 +189,7 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         ),
         style.THRESHOLDS: (
             f"Two line charts: ROC and precision-recall curves of {curves['of']}; {areas}.",
-            f"What a threshold trades, for {curves['of']}",
+            f"How right and wrong answers change with the threshold: {curves['of']}",
         ),
         style.RELIABILITY: (
             (
@@ -198,22 +198,23 @@ def _words(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
                 f" {percent(after)} after."
             ),
             (
-                "Marks on the dotted line are as sure as they should be, and as large as their"
-                f" share of pictures. Temperature {calibration['temperature']:.2f}, from"
-                f" {calibration['fitted_on']:,} validation pictures"
+                "On the dotted line, answers are right as often as they are sure. The larger a"
+                " mark, the more pictures it stands for. Temperature"
+                f" {calibration['temperature']:.2f}, from {calibration['fitted_on']:,} validation"
+                " pictures"
             ),
         ),
         "prediction_grid.jpg": (
             f"Test pictures. {captions}",
-            "Test pictures, taken at random, what the model says, and where it sees it",
+            "Test pictures taken at random. Beside each: the parts that the answer depends on",
         ),
         "mistakes.jpg": (
             f"Test pictures that are wrong, the surest first. {captions}",
-            "Wrong, and sure of it",
+            "Wrong answers, the surest first",
         ),
         "least_certain.jpg": (
             f"Test pictures with the lowest probability. {captions}",
-            "Could be either",
+            "Answers with the lowest probability",
         ),
     }
 
