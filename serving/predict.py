@@ -150,7 +150,7 @@ def _predict(arguments: Sequence[str]) -> int:
         if results:
             print(
                 f"{out}: {results.kept + total - failed:,} answers, {results.kept:,} of them from"
-                " before",
+                " an earlier run",
                 file=sys.stderr,
             )
         if sheet:

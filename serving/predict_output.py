@@ -6,8 +6,8 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -178,6 +178,8 @@ def open_results(file: Path, top: int | None) -> Iterator[Results]:
             written.
     """
     form = FORMAT_BY_SUFFIX[file.suffix.lower()]
+    if not file.parent.is_dir():
+        raise UnusableResults(f"{file}: there is no folder {file.parent}")
     beside = file.with_name(f"{file.name}.new")
     # Paths that are kept lie in a temporary database without a name: memory stays constant however
     # many there are.
@@ -263,6 +265,19 @@ _SIDE, _BORDER, _MARGIN, _LINE, _COLUMNS = 160, 6, 10, 18, 8
 _FRAME = _SIDE + 2 * _BORDER
 _WIDTH, _HEIGHT = _FRAME + _MARGIN, _FRAME + 2 * _LINE + _MARGIN
 _TEXT, _PAPER = (30, 30, 30), (255, 255, 255)
+# Pillow's own font has little more than the letters of English; these, where the system has them,
+# have others: Latin with its accents, Cyrillic and Greek, or Chinese, Japanese and Korean.
+_FONTS = (
+    "LiberationSans-Regular.ttf",
+    "arial.ttf",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+)
+_FONT_SIZE = 13
+_IN_NO_FONT = "\U0010ffff"
 _WRONG, _UNSURE, _SURE = (205, 30, 40), (240, 160, 0), (205, 210, 205)
 
 
@@ -344,12 +359,13 @@ class Sheet:
         Raises:
             NoSheet: the file cannot be written.
         """
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
 
         self._keep_the_worst()
         if not self._tiles:
             return f"{self._file}: not drawn, as no picture was answered"
-        font = ImageFont.load_default(13)
+        captions = [(escaped(tile.caption), escaped(Path(tile.path).name)) for tile in self._tiles]
+        font = _font(chain.from_iterable(captions))
         left_out = self._counts["answers"] - len(self._tiles)
         heading = self._heading(left_out)
         columns = min(_COLUMNS, len(self._tiles))
@@ -373,7 +389,7 @@ class Sheet:
                 thumbnail,
                 (x + (_FRAME - thumbnail.width) // 2, y + (_FRAME - thumbnail.height) // 2),
             )
-            for row, text in enumerate((tile.caption, Path(tile.path).name)):
+            for row, text in enumerate(captions[number]):
                 draw.text((x, y + _FRAME + 2 + row * _LINE), _cut(text, font), _TEXT, font)
         try:
             sheet.save(self._file, "PNG")
@@ -412,6 +428,31 @@ class Sheet:
             shown = f"{len(self._tiles):,} shown, the wrong and the least sure"
             lines.append((f"{shown}; {left_out:,} not", _PAPER))
         return lines
+
+
+def _font(texts: Iterable[str]) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    """Gives the first font that can draw the most of the texts' characters."""
+    from PIL import ImageFont
+
+    characters = set("".join(texts))
+    fonts = [ImageFont.load_default(_FONT_SIZE)]
+    names = [*_FONTS]
+    if (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
+        names.append(f"{Path(matplotlib.origin).parent}/mpl-data/fonts/ttf/DejaVuSans.ttf")
+    for name in names:
+        if all(_draws(fonts[-1], character) for character in characters):
+            return fonts[-1]
+        with suppress(OSError):
+            fonts.append(ImageFont.truetype(name, _FONT_SIZE))
+    return max(fonts, key=lambda font: sum(_draws(font, each) for each in characters))
+
+
+def _draws(font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", character: str) -> bool:
+    """Whether the font has the character, and not only the box that stands for a missing one."""
+    try:
+        return bytes(font.getmask(character)) != bytes(font.getmask(_IN_NO_FONT))
+    except UnicodeError:
+        return False
 
 
 def _cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:

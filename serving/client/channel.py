@@ -277,6 +277,12 @@ def _open(
     addresses = [server] if isinstance(server, str) else list(server)
     if not all(addresses) or not addresses:
         raise InvalidRequest(f"server is {server!r}: expected host:port of the server's gRPC port")
+    for address in addresses:
+        if address.startswith(("http://", "https://")):
+            raise InvalidRequest(
+                f"server is {address!r}: expected host:port of the server's gRPC port, without"
+                f" {address.partition('//')[0]}//"
+            )
     if not 0 < max_answer_bytes < 1 << 31:
         raise InvalidRequest(f"max_answer_bytes is {max_answer_bytes}: expected 1 to 2147483647")
     options = [*_OPTIONS, ("grpc.max_receive_message_length", max_answer_bytes)]

@@ -250,6 +250,8 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
             f"; gRPC uses the proxy in {name}: to reach the server directly, add its host to"
             " no_proxy"
         )
+    if code is grpc.StatusCode.UNAVAILABLE and ":" not in server:
+        advice += f"; no port was given, so 443 was asked: expected host:port, as {server}:8500"
     models = _models(error)
     if models:
         # Also where it blames the label, which comes before the name.

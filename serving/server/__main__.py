@@ -64,7 +64,7 @@ def main() -> None:
     try:
         clean = serve(flags, stop)
     except WhiskerError as error:
-        print(f"Failed to start server. Error: {error}")
+        print(f"Failed to start server. Error: {error}{_way_out(str(error))}")
         sys.exit(EXIT_START_FAILED)
     if not clean:
         # A thread is still inside TensorFlow: the interpreter would wait for it, or tear the
@@ -73,6 +73,13 @@ def main() -> None:
         logging.shutdown()
         os._exit(0)
     sys.exit(0)
+
+
+def _way_out(error: str) -> str:
+    """Adds what to do to a message of tensorflow_model_server that does not say it."""
+    if "Request to assign label" in error:
+        return "; give --allow_version_labels_for_unavailable_models=true"
+    return ""
 
 
 def _stop_without(parent: int, stop: "queue.SimpleQueue[int]") -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, TextIO
 
@@ -286,9 +287,18 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
         output.write(
             "".join(f"unknown argument: {argument}\n" for argument in unknown) + usage(description)
         )
+        # Once more where it is seen: the usage is longer than a screen.
+        output.write("".join(f"ignored: {argument}{_meant(argument)}\n" for argument in unknown))
     # Whoever reaches the port could have a program of theirs run.
     values.setdefault("allow_reload", not values.get("bind_all", False))
     return Flags(**values)
+
+
+def _meant(argument: str) -> str:
+    """Says which flag an unknown argument may have meant; empty where none is near."""
+    name = argument.lstrip("-").partition("=")[0]
+    near = get_close_matches(name, _defaults(), n=1)
+    return f"; expected a flag, such as --{near[0]}=…" if near else "; expected --name=value"
 
 
 def usage(description: str) -> str:

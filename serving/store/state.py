@@ -85,10 +85,10 @@ class State:
         version = self.previous
         if version is None:
             reason = "is live" if self.live is None else f"was live before {self.live}"
-            raise VersionMissingError(
-                f"{self.base_path} has no version that {reason}: promote one of these:"
-                f" {self._listed()}"
-            )
+            way_out = f"promote one of these: {self._listed()}"
+            if set(self.versions) == {self.live}:
+                way_out = "it is the only version, so publish another one first"
+            raise VersionMissingError(f"{self.base_path} has no version that {reason}: {way_out}")
         return version
 
     def moved(self, version: int, label: str) -> ModelServerConfig:

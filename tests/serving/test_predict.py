@@ -188,13 +188,16 @@ def test_same_command_goes_on_with_what_has_no_answer(stand_in, pictures, tmp_pa
     first = predict(*command)
     assert (first.returncode, first.stdout) == (4, "")
     assert first.stderr.splitlines()[:2] == [
-        f"{out}: 2 answers, 0 of them from before",
+        f"{out}: 2 answers, 0 of them from an earlier run",
         "1 of 3 failed:",
     ]
     assert len(stand_in.requests) == 3
     (pictures / "b.jpg").write_bytes(b"cats 0.9")
     second = predict(*command)
-    assert (second.returncode, second.stderr) == (0, f"{out}: 3 answers, 2 of them from before\n")
+    assert (second.returncode, second.stderr) == (
+        0,
+        f"{out}: 3 answers, 2 of them from an earlier run\n",
+    )
     assert len(stand_in.requests) == 4
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [Path(row["path"]).name for row in rows] == ["a.jpg", "c.png", "b.jpg"]
@@ -226,7 +229,7 @@ def test_stopped_in_the_middle_keeps_what_is_answered_and_says_how_to_go_on(
         running.send_signal(number)
         said = running.communicate(timeout=30)[1].splitlines()
     assert running.returncode == code
-    assert said[0] == f"{out}: 1 answers, 0 of them from before"
+    assert said[0] == f"{out}: 1 answers, 0 of them from an earlier run"
     assert (
         said[-1]
         == "predict.py: error: stopped after 2 pictures, whose answers are kept; the same command"

@@ -204,14 +204,16 @@ def test_file_of_another_is_refused_and_left_as_it_is(tmp_path, name, text, said
 
 
 def test_place_that_cannot_be_written_is_one_line(tmp_path):
-    with (
-        pytest.raises(
-            UnusableResults,
-            match="nowhere/r.csv: cannot be read and written: No such file or directory$",
-        ),
-        open_results(tmp_path / "nowhere" / "r.csv", None),
+    (tmp_path / "r.csv.new").mkdir()
+    for path, said in (
+        ("nowhere/r.csv", "there is no folder .*nowhere$"),
+        ("r.csv", "cannot be read and written: Is a directory$"),
     ):
-        pass
+        with (
+            pytest.raises(UnusableResults, match=f"{path}: {said}"),
+            open_results(tmp_path / path, None),
+        ):
+            pass
 
 
 def answer(label, probability):
@@ -293,6 +295,17 @@ def test_name_or_file_that_cannot_be_shown_costs_no_sheet(tmp_path, path, data):
     sheet = Sheet(tmp_path / "sheet.png")
     sheet.add(path, data, answer("cats", 0.9))
     assert sheet.draw().endswith("sheet.png: 1 pictures")
+
+
+def test_letters_of_other_languages_are_drawn_not_boxes(tmp_path):
+    drawn = []
+    for number, name in enumerate(("Mütze", "Кепка", "äääää", "еееее")):
+        sheet = Sheet(tmp_path / f"{number}.png")
+        sheet.add("a.png", picture("green"), Prediction(name, 0.9, {name: 0.9, "b": 0.1}, 1))
+        sheet.draw()
+        drawn.append(Image.open(tmp_path / f"{number}.png").tobytes())
+    # A font without these letters would draw the same box five times in each.
+    assert len(set(drawn)) == 4
 
 
 def test_nothing_answered_draws_nothing_and_says_so(tmp_path):

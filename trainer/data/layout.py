@@ -111,6 +111,12 @@ def _from_folder(folder: Path, classes: str) -> Pictures:
         if len(parts) >= depth + 2 and (not splits or parts[0] in splits)
     ]
     unused = _unused(tree, set(used), splits)
+    if not used and pictures and all(len(parts) == 1 for parts in pictures):
+        raise DataError(
+            f"--data={folder}: its {len(pictures):,} pictures are in no class folder; expected one"
+            " folder of pictures per class: move them into such folders, or give the folder that"
+            " holds them"
+        )
     if not used:
         raise DataError(
             f"--data={folder}: no pictures found; expected <class>/*.jpg or train/<class>/*.jpg "

@@ -250,13 +250,13 @@ def _sentence(
 ) -> str:
     if record["verdict"] == OFF:
         return (
-            "The gate was off: the model was not compared with the live version, and no floor was"
-            " checked."
+            "The gate was off: the model was not compared with the live version, and no limit"
+            " was checked."
         )
     said = _comparison(record, live, n)
     for row in broken:
         said += (
-            f"; beyond a limit: {row['floor']} is {row['value']:.4g}, the limit is"
+            f"; a fixed limit is broken: {row['floor']} is {row['value']:.4g}, the limit is"
             f" {row['limit']:.4g}"
         )
     ways_out = "; --gate=off publishes it all the same" if not record["passed"] else ""

@@ -181,12 +181,12 @@ def _stability(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     # From the best so far: what only rises does not swing.
     fall = max(max(late[: index + 1]) - accuracy for index, accuracy in enumerate(late))
     said = (
-        f"validation accuracy falls by up to {100 * fall:.1f} points over the last {len(late)}"
-        " epochs"
+        f"over the last {len(late)} epochs, validation accuracy falls by up to {100 * fall:.1f}"
+        " points"
     )
-    noise = _noise(result)
     left_open = (
-        f"the {100 * noise:.1f} points that {result['validation']['n']:,} pictures leave uncertain"
+        f"the {100 * _noise(result):.1f} points that chance alone explains with"
+        f" {result['validation']['n']:,} pictures"
     )
     if fall <= noise:
         return [("stability", GOOD, f"Steady: {said}, within {left_open}.")]
@@ -231,7 +231,7 @@ def _calibration(result: Mapping[str, Any]) -> tuple[str, str]:
     scaled = f"dividing logits by {temperature:.2f} " + (
         f"made this worse, from {percent(before['error'])} to {percent(after['error'])}"
         if error_rose
-        else f"took this from {percent(before['error'])}"
+        else f"changed this from {percent(before['error'])}"
     )
     if loss_rose:
         scaled += f", and made the loss worse, from {before['loss']:.3f} to {after['loss']:.3f}"
@@ -239,9 +239,8 @@ def _calibration(result: Mapping[str, Any]) -> tuple[str, str]:
         scaled = f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
     error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
     limit = (
-        f"{percent(after['error_by_chance'])}, what chance alone causes with"
-        f" {result['test']['n']:,}"
-        " pictures"
+        f"the {percent(after['error_by_chance'])} that chance alone explains with"
+        f" {result['test']['n']:,} pictures"
     )
     if after["error"] <= after["error_by_chance"]:
         worse = error_rose or loss_rose

@@ -40,6 +40,13 @@ def test_status_becomes_its_type_and_keeps_code_and_details(code, kind):
     assert str(error).startswith(f"host:1: {code.name}: why; ")
 
 
+def test_address_without_a_port_is_told_which_port_was_asked():
+    refusal = Refusal(grpc.StatusCode.UNAVAILABLE, "Connection refused")
+    said = "no port was given, so 443 was asked: expected host:port, as localhost:8500"
+    assert said in str(errors.from_rpc_error(refusal, "localhost"))
+    assert said not in str(errors.from_rpc_error(refusal, "localhost:8500"))
+
+
 def test_text_is_one_line_though_details_span_several():
     error = errors.from_rpc_error(
         Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Matrix size\n\t [[{{node}}]]"), "host:1"

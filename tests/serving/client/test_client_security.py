@@ -272,6 +272,12 @@ def test_server_without_an_address_is_refused(server):
         PredictClient(server)
 
 
+@pytest.mark.parametrize("server", ["http://a:8500", ["a:1", "https://b:2"]])
+def test_address_of_a_web_page_is_refused(server):
+    with pytest.raises(errors.InvalidRequest, match="expected host:port .*, without https?://$"):
+        PredictClient(server)
+
+
 def test_address_that_grpc_cannot_read_is_refused():
     fails(
         "ipv4:localhost:1",

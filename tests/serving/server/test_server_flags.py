@@ -82,6 +82,12 @@ def test_unknown_arguments_are_printed_with_usage_and_left_out():
         f"unknown argument: {name}" for name in ("--colour=red", "--port", "9000", "-port=1")
     ]
     assert "\n  --model_base_path=" in printed
+    assert printed.splitlines()[-4:] == [
+        "ignored: --colour=red; expected --name=value",
+        "ignored: --port; expected a flag, such as --port=…",
+        "ignored: 9000; expected --name=value",
+        "ignored: -port=1; expected a flag, such as --port=…",
+    ]
 
 
 @pytest.mark.parametrize(

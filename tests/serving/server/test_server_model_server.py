@@ -209,6 +209,27 @@ def test_first_load_that_fails_ends_the_process_with_one_line_and_255(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_label_that_the_flags_do_not_allow_names_the_flag(tmp_path):
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "m" base_path: "{tmp_path}/m"'
+        ' model_platform: "tensorflow" version_labels { key: "stable" value: 1 } } }'
+    )
+    done = subprocess.run(
+        [*COMMAND, f"--model_config_file={config}"],
+        capture_output=True,
+        text=True,
+        timeout=START_DEADLINE_S,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 255
+    assert done.stdout.endswith(
+        "not currently available for inference;"
+        " give --allow_version_labels_for_unavailable_models=true\n"
+    )
+
+
 def test_batching_flags_merge_requests_and_a_stop_lets_the_waiting_one_go(
     exported, tmp_path, monkeypatch
 ):

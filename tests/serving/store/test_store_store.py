@@ -247,6 +247,16 @@ def test_rollback_goes_back_step_by_step_and_never_forward_again(
     assert store.previous() == 1
 
 
+def test_rollback_of_the_only_version_asks_for_another(model_dir: str, saved_model: Path) -> None:
+    store = store_of(1, model_dir, saved_model)
+    store.promote(1)
+    with pytest.raises(
+        VersionMissingError,
+        match=r"was live before 1: it is the only version, so publish another one first$",
+    ):
+        store.rollback()
+
+
 def test_a_models_config_that_somebody_else_wrote_is_where_rollback_starts(
     model_dir: str, saved_model: Path, tmp_path: Path
 ) -> None:

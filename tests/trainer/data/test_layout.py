@@ -58,6 +58,10 @@ def test_given_splits_are_kept_apart_from_class_names(tmp_path):
         ([], "there is no such folder; expected one folder of pictures per class"),
         (["notes.txt"], "no pictures found; expected <class>/*.jpg or train/<class>/*.jpg"),
         (
+            ["1.jpg", "2.png", "notes.txt"],
+            "its 2 pictures are in no class folder; expected one folder of pictures per class",
+        ),
+        (
             ["cats/1.jpg"],
             "one class only (cats); expected a folder of pictures for each of two or more classes",
         ),

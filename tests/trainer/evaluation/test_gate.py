@@ -159,7 +159,7 @@ def test_what_is_broken_breaks_its_floor(changes, floor):
     assert floor in broken(**changes)
     found = decided("not_worse", range(20), range(20), **changes)
     assert not found["passed"]
-    assert f"; beyond a limit: {floor} is " in found["sentence"]
+    assert f"; a fixed limit is broken: {floor} is " in found["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,10 @@ def test_class_that_is_lost_is_refused_whatever_the_others_gain():
     found = decided("not_worse", cats[:60], dogs[:40])
     assert found["verdict"] == "better"
     assert not found["passed"]
-    assert "beyond a limit: at best, the change of the recall of dogs is -0.1" in found["sentence"]
+    assert (
+        "a fixed limit is broken: at best, the change of the recall of dogs is -0.1"
+        in found["sentence"]
+    )
 
 
 def test_gate_that_is_off_lets_anything_through_and_says_so():

@@ -141,7 +141,7 @@ def test_one_epoch_does_not_tell(result):
             0.64,
             "good",
             (
-                "Steady: validation accuracy falls by up to 6.0 points over the last 2 epochs,"
+                "Steady: over the last 2 epochs, validation accuracy falls by up to 6.0 points,"
                 " within the"
             ),
         ),
@@ -149,7 +149,7 @@ def test_one_epoch_does_not_tell(result):
             0.95,
             "good",
             (
-                "Steady: validation accuracy falls by up to 0.0 points over the last 2 epochs,"
+                "Steady: over the last 2 epochs, validation accuracy falls by up to 0.0 points,"
                 " within the"
             ),
         ),
@@ -157,7 +157,7 @@ def test_one_epoch_does_not_tell(result):
             0.60,
             "bad",
             (
-                "Unsteady: validation accuracy falls by up to 10.0 points over the last 2 epochs,"
+                "Unsteady: over the last 2 epochs, validation accuracy falls by up to 10.0 points,"
                 " more than the"
             ),
         ),
@@ -214,7 +214,8 @@ def test_probabilities_are_held_against_chance(result):
         "good",
         (
             "As sure as it should be: probabilities are off by 4.0% on average (dividing logits by"
-            " 2.00 took this from 20.0%), within 5.0%, what chance alone causes with 10 pictures."
+            " 2.00 changed this from 20.0%), within the 5.0% that chance alone explains with 10"
+            " pictures."
         ),
     )
     verdict, text = said(calibrated(result, 0.06, 0.05, temperature=1), "probabilities")
@@ -232,21 +233,22 @@ def test_probabilities_are_held_against_chance(result):
             0.05,
             "unclear",
             "The temperature made it worse: probabilities are off by 4.0% on average (dividing"
-            " logits by 2.00 made this worse, from 2.9% to 4.0%), within 5.0%",
+            " logits by 2.00 made this worse, from 2.9% to 4.0%), within the 5.0%",
         ),
         (
             {"loss": 0.68},
             0.05,
             "unclear",
             "The temperature made it worse: probabilities are off by 4.0% on average (dividing"
-            " logits by 2.00 took this from 20.0%, and made the loss worse, from 0.680 to 0.700)",
+            " logits by 2.00 changed this from 20.0%, and made the loss worse, from 0.680 to"
+            " 0.700)",
         ),
         (
             {"error": 0.029},
             0.03,
             "bad",
             "Too sure: probabilities are off by 4.0% on average (dividing logits by 2.00 made this"
-            " worse, from 2.9% to 4.0%), more than 3.0%",
+            " worse, from 2.9% to 4.0%), more than the 3.0%",
         ),
         ({"error": 0.0398, "loss": 0.6998}, 0.05, "good", "As sure as it should be"),
     ],

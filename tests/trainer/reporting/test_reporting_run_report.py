@@ -102,7 +102,7 @@ def test_report_of_an_awkward_run_is_whole_and_below_five_megabytes(trained, tmp
 def test_perfect_run_on_one_class_has_no_mistakes_and_no_curves_to_draw(trained, tmp_path):
     drawn = report(*awkward(trained, ["cats", "dogs"], right=True), tmp_path)
     assert not drawn & {"mistakes.jpg", "thresholds.png"}
-    assert "None: every test picture is right." in (tmp_path / "report.html").read_text()
+    assert "None: every test picture was answered right." in (tmp_path / "report.html").read_text()
 
 
 def test_features_of_untouched_pictures_show_no_augmentation(trained, tmp_path):
