@@ -8,7 +8,7 @@ with a warning.
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -288,16 +288,18 @@ def parse(arguments: Sequence[str], description: str, output: TextIO = sys.stdou
             "".join(f"unknown argument: {argument}\n" for argument in unknown) + usage(description)
         )
         # Once more where it is seen: the usage is longer than a screen.
-        output.write("".join(f"ignored: {argument}{_meant(argument)}\n" for argument in unknown))
+        output.write(
+            "".join(f"ignored: {argument}{_meant(argument, defaults)}\n" for argument in unknown)
+        )
     # Whoever reaches the port could have a program of theirs run.
     values.setdefault("allow_reload", not values.get("bind_all", False))
     return Flags(**values)
 
 
-def _meant(argument: str) -> str:
-    """Says which flag an unknown argument may have meant; empty where none is near."""
+def _meant(argument: str, names: Iterable[str]) -> str:
+    """Says which flag an unknown argument may have meant."""
     name = argument.lstrip("-").partition("=")[0]
-    near = get_close_matches(name, _defaults(), n=1)
+    near = get_close_matches(name, names, n=1)
     return f"; expected a flag, such as --{near[0]}=…" if near else "; expected --name=value"
 
 

@@ -188,7 +188,7 @@ def _stability(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         f"the {100 * _noise(result):.1f} points that chance alone explains with"
         f" {result['validation']['n']:,} pictures"
     )
-    if fall <= noise:
+    if fall <= _noise(result):
         return [("stability", GOOD, f"Steady: {said}, within {left_open}.")]
     return [("stability", BAD, f"Unsteady: {said}, more than {left_open}.")]
 
