@@ -98,6 +98,9 @@ def unsure(tmp_path_factory):
     decorate = tf.function
 
     def of_before(function=None, **options):
+        if function is None:
+            return lambda function: of_before(function, **options)
+
         def answer(value):
             found = function(value)
             return {name: found[name] for name in contract.FIRST_OUTPUTS}
