@@ -96,7 +96,7 @@ def test_multiscale_features_come_from_two_layers(name):
     features = whole.output.shape[-1] + 4 * quarters.output.shape[-1]
     assert backbone.output_shape == (None, features)
     plain = backbone_of(make(name))
-    assert [v.path for v in backbone.variables] == [v.path for v in plain.variables]
+    assert [v.path for v in backbone.weights] == [v.path for v in plain.weights]
 
 
 @pytest.mark.parametrize("size", [64, 100])  # maps of 4 and of 7 places on a side
