@@ -25,7 +25,7 @@ from trainer.variants import HEADS, Head
 from whisker_ml import cli
 
 FOLDS = 5
-_NOTEBOOK, _WIDE = HEADS["notebook"], HEADS["wide"]
+_NOTEBOOK, _WIDE, _MULTISCALE = HEADS["notebook"], HEADS["wide"], HEADS["multiscale"]
 
 
 class Row(NamedTuple):
@@ -43,6 +43,9 @@ ROWS = (
     Row("one dense layer, constant rate", Head("average", 0, 0.2), learning_rate="0.001"),
     Row("wide", _WIDE, 40),
     Row("one dense layer", Head("average", 0, 0.2)),
+    Row("multiscale", _MULTISCALE, 40),
+    Row("multiscale, 20 epochs", _MULTISCALE),
+    Row("multiscale, a dense layer of 128", replace(_MULTISCALE, units=128), 40),
     Row("notebook, average pooling, 40 epochs", replace(_NOTEBOOK, pooling="average"), 40),
 )
 

@@ -133,9 +133,10 @@ class Config:
     )
     head: str = setting(
         "",
-        "transfer only: what follows the backbone: wide: average pooling, a dense layer of 512,"
-        " dropout of 0.5; notebook: max pooling, a dense layer of 128, dropout of 0.2; empty: the"
-        " recipe's",
+        "transfer only: what follows the backbone: multiscale: average pooling, of an earlier layer"
+        " too and there by quarters of the picture, dropout of 0.5; wide: average pooling, a dense"
+        " layer of 512, dropout of 0.5; notebook: max pooling, a dense layer of 128, dropout of"
+        " 0.2; empty: the recipe's",
         choices=("", *HEADS),
     )
     feature_views: int = setting(

@@ -148,7 +148,8 @@ def pooled_features(config: Config) -> tuple[Dataset, np.ndarray, np.ndarray]:
             weights=weights,
             precision=devices.precision,
             backbone=config.backbone,
-            head=HEADS[config.head],
+            # Of one layer: eigenvectors of all features of several take long.
+            head=HEADS["wide"],
         )
         features = extract(
             data.examples,

@@ -17,6 +17,8 @@ _DROPOUT = 0.2
 _POOLING = {
     "max": keras.layers.GlobalMaxPooling2D,
     "average": keras.layers.GlobalAveragePooling2D,
+    # Pooled already, of more than one layer of the backbone.
+    "multiscale": keras.layers.Identity,
 }
 
 # The notebook's values: a mirror image half of the time, and a turn by up to 0.2 of a full one
@@ -92,7 +94,10 @@ def build(
                 x = layer(x)
         if properties.backbone:
             # Frozen, and so its BatchNorm statistics stay those that the weights were trained with.
-            x = make_backbone(backbone, image_size, weights)(x, training=False)
+            frozen = make_backbone(backbone, image_size, weights)
+            if head.pooling == "multiscale":
+                frozen = _multiscale(frozen)
+            x = frozen(x, training=False)
             x = _POOLING[head.pooling](name="pool")(x)
             layers = head_layers(head, objective)
         else:
@@ -241,6 +246,36 @@ def make_backbone(name: str, image_size: int, weights: Path | None) -> keras.Mod
                 f" file that keras.applications.{row.constructor} downloads with include_top=False"
             ) from error
     return backbone
+
+
+def _multiscale(backbone: keras.Model) -> keras.Model:
+    """Makes a backbone end with features of two scales, float32 [N, features]: the average of its
+    last layer, and those over each quarter of the picture of the last layer that sees it in more
+    places. Each scale has mean 0 and variance 1 in every picture, or the first, which varies more,
+    would outweigh the other.
+    """
+    last = backbone.output
+    middle = next(
+        layer.output
+        for layer in reversed(backbone.layers)
+        if len(layer.output.shape) == 4
+        and layer.output.shape[1] > last.shape[1]
+        and not isinstance(layer, keras.layers.ZeroPadding2D)
+    )
+    side = middle.shape[1]
+    # Of an odd side the quarters share a row and a column.
+    half = -(-side // 2)
+    quarters = keras.layers.AveragePooling2D(half, side - half, name="quarters")(middle)
+    scales = [
+        keras.layers.GlobalAveragePooling2D(name="whole")(last),
+        keras.layers.Flatten(name="quarters_in_a_row")(quarters),
+    ]
+    scales = [keras.layers.LayerNormalization(center=False, scale=False)(x) for x in scales]
+    pooled = keras.Model(
+        backbone.input, keras.layers.Concatenate(name="scales")(scales), name=backbone.name
+    )
+    pooled.trainable = False
+    return pooled
 
 
 def unfreeze_top(model: keras.Model, name: str) -> None:

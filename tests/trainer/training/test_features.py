@@ -21,12 +21,12 @@ from trainer.variants.objective import Objective
 SIZE, VIEWS, SEED, BATCH_SIZE = 32, 3, 5, 8
 
 
-def make_model(size=SIZE, seed=0):
+def make_model(size=SIZE, seed=0, head="notebook"):
     """A model with random weights whose features tell pictures apart, as its BatchNorm statistics
     fit the weights.
     """
     keras.utils.set_random_seed(seed)
-    model = build("transfer", size, Objective(2), seed=seed)
+    model = build("transfer", size, Objective(2), seed=seed, head=HEADS[head])
     give_statistics(model.get_layer(f"mobilenetv2_1.00_{size}"), pixels_of(64, size))
     return model
 
@@ -117,13 +117,15 @@ def epoch_of(extracted, *, seed=1, epoch=0, full=False):
     ]
 
 
-def test_head_after_extractor_is_the_whole_model(model):
+@pytest.mark.parametrize(("name", "count"), [("notebook", 1280), ("multiscale", 1280 + 4 * 576)])
+def test_head_after_extractor_is_the_whole_model(name, count):
+    model = make_model(head=name)
     extractor, head = split_backbone(model)
     pixels = pixels_of(5, SIZE)
     np.testing.assert_allclose(
         head(extractor(pixels)), model(pixels, training=False), rtol=1e-5, atol=1e-5
     )
-    assert extractor.output_shape == (None, 1280)
+    assert extractor.output_shape == (None, count)
     # No augmentation: the same in training.
     np.testing.assert_array_equal(
         extractor(pixels, training=True), extractor(pixels, training=False)
@@ -153,7 +155,9 @@ def test_training_the_head_trains_the_whole_model():
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
 @pytest.mark.parametrize("count", [BATCH, 3])
-def test_backends_differ_from_keras_by_little(backend, count, extractor):
+@pytest.mark.parametrize("head", ["notebook", "multiscale"])
+def test_backends_differ_from_keras_by_little(backend, count, head):
+    extractor, _ = split_backbone(make_model(head=head))
     run, pixels = BACKENDS[backend](extractor), pixels_of(count, SIZE)
     expected = extractor(pixels, training=False).numpy()
     assert expected.std() > 0.01, "the test needs features that tell pictures apart"
@@ -292,8 +296,11 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
         "views": [VIEWS, SEED, "light"],
     }
     keras.utils.set_random_seed(0)
-    averaged = split_backbone(build("transfer", SIZE, Objective(2), seed=0, head=HEADS["wide"]))[0]
-    averaged.set_weights(extractor.get_weights())
+    averaged, multiscale = (
+        split_backbone(make_model(head=head))[0] for head in ("wide", "multiscale")
+    )
+    for other in (averaged, multiscale):
+        other.set_weights(extractor.get_weights())
     rescaled = split_backbone(make_model())[0]
     rescaled.set_weights(extractor.get_weights())
     rescaled.get_layer("rescaling").scale = 0.5
@@ -301,6 +308,7 @@ def test_whatever_features_depend_on_changes_their_name(pictures, extractor):
         "nothing": {},
         "views": {"views": [VIEWS - 1, SEED, "light"]},
         "pooling": {"extractor": averaged},
+        "layers": {"extractor": multiscale},
         "scaling": {"extractor": rescaled},
         "order": {"ledger": other_order(ledger)},
         "picture": {"ledger": other_content(ledger)},

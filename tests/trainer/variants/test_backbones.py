@@ -12,7 +12,7 @@ import tensorflow as tf
 from serving.server.flags import Flags
 from serving.server.loading import load
 from serving.server.xnnpack import TOLERANCE, XnnpackModel
-from tests.trained_model import logged, write_pictures
+from tests.trained_model import give_statistics, logged, write_pictures
 from trainer.config import Config
 from trainer.errors import RunStopped, WeightsError
 from trainer.pipeline import run
@@ -54,7 +54,7 @@ def backbone_of(model):
 
 @pytest.mark.parametrize("name", SOME)
 def test_pixels_reach_a_backbone_as_it_was_trained_on_them(name):
-    model = make(name, head=HEADS["wide"])
+    model = make(name, head=HEADS["multiscale"])
     backbone = backbone_of(model)
     # ConvNeXt's is in a stem of several layers.
     convolutions = keras.layers.Conv2D, keras.Sequential
@@ -73,7 +73,7 @@ def test_pixels_reach_a_backbone_as_it_was_trained_on_them(name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_fine_tuning_trains_the_top_and_no_statistics(name):
-    model = make(name, head=HEADS["wide"])
+    model = make(name, head=HEADS["multiscale"])
     backbone = backbone_of(model)
     assert not backbone.trainable_variables
     unfreeze_top(model, name)
@@ -85,6 +85,38 @@ def test_fine_tuning_trains_the_top_and_no_statistics(name):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
     assert backbone.layers[-1].name not in BACKBONES[name].first_tuned
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_multiscale_features_come_from_two_layers(name):
+    backbone = backbone_of(make(name, head=HEADS["multiscale"]))
+    whole, quarters = backbone.get_layer("whole"), backbone.get_layer("quarters")
+    assert quarters.input.shape[1] == 2 * whole.input.shape[1]
+    assert quarters.output.shape[1:3] == (2, 2)
+    features = whole.output.shape[-1] + 4 * quarters.output.shape[-1]
+    assert backbone.output_shape == (None, features)
+    plain = backbone_of(make(name))
+    assert [v.path for v in backbone.weights] == [v.path for v in plain.weights]
+
+
+@pytest.mark.parametrize("size", [64, 100])  # maps of 4 and of 7 places on a side
+def test_multiscale_features_are_averages_of_the_whole_and_of_quarters(size):
+    model = build("transfer", size, Objective(2), seed=0, head=HEADS["multiscale"])
+    backbone = backbone_of(model)
+    give_statistics(backbone, np.random.default_rng(1).uniform(0, 255, (16, size, size, 3)))
+    maps = [backbone.get_layer(name).input for name in ("whole", "quarters")]
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    last, middle = keras.Model(backbone.input, maps)(model.get_layer("rescaling")(pixels))
+    half = -(-middle.shape[1] // 2)
+    halves = (slice(None, half), slice(-half, None))
+    quarters = [np.mean(middle[:, rows, columns], (1, 2)) for rows in halves for columns in halves]
+    scales = [np.mean(last, (1, 2)), np.concatenate(quarters, axis=1)]
+    expected = [
+        (scale - scale.mean(1, keepdims=True)) / np.sqrt(scale.var(1, keepdims=True) + 1e-3)
+        for scale in scales
+    ]
+    found = split_backbone(model)[0](pixels)
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-3)
 
 
 def test_weights_of_another_backbone_are_refused_in_one_line(tmp_path):
