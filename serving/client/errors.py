@@ -165,6 +165,12 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
     ),
     (
         "UNAVAILABLE",
+        "Connection refused",
+        ServerUnavailable,
+        "nothing listens at this address: start the server, or give the gRPC port of one that runs",
+    ),
+    (
+        "UNAVAILABLE",
         "",
         ServerUnavailable,
         (
@@ -186,6 +192,12 @@ _CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
         "",
         ModelNotFound,
         "check name and version against what the server has loaded",
+    ),
+    (
+        "INVALID_ARGUMENT",
+        "Unrecognized servable version label",
+        InvalidRequest,
+        "no version has this label: whisker-store list shows the labels",
     ),
     ("INVALID_ARGUMENT", "", InvalidRequest, _INVALID),
     ("FAILED_PRECONDITION", "", InvalidRequest, _INVALID),

@@ -108,7 +108,7 @@ def test_file_name_that_is_no_utf8_is_written_as_it_is(stand_in, tmp_path):
     ("arguments", "text"),
     [
         ([], "no pictures named"),
-        (["--server=127.0.0.1:1", "a.jpg"], "check that the server runs"),
+        (["--server=127.0.0.1:1", "a.jpg"], "nothing listens at this address: start the server"),
         (["--server=127.0.0.1:1", "--model_dir=models", "a.jpg"], "expected one of them"),
         (["--model_dir=nowhere", "a.jpg"], "nowhere/models.config is not there"),
         (["--version=1", "--label=stable", "a.jpg"], "one of them, not both"),

@@ -280,10 +280,10 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
             " on; another tool, or an older one, made it"
         )
     counts = (
-        f"of {n:,} test pictures only the new model is right on {compared['only_candidate']:,},"
-        f" only {against} on {compared['only_live']:,}; the difference is"
-        f" {100 * compared['difference']:+.1f} points, above {100 * compared['low']:+.1f} and below"
-        f" {100 * compared['high']:+.1f} with 95 % certainty each"
+        f"of {n:,} test pictures, the new model alone is right on {compared['only_candidate']:,},"
+        f" and {against} alone on {compared['only_live']:,}; the difference is"
+        f" {100 * compared['difference']:+.1f} points (95 % sure: above"
+        f" {100 * compared['low']:+.1f}; 95 % sure: below {100 * compared['high']:+.1f})"
     )
     verdict = {
         BETTER: f"better than {against}, which is live",

@@ -40,6 +40,25 @@ def test_status_becomes_its_type_and_keeps_code_and_details(code, kind):
     assert str(error).startswith(f"host:1: {code.name}: why; ")
 
 
+@pytest.mark.parametrize(
+    ("code", "details", "advice"),
+    [
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "last error: Failed to connect to remote host: Connection refused",
+            "nothing listens at this address: start the server,",
+        ),
+        (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "Unrecognized servable version label: live",
+            "no version has this label: whisker-store list shows the labels",
+        ),
+    ],
+)
+def test_frequent_mistake_has_advice_of_its_own(code, details, advice):
+    assert f"{details}; {advice}" in str(errors.from_rpc_error(Refusal(code, details), "a:1"))
+
+
 def test_address_without_a_port_is_told_which_port_was_asked():
     refusal = Refusal(grpc.StatusCode.UNAVAILABLE, "Connection refused")
     said = "no port was given, so 443 was asked: expected host:port, as localhost:8500"

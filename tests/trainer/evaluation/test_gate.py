@@ -73,9 +73,9 @@ def test_verdict_follows_from_the_interval_and_the_policy(
 def test_sentence_says_what_was_counted():
     assert (
         decided("not_worse", range(20), range(40))["sentence"]
-        == "The gate refused it: worse than version 4, which is live: of 400 test pictures only the"
-        " new model is right on 0, only version 4 on 20; the difference is -5.0 points, above -7.1"
-        " and below -3.5 with 95 % certainty each; --gate=off publishes it all the same."
+        == "The gate refused it: worse than version 4, which is live: of 400 test pictures, the"
+        " new model alone is right on 0, and version 4 alone on 20; the difference is -5.0 points"
+        " (95 % sure: above -7.1; 95 % sure: below -3.5); --gate=off publishes it all the same."
     )
 
 
