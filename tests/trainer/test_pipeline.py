@@ -300,7 +300,7 @@ def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):
     )
     report = (tmp_path / "2" / "report.html").read_text()
     assert (
-        f"In training a picture weighs {weights['dogs']:.2f} to {weights['cats']:.2f}"
+        f"In training, a picture counts {weights['dogs']:.2f} to {weights['cats']:.2f} times"
         in " ".join(report.split())
     )
     assert "This is evaluation 2 of the frozen test set" in report

@@ -67,12 +67,12 @@ def outcomes_of_tasks(address, count):
 def test_every_request_is_answered_right_or_fails_with_its_type_where_connections_do_not_hold(
     server, outcomes_of, count
 ):
-    # One fault in what 20 requests and their answers take.
-    with FaultyProxy(server.ports["port"], seed=8, bytes_per_fault=20 * 2 * VALUES * 4) as proxy:
+    # One fault in what 10 requests and their answers take; which bytes come together is chance.
+    with FaultyProxy(server.ports["port"], seed=8, bytes_per_fault=10 * 2 * VALUES * 4) as proxy:
         outcomes = outcomes_of(proxy.address, count)
     failed = [outcome for outcome in outcomes if isinstance(outcome, ClientError)]
     assert len(outcomes) == count
-    assert sum(proxy.faults.values()) > count / 100
+    assert sum(proxy.faults.values()) > count / 1000
     assert {type(error) for error in failed} <= {ServerUnavailable, DeadlineExceeded}
     # Most faults cost nobody anything: the lost requests were asked again.
     assert len(failed) <= count / 10
