@@ -303,7 +303,7 @@ def test_run_on_a_frozen_uneven_set_says_weights_and_looks(tmp_path):
         f"In training, a picture counts {weights['dogs']:.2f} to {weights['cats']:.2f} times"
         in " ".join(report.split())
     )
-    assert "This is evaluation 2 of the frozen test set" in report
+    assert "This is evaluation 2 on the same test pictures" in report
 
 
 def test_refused_run_is_whole_and_not_published(trained, tmp_path):
