@@ -42,11 +42,8 @@ ROWS = (
     Row("notebook, average pooling", replace(_NOTEBOOK, pooling="average")),
     Row("one dense layer, constant rate", Head("average", 0, 0.2), learning_rate="0.001"),
     Row("wide", _WIDE, 40),
-    Row("one dense layer", Head("average", 0, 0.2)),
     Row("multiscale", _MULTISCALE, 40),
-    Row("multiscale, 20 epochs", _MULTISCALE),
     Row("multiscale, a dense layer of 128", replace(_MULTISCALE, units=128), 40),
-    Row("notebook, average pooling, 40 epochs", replace(_NOTEBOOK, pooling="average"), 40),
 )
 
 

@@ -227,7 +227,7 @@ VARIANTS: dict[str, Variant] = {
         bfloat16=frozenset({"gpu"}),
         recipes={
             "fast": _FAST,
-            "best": {**_FAST, "fine_tune_epochs": 4, "augmentation": "strong"},
+            "best": {**_FAST, "fine_tune_epochs": 8, "augmentation": "strong"},
             "notebook": {**_NOTEBOOK, "head": "notebook"},
         },
     ),
