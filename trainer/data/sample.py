@@ -28,7 +28,7 @@ _UNSEEN = len(SPLITS)
 
 # For both species alike, so that colour does not tell them apart.
 _FURS = "peru chocolate sienna saddlebrown burlywood tan linen dimgray darkgray #3c3636"
-_EYES = "yellowgreen olivedrab goldenrod skyblue sienna"
+_EYES = "goldenrod peru sienna skyblue yellowgreen"
 _CLOTHS = "firebrick royalblue seagreen goldenrod rebeccapurple"
 # Width and height of stripes, spots and patches.
 _MARKS = (0.16 + 1.2j, 0.3 + 0.3j, 0.9 + 0.9j)
@@ -81,7 +81,7 @@ _CAT_EYES = """black both .17-.36j .75-.36j .75+.22j .17+.22j;
 eye both .21-.32j .71-.32j .71+.18j .21+.18j; black both .37-.3j .55-.3j .55+.16j .37+.16j;
 white both .34-.2j .46-.2j .46-.08j .34-.08j;"""
 _DOG_EYES = """black both .2-.34j .56-.34j .56+.02j .2+.02j;
-sienna both .23-.31j .53-.31j .53-.01j .23-.01j; black both .27-.27j .49-.27j .49-.05j .27-.05j;
+eye both .23-.31j .53-.31j .53-.01j .23-.01j; black both .27-.27j .49-.27j .49-.05j .27-.05j;
 white both .3-.25j .4-.25j .4-.15j .3-.15j;"""
 _ASLEEP = "black both .15-.12j! .4+.12j .7-.12j! .45+.25j;"
 # Layers of a head, one upon the other, each with its alternatives.
