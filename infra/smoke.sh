@@ -33,4 +33,4 @@ done
 
 # In the server's own network, where it is localhost; the trainer's image holds the client.
 docker run --rm --network "container:$name" --volume "$name:$home:ro" --entrypoint python "$trainer" \
-    -m serving.predict --label=stable .cache/whisker/sample-1/test/cats
+    -m serving.predict --label=stable .cache/whisker/sample-2/test/cats

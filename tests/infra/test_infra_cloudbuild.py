@@ -263,7 +263,7 @@ def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
         (
             f"docker run --rm --network container:{name} --volume {home}:ro --entrypoint python"
             f" {REGISTRY}/trainer:build -m serving.predict --label=stable"
-            " .cache/whisker/sample-1/test/cats"
+            " .cache/whisker/sample-2/test/cats"
         ),
         f"docker rm --force {name}",
         f"docker volume rm {name}",

@@ -20,7 +20,7 @@ def contents(folder: Path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample") / "sample-1"
+    folder = tmp_path_factory.mktemp("sample") / "sample-2"
     write_sample(folder, seed=0, **COUNTS)
     return folder
 
@@ -98,6 +98,28 @@ def test_sizes_and_shapes_vary(written):
     assert all(100 <= side <= 320 for size in sizes for side in size)
     assert any(width > 1.1 * height for width, height in sizes)
     assert any(height > 1.1 * width for width, height in sizes)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_only_head_and_tail_tell_the_classes_apart(number, monkeypatch):
+    def pictures():
+        return [
+            draw(species, np.random.default_rng([6, number])).tobytes()
+            for species in ("cats", "dogs")
+        ]
+
+    cat, dog = pictures()
+    assert cat != dog
+    for figures in (sample._HEADS, sample._TAILS):
+        monkeypatch.setitem(figures, "dogs", figures["cats"])
+    assert pictures() == [cat, cat]
+
+
+def test_picture_is_covered_from_edge_to_edge():
+    for number in range(10):
+        pixels = np.asarray(draw("cats", np.random.default_rng([7, number])))
+        assert pixels.mean(axis=(1, 2)).min() > 10
+        assert pixels.mean(axis=(0, 2)).min() > 10
 
 
 def test_mean_colour_does_not_tell_the_classes_apart():
