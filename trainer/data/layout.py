@@ -9,7 +9,6 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.data.ledger import SPLITS, Found, LeftOut, Pictures, Unused, not_used, some
@@ -24,8 +23,15 @@ _SPLIT_NAMES = {
 }
 
 # What systems and programs put beside pictures; names that begin with a dot are passed over too.
-_SYSTEM_NAMES = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information")
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_SYSTEM_NAMES = (
+    "@eadir",
+    "__macosx",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "thumbs.db",
+    "desktop.ini",
+)
 # What a frozen split leaves beside the pictures.
 _FROZEN = ("ledger.json", "looks.jsonl")
 # Files that make a folder a run, a comparison of runs, or a model store.
@@ -46,6 +52,9 @@ _COLUMNS = {
 CSV_SUFFIXES = (".csv", ".tsv")
 
 _Parts = tuple[str, ...]
+# What a folder holds that matters to where pictures are; `_SPECIAL` is named like a picture.
+_PICTURE, _FOLDER = "picture", "folder"
+_SPECIAL = "not a regular file, or a broken link"
 
 
 def find(data: Path, classes: str = "folders") -> Pictures:
@@ -70,58 +79,38 @@ def find(data: Path, classes: str = "folders") -> Pictures:
         raise DataError(
             f"--data={data}: there is no such folder; expected one folder of pictures per class"
         )
-    labels = {picture.label for picture in pictures.found}
+    labels = sorted({picture.label for picture in pictures.found})
     if len(labels) < 2:
-        raise DataError(
-            f"--data={data}: one class only ({labels.pop()}); expected a folder of pictures for"
-            " each of two or more classes" + _but(pictures.unused)
+        problem = (
+            f"one class only ({labels[0]}); expected a folder of pictures for each of two or more"
+            " classes"
+            if labels
+            else "no pictures found; expected <class>/*.jpg or train/<class>/*.jpg"
+            f" ({', '.join(SUFFIXES)})"
         )
+        unused = f"; {not_used(pictures.unused)}" if pictures.unused else ""
+        raise DataError(f"--data={data}: {problem}{unused}")
     return pictures
 
 
-def _but(unused: Sequence[Unused]) -> str:
-    return f"; {not_used(unused)}" if unused else ""
-
-
-@dataclass
-class _Tree:
-    """All files below a folder, by their path in parts, and how many were passed over."""
-
-    files: list[_Parts] = field(default_factory=list)
-    special: list[_Parts] = field(default_factory=list)
-    folders: list[_Parts] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
-
-
 def _from_folder(folder: Path, classes: str) -> Pictures:
-    tree = _Tree()
     try:
-        _walk(folder, (), frozenset(), tree)
+        tree = list(_walk(folder, (), frozenset()))
     except OSError as error:
         raise DataError(
             f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); fix it, or"
             " give this user permission"
         ) from error
-    pictures = [parts for parts in tree.files if format_by_name(parts[-1])]
-    splits = _split_folders(folder, pictures)
-    depth = 1 if splits else 0
-    used = [
-        parts
-        for parts in pictures
-        if len(parts) >= depth + 2 and (not splits or parts[0] in splits)
-    ]
-    unused = _unused(tree, set(used), splits)
-    if not used and pictures and all(len(parts) == 1 for parts in pictures):
+    pictures = [parts for parts, what in tree if what == _PICTURE]
+    if pictures and all(len(parts) == 1 for parts in pictures):
         raise DataError(
             f"--data={folder}: its {len(pictures):,} pictures are in no class folder; expected one"
             " folder of pictures per class: move them into such folders, or give the folder that"
             " holds them"
         )
-    if not used:
-        raise DataError(
-            f"--data={folder}: no pictures found; expected <class>/*.jpg or train/<class>/*.jpg "
-            f"({', '.join(SUFFIXES)})" + _but(unused)
-        )
+    splits = _split_folders(folder, pictures)
+    depth = 1 if splits else 0
+    used = [parts for parts in pictures if not _without_class(parts, splits)]
     if classes == "folders":
         _require_classes(folder, used, depth)
     found: list[Found] = []
@@ -133,43 +122,41 @@ def _from_folder(folder: Path, classes: str) -> Pictures:
         found.append(Found("/".join(parts), label, splits.get(parts[0])))
         labels["/".join(holding)] = label
     _require_distinct(folder, labels)
-    if splits:
-        _require_in_all_splits(folder, found, splits)
-    left_out = [
-        LeftOut("/".join(parts), "not a regular file, or a broken link")
-        for parts in tree.special
-        if format_by_name(parts[-1])
-    ]
-    found.sort(key=lambda file: file.path)
-    return Pictures(folder, tuple(found), tuple(left_out), unused)
+    _require_in_all_splits(folder, found, splits)
+    return Pictures(
+        folder,
+        tuple(sorted(found, key=lambda file: file.path)),
+        tuple(LeftOut("/".join(parts), what) for parts, what in tree if what == _SPECIAL),
+        _unused(tree, {parts[: depth + 1] for parts in used}, splits),
+    )
 
 
-def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> None:
-    """Lists all regular files at any depth, behind links too."""
+def _walk(folder: Path, parts: _Parts, above: frozenset[str]) -> Iterator[tuple[_Parts, str]]:
+    """All that is in a folder at any depth, behind links too: its path in parts, and what it is:
+    one of the words above, or as `Unused` says it.
+    """
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder}: a link to a folder that contains it; remove the link")
     with os.scandir(folder) as scanned:
-        entries = sorted(scanned, key=lambda entry: entry.name)
-    names = {entry.name for entry in entries}
-    if parts and any(ours <= names for ours in _OURS):
-        tree.passed_over["folders of runs or models"] += 1
+        entries = {entry.name: entry for entry in scanned}
+    if parts and any(ours <= entries.keys() for ours in _OURS):
+        yield parts, "folders of runs or models"
         return
-    tree.folders.append(parts)
-    for entry in entries:
-        _require_utf8(entry.name, folder)
-        below = (*parts, entry.name)
-        name = entry.name.casefold()
-        if name.startswith(".") or name in _SYSTEM_NAMES or name in _SYSTEM_FILES:
-            tree.passed_over["hidden or system items"] += 1
-        elif not parts and name in _FROZEN:
-            continue
+    yield parts, _FOLDER
+    for name, entry in sorted(entries.items()):
+        _require_utf8(name, folder)
+        below = (*parts, name)
+        if name.startswith(".") or name.casefold() in _SYSTEM_NAMES:
+            yield below, "hidden or system items"
         elif entry.is_dir():
-            _walk(Path(entry.path), below, above | {real}, tree)
-        elif entry.is_file():
-            tree.files.append(below)
-        else:
-            tree.special.append(below)
+            yield from _walk(Path(entry.path), below, above | {real})
+        elif format_by_name(name):
+            yield below, _PICTURE if entry.is_file() else _SPECIAL
+        elif not entry.is_file():
+            yield below, "files that are not regular files"
+        elif parts or name not in _FROZEN:
+            yield below, _kind(name)
 
 
 def _require_utf8(name: str, folder: Path) -> None:
@@ -187,24 +174,32 @@ def _split_folders(folder: Path, pictures: Sequence[_Parts]) -> dict[str, str]:
     """
     inside = Counter(parts[0] for parts in pictures if len(parts) > 2)
     directly = Counter(parts[0] for parts in pictures if len(parts) == 2)
-    splits: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in sorted(inside):
         split = _SPLIT_NAMES.get(name.casefold())
-        if split is None or directly[name] >= inside[name]:
-            continue
-        if split in splits.values():
-            first = next(known for known in splits if splits[known] == split)
-            raise DataError(
-                f"--data={folder}: {first} and {name} both name the {split} split; keep one of"
-                " them, or move the pictures together"
-            )
-        splits[name] = split
-    if splits and "train" not in splits.values():
+        if split and directly[name] < inside[name]:
+            first = names.setdefault(split, name)
+            if first != name:
+                raise DataError(
+                    f"--data={folder}: {first} and {name} both name the {split} split; keep one of"
+                    " them, or move the pictures together"
+                )
+    if names and "train" not in names:
         raise DataError(
-            f"--data={folder}: holds {' and '.join(splits)} but no train folder; expected"
-            f" train/<class>/; if {next(iter(splits))} is a class, rename it"
+            f"--data={folder}: holds {' and '.join(names.values())} but no train folder; expected"
+            f" train/<class>/; if {min(names.values())} is a class, rename it"
         )
-    return splits
+    return {name: split for split, name in names.items()}
+
+
+def _without_class(parts: _Parts, splits: Mapping[str, str]) -> str:
+    """Where a picture is that is in no class folder; empty where it is in one."""
+    top = parts[0] if len(parts) > 1 else ""
+    if top and splits and top not in splits:
+        return f"pictures in {top}"
+    if len(parts) > (2 if splits else 1):
+        return ""
+    return f"pictures beside the class folders of {top}" if top else "pictures beside the folders"
 
 
 def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
@@ -223,15 +218,12 @@ def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
     instead = max(parents, key=parents.__getitem__, default=())
     if instead and instead[-1].casefold() in _SPLIT_NAMES:
         instead = instead[:-1]
-    one_of_them = (
-        f", or train on one of them with --data={shlex.quote(str(folder.joinpath(*instead)))}"
-        if instead
-        else ""
-    )
+    one_of_them = shlex.quote(str(folder.joinpath(*instead)))
     raise DataError(
         f"--data={folder}: {some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
         " folders, like a group of classes; take the lowest folders as classes with"
-        f" whisker-train --data={shlex.quote(str(folder))} --classes=leaves{one_of_them}"
+        f" whisker-train --data={shlex.quote(str(folder))} --classes=leaves"
+        + (f", or train on one of them with --data={one_of_them}" if instead else "")
     )
 
 
@@ -248,53 +240,55 @@ def _require_distinct(data: Path, labels: Mapping[str, str]) -> None:
 
 
 def _require_in_all_splits(folder: Path, found: Sequence[Found], splits: Mapping[str, str]) -> None:
-    tops = sorted(splits, key=lambda top: SPLITS.index(splits[top]))
     has = {(file.given_split, file.label) for file in found}
+    tops = sorted(splits, key=lambda top: SPLITS.index(splits[top]))
     for label in sorted({file.label for file in found}):
-        there = [f"{top}/{label}" for top in tops if (splits[top], label) in has]
-        missing = [f"{top}/{label}" for top in tops if (splits[top], label) not in has]
+        there, missing = (
+            " and ".join(f"{top}/{label}" for top in tops if ((splits[top], label) in has) is held)
+            for held in (True, False)
+        )
         if missing:
             raise DataError(
-                f"--data={folder}: class {label} has pictures in {' and '.join(there)} and none in"
-                f" {' and '.join(missing)}; add pictures there, or remove {' and '.join(there)}"
+                f"--data={folder}: class {label} has pictures in {there} and none in {missing}; add"
+                f" pictures there, or remove {there}"
             )
 
 
-def _unused(tree: _Tree, used: set[_Parts], splits: Mapping[str, str]) -> tuple[Unused, ...]:
-    counts: Counter[tuple[str, str]] = Counter()
-    others = []
-    for parts in sorted(set(tree.files) - used, key=lambda parts: (len(parts) > 1, parts)):
-        top = parts[0] if len(parts) > 1 else ""
-        if not format_by_name(parts[-1]):
-            others.append(_ending(parts[-1]))
-        elif top and top not in splits:
-            counts[f"pictures in {top}", "not the folder of a split"] += 1
-        else:
-            where = f"beside the class folders of {top}" if top else "beside the folders"
-            counts[f"pictures {where}", "without a class"] += 1
-    for ending in sorted(others):
-        fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
-        counts[f"{ending} files" if ending else "files of other formats", fix] += 1
-    if special := sum(not format_by_name(parts[-1]) for parts in tree.special):
-        counts["files that are not regular files", ""] = special
-    depth = 1 if splits else 0
-    holding = {parts[: depth + 1] for parts in used}
-    empty = [
-        "/".join(parts)
-        for parts in tree.folders
-        if len(parts) == depth + 1 and (not splits or parts[0] in splits) and parts not in holding
-    ]
+def _unused(
+    tree: Sequence[tuple[_Parts, str]], holding: set[_Parts], splits: Mapping[str, str]
+) -> tuple[Unused, ...]:
+    """What a tree has beside its pictures and the class folders that hold them."""
+    counts: Counter[str] = Counter()
+    empty = []
+    for parts, what in tree:
+        if what == _FOLDER:
+            is_class = len(parts) == (2 if splits else 1) and (not splits or parts[0] in splits)
+            if is_class and parts not in holding:
+                empty.append("/".join(parts))
+        elif what != _SPECIAL:
+            counts[_without_class(parts, splits) if what == _PICTURE else what] += 1
+    del counts[""]
     if empty:
-        counts[f"folders without a usable picture ({some(empty)})", ""] = len(empty)
-    for what, count in sorted(tree.passed_over.items()):
-        counts[what, ""] = count
-    return tuple(Unused(what, count, fix) for (what, fix), count in counts.items())
+        counts[f"folders without a usable picture ({some(empty)})"] = len(empty)
+    # Pictures come first.
+    listed = sorted(counts.items(), key=lambda item: "" if "pictures " in item[0] else item[0])
+    return tuple(Unused(what, count, _fix(what)) for what, count in listed)
 
 
-def _ending(name: str) -> str:
-    """The ending of a name in lower case; empty where it is none that people would know."""
+def _fix(what: str) -> str:
+    if what.startswith("pictures in "):
+        return "not the folder of a split"
+    if what.startswith("pictures "):
+        return "without a class"
+    ending = what.partition(" ")[0]
+    return f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
+
+
+def _kind(name: str) -> str:
+    """What a file that is no picture counts as: by its ending, where people would know that."""
     ending = Path(name).suffix.lower()
-    return ending if ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING else ""
+    known = ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING
+    return f"{ending} files" if known else "files of other formats"
 
 
 def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:

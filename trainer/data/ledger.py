@@ -174,8 +174,8 @@ class Unused:
 
 
 def not_used(unused: Sequence[Unused]) -> str:
-    """One line for a person about what is not used; empty where there is nothing."""
-    return "not used: " + "; ".join(map(str, unused)) if unused else ""
+    """One line for a person about what is not used."""
+    return "not used: " + "; ".join(map(str, unused))
 
 
 @dataclass(frozen=True)
