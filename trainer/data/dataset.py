@@ -15,11 +15,11 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data import layout, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
+from trainer.data.checks import problem
 from trainer.data.ledger import (
     EXCLUDED,
     Found,
     Ledger,
-    LeftOut,
     Pictures,
     exclude,
     hashed,
@@ -28,7 +28,7 @@ from trainer.data.ledger import (
 from trainer.data.shards import Shards
 from trainer.errors import DataError
 from trainer.session import Session
-from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
+from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize
 from whisker_ml import files
 from whisker_ml.formats import MAX_PIXELS
 from whisker_ml.terminal import progress
@@ -99,19 +99,15 @@ def make_cache(
     """
     shape = (count, image_size, image_size, 3)
     needed = int(np.prod(shape, dtype=np.int64))
-    places = {"memory": free_bytes}
-    if kind != "memory":
-        places["disk"] = _free_disk_bytes(folder)
-    for place in places if kind == "auto" else [kind]:
-        if place == "none":
-            return None
-        if needed <= places[place] * _SHARE:
-            return pixel_rows(shape, None if place == "memory" else folder)
+    for place in {"auto": ("memory", "disk"), "none": ()}.get(kind, (kind,)):
+        free = free_bytes if place == "memory" else _free_disk_bytes(folder)
+        if needed <= free * _SHARE:
+            return pixel_rows(shape, folder if place == "disk" else None)
         if place == kind:
             raise DataError(
                 f"--cache={kind}: {count:,} pictures of {image_size} pixels take {needed / 1e9:.1f}"
-                f" GB, expected at most {_SHARE:.0%} of the {places[place] / 1e9:.1f} GB that are"
-                " free; use --cache=auto"
+                f" GB, expected at most {_SHARE:.0%} of the {free / 1e9:.1f} GB that are free; use"
+                " --cache=auto"
             )
     return None
 
@@ -204,7 +200,7 @@ def scan(
             if cache is not None:
                 cache[indices] = rows
             bar.update(len(indices))
-    problems = (_problem(pictures, path, max_pixels) for path in paths if path not in sha256)
+    problems = (problem(pictures.read, path, max_pixels) for path in paths if path not in sha256)
     left_out = (*problems, *pictures.left_out)
     if left_out and on_bad_image == "fail":
         raise DataError(
@@ -217,13 +213,6 @@ def scan(
             " decoded"
         )
     return replace(pictures, found=hashed(pictures.found, sha256), left_out=left_out)
-
-
-def _problem(pictures: Pictures, path: str, max_pixels: int) -> LeftOut:
-    try:
-        return LeftOut(path, why_undecodable(pictures.read(path), max_pixels))
-    except OSError as error:
-        return LeftOut(path, f"cannot be read: {error.strerror or error}")
 
 
 logger = logging.getLogger(__name__)

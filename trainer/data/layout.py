@@ -15,12 +15,28 @@ from trainer.data.ledger import SPLITS, Found, LeftOut, Pictures, Unused, not_us
 from trainer.errors import DataError
 from whisker_ml.formats import CONVERT, CONVERTIBLE, SUFFIXES, format_by_name
 
+
+def _by_synonym(names: Mapping[str, str]) -> dict[str, str]:
+    """Our names by those that people use, which are given with a space between them."""
+    return {synonym: name for name, synonyms in names.items() for synonym in synonyms.split()}
+
+
 # Names of split folders that people and their tools use, whatever their case.
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}
+_SPLIT_NAMES = _by_synonym(
+    {
+        "train": "train training",
+        "validation": "val valid validation dev",
+        "test": "test testing eval",
+    }
+)
+# Columns of a CSV file, by the names that people give them.
+_COLUMNS = _by_synonym(
+    {
+        "path": "path file filename file_name filepath image image_path",
+        "label": "label class category class_name target",
+        "split": "split set subset partition",
+    }
+)
 
 # What systems and programs put beside pictures; names that begin with a dot are passed over too.
 _SYSTEM_NAMES = (
@@ -41,17 +57,11 @@ _OURS = ({"config.json", "state.json"}, {"compare.json"}, {"models.config"})
 _MOSTLY = 0.9
 _LONGEST_ENDING = 6
 
-# Columns of a CSV file, by the names that people give them.
-_COLUMNS = {
-    **dict.fromkeys(
-        ("path", "file", "filename", "file_name", "filepath", "image", "image_path"), "path"
-    ),
-    **dict.fromkeys(("label", "class", "category", "class_name", "target"), "label"),
-    **dict.fromkeys(("split", "set", "subset", "partition"), "split"),
-}
 CSV_SUFFIXES = (".csv", ".tsv")
 
 _Parts = tuple[str, ...]
+# A path below the data folder, what it is, and what to do about it.
+_Entry = tuple[_Parts, str, str]
 # What a folder holds that matters to where pictures are; `_SPECIAL` is named like a picture.
 _PICTURE, _FOLDER = "picture", "folder"
 _SPECIAL = "not a regular file, or a broken link"
@@ -101,7 +111,7 @@ def _from_folder(folder: Path, classes: str) -> Pictures:
             f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); fix it, or"
             " give this user permission"
         ) from error
-    pictures = [parts for parts, what in tree if what == _PICTURE]
+    pictures = [parts for parts, what, _ in tree if what == _PICTURE]
     if pictures and all(len(parts) == 1 for parts in pictures):
         raise DataError(
             f"--data={folder}: its {len(pictures):,} pictures are in no class folder; expected one"
@@ -110,7 +120,7 @@ def _from_folder(folder: Path, classes: str) -> Pictures:
         )
     splits = _split_folders(folder, pictures)
     depth = 1 if splits else 0
-    used = [parts for parts in pictures if not _without_class(parts, splits)]
+    used = [parts for parts in pictures if not _why_unused(parts, splits)]
     if classes == "folders":
         _require_classes(folder, used, depth)
     found: list[Found] = []
@@ -126,14 +136,14 @@ def _from_folder(folder: Path, classes: str) -> Pictures:
     return Pictures(
         folder,
         tuple(sorted(found, key=lambda file: file.path)),
-        tuple(LeftOut("/".join(parts), what) for parts, what in tree if what == _SPECIAL),
+        tuple(LeftOut("/".join(parts), what) for parts, what, _ in tree if what == _SPECIAL),
         _unused(tree, {parts[: depth + 1] for parts in used}, splits),
     )
 
 
-def _walk(folder: Path, parts: _Parts, above: frozenset[str]) -> Iterator[tuple[_Parts, str]]:
-    """All that is in a folder at any depth, behind links too: its path in parts, and what it is:
-    one of the words above, or as `Unused` says it.
+def _walk(folder: Path, parts: _Parts, above: frozenset[str]) -> Iterator[_Entry]:
+    """All that is in a folder at any depth, behind links too: what it is is one of the words above,
+    or as `Unused` says it.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -141,22 +151,25 @@ def _walk(folder: Path, parts: _Parts, above: frozenset[str]) -> Iterator[tuple[
     with os.scandir(folder) as scanned:
         entries = {entry.name: entry for entry in scanned}
     if parts and any(ours <= entries.keys() for ours in _OURS):
-        yield parts, "folders of runs or models"
+        yield parts, "folders of runs or models", ""
         return
-    yield parts, _FOLDER
+    yield parts, _FOLDER, ""
     for name, entry in sorted(entries.items()):
         _require_utf8(name, folder)
         below = (*parts, name)
         if name.startswith(".") or name.casefold() in _SYSTEM_NAMES:
-            yield below, "hidden or system items"
+            yield below, "hidden or system items", ""
         elif entry.is_dir():
             yield from _walk(Path(entry.path), below, above | {real})
         elif format_by_name(name):
-            yield below, _PICTURE if entry.is_file() else _SPECIAL
+            yield below, _PICTURE if entry.is_file() else _SPECIAL, ""
         elif not entry.is_file():
-            yield below, "files that are not regular files"
+            yield below, "files that are not regular files", ""
         elif parts or name not in _FROZEN:
-            yield below, _kind(name)
+            ending = Path(name).suffix.lower()
+            usual = ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING
+            fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
+            yield below, f"{ending} files" if usual else "files of other formats", fix
 
 
 def _require_utf8(name: str, folder: Path) -> None:
@@ -192,14 +205,11 @@ def _split_folders(folder: Path, pictures: Sequence[_Parts]) -> dict[str, str]:
     return {name: split for split, name in names.items()}
 
 
-def _without_class(parts: _Parts, splits: Mapping[str, str]) -> str:
-    """Where a picture is that is in no class folder; empty where it is in one."""
-    top = parts[0] if len(parts) > 1 else ""
-    if top and splits and top not in splits:
-        return f"pictures in {top}"
-    if len(parts) > (2 if splits else 1):
-        return ""
-    return f"pictures beside the class folders of {top}" if top else "pictures beside the folders"
+def _why_unused(parts: _Parts, splits: Mapping[str, str]) -> str:
+    """Why a picture in this place is not used; empty where it is."""
+    if splits and len(parts) > 1 and parts[0] not in splits:
+        return "not the folder of a split"
+    return "" if len(parts) > (2 if splits else 1) else "without a class"
 
 
 def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
@@ -255,40 +265,25 @@ def _require_in_all_splits(folder: Path, found: Sequence[Found], splits: Mapping
 
 
 def _unused(
-    tree: Sequence[tuple[_Parts, str]], holding: set[_Parts], splits: Mapping[str, str]
+    tree: Sequence[_Entry], holding: set[_Parts], splits: Mapping[str, str]
 ) -> tuple[Unused, ...]:
     """What a tree has beside its pictures and the class folders that hold them."""
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[bool, str, str]] = Counter()
     empty = []
-    for parts, what in tree:
-        if what == _FOLDER:
-            is_class = len(parts) == (2 if splits else 1) and (not splits or parts[0] in splits)
+    for parts, what, fix in tree:
+        if what == _PICTURE:
+            if why := _why_unused(parts, splits):
+                top = parts[0] if len(parts) > 1 else "no folder"
+                counts[False, f"pictures in {top}", why] += 1
+        elif what == _FOLDER:
+            is_class = len(parts) == (2 if splits else 1) and not _why_unused((*parts, ""), splits)
             if is_class and parts not in holding:
                 empty.append("/".join(parts))
         elif what != _SPECIAL:
-            counts[_without_class(parts, splits) if what == _PICTURE else what] += 1
-    del counts[""]
+            counts[True, what, fix] += 1
     if empty:
-        counts[f"folders without a usable picture ({some(empty)})"] = len(empty)
-    # Pictures come first.
-    listed = sorted(counts.items(), key=lambda item: "" if "pictures " in item[0] else item[0])
-    return tuple(Unused(what, count, _fix(what)) for what, count in listed)
-
-
-def _fix(what: str) -> str:
-    if what.startswith("pictures in "):
-        return "not the folder of a split"
-    if what.startswith("pictures "):
-        return "without a class"
-    ending = what.partition(" ")[0]
-    return f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
-
-
-def _kind(name: str) -> str:
-    """What a file that is no picture counts as: by its ending, where people would know that."""
-    ending = Path(name).suffix.lower()
-    known = ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING
-    return f"{ending} files" if known else "files of other formats"
+        counts[True, f"folders without a usable picture ({some(empty)})", ""] = len(empty)
+    return tuple(Unused(what, count, fix) for (_, what, fix), count in sorted(counts.items()))
 
 
 def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -305,26 +300,22 @@ def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
         raise DataError(
             f"--data={file}: cannot be read ({error}); expected CSV in UTF-8: path,label[,split]"
         ) from error
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     order = ["path", "label", "split"]
     for row in rows:
-        number = rows.line_num
         values = [value.strip() for value in row]
         columns = [_COLUMNS.get(value.lower(), "") for value in values]
-        if number == 1 and "path" in columns and "label" in columns:
+        if rows.line_num == 1 and "path" in columns and "label" in columns:
             order = columns
-            continue
-        if not any(values):
-            continue
-        named = dict(zip(order, values, strict=False))
-        if not named.get("path") or not named.get("label"):
-            raise DataError(
-                f"--data={file}: line {number} is {delimiter.join(row)!r}; expected a path, a label"
-                " and, if needed, a split, separated by commas"
-            )
-        yield number, named["path"], named["label"], named.get("split", "")
+        elif any(values):
+            named = {"split": "", **dict(zip(order, values, strict=False))}
+            if not named.get("path") or not named.get("label"):
+                raise DataError(
+                    f"--data={file}: line {rows.line_num} is {delimiter.join(row)!r}; expected a"
+                    " path, a label and, if needed, a split, separated by commas"
+                )
+            yield rows.line_num, named["path"], named["label"], named["split"]
 
 
 def _from_csv(file: Path) -> Pictures:

@@ -35,19 +35,7 @@ PROTOCOLS = ("given", "hold_out")
 
 def describe(ledger: Ledger, found: Sequence[Found]) -> str:
     """Says in one line how the pictures were split."""
-    given = {file.given_split for file in found}
-    if ledger.protocol not in PROTOCOLS:
-        how = "by content hash, in these percentages"
-    elif given in ({None}, {"train"}):
-        how = "by content hash: 60 % train, 20 % validation, 20 % test"
-    else:
-        parts = []
-        if "test" not in given:
-            whole = ledger.protocol == "hold_out"
-            parts.append(f"{'all' if whole else 'a fifth'} of validation for testing")
-        if ledger.protocol == "hold_out" or "validation" not in given:
-            parts.append("a fifth of train for validation")
-        how = ", ".join(["as the folders say", *parts])
+    _, how = _choices({file.given_split for file in found}, ledger.protocol)
     return f"split {how} (--split={ledger.protocol}); new pictures do not move old ones"
 
 
@@ -96,7 +84,9 @@ def freeze(pictures: Pictures, *, protocol: str, alike: Iterable[Sequence[str]] 
                 before[file.path] = split
     readable = [file for file in found if file.sha256]
     groups, torn = _groups(readable, alike)
-    choices = _choices({file.given_split for group in groups.values() for file in group}, protocol)
+    choices, _ = _choices(
+        {file.given_split for group in groups.values() for file in group}, protocol
+    )
     splits: dict[str, str] = {}
     for lowest, group in groups.items():
         chosen = {
@@ -149,8 +139,10 @@ def require_every_split(ledger: Ledger) -> None:
                 )
 
 
-def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[str, ...]]:
-    """Where a bucket goes, by the split that the folder gives."""
+def _choices(
+    given: set[str | None], protocol: str
+) -> tuple[dict[str | None, tuple[str, ...]], str]:
+    """Where a bucket goes, by the split that the folder gives; and how that is said."""
     if protocol not in PROTOCOLS:
         train, validation, test = split_percentages(protocol)
         if given != {None}:
@@ -159,16 +151,21 @@ def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[st
                 f" {' or '.join(PROTOCOLS)}"
             )
         # As with fifths: the low buckets test and select.
-        return {None: ("test",) * test + ("validation",) * validation + ("train",) * train}
+        buckets = ("test",) * test + ("validation",) * validation + ("train",) * train
+        return {None: buckets}, "by content hash, in these percentages"
     if given in ({None}, {"train"}):
-        return dict.fromkeys(given, _FIFTHS)
+        how = "by content hash: 60 % train, 20 % validation, 20 % test"
+        return dict.fromkeys(given, _FIFTHS), how
     choices: dict[str | None, tuple[str, ...]] = {split: (split,) for split in SPLITS}
+    parts = ["as the folders say"]
     hold_out = protocol == "hold_out"
-    if hold_out or "validation" not in given:
-        choices["train"] = _SELECTS
     if "test" not in given:
         choices["validation"] = ("test", *("test" if hold_out else "validation",) * 4)
-    return choices
+        parts.append(f"{'all' if hold_out else 'a fifth'} of validation for testing")
+    if hold_out or "validation" not in given:
+        choices["train"] = _SELECTS
+        parts.append("a fifth of train for validation")
+    return choices, ", ".join(parts)
 
 
 def _groups(
