@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +77,8 @@ def main() -> None:
 def _run(arguments: Sequence[str]) -> None:
     commands: dict[str, Callable[[Path], None]] = {
         "scan": _scan,
-        "split": _split,
-        "extend": _extend,
+        "split": partial(_freeze, extends=False),
+        "extend": partial(_freeze, extends=True),
         "convert": _convert,
         "suspects": _suspects,
     }
@@ -108,28 +109,18 @@ def _scan(folder: Path) -> None:
     print(f"{found:,} files in {seconds:.1f} s ({found / seconds:.0f} pictures/s)")
 
 
-def _split(folder: Path) -> None:
+def _freeze(folder: Path, extends: bool) -> None:
+    from trainer.data import checks
+
     file = splits.ledger_file(folder)
-    if file.exists():
-        raise DataError(
-            f"{file}: the split is frozen already; use extend for added pictures, or remove this"
-            " file to freeze it again"
-        )
-    _freeze(folder)
-
-
-def _extend(folder: Path) -> None:
-    if not splits.ledger_file(folder).exists():
+    if file.exists() != extends:
         raise DataError(
             f"{folder}: has no ledger.json to extend; first freeze the split with whisker-data"
             " split"
+            if extends
+            else f"{file}: the split is frozen already; use extend for added pictures, or remove"
+            " this file to freeze it again"
         )
-    _freeze(folder)
-
-
-def _freeze(folder: Path) -> None:
-    from trainer.data import checks
-
     pictures, facts = _look(folder)
     ledger = splits.freeze(
         pictures, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
@@ -142,7 +133,7 @@ def _freeze(folder: Path) -> None:
             if old.get(path) != new.get(path):
                 print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
         print(str(splits.changes_since(before, pictures.found)) or "nothing has changed")
-    with _writing(splits.ledger_file(folder)) as file:
+    with _writing(file):
         ledger.write(file)
     for split, counts in ledger.counts().items():
         print(

@@ -141,10 +141,6 @@ class Facts:
     orientation: int
     thumbnail: np.ndarray
 
-    def to_json(self) -> dict[str, Any]:
-        """What `scan.json` says of the picture."""
-        return {name: value for name, value in vars(self).items() if name != "thumbnail"}
-
     @property
     def size(self) -> str:
         """Width and height, for a person."""
@@ -331,7 +327,10 @@ def sum_up(
             for group in groups
         ],
         "unused": [vars(each) for each in unused],
-        "files": [fact.to_json() for fact in facts],
+        "files": [
+            {name: value for name, value in vars(fact).items() if name != "thumbnail"}
+            for fact in facts
+        ],
     }
 
 

@@ -425,13 +425,9 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     pixels = tf.cond(
         orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: tf.identity(pixels)
     )
-    for axis, turned in ((1, [2, 3, 6, 7]), (0, [3, 4, 7, 8])):
-        pixels = tf.cond(
-            tf.reduce_any(orientation == turned),
-            partial(tf.reverse, pixels, [axis]),
-            partial(tf.identity, pixels),
-        )
-    return pixels
+    # From the bottom up, and from right to left.
+    reversed_axes = tf.reduce_any(orientation == [[3, 4, 7, 8], [2, 3, 6, 7]], axis=1)
+    return tf.reverse(pixels, tf.where(reversed_axes)[:, 0])
 
 
 @_apart
