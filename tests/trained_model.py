@@ -90,9 +90,9 @@ def load_examples(
 
     pictures = open_pictures(folder)
     cache = pixel_rows((len(pictures.found), size, size, 3), None) if cached else None
-    scanned = scan(pictures, size, on_bad_image="skip", cache=cache)
-    ledger = assign(pictures, scanned.sha256, scanned.left_out, protocol="given")
-    return Examples(pictures, ledger, scanned.pixels, size, **options), ledger
+    pictures = scan(pictures, size, on_bad_image="skip", cache=cache)
+    ledger = assign(pictures, "given")
+    return Examples(pictures, ledger, cache, size, **options), ledger
 
 
 def give_statistics(backbone: Any, pixels: np.ndarray) -> None:

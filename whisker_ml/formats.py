@@ -53,9 +53,13 @@ def format_by_content(encoded: bytes) -> str | None:
 
 # Where width and height stand, and how (struct); of BMP the height is negative where rows go down.
 _SIZES = {"PNG": (16, ">II"), "BMP": (18, "<ii")}
-# The same for the kinds of WebP, by the name of their first chunk: VP8 has scaling bits above 14,
-# VP8L packs 14 bits and 14 bits, VP8X stores 24 bits less one.
-_WEBP = {b"VP8 ": 26, b"VP8L": 21, b"VP8X": 24}
+# The same for the kinds of WebP, by the name of their first chunk: where a number stands, and how,
+# from which of its bits on width and height, how many bits each, and what is added to them.
+_WEBP = {
+    b"VP8 ": (26, "<I", 0, 16, 14, 0),
+    b"VP8L": (21, "<I", 0, 14, 14, 1),
+    b"VP8X": (22, "<Q", 16, 40, 24, 1),
+}
 # Steps to the size, each over a segment: more than any camera or editor makes it.
 _MOST_STEPS = 1000
 
@@ -117,13 +121,7 @@ def _gif_pixels(encoded: bytes) -> int:
 
 def _webp_pixels(encoded: bytes) -> int:
     """Reads the first chunk (RFC 9649, 2.5 to 2.7)."""
-    chunk = encoded[12:16]
-    start = _WEBP[chunk]
-    if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", encoded, start)
-        return int((width & 0x3FFF) * (height & 0x3FFF))
-    if chunk == b"VP8L":
-        (packed,) = struct.unpack_from("<I", encoded, start)
-        return int(((packed & 0x3FFF) + 1) * ((packed >> 14 & 0x3FFF) + 1))
-    low, high = struct.unpack_from("<IH", encoded, start)
-    return int(((low & 0xFFFFFF) + 1) * ((low >> 24 | high << 8) + 1))
+    start, layout, first, second, bits, added = _WEBP[encoded[12:16]]
+    (packed,) = struct.unpack_from(layout, encoded, start)
+    width, height = ((packed >> shift) % 2**bits + added for shift in (first, second))
+    return int(width * height)

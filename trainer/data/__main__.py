@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from absl import flags
 
 from trainer.config import Config
 from trainer.data import layout, splits
-from trainer.data.ledger import Ledger, LeftOut, Pictures, exclude, not_used
+from trainer.data.ledger import Pictures, exclude, hashed, not_used
 from trainer.errors import ConfigError, DataError
 from whisker_ml import cli, files
 from whisker_ml.errors import disk_errors
@@ -76,8 +77,8 @@ def main() -> None:
 def _run(arguments: Sequence[str]) -> None:
     commands: dict[str, Callable[[Path], None]] = {
         "scan": _scan,
-        "split": _split,
-        "extend": _extend,
+        "split": partial(_freeze, extends=False),
+        "extend": partial(_freeze, extends=True),
         "convert": _convert,
         "suspects": _suspects,
     }
@@ -93,13 +94,12 @@ def _scan(folder: Path) -> None:
     from trainer.data import checks
 
     start = time.perf_counter()
-    pictures, facts, sha256, left_out = _look(folder)
+    pictures, facts = _look(folder)
     seconds = time.perf_counter() - start
     baseline = None
     with suppress(DataError):  # a run could not split the folder either
-        ledger = splits.assign(pictures, sha256, left_out, protocol="given")
-        baseline = ledger.baseline_accuracy()
-    summed = checks.sum_up(facts, left_out, pictures.unused, baseline)
+        baseline = splits.assign(pictures, "given").baseline_accuracy()
+    summed = checks.sum_up(facts, pictures.left_out, pictures.unused, baseline)
     if flags.FLAGS.out:
         with _writing(Path(flags.FLAGS.out)) as path:
             files.write_json(path, summed)
@@ -109,46 +109,41 @@ def _scan(folder: Path) -> None:
     print(f"{found:,} files in {seconds:.1f} s ({found / seconds:.0f} pictures/s)")
 
 
-def _split(folder: Path) -> None:
+def _freeze(folder: Path, extends: bool) -> None:
     from trainer.data import checks
 
     file = splits.ledger_file(folder)
-    if file.exists():
-        raise DataError(
-            f"{file}: the split is frozen already; use extend for added pictures, or remove this"
-            " file to freeze it again"
-        )
-    pictures, facts, sha256, left_out = _look(folder)
-    ledger = splits.freeze(
-        pictures.found,
-        sha256,
-        left_out,
-        protocol=flags.FLAGS.split,
-        alike=checks.near_duplicates(facts),
-    )
-    _freeze(ledger, pictures)
-
-
-def _extend(folder: Path) -> None:
-    from trainer.data import checks
-
-    before = splits.read_frozen(folder)
-    if before is None:
+    if file.exists() != extends:
         raise DataError(
             f"{folder}: has no ledger.json to extend; first freeze the split with whisker-data"
             " split"
+            if extends
+            else f"{file}: the split is frozen already; use extend for added pictures, or remove"
+            " this file to freeze it again"
         )
-    pictures, facts, sha256, left_out = _look(folder)
-    alike = checks.near_duplicates(facts)
-    ledger = splits.extend(before, pictures.found, sha256, left_out, alike)
-    old, new = (
-        {picture.path: picture.split for picture in each.pictures} for each in (before, ledger)
+    pictures, facts = _look(folder)
+    ledger = splits.freeze(
+        pictures, protocol=flags.FLAGS.split, alike=checks.near_duplicates(facts)
     )
-    for path in sorted(old.keys() | new.keys()):
-        if old.get(path) != new.get(path):
-            print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
-    print(str(splits.changes_since(before, pictures.found, sha256)) or "nothing has changed")
-    _freeze(ledger, pictures)
+    if before := pictures.frozen:
+        old, new = (
+            {picture.path: picture.split for picture in each.pictures} for each in (before, ledger)
+        )
+        for path in sorted(old.keys() | new.keys()):
+            if old.get(path) != new.get(path):
+                print(f"  {path}: {old.get(path, 'not used')} → {new.get(path, 'not used')}")
+        print(str(splits.changes_since(before, pictures.found)) or "nothing has changed")
+    with _writing(file):
+        ledger.write(file)
+    for split, counts in ledger.counts().items():
+        print(
+            f"{split:10} {sum(counts.values()):>9,} pictures, at least {min(counts.values()):,} of"
+            " each class"
+        )
+    print(f"{len(ledger.left_out):,} files left out, with the reason in {file}")
+    if pictures.unused:
+        print(not_used(pictures.unused))
+    print(f"frozen in {file}, digest {ledger.digest[:12]}")
 
 
 def _convert(folder: Path) -> None:
@@ -212,35 +207,23 @@ def _suspects(folder: Path) -> None:
     )
 
 
-def _look(data: Path) -> tuple[Pictures, "list[Facts]", dict[str, str], list[LeftOut]]:
-    """What is there; of pictures that decode the facts, and hashes by path; and other files."""
+def _look(data: Path) -> tuple[Pictures, "list[Facts]"]:
+    """What is there, with hashes of what decodes and is not excluded; and the facts of that."""
     from trainer.data import checks, sources
 
     sources.require(str(data), flags.FLAGS.classes, flags.FLAGS.exclude)
     known = splits.read_frozen(data)
-    pictures = replace(layout.find(data, flags.FLAGS.classes), frozen=known)
+    pictures = layout.find(data, flags.FLAGS.classes)
     cli.import_tensorflow(keras=False)
     facts, unreadable = checks.look(pictures.found, pictures.read, flags.FLAGS.max_pixels)
     if known is not None:
         frozen = {picture.path: picture.split for picture in known.pictures}
         facts = [replace(fact, split=frozen.get(fact.path, "not frozen")) for fact in facts]
-    kept, excluded = exclude(flags.FLAGS.exclude, facts)
-    sha256 = {fact.path: fact.sha256 for fact in kept}
-    return pictures, list(kept), sha256, [*unreadable, *pictures.left_out, *excluded]
-
-
-def _freeze(ledger: Ledger, pictures: Pictures) -> None:
-    with _writing(splits.ledger_file(pictures.data)) as file:
-        ledger.write(file)
-    for split, counts in ledger.counts().items():
-        print(
-            f"{split:10} {sum(counts.values()):>9,} pictures, at least {min(counts.values()):,} of"
-            " each class"
-        )
-    print(f"{len(ledger.left_out):,} files left out, with the reason in {file}")
-    if pictures.unused:
-        print(not_used(pictures.unused))
-    print(f"frozen in {file}, digest {ledger.digest[:12]}")
+    excluded = exclude(flags.FLAGS.exclude, facts)
+    facts = [fact for fact in facts if fact.path not in excluded]
+    found = hashed(pictures.found, {fact.path: fact.sha256 for fact in facts})
+    left_out = (*unreadable, *pictures.left_out, *excluded.values())
+    return replace(pictures, found=found, left_out=left_out, frozen=known), facts
 
 
 @contextmanager

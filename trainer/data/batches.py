@@ -4,7 +4,6 @@ Where pixels are not kept, pictures are read and decoded again whenever they are
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -83,10 +82,7 @@ class Examples:
 
     def indices(self, split: str) -> np.ndarray:
         """Positions of a split's pictures in the ledger: int64 [n], ascending."""
-        return np.array(
-            [i for i, picture in enumerate(self._ledger.pictures) if picture.split == split],
-            np.int64,
-        )
+        return np.flatnonzero([picture.split == split for picture in self._ledger.pictures])
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Class numbers of pictures: int32 [n]."""
@@ -155,9 +151,17 @@ class Examples:
         others = (self._labels[indices], *others)
         with tf.device("CPU:0"):
             if self._pixels is not None:
-                rows = self._rows[indices]
-                dataset = tf.data.Dataset.from_tensor_slices((rows, *others)).batch(batch_size)
-                dataset = dataset.map(as_it_is(partial(self._kept, self._pixels)))
+                kept = self._pixels
+
+                @as_it_is
+                def look_up(rows: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                    # A function of NumPy: pixels may be a mapped file, and a tensor would be one
+                    # more copy of those in memory.
+                    pixels = tf.numpy_function(kept.__getitem__, [rows], tf.uint8, stateful=False)
+                    return tf.ensure_shape(pixels, [None, *kept.shape[1:]]), *others
+
+                dataset = tf.data.Dataset.from_tensor_slices((self._rows[indices], *others))
+                dataset = dataset.batch(batch_size).map(look_up)
             else:
                 read = reader(self._pictures, [picture.path for picture in self._ledger.pictures])
 
@@ -171,14 +175,6 @@ class Examples:
                     batch_size
                 )
             return make_ready(dataset)
-
-    def _kept(
-        self, pixels: np.ndarray, rows: tf.Tensor, *others: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        # A function of NumPy: pixels may be a mapped file, and a tensor would be one more copy of
-        # those in memory.
-        kept = tf.numpy_function(pixels.__getitem__, [rows], tf.uint8, stateful=False)
-        return tf.ensure_shape(kept, [None, self._image_size, self._image_size, 3]), *others
 
 
 def make_ready(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -141,10 +141,6 @@ class Facts:
     orientation: int
     thumbnail: np.ndarray
 
-    def to_json(self) -> dict[str, Any]:
-        """What `scan.json` says of the picture."""
-        return {name: value for name, value in vars(self).items() if name != "thumbnail"}
-
     @property
     def size(self) -> str:
         """Width and height, for a person."""
@@ -173,7 +169,7 @@ def look(
     # Here, so that commands refuse wrong use before TensorFlow is loaded.
     import tensorflow as tf
 
-    from trainer.variants.preprocessing import decode, why_undecodable
+    from trainer.variants.preprocessing import decode
 
     traced = tf.function(
         lambda encoded: decode(encoded, max_pixels),
@@ -184,14 +180,10 @@ def look(
     def examine(file: Found) -> Facts | LeftOut:
         try:
             encoded = read(file.path)
-        except OSError as error:
-            return LeftOut(file.path, f"cannot be read: {error.strerror or error}")
-        try:
             with tf.device("CPU:0"):
-                pixels = traced(tf.constant(encoded)).numpy()
-        except tf.errors.OpError:
-            return LeftOut(file.path, why_undecodable(encoded, max_pixels))
-        return _facts(file, encoded, pixels)
+                return _facts(file, encoded, traced(tf.constant(encoded)).numpy())
+        except (OSError, tf.errors.OpError):
+            return problem(read, file.path, max_pixels)
 
     # Decoding happens outside the interpreter lock, so that threads are enough. What Pillow warns
     # of (many pixels, odd tags) is told in the findings.
@@ -205,6 +197,16 @@ def look(
         )
     facts = [result for result in results if isinstance(result, Facts)]
     return facts, [result for result in results if isinstance(result, LeftOut)]
+
+
+def problem(read: Callable[[str], bytes], path: str, max_pixels: int) -> LeftOut:
+    """Says why a file cannot be used: it cannot be read, or does not decode."""
+    from trainer.variants.preprocessing import why_undecodable
+
+    try:
+        return LeftOut(path, why_undecodable(read(path), max_pixels))
+    except OSError as error:
+        return LeftOut(path, f"cannot be read: {error.strerror or error}")
 
 
 def _facts(file: Found, encoded: bytes, pixels: np.ndarray) -> Facts:
@@ -293,9 +295,9 @@ def sum_up(
         `unused` [{what, count, fix}], and `files`: the facts themselves.
     """
     counts: dict[str, dict[str, int]] = {}
-    for fact in sorted(facts, key=lambda fact: (fact.split or "all", fact.label)):
-        by_class = counts.setdefault(fact.split or "all", {})
-        by_class[fact.label] = by_class.get(fact.label, 0) + 1
+    counted = Counter((fact.split or "all", fact.label) for fact in facts)
+    for (split, label), count in sorted(counted.items()):
+        counts.setdefault(split, {})[label] = count
     classes = Counter(fact.label for fact in facts).values()
     by_path = {fact.path: fact for fact in facts}
     groups = [[by_path[path] for path in group] for group in near_duplicates(facts)]
@@ -325,7 +327,10 @@ def sum_up(
             for group in groups
         ],
         "unused": [vars(each) for each in unused],
-        "files": [fact.to_json() for fact in facts],
+        "files": [
+            {name: value for name, value in vars(fact).items() if name != "thumbnail"}
+            for fact in facts
+        ],
     }
 
 
@@ -358,9 +363,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _picture_lines(found: Mapping[str, Any]) -> Iterator[str]:
     counts = found["counts"]
-    total: Counter[str] = Counter()
-    for by_class in counts.values():
-        total.update(by_class)
+    total: Counter[str] = sum(map(Counter, counts.values()), Counter())
     labels = sorted(total)
     width = max([5, *map(len, labels)])
     if len(labels) > 2 * _SHOWN:

@@ -15,11 +15,20 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data import layout, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
-from trainer.data.ledger import EXCLUDED, Found, Ledger, LeftOut, Pictures, exclude, not_used
+from trainer.data.checks import problem
+from trainer.data.ledger import (
+    EXCLUDED,
+    Found,
+    Ledger,
+    Pictures,
+    exclude,
+    hashed,
+    not_used,
+)
 from trainer.data.shards import Shards
 from trainer.errors import DataError
 from trainer.session import Session
-from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
+from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize
 from whisker_ml import files
 from whisker_ml.formats import MAX_PIXELS
 from whisker_ml.terminal import progress
@@ -90,19 +99,15 @@ def make_cache(
     """
     shape = (count, image_size, image_size, 3)
     needed = int(np.prod(shape, dtype=np.int64))
-    places = {"memory": free_bytes}
-    if kind != "memory":
-        places["disk"] = _free_disk_bytes(folder)
-    for place in places if kind == "auto" else [kind]:
-        if place == "none":
-            return None
-        if needed <= places[place] * _SHARE:
-            return pixel_rows(shape, None if place == "memory" else folder)
+    for place in {"auto": ("memory", "disk"), "none": ()}.get(kind, (kind,)):
+        free = free_bytes if place == "memory" else _free_disk_bytes(folder)
+        if needed <= free * _SHARE:
+            return pixel_rows(shape, folder if place == "disk" else None)
         if place == kind:
             raise DataError(
                 f"--cache={kind}: {count:,} pictures of {image_size} pixels take {needed / 1e9:.1f}"
-                f" GB, expected at most {_SHARE:.0%} of the {places[place] / 1e9:.1f} GB that are"
-                " free; use --cache=auto"
+                f" GB, expected at most {_SHARE:.0%} of the {free / 1e9:.1f} GB that are free; use"
+                " --cache=auto"
             )
     return None
 
@@ -151,22 +156,6 @@ def _free_disk_bytes(folder: Path) -> int:
 _SCANNED_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What one pass over the pictures found.
-
-    Attributes:
-        sha256: content hash in hexadecimal, by path, of those that decode.
-        left_out: those that do not, with the reason.
-        pixels: uint8 [n, image_size, image_size, 3], a row per picture in the order given, or None
-            where they are not kept. Rows of pictures that do not decode are zeros.
-    """
-
-    sha256: dict[str, str]
-    left_out: list[LeftOut]
-    pixels: np.ndarray | None
-
-
 def scan(
     pictures: Pictures,
     image_size: int,
@@ -174,63 +163,56 @@ def scan(
     on_bad_image: str,
     cache: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> Scan:
+) -> Pictures:
     """Reads, hashes and decodes every picture once, in parallel.
 
     Args:
         pictures: where they come from.
         image_size: side in pixels that pictures are resized to.
         on_bad_image: ``skip`` or ``fail``.
-        cache: keeps what is decoded, a row per picture; None: nothing is kept.
+        cache: keeps what is decoded, uint8 [n, image_size, image_size, 3], a row per picture;
+            zeros of one that does not decode; None: nothing is kept.
         max_pixels: width times height of a picture at most.
+
+    Returns:
+        The pictures, with hashes of those that decode; others are left out too, with the reason.
 
     Raises:
         DataError: a picture does not decode and on_bad_image is ``fail``, or none does, or the disk
             is full.
     """
-    found = pictures.found
-    digests = [""] * len(found)
+    paths = [file.path for file in pictures.found]
+    sha256: dict[str, str] = {}
     with tf.device("CPU:0"):
-        read = reader(pictures, [file.path for file in found])
+        read = reader(pictures, paths)
 
         @as_it_is
         def decode(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             encoded = read(index)
             return index, encoded, decode_and_resize(encoded, image_size, max_pixels)
 
-        dataset = tf.data.Dataset.range(len(found)).map(decode, num_parallel_calls=CALLS)
+        dataset = tf.data.Dataset.range(len(paths)).map(decode, num_parallel_calls=CALLS)
         dataset = make_ready(dataset.ignore_errors().batch(_SCANNED_AT_ONCE))
-    with progress(desc="reading pictures", total=len(found), unit=" pictures") as bar:
+    with progress(desc="reading pictures", total=len(paths), unit=" pictures") as bar:
         for indices, encoded, rows in dataset.as_numpy_iterator():
             for index, content in zip(indices, encoded, strict=True):
-                digests[index] = hashlib.sha256(content).hexdigest()
+                sha256[paths[index]] = hashlib.sha256(content).hexdigest()
             if cache is not None:
                 cache[indices] = rows
             bar.update(len(indices))
-    left_out = [
-        _problem(pictures, found[index].path, max_pixels)
-        for index, digest in enumerate(digests)
-        if not digest
-    ] + list(pictures.left_out)
+    problems = (problem(pictures.read, path, max_pixels) for path in paths if path not in sha256)
+    left_out = (*problems, *pictures.left_out)
     if left_out and on_bad_image == "fail":
         raise DataError(
             f"{pictures.folder / left_out[0].path}: {left_out[0].reason} ({len(left_out)} such"
             " files); fix or remove it, or use --on_bad_image=skip"
         )
-    sha256 = {file.path: digest for file, digest in zip(found, digests, strict=True) if digest}
     if not sha256:
         raise DataError(
-            f"--data={pictures.data}: none of the {len(found)} files is a picture that can be"
+            f"--data={pictures.data}: none of the {len(paths)} files is a picture that can be"
             " decoded"
         )
-    return Scan(sha256, left_out, cache)
-
-
-def _problem(pictures: Pictures, path: str, max_pixels: int) -> LeftOut:
-    try:
-        return LeftOut(path, why_undecodable(pictures.read(path), max_pixels))
-    except OSError as error:
-        return LeftOut(path, f"cannot be read: {error.strerror or error}")
+    return replace(pictures, found=hashed(pictures.found, sha256), left_out=left_out)
 
 
 logger = logging.getLogger(__name__)
@@ -305,17 +287,21 @@ def load(config: Config, session: Session) -> Dataset:
         session.downloads / "pixels",
         free_bytes=free_memory_bytes(),
     )
-    scanned = scan(
+    pictures = scan(
         pictures,
         config.image_size,
         on_bad_image=config.on_bad_image,
         cache=cache,
         max_pixels=config.max_pixels,
     )
-    ledger = splits.assign(pictures, scanned.sha256, scanned.left_out, protocol=config.split)
+    ledger = splits.assign(pictures, config.split)
     # After the splits are made: what is left out moves nothing else.
-    kept, excluded = exclude(config.exclude, ledger.pictures)
-    ledger = replace(ledger, pictures=kept, left_out=(*ledger.left_out, *excluded))
+    excluded = exclude(config.exclude, ledger.pictures)
+    ledger = replace(
+        ledger,
+        pictures=tuple(each for each in ledger.pictures if each.path not in excluded),
+        left_out=(*ledger.left_out, *excluded.values()),
+    )
     splits.require_every_split(ledger)
     digest = run_digest(ledger)
     workers.require_same("the pictures or their split", digest)
@@ -326,7 +312,7 @@ def load(config: Config, session: Session) -> Dataset:
     examples = Examples(
         pictures,
         ledger,
-        scanned.pixels,
+        cache,
         config.image_size,
         class_weights=config.class_weights,
         max_pixels=config.max_pixels,

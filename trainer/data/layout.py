@@ -9,23 +9,45 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.data.ledger import SPLITS, Found, LeftOut, Pictures, Unused, not_used, some
 from trainer.errors import DataError
 from whisker_ml.formats import CONVERT, CONVERTIBLE, SUFFIXES, format_by_name
 
+
+def _by_synonym(names: Mapping[str, str]) -> dict[str, str]:
+    """Our names by those that people use, which are given with a space between them."""
+    return {synonym: name for name, synonyms in names.items() for synonym in synonyms.split()}
+
+
 # Names of split folders that people and their tools use, whatever their case.
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}
+_SPLIT_NAMES = _by_synonym(
+    {
+        "train": "train training",
+        "validation": "val valid validation dev",
+        "test": "test testing eval",
+    }
+)
+# Columns of a CSV file, by the names that people give them.
+_COLUMNS = _by_synonym(
+    {
+        "path": "path file filename file_name filepath image image_path",
+        "label": "label class category class_name target",
+        "split": "split set subset partition",
+    }
+)
 
 # What systems and programs put beside pictures; names that begin with a dot are passed over too.
-_SYSTEM_NAMES = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information")
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_SYSTEM_NAMES = (
+    "@eadir",
+    "__macosx",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "thumbs.db",
+    "desktop.ini",
+)
 # What a frozen split leaves beside the pictures.
 _FROZEN = ("ledger.json", "looks.jsonl")
 # Files that make a folder a run, a comparison of runs, or a model store.
@@ -35,17 +57,14 @@ _OURS = ({"config.json", "state.json"}, {"compare.json"}, {"models.config"})
 _MOSTLY = 0.9
 _LONGEST_ENDING = 6
 
-# Columns of a CSV file, by the names that people give them.
-_COLUMNS = {
-    **dict.fromkeys(
-        ("path", "file", "filename", "file_name", "filepath", "image", "image_path"), "path"
-    ),
-    **dict.fromkeys(("label", "class", "category", "class_name", "target"), "label"),
-    **dict.fromkeys(("split", "set", "subset", "partition"), "split"),
-}
 CSV_SUFFIXES = (".csv", ".tsv")
 
 _Parts = tuple[str, ...]
+# A path below the data folder, what it is, and what to do about it.
+_Entry = tuple[_Parts, str, str]
+# What a folder holds that matters to where pictures are; `_SPECIAL` is named like a picture.
+_PICTURE, _FOLDER = "picture", "folder"
+_SPECIAL = "not a regular file, or a broken link"
 
 
 def find(data: Path, classes: str = "folders") -> Pictures:
@@ -70,58 +89,38 @@ def find(data: Path, classes: str = "folders") -> Pictures:
         raise DataError(
             f"--data={data}: there is no such folder; expected one folder of pictures per class"
         )
-    labels = {picture.label for picture in pictures.found}
+    labels = sorted({picture.label for picture in pictures.found})
     if len(labels) < 2:
-        raise DataError(
-            f"--data={data}: one class only ({labels.pop()}); expected a folder of pictures for"
-            " each of two or more classes" + _but(pictures.unused)
+        problem = (
+            f"one class only ({labels[0]}); expected a folder of pictures for each of two or more"
+            " classes"
+            if labels
+            else "no pictures found; expected <class>/*.jpg or train/<class>/*.jpg"
+            f" ({', '.join(SUFFIXES)})"
         )
+        unused = f"; {not_used(pictures.unused)}" if pictures.unused else ""
+        raise DataError(f"--data={data}: {problem}{unused}")
     return pictures
 
 
-def _but(unused: Sequence[Unused]) -> str:
-    return f"; {not_used(unused)}" if unused else ""
-
-
-@dataclass
-class _Tree:
-    """All files below a folder, by their path in parts, and how many were passed over."""
-
-    files: list[_Parts] = field(default_factory=list)
-    special: list[_Parts] = field(default_factory=list)
-    folders: list[_Parts] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
-
-
 def _from_folder(folder: Path, classes: str) -> Pictures:
-    tree = _Tree()
     try:
-        _walk(folder, (), frozenset(), tree)
+        tree = list(_walk(folder, (), frozenset()))
     except OSError as error:
         raise DataError(
             f"--data={folder}: {error.filename} cannot be listed ({error.strerror}); fix it, or"
             " give this user permission"
         ) from error
-    pictures = [parts for parts in tree.files if format_by_name(parts[-1])]
-    splits = _split_folders(folder, pictures)
-    depth = 1 if splits else 0
-    used = [
-        parts
-        for parts in pictures
-        if len(parts) >= depth + 2 and (not splits or parts[0] in splits)
-    ]
-    unused = _unused(tree, set(used), splits)
-    if not used and pictures and all(len(parts) == 1 for parts in pictures):
+    pictures = [parts for parts, what, _ in tree if what == _PICTURE]
+    if pictures and all(len(parts) == 1 for parts in pictures):
         raise DataError(
             f"--data={folder}: its {len(pictures):,} pictures are in no class folder; expected one"
             " folder of pictures per class: move them into such folders, or give the folder that"
             " holds them"
         )
-    if not used:
-        raise DataError(
-            f"--data={folder}: no pictures found; expected <class>/*.jpg or train/<class>/*.jpg "
-            f"({', '.join(SUFFIXES)})" + _but(unused)
-        )
+    splits = _split_folders(folder, pictures)
+    depth = 1 if splits else 0
+    used = [parts for parts in pictures if not _why_unused(parts, splits)]
     if classes == "folders":
         _require_classes(folder, used, depth)
     found: list[Found] = []
@@ -133,43 +132,44 @@ def _from_folder(folder: Path, classes: str) -> Pictures:
         found.append(Found("/".join(parts), label, splits.get(parts[0])))
         labels["/".join(holding)] = label
     _require_distinct(folder, labels)
-    if splits:
-        _require_in_all_splits(folder, found, splits)
-    left_out = [
-        LeftOut("/".join(parts), "not a regular file, or a broken link")
-        for parts in tree.special
-        if format_by_name(parts[-1])
-    ]
-    found.sort(key=lambda file: file.path)
-    return Pictures(folder, tuple(found), tuple(left_out), unused)
+    _require_in_all_splits(folder, found, splits)
+    return Pictures(
+        folder,
+        tuple(sorted(found, key=lambda file: file.path)),
+        tuple(LeftOut("/".join(parts), what) for parts, what, _ in tree if what == _SPECIAL),
+        _unused(tree, {parts[: depth + 1] for parts in used}, splits),
+    )
 
 
-def _walk(folder: Path, parts: _Parts, above: frozenset[str], tree: _Tree) -> None:
-    """Lists all regular files at any depth, behind links too."""
+def _walk(folder: Path, parts: _Parts, above: frozenset[str]) -> Iterator[_Entry]:
+    """All that is in a folder at any depth, behind links too: what it is is one of the words above,
+    or as `Unused` says it.
+    """
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder}: a link to a folder that contains it; remove the link")
     with os.scandir(folder) as scanned:
-        entries = sorted(scanned, key=lambda entry: entry.name)
-    names = {entry.name for entry in entries}
-    if parts and any(ours <= names for ours in _OURS):
-        tree.passed_over["folders of runs or models"] += 1
+        entries = {entry.name: entry for entry in scanned}
+    if parts and any(ours <= entries.keys() for ours in _OURS):
+        yield parts, "folders of runs or models", ""
         return
-    tree.folders.append(parts)
-    for entry in entries:
-        _require_utf8(entry.name, folder)
-        below = (*parts, entry.name)
-        name = entry.name.casefold()
-        if name.startswith(".") or name in _SYSTEM_NAMES or name in _SYSTEM_FILES:
-            tree.passed_over["hidden or system items"] += 1
-        elif not parts and name in _FROZEN:
-            continue
+    yield parts, _FOLDER, ""
+    for name, entry in sorted(entries.items()):
+        _require_utf8(name, folder)
+        below = (*parts, name)
+        if name.startswith(".") or name.casefold() in _SYSTEM_NAMES:
+            yield below, "hidden or system items", ""
         elif entry.is_dir():
-            _walk(Path(entry.path), below, above | {real}, tree)
-        elif entry.is_file():
-            tree.files.append(below)
-        else:
-            tree.special.append(below)
+            yield from _walk(Path(entry.path), below, above | {real})
+        elif format_by_name(name):
+            yield below, _PICTURE if entry.is_file() else _SPECIAL, ""
+        elif not entry.is_file():
+            yield below, "files that are not regular files", ""
+        elif parts or name not in _FROZEN:
+            ending = Path(name).suffix.lower()
+            usual = ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING
+            fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
+            yield below, f"{ending} files" if usual else "files of other formats", fix
 
 
 def _require_utf8(name: str, folder: Path) -> None:
@@ -187,24 +187,29 @@ def _split_folders(folder: Path, pictures: Sequence[_Parts]) -> dict[str, str]:
     """
     inside = Counter(parts[0] for parts in pictures if len(parts) > 2)
     directly = Counter(parts[0] for parts in pictures if len(parts) == 2)
-    splits: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in sorted(inside):
         split = _SPLIT_NAMES.get(name.casefold())
-        if split is None or directly[name] >= inside[name]:
-            continue
-        if split in splits.values():
-            first = next(known for known in splits if splits[known] == split)
-            raise DataError(
-                f"--data={folder}: {first} and {name} both name the {split} split; keep one of"
-                " them, or move the pictures together"
-            )
-        splits[name] = split
-    if splits and "train" not in splits.values():
+        if split and directly[name] < inside[name]:
+            first = names.setdefault(split, name)
+            if first != name:
+                raise DataError(
+                    f"--data={folder}: {first} and {name} both name the {split} split; keep one of"
+                    " them, or move the pictures together"
+                )
+    if names and "train" not in names:
         raise DataError(
-            f"--data={folder}: holds {' and '.join(splits)} but no train folder; expected"
-            f" train/<class>/; if {next(iter(splits))} is a class, rename it"
+            f"--data={folder}: holds {' and '.join(names.values())} but no train folder; expected"
+            f" train/<class>/; if {min(names.values())} is a class, rename it"
         )
-    return splits
+    return {name: split for split, name in names.items()}
+
+
+def _why_unused(parts: _Parts, splits: Mapping[str, str]) -> str:
+    """Why a picture in this place is not used; empty where it is."""
+    if splits and len(parts) > 1 and parts[0] not in splits:
+        return "not the folder of a split"
+    return "" if len(parts) > (2 if splits else 1) else "without a class"
 
 
 def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
@@ -223,15 +228,12 @@ def _require_classes(folder: Path, used: Sequence[_Parts], depth: int) -> None:
     instead = max(parents, key=parents.__getitem__, default=())
     if instead and instead[-1].casefold() in _SPLIT_NAMES:
         instead = instead[:-1]
-    one_of_them = (
-        f", or train on one of them with --data={shlex.quote(str(folder.joinpath(*instead)))}"
-        if instead
-        else ""
-    )
+    one_of_them = shlex.quote(str(folder.joinpath(*instead)))
     raise DataError(
         f"--data={folder}: {some(sorted(deeper))} {'holds' if len(deeper) == 1 else 'hold'} only"
         " folders, like a group of classes; take the lowest folders as classes with"
-        f" whisker-train --data={shlex.quote(str(folder))} --classes=leaves{one_of_them}"
+        f" whisker-train --data={shlex.quote(str(folder))} --classes=leaves"
+        + (f", or train on one of them with --data={one_of_them}" if instead else "")
     )
 
 
@@ -248,53 +250,40 @@ def _require_distinct(data: Path, labels: Mapping[str, str]) -> None:
 
 
 def _require_in_all_splits(folder: Path, found: Sequence[Found], splits: Mapping[str, str]) -> None:
-    tops = sorted(splits, key=lambda top: SPLITS.index(splits[top]))
     has = {(file.given_split, file.label) for file in found}
+    tops = sorted(splits, key=lambda top: SPLITS.index(splits[top]))
     for label in sorted({file.label for file in found}):
-        there = [f"{top}/{label}" for top in tops if (splits[top], label) in has]
-        missing = [f"{top}/{label}" for top in tops if (splits[top], label) not in has]
+        there, missing = (
+            " and ".join(f"{top}/{label}" for top in tops if ((splits[top], label) in has) is held)
+            for held in (True, False)
+        )
         if missing:
             raise DataError(
-                f"--data={folder}: class {label} has pictures in {' and '.join(there)} and none in"
-                f" {' and '.join(missing)}; add pictures there, or remove {' and '.join(there)}"
+                f"--data={folder}: class {label} has pictures in {there} and none in {missing}; add"
+                f" pictures there, or remove {there}"
             )
 
 
-def _unused(tree: _Tree, used: set[_Parts], splits: Mapping[str, str]) -> tuple[Unused, ...]:
-    counts: Counter[tuple[str, str]] = Counter()
-    others = []
-    for parts in sorted(set(tree.files) - used, key=lambda parts: (len(parts) > 1, parts)):
-        top = parts[0] if len(parts) > 1 else ""
-        if not format_by_name(parts[-1]):
-            others.append(_ending(parts[-1]))
-        elif top and top not in splits:
-            counts[f"pictures in {top}", "not the folder of a split"] += 1
-        else:
-            where = f"beside the class folders of {top}" if top else "beside the folders"
-            counts[f"pictures {where}", "without a class"] += 1
-    for ending in sorted(others):
-        fix = f"convert them: {CONVERT} *{ending}" if ending in CONVERTIBLE else ""
-        counts[f"{ending} files" if ending else "files of other formats", fix] += 1
-    if special := sum(not format_by_name(parts[-1]) for parts in tree.special):
-        counts["files that are not regular files", ""] = special
-    depth = 1 if splits else 0
-    holding = {parts[: depth + 1] for parts in used}
-    empty = [
-        "/".join(parts)
-        for parts in tree.folders
-        if len(parts) == depth + 1 and (not splits or parts[0] in splits) and parts not in holding
-    ]
+def _unused(
+    tree: Sequence[_Entry], holding: set[_Parts], splits: Mapping[str, str]
+) -> tuple[Unused, ...]:
+    """What a tree has beside its pictures and the class folders that hold them."""
+    counts: Counter[tuple[bool, str, str]] = Counter()
+    empty = []
+    for parts, what, fix in tree:
+        if what == _PICTURE:
+            if why := _why_unused(parts, splits):
+                top = parts[0] if len(parts) > 1 else "no folder"
+                counts[False, f"pictures in {top}", why] += 1
+        elif what == _FOLDER:
+            is_class = len(parts) == (2 if splits else 1) and not _why_unused((*parts, ""), splits)
+            if is_class and parts not in holding:
+                empty.append("/".join(parts))
+        elif what != _SPECIAL:
+            counts[True, what, fix] += 1
     if empty:
-        counts[f"folders without a usable picture ({some(empty)})", ""] = len(empty)
-    for what, count in sorted(tree.passed_over.items()):
-        counts[what, ""] = count
-    return tuple(Unused(what, count, fix) for (what, fix), count in counts.items())
-
-
-def _ending(name: str) -> str:
-    """The ending of a name in lower case; empty where it is none that people would know."""
-    ending = Path(name).suffix.lower()
-    return ending if ending[1:].isalnum() and len(ending) <= _LONGEST_ENDING else ""
+        counts[True, f"folders without a usable picture ({some(empty)})", ""] = len(empty)
+    return tuple(Unused(what, count, fix) for (_, what, fix), count in sorted(counts.items()))
 
 
 def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -311,26 +300,22 @@ def read_csv(file: Path) -> Iterator[tuple[int, str, str, str]]:
         raise DataError(
             f"--data={file}: cannot be read ({error}); expected CSV in UTF-8: path,label[,split]"
         ) from error
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     order = ["path", "label", "split"]
     for row in rows:
-        number = rows.line_num
         values = [value.strip() for value in row]
         columns = [_COLUMNS.get(value.lower(), "") for value in values]
-        if number == 1 and "path" in columns and "label" in columns:
+        if rows.line_num == 1 and "path" in columns and "label" in columns:
             order = columns
-            continue
-        if not any(values):
-            continue
-        named = dict(zip(order, values, strict=False))
-        if not named.get("path") or not named.get("label"):
-            raise DataError(
-                f"--data={file}: line {number} is {delimiter.join(row)!r}; expected a path, a label"
-                " and, if needed, a split, separated by commas"
-            )
-        yield number, named["path"], named["label"], named.get("split", "")
+        elif any(values):
+            named = {"split": "", **dict(zip(order, values, strict=False))}
+            if not named.get("path") or not named.get("label"):
+                raise DataError(
+                    f"--data={file}: line {rows.line_num} is {delimiter.join(row)!r}; expected a"
+                    " path, a label and, if needed, a split, separated by commas"
+                )
+            yield rows.line_num, named["path"], named["label"], named["split"]
 
 
 def _from_csv(file: Path) -> Pictures:

@@ -8,14 +8,15 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import DataError
 from whisker_ml import files
 
 if TYPE_CHECKING:
+    from trainer.data.checks import Facts
     from trainer.data.shards import Shards
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Found:
     path: str  # relative to the data folder, with /
     label: str
     given_split: str | None  # None where the folder has class folders only
+    sha256: str = ""  # of the file, in hexadecimal; empty where it was not read or does not decode
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,8 @@ class Unused:
 
 
 def not_used(unused: Sequence[Unused]) -> str:
-    """One line for a person about what is not used; empty where there is nothing."""
-    return "not used: " + "; ".join(map(str, unused)) if unused else ""
+    """One line for a person about what is not used."""
+    return "not used: " + "; ".join(map(str, unused))
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Pictures:
     Attributes:
         data: the folder, or the file.
         found: all of them, sorted by path.
-        left_out: files that are named like pictures and cannot be opened.
+        left_out: files that are named like pictures and cannot be used.
         unused: everything else.
         frozen: the split that was frozen, if any.
         shards: what holds them; None where each is a file.
@@ -212,22 +214,15 @@ class Pictures:
         return self.shards.read(path) if self.shards else (self.folder / path).read_bytes()
 
 
+def hashed(found: Sequence[Found], sha256: Mapping[str, str]) -> tuple[Found, ...]:
+    """Files with their hashes by path; those of others stay."""
+    return tuple(replace(file, sha256=sha256.get(file.path, file.sha256)) for file in found)
+
+
 # Pictures that a person leaves out: `--exclude`.
 
 EXCLUDED = "excluded by "
 _HASHED = re.compile(r"([0-9a-fA-F]{64})(?:[ \t]+(.*))?")
-
-
-class _Hashed(Protocol):
-    @property
-    def path(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def split(self) -> str | None: ...
-
-
-_Picture = TypeVar("_Picture", bound=_Hashed)
 
 
 def read_exclusions(address: str) -> dict[str, str]:
@@ -257,27 +252,28 @@ def read_exclusions(address: str) -> dict[str, str]:
         ) from error
     names = {}
     for line in map(str.strip, text.split("\n")):
-        if hashed := _HASHED.fullmatch(line):
-            names[hashed[1].lower()] = hashed[2] or hashed[1]
+        if match := _HASHED.fullmatch(line):
+            names[match[1].lower()] = match[2] or match[1]
         elif line and not line.startswith("#"):
             names[posixpath.normpath(line)] = line
     return names
 
 
-def exclude(
-    address: str, pictures: Sequence[_Picture]
-) -> tuple[tuple[_Picture, ...], tuple[LeftOut, ...]]:
-    """Parts the pictures that stay from those that `--exclude` names, and logs how many those are.
+def exclude(address: str, pictures: "Sequence[Picture | Facts]") -> dict[str, LeftOut]:
+    """Finds the pictures that `--exclude` names, and logs how many those are.
 
     Args:
-        address: of the file; empty: all stay.
+        address: of the file; empty: none.
         pictures: of a ledger, or of a look at a folder.
+
+    Returns:
+        Those that it names, by path.
 
     Raises:
         WhiskerError: the file cannot be read.
     """
     if not address:
-        return tuple(pictures), ()
+        return {}
     names = read_exclusions(address)
     excluded = [each for each in pictures if each.sha256 in names or each.path in names]
     counts = Counter(each.split for each in excluded)
@@ -290,8 +286,4 @@ def exclude(
         + (", so the test set is another one" if counts["test"] else "")
         + (f"; {len(gone)} that it names do not exist ({some(gone)})" if gone else "")
     )
-    paths = {each.path for each in excluded}
-    return (
-        tuple(each for each in pictures if each.path not in paths),
-        tuple(LeftOut(each.path, f"{EXCLUDED}{address}") for each in excluded),
-    )
+    return {each.path: LeftOut(each.path, f"{EXCLUDED}{address}") for each in excluded}

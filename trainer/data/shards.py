@@ -113,7 +113,8 @@ class _Place:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Gives a folder on this machine for what is not whole yet, and is alone in it.
+        """Gives a folder on this machine for what is not whole yet, and is alone in it. After an
+        error, what says that the conversion is not finished stays.
 
         Raises:
             DiskError: the folder cannot be written.
@@ -122,6 +123,7 @@ class _Place:
         if self._folder is None:
             with files.scratch_folder("shards-") as folder:
                 yield folder
+            storage.delete([_BEGUN], self.address)
             return
         staging = self._folder / _STAGING
         with disk_errors(self.address):
@@ -129,6 +131,8 @@ class _Place:
             try:
                 with files.locked(staging / ".lock"):
                     yield staging
+                    (self._folder / _BEGUN).unlink()
+                    shutil.rmtree(staging)
             except BlockingIOError as error:
                 raise DataError(
                     f"{self.address}: another conversion is at work here; wait for it"
@@ -144,14 +148,6 @@ class _Place:
         else:
             files.synchronise(file)
             file.replace(self._folder / file.name)
-
-    def finish(self, staging: Path) -> None:
-        """Removes what says that the conversion is not finished."""
-        if self._folder is None:
-            storage.delete([_BEGUN], self.address)
-        else:
-            (self._folder / _BEGUN).unlink()
-            shutil.rmtree(staging)
 
 
 _FORMAT = 1
@@ -220,9 +216,7 @@ def convert(folder: Path, out: str, *, shard_bytes: int, shrink: int) -> Ledger:
         }
         ledger = replace(
             ledger,
-            pictures=tuple(
-                replace(picture, sha256=where[picture.path][3]) for picture in ledger.pictures
-            ),
+            pictures=tuple(replace(each, sha256=where[each.path][3]) for each in ledger.pictures),
         )
         index = {
             "format": _FORMAT,
@@ -233,7 +227,6 @@ def convert(folder: Path, out: str, *, shard_bytes: int, shrink: int) -> Ledger:
         }
         place.put(staging / LEDGER_NAME, ledger.to_json())
         place.put(staging / INDEX, index)
-        place.finish(staging)
     return ledger
 
 
@@ -276,8 +269,8 @@ def _encoded(picture: Picture, folder: Path, shrink: int) -> bytes:
         if scale >= 1:
             return encoded
         upright = ImageOps.exif_transpose(opened)
-        size = (max(round(upright.width * scale), 1), max(round(upright.height * scale), 1))
-        smaller = upright.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(round(side * scale), 1) for side in upright.size)
+        smaller = upright.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     smaller.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
@@ -298,7 +291,9 @@ def _write(
             for picture in pictures:
                 encoded = _encoded(picture, folder, shrink)
                 digest = hashlib.sha256(encoded).hexdigest()
-                record = _example(encoded, picture, digest)
+                record = _example(
+                    image_bytes=encoded, label=picture.label, path=picture.path, sha256=digest
+                )
                 writer.write(record)
                 start = position + _BEFORE + record.index(encoded)
                 where[picture.path] = (start, len(encoded), digest)
@@ -311,13 +306,7 @@ def _write(
     return position, where
 
 
-def _example(encoded: bytes, picture: Picture, digest: str) -> bytes:
-    values = {
-        "image_bytes": encoded,
-        "label": picture.label,
-        "path": picture.path,
-        "sha256": digest,
-    }
+def _example(**values: str | bytes) -> bytes:
     features = {
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.compat.as_bytes(value)]))
         for name, value in values.items()

@@ -104,12 +104,10 @@ def require(data: str, classes: str, exclude: str = "") -> None:
             " first"
         )
     path = Path(data).expanduser()
-    if path.is_dir():
-        if not (path / INDEX).exists():
-            find(path, classes)
-        return
-    if path.is_file() and path.suffix.lower() in CSV_SUFFIXES:
-        if not any(is_address(row) for _, row, _, _ in read_csv(path)):
+    is_csv = path.is_file() and path.suffix.lower() in CSV_SUFFIXES
+    if path.is_dir() or is_csv:
+        fetched = is_csv and any(is_address(row) for _, row, _, _ in read_csv(path))
+        if not fetched and not (path / INDEX).exists():
             find(path, classes)
         return
     if path.is_file():

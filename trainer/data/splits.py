@@ -15,7 +15,17 @@ from itertools import product
 from pathlib import Path
 
 from trainer.config import split_percentages
-from trainer.data.ledger import EXCLUDED, SPLITS, Found, Ledger, LeftOut, Picture, Pictures, some
+from trainer.data.ledger import (
+    EXCLUDED,
+    SPLITS,
+    Found,
+    Ledger,
+    LeftOut,
+    Picture,
+    Pictures,
+    hashed,
+    some,
+)
 from trainer.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -25,19 +35,7 @@ PROTOCOLS = ("given", "hold_out")
 
 def describe(ledger: Ledger, found: Sequence[Found]) -> str:
     """Says in one line how the pictures were split."""
-    given = {file.given_split for file in found}
-    if ledger.protocol not in PROTOCOLS:
-        how = "by content hash, in these percentages"
-    elif given in ({None}, {"train"}):
-        how = "by content hash: 60 % train, 20 % validation, 20 % test"
-    else:
-        parts = []
-        if "test" not in given:
-            whole = ledger.protocol == "hold_out"
-            parts.append(f"{'all' if whole else 'a fifth'} of validation for testing")
-        if ledger.protocol == "hold_out" or "validation" not in given:
-            parts.append("a fifth of train for validation")
-        how = ", ".join(["as the folders say", *parts])
+    _, how = _choices({file.given_split for file in found}, ledger.protocol)
     return f"split {how} (--split={ledger.protocol}); new pictures do not move old ones"
 
 
@@ -47,26 +45,17 @@ _FIFTHS = ("test", "validation", "train", "train", "train")
 _SELECTS = ("train", "validation", "train", "train", "train")
 
 
-def freeze(
-    found: Sequence[Found],
-    sha256: Mapping[str, str],
-    left_out: Sequence[LeftOut],
-    *,
-    protocol: str,
-    alike: Iterable[Sequence[str]] = (),
-    before: Mapping[str, str] | None = None,
-) -> Ledger:
-    """Assigns every readable picture to a split.
+def freeze(pictures: Pictures, *, protocol: str, alike: Iterable[Sequence[str]] = ()) -> Ledger:
+    """Assigns every readable picture to a split, or those that were added since a split was frozen:
+    each that was there keeps its split, under another name too, and what was excluded stays so.
 
     Args:
-        found: the files, as `find` lists them.
-        sha256: content hash in hexadecimal by path; a file without one is not used.
-        left_out: files that could not be used, with the reason.
+        pictures: whose content hashes are known; one without is not used.
         protocol: ``given``: a fifth of a given validation folder becomes the test set where none is
             given; ``hold_out``: all of it does, and a fifth of train selects; percentages of train,
-            validation and test, such as ``70,15,15``: for a folder that gives no splits.
+            validation and test, such as ``70,15,15``: for a folder that gives no splits. Of a
+            frozen split, its own holds.
         alike: groups of paths of pictures that look the same; no picture is in two of them.
-        before: split by path of pictures that have one already, which they keep.
 
     Returns:
         The ledger. Of pictures that look the same in several given splits only those in train (else
@@ -78,45 +67,54 @@ def freeze(
         DataError: a class has no picture in one of the splits, or the protocol does not fit the
             folder.
     """
-    before = before or {}
-    readable = [file for file in found if file.path in sha256]
-    groups, torn = _groups(readable, sha256, alike)
-    choices = _choices({file.given_split for group in groups.values() for file in group}, protocol)
+    found = pictures.found
+    left_out = {file.path: file for file in pictures.left_out}
+    before: dict[str, str] = {}
+    if pictures.frozen:
+        protocol = pictures.frozen.protocol
+        excluded = {
+            file.path: file for file in pictures.frozen.left_out if file.reason.startswith(EXCLUDED)
+        }
+        left_out |= excluded
+        found = tuple(file for file in found if file.path not in excluded)
+        frozen = pictures.frozen.pictures
+        known = {name: each.split for each in frozen for name in (each.sha256, each.path)}
+        for file in found:
+            if split := known.get(file.path) or known.get(file.sha256):
+                before[file.path] = split
+    readable = [file for file in found if file.sha256]
+    groups, torn = _groups(readable, alike)
+    choices, _ = _choices(
+        {file.given_split for group in groups.values() for file in group}, protocol
+    )
     splits: dict[str, str] = {}
-    copies: list[LeftOut] = []
     for lowest, group in groups.items():
-        new = {}
-        for file in group:
-            buckets = choices[file.given_split]
-            new[file.path] = before.get(file.path) or buckets[int(lowest[:16], 16) % len(buckets)]
+        chosen = {
+            given: buckets[int(lowest[:16], 16) % len(buckets)]
+            for given, buckets in choices.items()
+        }
+        own = {file: before.get(file.path, chosen[file.given_split]) for file in group}
         # What had its split already is not moved by what looks like it.
         first = min(
-            group,
-            key=lambda file: (file.path not in before, SPLITS.index(new[file.path]), file.path),
+            group, key=lambda file: (file.path not in before, SPLITS.index(own[file]), file.path)
         )
+        split = own[first]
         for file in group:
-            if new[file.path] != new[first.path] and file.path not in before:
-                if new[first.path] in choices[file.given_split]:
-                    new[file.path] = new[first.path]
-                else:
-                    same = (
-                        "the same file as"
-                        if sha256[file.path] == sha256[first.path]
-                        else "looks the same as"
-                    )
-                    reason = f"{same} {first.path}, which is in {new[first.path]}"
-                    copies.append(LeftOut(file.path, reason))
-                    del new[file.path]
-        splits |= new
+            if file.path in before or split in choices[file.given_split]:
+                splits[file.path] = own[file] if file.path in before else split
+            else:
+                equal = file.sha256 == first.sha256
+                same = "the same file as" if equal else "looks the same as"
+                torn.append(LeftOut(file.path, f"{same} {first.path}, which is in {split}"))
     _fill_small_classes(groups, splits, choices, before)
     ledger = Ledger(
         classes=tuple(sorted({file.label for file in found})),
         pictures=tuple(
-            Picture(file.path, file.label, splits[file.path], sha256[file.path])
+            Picture(file.path, file.label, splits[file.path], file.sha256)
             for file in readable
             if file.path in splits
         ),
-        left_out=tuple(sorted([*left_out, *torn, *copies], key=lambda file: file.path)),
+        left_out=tuple(sorted([*left_out.values(), *torn], key=lambda file: file.path)),
         protocol=protocol,
     )
     require_every_split(ledger)
@@ -141,8 +139,10 @@ def require_every_split(ledger: Ledger) -> None:
                 )
 
 
-def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[str, ...]]:
-    """Where a bucket goes, by the split that the folder gives."""
+def _choices(
+    given: set[str | None], protocol: str
+) -> tuple[dict[str | None, tuple[str, ...]], str]:
+    """Where a bucket goes, by the split that the folder gives; and how that is said."""
     if protocol not in PROTOCOLS:
         train, validation, test = split_percentages(protocol)
         if given != {None}:
@@ -151,39 +151,43 @@ def _choices(given: set[str | None], protocol: str) -> dict[str | None, tuple[st
                 f" {' or '.join(PROTOCOLS)}"
             )
         # As with fifths: the low buckets test and select.
-        return {None: ("test",) * test + ("validation",) * validation + ("train",) * train}
+        buckets = ("test",) * test + ("validation",) * validation + ("train",) * train
+        return {None: buckets}, "by content hash, in these percentages"
     if given in ({None}, {"train"}):
-        return dict.fromkeys(given, _FIFTHS)
+        how = "by content hash: 60 % train, 20 % validation, 20 % test"
+        return dict.fromkeys(given, _FIFTHS), how
     choices: dict[str | None, tuple[str, ...]] = {split: (split,) for split in SPLITS}
+    parts = ["as the folders say"]
     hold_out = protocol == "hold_out"
-    if hold_out or "validation" not in given:
-        choices["train"] = _SELECTS
     if "test" not in given:
         choices["validation"] = ("test", *("test" if hold_out else "validation",) * 4)
-    return choices
+        parts.append(f"{'all' if hold_out else 'a fifth'} of validation for testing")
+    if hold_out or "validation" not in given:
+        choices["train"] = _SELECTS
+        parts.append("a fifth of train for validation")
+    return choices, ", ".join(parts)
 
 
 def _groups(
-    files: Sequence[Found], sha256: Mapping[str, str], alike: Iterable[Sequence[str]]
+    files: Sequence[Found], alike: Iterable[Sequence[str]]
 ) -> tuple[dict[str, list[Found]], list[LeftOut]]:
     """Pictures that look the same, by the lowest of their hashes, which decides for them all; and
     files that are in another class too.
     """
-    by_content: dict[str, list[Found]] = {}
-    for file in files:
-        by_content.setdefault(sha256[file.path], []).append(file)
+    sha256 = {file.path: file.sha256 for file in files}
     leads = {sha256[path]: sha256[group[0]] for group in alike for path in group}
+    classes: dict[str, dict[str, str]] = {}
+    for file in files:
+        classes.setdefault(file.sha256, {}).setdefault(file.label, file.path)
     together: dict[str, list[Found]] = {}
     torn = []
-    for content, twins in by_content.items():
-        first = {twin.label: twin.path for twin in reversed(twins)}
-        if len(first) == 1:
-            together.setdefault(leads.get(content, content), []).extend(twins)
-            continue
-        for twin in twins:
-            other = next(path for label, path in first.items() if label != twin.label)
-            torn.append(LeftOut(twin.path, f"the same file as {other}, of another class"))
-    return {min(sha256[file.path] for file in group): group for group in together.values()}, torn
+    for file in files:
+        others = [path for label, path in classes[file.sha256].items() if label != file.label]
+        if others:
+            torn.append(LeftOut(file.path, f"the same file as {others[0]}, of another class"))
+        else:
+            together.setdefault(leads.get(file.sha256, file.sha256), []).append(file)
+    return {min(file.sha256 for file in group): group for group in together.values()}, torn
 
 
 def _fill_small_classes(
@@ -196,22 +200,27 @@ def _fill_small_classes(
     there.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    movable: dict[str, list[Sequence[Found]]] = {}
+    movable: dict[str, list[list[Found]]] = {}
     for _, group in sorted(groups.items()):
         used = [file for file in group if file.path in splits]
         counts.update((file.label, splits[file.path]) for file in used)
-        labels = {file.label for file in used}
-        if len(labels) == 1 and not any(file.path in before for file in used):
-            movable.setdefault(labels.pop(), []).append(used)
+        if len({file.label for file in used}) == 1 and not any(
+            file.path in before for file in used
+        ):
+            movable.setdefault(used[0].label, []).append(used)
     for label, split in product(movable, SPLITS):
         donor = max(SPLITS, key=lambda each: counts[label, each])
-        for group in movable[label] if not counts[label, split] else ():
-            enough = counts[label, donor] > len(group) and splits[group[0].path] == donor
-            if enough and all(split in choices[file.given_split] for file in group):
-                splits |= dict.fromkeys((file.path for file in group), split)
-                counts[label, donor] -= len(group)
-                counts[label, split] += len(group)
-                break
+        candidates = (
+            group
+            for group in movable[label]
+            if splits[group[0].path] == donor
+            and len(group) < counts[label, donor]
+            and all(split in choices[file.given_split] for file in group)
+        )
+        if not counts[label, split] and (moved := next(candidates, None)):
+            splits |= dict.fromkeys((file.path for file in moved), split)
+            counts[label, donor] -= len(moved)
+            counts[label, split] += len(moved)
 
 
 # A split that was frozen: `ledger.json` beside the pictures, what has changed since, and the looks
@@ -252,40 +261,30 @@ def read_frozen(folder: Path) -> Ledger | None:
     return Ledger.read(file) if file.exists() else None
 
 
-def changes_since(ledger: Ledger, found: Sequence[Found], sha256: Mapping[str, str]) -> Changes:
+def changes_since(ledger: Ledger, found: Sequence[Found]) -> Changes:
     """Compares the pictures that are there with the frozen ones.
 
     Args:
         ledger: what was frozen.
-        found: the files that are there.
-        sha256: hash in hexadecimal by path; a file without one is not compared.
+        found: the files that are there; one without a hash is not compared.
     """
-    there = {file.path for file in found}
+    there = {file.path: file.sha256 for file in found}
     frozen = {picture.path: picture.sha256 for picture in ledger.pictures}
     known = frozen.keys() | {file.path for file in ledger.left_out}
+    altered = (path for path in frozen if there.get(path) not in (None, "", frozen[path]))
     return Changes(
-        added=tuple(sorted(there - known)),
-        removed=tuple(sorted(frozen.keys() - there)),
-        altered=tuple(
-            sorted(path for path in frozen.keys() & sha256.keys() if sha256[path] != frozen[path])
-        ),
+        added=tuple(sorted(there.keys() - known)),
+        removed=tuple(sorted(frozen.keys() - there.keys())),
+        altered=tuple(sorted(altered)),
     )
 
 
-def assign(
-    pictures: Pictures,
-    sha256: Mapping[str, str],
-    left_out: Sequence[LeftOut],
-    *,
-    protocol: str,
-) -> Ledger:
+def assign(pictures: Pictures, protocol: str) -> Ledger:
     """Says which pictures train and which test: as was frozen, or anew where nothing was.
 
     Args:
-        pictures: what is there.
-        sha256: hash in hexadecimal by path, of pictures that decode.
-        left_out: those that do not, with the reason.
-        protocol: ``given`` or ``hold_out``.
+        pictures: what is there, with the hashes of those that decode.
+        protocol: as `freeze` takes it.
 
     Returns:
         The ledger; a frozen one without pictures that are unchanged and yet do not decode.
@@ -296,19 +295,17 @@ def assign(
     """
     before = pictures.frozen
     if before is None:
-        return freeze(pictures.found, sha256, left_out, protocol=protocol)
+        return freeze(pictures, protocol=protocol)
     file = ledger_file(pictures.data)
     if protocol not in ("given", before.protocol):
         raise DataError(
             f"--split={protocol}: {file} was frozen with {before.protocol}; leave out --split, or"
             " remove the file and freeze the split again"
         )
-    undecodable = {each.path: each for each in left_out}
-    unused = [
-        undecodable[picture.path] for picture in before.pictures if picture.path in undecodable
-    ]
-    hashes = {**sha256, **{each.path: _hash(pictures, each.path) for each in unused}}
-    changed = changes_since(before, pictures.found, hashes)
+    frozen = {picture.path for picture in before.pictures}
+    undecodable = {each.path: each for each in pictures.left_out if each.path in frozen}
+    hashes = {path: _hash(pictures, path) for path in undecodable}
+    changed = changes_since(before, hashed(pictures.found, hashes))
     if changed.removed or changed.altered:
         remedy = (
             "convert again" if pictures.shards else f"or run whisker-data extend {pictures.data}"
@@ -326,7 +323,7 @@ def assign(
     return replace(
         before,
         pictures=tuple(picture for picture in before.pictures if picture.path not in undecodable),
-        left_out=(*before.left_out, *unused),
+        left_out=(*before.left_out, *undecodable.values()),
     )
 
 
@@ -334,37 +331,7 @@ def _hash(pictures: Pictures, path: str) -> str:
     try:
         return hashlib.sha256(pictures.read(path)).hexdigest()
     except OSError:
-        return ""
-
-
-def extend(
-    ledger: Ledger,
-    found: Sequence[Found],
-    sha256: Mapping[str, str],
-    left_out: Sequence[LeftOut],
-    alike: Iterable[Sequence[str]],
-) -> Ledger:
-    """Assigns pictures that were added; each that was there keeps its split, under another name
-    too, and what was excluded stays so.
-
-    Args:
-        ledger: what was frozen.
-        found: the files that are there.
-        sha256: hash in hexadecimal by path, of files that decode.
-        left_out: files that do not, with the reason.
-        alike: groups of paths of pictures that look the same.
-
-    Raises:
-        DataError: a class has no picture in one of the splits.
-    """
-    by_path = {picture.path: picture.split for picture in ledger.pictures}
-    by_content = {picture.sha256: picture.split for picture in ledger.pictures}
-    before = {path: by_path.get(path) or by_content.get(digest) for path, digest in sha256.items()}
-    assigned = {path: split for path, split in before.items() if split}
-    excluded = {file.path: file for file in ledger.left_out if file.reason.startswith(EXCLUDED)}
-    found = [file for file in found if file.path not in excluded]
-    left_out = [*(file for file in left_out if file.path not in excluded), *excluded.values()]
-    return freeze(found, sha256, left_out, protocol=ledger.protocol, alike=alike, before=assigned)
+        return "unreadable"
 
 
 def count_test_set_evaluation(data: Path, ledger: Ledger, run: str, run_id: str = "") -> int | None:

@@ -35,9 +35,7 @@ _ORIENTATION_TAG = 0x0112
 _SHORT, _LONG = 3, 4  # types of numbers in TIFF 6.0, section 2
 
 
-def decode(
-    image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS, orientation: tf.Tensor | None = None
-) -> tf.Tensor:
+def decode(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     """Decodes one picture and turns it upright. What this refuses is no picture, in scan, split,
     training and served.
 
@@ -46,7 +44,6 @@ def decode(
     Args:
         image_bytes: string scalar, an encoded JPEG, PNG, GIF, BMP or WebP.
         max_pixels: width times height at most.
-        orientation: int64 scalar, 1…8, where it is known already: what `_orientation` gives.
 
     Returns:
         uint8 [height, width, 3], 0…255.
@@ -61,11 +58,10 @@ def decode(
         lambda: _jpeg(image_bytes, max_pixels),
         lambda: _other_format(image_bytes, header, max_pixels),
     )
-    if orientation is None:
-        # Only of what decodes: a call that is under way when another operation fails ends as
-        # "cancelled", which is no answer about the picture.
-        with tf.control_dependencies([pixels]):
-            orientation = _orientation(tf.identity(image_bytes))
+    # Only of what decodes: a call that is under way when another operation fails ends as
+    # "cancelled", which is no answer about the picture.
+    with tf.control_dependencies([pixels]):
+        orientation = _orientation(tf.identity(image_bytes))
     pixels = tf.cond(
         orientation > 1, lambda: _turned(pixels, orientation), lambda: tf.identity(pixels)
     )
@@ -94,7 +90,6 @@ def decode_and_resize(
     image_bytes: tf.Tensor,
     image_size: int,
     max_pixels: int = MAX_PIXELS,
-    orientation: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decodes one picture and stretches it to a square.
 
@@ -102,7 +97,6 @@ def decode_and_resize(
         image_bytes: string scalar, as `decode` takes it.
         image_size: side of the square in pixels.
         max_pixels: width times height at most.
-        orientation: as `decode` takes it.
 
     Returns:
         uint8 [image_size, image_size, 3], 0…255.
@@ -110,7 +104,7 @@ def decode_and_resize(
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no picture, as `decode` says.
     """
-    pixels = decode(image_bytes, max_pixels, orientation)
+    pixels = decode(image_bytes, max_pixels)
     # Bilinear without antialias is what the notebook trained with, and rounding makes a uint8 cache
     # lossless: left out, it moved probabilities by 0.02 between cached and uncached pictures.
     resized = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
@@ -139,16 +133,11 @@ def decode_batch(
         lambda zeros: (count, zeros)
     )
     decoded = (
-        tf.data.Dataset.from_tensor_slices(
-            (tf.range(count), image_bytes, _orientations(image_bytes))
-        )
+        tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         .map(
             # Nothing in it is to be converted, and looking for that takes a while.
             tf.autograph.experimental.do_not_convert(
-                lambda index, encoded, orientation: (
-                    index,
-                    decode_and_resize(encoded, image_size, max_pixels, orientation),
-                )
+                lambda index, encoded: (index, decode_and_resize(encoded, image_size, max_pixels))
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -181,66 +170,85 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _jpeg(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
     shape = tf.cast(tf.image.extract_jpeg_shape(image_bytes), tf.int64)
-    whole = _checked(image_bytes, shape[0] * shape[1], max_pixels)
-    return _decoded(whole)
+    return _decoded(_checked(image_bytes, shape[0] * shape[1], max_pixels))
+
+
+# Of a header: width times height, why such a picture is refused, if it is, and whether it has an
+# alpha channel.
+_Properties = tuple[tf.Tensor, str | tf.Tensor, bool | tf.Tensor]
 
 
 @_apart
 def _other_format(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    decoders = {b"\x89": _png, b"G": _gif, b"B": _bmp, b"R": _webp}
-    return tf.case(
+    formats = {b"\x89": _png, b"G": _gif, b"B": _bmp, b"R": _webp}
+    size, refusal, alpha = tf.case(
         [
-            (header[0] == first[0], partial(decoder, image_bytes, header, max_pixels))
-            for first, decoder in decoders.items()
+            (header[0] == first[0], partial(properties, image_bytes, header))
+            for first, properties in formats.items()
         ],
-        default=lambda: _decoded(image_bytes),
+        default=lambda: (_number(0), "", False),
     )
-
-
-def _png(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    whole = _checked(image_bytes, _big(header[16:20]) * _big(header[20:24]), max_pixels)
-    return _decoded(whole)
-
-
-def _gif(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    # The decoder goes by the first image, whatever the screen is said to be.
-    screen = _little(header[6:8]) * _little(header[8:10])
-    size = tf.maximum(screen, _first_gif_image(image_bytes, header))
-    return _decoded(_checked(image_bytes, size, max_pixels))
-
-
-def _bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    height = _little(header[22:26])  # negative where the first row is the top one
-    size = _little(header[18:22]) * tf.minimum(height, 2**32 - height)
-    readable = _bmp_is_readable(header)
-    usual = (readable, "a BMP of an unusual format; save it as PNG")
-    # Where it is none of the usual kinds, its size is not where this looked for it.
-    pixels = _decoded(_checked(image_bytes, _only(readable, size), max_pixels, usual))
+    whole = _checked(image_bytes, size, max_pixels, refusal)
+    # The decoder wants to be asked for as many channels as there are.
+    pixels = tf.cond(alpha, lambda: _decoded(whole, 4)[..., :3], lambda: _decoded(whole))
     return tf.cond(
-        _little(header[28:30]) == 8,
+        (header[0] == ord("B")) & (_little(header[28:30]) == 8),
         lambda: _palette_colours(pixels, image_bytes, header),
         lambda: tf.identity(pixels),
     )
 
 
-def _webp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    size, alpha, animated = _webp_properties(header)
-    still = (~animated, "an animated WebP; save its first frame as a picture")
-    whole = _checked(image_bytes, size, max_pixels, still)
-    # The decoder wants to be asked for as many channels as there are.
-    return tf.cond(alpha, lambda: _decoded(whole, 4)[..., :3], lambda: _decoded(whole))
-
-
 def _checked(
-    image_bytes: tf.Tensor, size: tf.Tensor, max_pixels: int, *also: tuple[tf.Tensor, str]
+    image_bytes: tf.Tensor, size: tf.Tensor, max_pixels: int, refusal: str | tf.Tensor = ""
 ) -> tf.Tensor:
-    """The bytes, once their header has been looked at: conditions, and what to say where they do
-    not hold.
-    """
-    conditions = ((size <= max_pixels, f"more than {max_pixels:,} pixels"), *also)
-    checks = [tf.raw_ops.Assert(condition=holds, data=[reason]) for holds, reason in conditions]
-    with tf.control_dependencies(checks):
+    """The bytes, once their header has been looked at."""
+    refusal = tf.where(size <= max_pixels, refusal, f"more than {max_pixels:,} pixels")
+    check = tf.raw_ops.Assert(condition=tf.equal(refusal, ""), data=[refusal])
+    with tf.control_dependencies([check]):
         return tf.identity(image_bytes)
+
+
+def _png(_image_bytes: tf.Tensor, header: tf.Tensor) -> _Properties:
+    return tf.reduce_prod(_sides(header[23:15:-1])), "", False
+
+
+def _gif(image_bytes: tf.Tensor, header: tf.Tensor) -> _Properties:
+    # The decoder goes by the first image, whatever the screen is said to be.
+    screen = tf.reduce_prod(_sides(header[6:10]))
+    return tf.maximum(screen, _first_gif_image(image_bytes, header)), "", False
+
+
+def _bmp(_image_bytes: tf.Tensor, header: tf.Tensor) -> _Properties:
+    """Refuses what the decoder, which does not look at these fields, would misread."""
+    compression = _little(header[30:34])
+    # Where the masks of 32 bits are given, they must be blue, green, red from the first byte on.
+    masks = tf.reduce_all(_little(tf.reshape(header[54:66], [3, 4])) == [0xFF0000, 0xFF00, 0xFF])
+    plain = (compression == 0) | ((compression == 3) & masks)
+    readable = plain & (_little(header[14:18]) >= 40)
+    sides = _sides(header[18:26])
+    # The height is negative where the first row is the top one.
+    size = sides[0] * tf.minimum(sides[1], 2**32 - sides[1])
+    refusal = tf.where(readable, "", "a BMP of an unusual format; save it as PNG")
+    # Where it is none of the usual kinds, its size is not where this looked for it.
+    return _only(readable, size), refusal, False
+
+
+def _webp(_image_bytes: tf.Tensor, header: tf.Tensor) -> _Properties:
+    """Of the three kinds of WebP (developers.google.com/speed/webp/docs/riff_container)."""
+    extended, lossless = _equal(header[12:16], b"VP8X"), _equal(header[12:16], b"VP8L")
+    sides = tf.where(
+        extended,
+        1 + _sides(header[24:30]),
+        tf.where(
+            lossless,
+            1 + _little(header[21:25]) // [1, 2**14] % 2**14,
+            _sides(header[26:30]) % 2**14,
+        ),
+    )
+    animated = extended & _bit(header[20], 0x02)
+    refusal = tf.where(animated, "an animated WebP; save its first frame as a picture", "")
+    alpha = (extended & _bit(header[20], 0x10)) | (lossless & _bit(header[24], 0x10))
+    return tf.reduce_prod(sides), refusal, alpha
 
 
 # Reading headers. Numbers are int64: no sum of what a file may say overflows.
@@ -271,6 +279,11 @@ def _big(digits: tf.Tensor) -> tf.Tensor:
     return _little(tf.reverse(digits, [-1]))
 
 
+def _sides(digits: tf.Tensor) -> tf.Tensor:
+    """Width and height, one after the other: int64 [2]."""
+    return _little(tf.reshape(digits, [2, -1]))
+
+
 def _equal(digits: tf.Tensor, expected: bytes) -> tf.Tensor:
     return tf.reduce_all(digits == list(expected))
 
@@ -286,15 +299,6 @@ def _number(value: int) -> tf.Tensor:
 
 def _bit(digit: tf.Tensor, value: int) -> tf.Tensor:
     return digit // value % 2 == 1
-
-
-def _bmp_is_readable(header: tf.Tensor) -> tf.Tensor:
-    """Whether the decoder, which does not look at these fields, reads the colours right."""
-    compression = _little(header[30:34])
-    # Where the masks of 32 bits are given, they must be blue, green, red from the first byte on.
-    masks = tf.reduce_all(_little(tf.reshape(header[54:66], [3, 4])) == [0xFF0000, 0xFF00, 0xFF])
-    plain = (compression == 0) | ((compression == 3) & masks)
-    return plain & (_little(header[14:18]) >= 40)
 
 
 def _palette_colours(pixels: tf.Tensor, image_bytes: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
@@ -333,25 +337,6 @@ def _first_gif_image(image_bytes: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     return size
 
 
-def _webp_properties(header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Pixels, and whether there is an alpha channel, and an animation; of the three kinds of WebP
-    (developers.google.com/speed/webp/docs/riff_container).
-    """
-    extended, lossless = _equal(header[12:16], b"VP8X"), _equal(header[12:16], b"VP8L")
-    sizes = _little(header[21:25])
-    size = tf.where(
-        extended,
-        (1 + _little(header[24:27])) * (1 + _little(header[27:30])),
-        tf.where(
-            lossless,
-            (1 + sizes % 2**14) * (1 + sizes // 2**14 % 2**14),
-            _little(header[26:28]) % 2**14 * (_little(header[28:30]) % 2**14),
-        ),
-    )
-    alpha = (extended & _bit(header[20], 0x10)) | (lossless & _bit(header[24], 0x10))
-    return size, alpha, extended & _bit(header[20], 0x02)
-
-
 # Turning upright by the orientation tag (Exif 2.3, tag 0x0112).
 
 # From the first bytes of a segment: how far it is to the next one, and to its TIFF data, 0 where
@@ -383,17 +368,13 @@ def _webp_chunk(head: tf.Tensor) -> _Segment:
     return 8 + size + size % 2, tiff, size - skipped
 
 
-# What a file with a tag holds, as a regular expression, by its first byte: JPEG, PNG, WebP.
-_EXIF_NAMES = {0xFF: r"Exif\x00\x00", 0x89: "eXIf", 0x52: "EXIF"}
-
-
-def _orientations(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Orientations of a batch: int64 [N], 1…8, from string [N]."""
-    return tf.cond(
-        tf.reduce_any([tf.reduce_any(_holds(image_bytes, name)) for name in _EXIF_NAMES.values()]),
-        lambda: tf.map_fn(_orientation, image_bytes, fn_output_signature=tf.int64),
-        lambda: tf.ones_like(image_bytes, tf.int64),
-    )
+# Of files that may have a tag, by their first byte (JPEG, PNG, WebP): what they hold then, as a
+# regular expression; where the first segment is, and what reads one.
+_TAGGED = {
+    0xFF: (r"Exif\x00\x00", 2, _jpeg_segment),
+    0x89: ("eXIf", 8, _png_chunk),
+    0x52: ("EXIF", 12, _webp_chunk),
+}
 
 
 def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -401,43 +382,39 @@ def _orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     first = _read(image_bytes, 0, 1)[0]
     return tf.case(
         [
-            (
-                (first == byte) & _holds(image_bytes, name),
-                partial(_tagged_orientation, image_bytes, first),
-            )
-            for byte, name in _EXIF_NAMES.items()
+            (first == byte, partial(_if_tagged, image_bytes, *tagged))
+            for byte, tagged in _TAGGED.items()
         ],
         default=lambda: _number(1),
     )
 
 
-def _holds(image_bytes: tf.Tensor, name: str) -> tf.Tensor:
-    """Whether what a regular expression describes is anywhere in a file: this keeps files without
-    a tag cheap.
-    """
+def _if_tagged(image_bytes: tf.Tensor, name: str, *where: Any) -> tf.Tensor:
+    # Looking for the name first keeps files without a tag cheap.
     without = tf.strings.regex_replace(image_bytes, name, "", replace_global=False)
-    return tf.strings.length(without) < tf.strings.length(image_bytes)
+    return tf.cond(
+        tf.strings.length(without) < tf.strings.length(image_bytes),
+        lambda: _tagged_orientation(image_bytes, *where),
+        lambda: _number(1),
+    )
 
 
 @_apart
-def _tagged_orientation(image_bytes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+def _tagged_orientation(
+    image_bytes: tf.Tensor, start: int, segment: Callable[[tf.Tensor], _Segment]
+) -> tf.Tensor:
     """Looks through segments for TIFF data. A tag counts only in the segment that owns it."""
     length = _length(image_bytes)
 
-    def of_format(jpeg: tf.Tensor, png: tf.Tensor, webp: tf.Tensor) -> tf.Tensor:
-        return tf.where(first == 0xFF, jpeg, tf.where(first == 0x89, png, webp))
-
     def step(position: tf.Tensor, _tiff: tf.Tensor, _size: tf.Tensor) -> _Segment:
-        head = _read(image_bytes, position, 14)
-        segments = _jpeg_segment(head), _png_chunk(head), _webp_chunk(head)
-        following, tiff, size = map(of_format, *segments)
+        following, tiff, size = segment(_read(image_bytes, position, 14))
         owned = (tiff > 0) & (position + tiff + size <= length)
         return _only(following > 0, position + following), _only(owned, position + tiff), size
 
     _, tiff, size = tf.while_loop(
         lambda position, tiff, _size: (tiff == 0) & (position > 0) & (position < length),
         step,
-        (of_format(_number(2), _number(8), _number(12)), _number(0), _number(0)),
+        (_number(start), _number(0), _number(0)),
         maximum_iterations=_MOST_SEGMENTS,
     )
     return tf.cond(tiff > 0, lambda: _tiff_orientation(image_bytes, tiff, size), lambda: _number(1))
@@ -448,15 +425,12 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     pixels = tf.cond(
         orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: tf.identity(pixels)
     )
-    for axis, turned in ((1, [2, 3, 6, 7]), (0, [3, 4, 7, 8])):
-        pixels = tf.cond(
-            tf.reduce_any(orientation == turned),
-            partial(tf.reverse, pixels, [axis]),
-            partial(tf.identity, pixels),
-        )
-    return pixels
+    # From the bottom up, and from right to left.
+    reversed_axes = tf.reduce_any(orientation == [[3, 4, 7, 8], [2, 3, 6, 7]], axis=1)
+    return tf.reverse(pixels, tf.where(reversed_axes)[:, 0])
 
 
+@_apart
 def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Looks the tag up in the first directory of TIFF data."""
     head = _read(image_bytes, start, 8)
@@ -469,16 +443,16 @@ def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor, size: tf.Tensor)
     is_tiff = (little | _equal(head[:4], b"MM\0*")) & (directory >= 8)
     count = number(_read(image_bytes, start + directory, 2))
     entries = _only(is_tiff, tf.minimum(count, (size - directory - 2) // 12))
-    rows = _read(image_bytes, start + directory + 2, 12 * _MOST_ENTRIES)
-    rows = tf.reshape(rows, [_MOST_ENTRIES, 12])
+    rows = tf.reshape(
+        _read(image_bytes, start + directory + 2, 12 * _MOST_ENTRIES), [_MOST_ENTRIES, 12]
+    )
     kind = number(rows[:, 2:4])
-    value = tf.where(kind == _SHORT, number(rows[:, 8:10]), number(rows[:, 8:12]))
+    value = tf.where(kind == _SHORT, number(rows[:, 8:10]), number(rows[:, 8:]))
     usable = (
         (tf.range(_MOST_ENTRIES, dtype=tf.int64) < entries)
-        & (number(rows[:, 0:2]) == _ORIENTATION_TAG)
+        & (number(rows[:, :2]) == _ORIENTATION_TAG)
         & ((kind == _SHORT) | (kind == _LONG))
         & (number(rows[:, 4:8]) == 1)
-        & (value >= 1)
-        & (value <= 8)
+        & (tf.clip_by_value(value, 1, 8) == value)
     )
     return tf.concat([value[usable], tf.ones([1], tf.int64)], 0)[0]

@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from tests.trained_model import draw, write_pictures
+from tests.trainer.data.splitting import freeze
 from trainer.data.layout import find
 from trainer.data.ledger import Ledger
-from trainer.data.splits import freeze, read_frozen
+from trainer.data.splits import read_frozen
 
 
 def command(*arguments, code=0):

@@ -183,11 +183,12 @@ def test_what_stands_beside_split_folders_is_counted(tmp_path):
     assert [file.path for file in listing.found] == ["train/cats/1.jpg", "train/dogs/2.jpg"]
     assert unused(listing) == {
         "pictures in extra": 2,
-        "pictures beside the class folders of train": 1,
-        "pictures beside the folders": 1,
+        "pictures in train": 1,
+        "pictures in no folder": 1,
     }
     assert not_used(listing.unused).startswith(
-        "not used: pictures beside the folders: 1 (without a class); pictures in extra: 2"
+        "not used: pictures in extra: 2 (not the folder of a split); pictures in no folder: 1"
+        " (without a class); pictures in train: 1 (without a class)"
     )
 
 

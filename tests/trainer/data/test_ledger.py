@@ -4,10 +4,9 @@ import json
 import pytest
 
 from tests.trained_model import logged
-from tests.trainer.data.splitting import FLAT, found_and_hashes
+from tests.trainer.data.splitting import FLAT, found_and_hashes, freeze
 from trainer.data.ledger import Found, Ledger, LeftOut, Picture, exclude
 from trainer.data.shards import Shards
-from trainer.data.splits import freeze
 from trainer.errors import DataError
 
 
@@ -74,12 +73,12 @@ def excluded(tmp_path, text, pictures=PICTURES):
     file = tmp_path / "list.txt"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with logged() as lines:
-        kept, left_out = exclude(str(file), pictures)
-    assert {each.reason for each in left_out} <= {f"excluded by {file}"}
+        left_out = exclude(str(file), pictures)
+    assert {each.reason for each in left_out.values()} <= {f"excluded by {file}"}
     (line,) = lines
     return (
-        [each.path for each in kept],
-        [each.path for each in left_out],
+        [each.path for each in pictures if each.path not in left_out],
+        [each.path for each in left_out.values()],
         line.replace(str(file), "F"),
     )
 

@@ -1,5 +1,6 @@
 """Which picture is in which split, and how a split is frozen."""
 
+import hashlib
 import json
 import random
 from dataclasses import replace
@@ -9,16 +10,14 @@ import pytest
 import tensorflow as tf
 
 from tests.trained_model import draw, load_examples, logged, write_pictures
-from tests.trainer.data.splitting import FLAT, GIVEN, found_and_hashes, split_of
+from tests.trainer.data.splitting import FLAT, GIVEN, extend, found_and_hashes, freeze, split_of
 from trainer.data.dataset import open_pictures
-from trainer.data.ledger import SPLITS, LeftOut
+from trainer.data.ledger import SPLITS, LeftOut, hashed
 from trainer.data.splits import (
     assign,
     changes_since,
     count_test_set_evaluation,
     describe,
-    extend,
-    freeze,
     ledger_file,
     read_frozen,
     require_every_split,
@@ -172,7 +171,7 @@ def frozen_again(names, *, alike=(), protocol="given", **renamed):
 def test_changes_are_named():
     found, sha256 = found_and_hashes([*FLAT[1:], "cats/new.jpg"])
     sha256["dogs/7.jpg"] = "another"
-    changed = changes_since(LEDGER, found, sha256)
+    changed = changes_since(LEDGER, hashed(found, sha256))
     assert str(changed) == "1 added (cats/new.jpg), 1 removed (cats/0.jpg), 1 altered (dogs/7.jpg)"
 
 
@@ -280,19 +279,16 @@ def folder(tmp_path):
 
 def assigned(folder, *, protocol="given", undecodable=()):
     """What training makes of a folder, and what it says."""
-    import hashlib
-
-    from trainer.data.ledger import LeftOut
-
     pictures = open_pictures(folder)
     sha256 = {
         file.path: hashlib.sha256(pictures.read(file.path)).hexdigest()
         for file in pictures.found
         if file.path not in ("dogs/cut.jpg", *undecodable)
     }
-    left_out = [LeftOut(path, "damaged") for path in ("dogs/cut.jpg", *undecodable)]
+    left_out = tuple(LeftOut(path, "damaged") for path in ("dogs/cut.jpg", *undecodable))
+    pictures = replace(pictures, found=hashed(pictures.found, sha256), left_out=left_out)
     with logged() as lines:
-        return assign(pictures, sha256, left_out, protocol=protocol), lines
+        return assign(pictures, protocol), lines
 
 
 def test_training_goes_by_the_frozen_ledger(folder):
