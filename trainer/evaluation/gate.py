@@ -137,7 +137,8 @@ def floors(
     """Holds a model to what no published one may fall below.
 
     Args:
-        judged: `test` and `calibration` as `trainer.evaluation.judge.judge_rows` gives them.
+        judged: `test` and `calibration` as `trainer.evaluation.judge.judge_predictions` gives
+            them.
         cost: of the candidate.
         live: the live version, its cost measured side by side.
         by_class: by class, on how many test pictures of it the live version alone is right, the
