@@ -129,9 +129,7 @@ def _main(arguments: Sequence[str]) -> int | None:
 
     sources.require(values.data, values.classes)
     folder = Path(values.run_dir or "runs/compare").expanduser()
-    passed_on = [
-        argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")
-    ]
+    passed_on = cli.given_flags(Config)
     compared = "backbone" if values.backbones else "variant"
     fixed: dict[str, Any] = {"variant": "transfer"} if values.backbones else {}
     # Seed by seed, so that a comparison that is stopped early has seen every model.
@@ -159,7 +157,8 @@ class Run:
 
     Attributes:
         config: its settings; `run_dir` is its own folder.
-        arguments: flags of `trainer.task` as they were given; those of the run's own are added.
+        arguments: flags of `trainer.task` as they were given; those of the run's own come after
+            them, and win.
         compared: the setting that is compared: ``variant`` or ``backbone``.
     """
 
@@ -234,12 +233,12 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
         if done:
             # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so
             # by the first run.
-            from trainer.reporting import charts, style, write_comparison
+            from trainer.reporting import charts, write_comparison
 
             pictures = folder / "pictures"
-            charts.compared_accuracies(done, pictures / style.COMPARED_ACCURACIES)
-            charts.compared_curves(done, pictures / style.COMPARED_CURVES)
-            charts.compared_costs(compared["variants"], pictures / style.COMPARED_COSTS)
+            charts.compared_accuracies(done, pictures / "compared_accuracies.png")
+            charts.compared_curves(done, pictures / "compared_curves.png")
+            charts.compared_costs(compared["variants"], pictures / "compared_costs.png")
             write_comparison(compared, pictures, folder / "report.html")
             logger.info(f"report {folder / 'report.html'}")
     for line in table(compared["variants"]):
