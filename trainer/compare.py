@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import getitem
 from pathlib import Path
 from statistics import mean
@@ -129,16 +129,15 @@ def _main(arguments: Sequence[str]) -> int | None:
 
     sources.require(values.data, values.classes)
     folder = Path(values.run_dir or "runs/compare").expanduser()
-    passed_on = cli.given_flags(Config)
     compared = "backbone" if values.backbones else "variant"
     fixed: dict[str, Any] = {"variant": "transfer"} if values.backbones else {}
-    # Seed by seed, so that a comparison that is stopped early has seen every model.
+    models = values[f"{compared}s"].value.split(",")
     runs = []
-    for seed in dict.fromkeys(seeds):
-        for model in dict.fromkeys(values[f"{compared}s"].value.split(",")):
-            run_dir = str(folder / f"{model}-seed{seed}")
-            chosen = fixed | {compared: model, "seed": seed, "run_dir": run_dir}
-            runs.append(Run(cli.settings(Config, **chosen), passed_on, compared))
+    # Seed by seed, so that a comparison that is stopped early has seen every model.
+    for seed, model in dict.fromkeys(product(seeds, models)):
+        run_dir = str(folder / f"{model}-seed{seed}")
+        chosen = fixed | {compared: model, "seed": seed, "run_dir": run_dir}
+        runs.append(Run(cli.settings(Config, **chosen), cli.given_flags(Config), compared))
     problems = compare(runs, folder)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
@@ -167,7 +167,10 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
         logits, features = trained.predict(indices)
         known, scores = None, [None] * len(indices)
         if features is not None:
-            familiarity = familiarity or _learn(trained, examples.indices("train"))
+            if familiarity is None:
+                train = examples.indices("train")
+                spread = np.linspace(0, len(train) - 1, min(len(train), _MOST_LEARNT)).astype(int)
+                familiarity = learn_familiarity(trained.predict(train[spread])[1])
             known = familiarity.of(features).numpy()
             scores = known.tolist()
         predicted.append(Predicted(pictures, examples.labels(indices), logits, known))
@@ -200,22 +203,25 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     return Judged(numbers, replace(objective, temperature=temperature), doubt, evaluations)
 
 
-def _learn(trained: Trained, train: np.ndarray) -> Familiarity:
-    spread = np.linspace(0, len(train) - 1, min(len(train), _MOST_LEARNT)).astype(int)
-    return learn_familiarity(trained.predict(train[spread])[1])
+def listed_pictures(data: Dataset, rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Pixels of the test pictures that a list of `judge_predictions` holds, uint8
+    [n, size, size, 3].
+    """
+    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
+    return data.examples.pictures(np.array([places[row["sha256"]] for row in rows]))
 
 
 def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> None:
     """Adds to every test picture that the report shows what the answer rests on: `importance` of
     its parts, as the function of that name gives it.
     """
-    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
-    rows = defaultdict(list)
+    shown = defaultdict(list)
     for name in SHOWN:
         for row in judged.numbers[name]:
-            rows[row["sha256"]].append(row)
-    pixels = data.examples.pictures(np.array([places[sha256] for sha256 in rows]))
-    described = progress(list(rows.values()), desc="what answers rest on", unit=" pictures")
+            shown[row["sha256"]].append(row)
+    rows = list(shown.values())
+    pixels = listed_pictures(data, [same[0] for same in rows])
+    described = progress(rows, desc="what answers rest on", unit=" pictures")
     for same, picture in zip(described, pixels, strict=True):
         parts = importance(trained.classify, trained.objective, picture).round(3).tolist()
         for row in same:

@@ -11,7 +11,7 @@ from PIL import Image
 from trainer.config import Config
 from trainer.data.dataset import Dataset
 from trainer.data.ledger import commonest_class
-from trainer.evaluation.judge import SHOWN
+from trainer.evaluation.judge import SHOWN, listed_pictures
 from trainer.reporting import charts, style, write_model_card, write_report
 from trainer.reporting.style import Caption, Photographs, and_more, chart, labels
 from trainer.session import Session
@@ -122,22 +122,17 @@ def prediction_grid(
         path: the JPEG file to write.
     """
     names = labels((each[name] for each in said for name in ("predicted", "label")), 20, 3)
-    lines = 1 + max(name.count("\n") for name in names.values())
-    answers = []
-    for answer in said:
-        right = answer["predicted"] == answer["label"]
-        first = f"{'✓' if right else '✗'} {names[answer['predicted']]}"
-        second = f"true: {names[answer['label']]}"
-        color = style.BLUE if right else style.VERMILION
-        answers.append(Caption(first, f"{answer['probability']:.0%}", second, color))
+    tiles, captions = [], []
+    for picture, answer in zip(pictures, said, strict=True):
+        tiles += [picture, _faded(picture, answer)]
+        mark, color = "✗", style.VERMILION
+        if answer["predicted"] == answer["label"]:
+            mark, color = "✓", style.BLUE
+        first, second = names[answer["predicted"]], names[answer["label"]]
+        sure = f"{answer['probability']:.0%}"
+        captions.append(Caption(f"{mark} {first}", sure, f"true: {second}", color))
     sheet = Photographs(4)
-    for start in range(0, len(said), 2):
-        row = slice(start, start + 2)
-        shown = zip(pictures[row], said[row], strict=True)
-        sheet.pictures(
-            [tile for picture, answer in shown for tile in (picture, _faded(picture, answer))]
-        )
-        sheet.captions(answers[row], 0.11 + 0.3 * lines)
+    sheet.pictures(tiles, captions)
     sheet.save(path)
 
 
@@ -210,12 +205,11 @@ def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], step
     if result["curves"]["roc"]:
         charts.threshold_curves(result["curves"], folder / "thresholds.png")
     charts.reliability_diagram(result["calibration"], folder / "reliability.png")
-    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
     for name in SHOWN:
         if said := result[name]:
-            indices = np.array([places[each["sha256"]] for each in said])
             file = "prediction_grid" if name == "at_random" else name
-            prediction_grid(list(data.examples.pictures(indices)), said, folder / f"{file}.jpg")
+            pictures = list(listed_pictures(data, said))
+            prediction_grid(pictures, said, folder / f"{file}.jpg")
     show_pictures(folder, session.folder.path / "tensorboard", steps)
 
 

@@ -221,27 +221,33 @@ class Photographs:
         self._write(0.05, self._top_in + 0.16, words, va="center", fontsize=9.5, bbox=paper)
         self._top_in += _TAG_IN
 
-    def pictures(self, pictures: Sequence[np.ndarray]) -> None:
-        """Draws pictures, uint8 [H, W, 3] each, in as many rows as they need."""
+    def pictures(self, pictures: Sequence[np.ndarray], captions: Sequence[Caption] = ()) -> None:
+        """Draws pictures, uint8 [H, W, 3] each, in as many rows as they need, with a caption below
+        every two.
+        """
         tile = self._step_in - _GAP_IN
-        for place, pixels in enumerate(pictures):
-            left, top = place % self._columns * self._step_in, self._top_in
-            image = self._axes.imshow(pixels, extent=(left, left + tile, top + tile, top))
-            image.set_clip_path(self._strip(left, tile, tile, "none"))
-            if place + 1 == len(pictures) or (place + 1) % self._columns == 0:
-                self._top_in += self._step_in
+        for start in range(0, len(pictures), self._columns):
+            stop = start + self._columns
+            for column, pixels in enumerate(pictures[start:stop]):
+                left, top = column * self._step_in, self._top_in
+                image = self._axes.imshow(pixels, extent=(left, left + tile, top + tile, top))
+                image.set_clip_path(self._strip(left, tile, tile, "none"))
+            self._top_in += self._step_in
+            if captions:
+                self._captions(captions[start // 2 : stop // 2])
 
-    def captions(self, captions: Sequence[Caption], height_in: float) -> None:
-        """Writes captions below the last row of pictures, one for every two."""
+    def _captions(self, captions: Sequence[Caption]) -> None:
+        lines = max(caption[line].count("\n") for caption in captions for line in (0, 2))
+        width, height = 2 * self._step_in - _GAP_IN, 0.41 + 0.3 * lines
         self._top_in += 0.03 - _GAP_IN
         for place, caption in enumerate(captions):
-            left, width = 2 * place * self._step_in, 2 * self._step_in - _GAP_IN
-            self._strip(left, width, height_in, caption.color)
-            margin, high = 0.05 * width, self._top_in + 0.05
-            self._write(left + margin, high, caption.first, va="top", fontweight="bold")
-            self._write(left + width - margin, high, caption.beside, va="top", ha="right")
-            self._write(left + margin, high + height_in - 0.1, caption.second, va="bottom")
-        self._top_in += height_in + _GAP_IN
+            left, top = 2 * place * self._step_in, self._top_in
+            self._strip(left, width, height, caption.color)
+            inner = left + 0.05 * width
+            self._write(inner, top + 0.05, caption.first, va="top", fontweight="bold")
+            self._write(left + 0.95 * width, top + 0.05, caption.beside, va="top", ha="right")
+            self._write(inner, top + height - 0.05, caption.second, va="bottom")
+        self._top_in += height + _GAP_IN
 
     def _strip(self, left: float, width: float, height: float, color: str) -> Patch:
         corners = f"round,pad=0,rounding_size={_ROUNDING_IN}"
