@@ -17,7 +17,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import reduce
+from itertools import pairwise, product
+from operator import getitem
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -58,6 +60,30 @@ _KEPT = (
     "export",
 )
 
+# What compare.json has of a model as means over its runs: where a run has it.
+_MEANS = {
+    "macro_f1": ("test", "macro_f1"),
+    "balanced_accuracy": ("test", "balanced_accuracy"),
+    "seconds": ("seconds", "total"),
+    "images_per_second": ("images_per_second",),
+    "size_bytes": ("export", "size_bytes"),
+    "latency_ms": ("export", "latency_ms"),
+}
+
+# Columns of the table, and how a model fills them.
+_COLUMNS = {
+    "model": "{model}",
+    "runs": "{runs}",
+    "test accuracy": "{test[mean]:.3f}",
+    "(min to max)": "({test[min]:.3f} to {test[max]:.3f})",
+    "n": "{n:,}",
+    "macro F1": "{macro_f1:.3f}",
+    "parameters": "{parameters[total]:,}",
+    "ms": "{latency_ms:.1f}",
+    "MB": "{megabytes:.1f}",
+    "seconds": "{seconds:.0f}",
+}
+
 
 def main() -> None:
     """Entry point of `python -m trainer.compare` and `whisker-compare`."""
@@ -77,14 +103,21 @@ def _main(arguments: Sequence[str]) -> int | None:
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]}: expected flags only, such as --data={arguments[1]}")
     values = flags.FLAGS
-    for name, instead in _NOT_OURS.items():
+    refused = dict(_NOT_OURS)
+    if files.is_address(values.run_dir):
+        refused["run_dir"] = "a comparison keeps its runs on this machine; give a local folder"
+    if values.backbones:
+        refused["variants"] = refused["backbone"] = (
+            "with --backbones, the backbones of transfer are compared; leave this flag out"
+        )
+        if "," in values.backbones and values.base_weights not in ("imagenet", "none"):
+            refused["base_weights"] = (
+                "a file holds the weights of one backbone, and --backbones names several; give"
+                " imagenet or none"
+            )
+    for name, instead in refused.items():
         if values[name].present:
             raise ConfigError(f"--{name}={values[name].value}: {instead}")
-    if files.is_address(values.run_dir):
-        raise ConfigError(
-            f"--run_dir={values.run_dir}: a comparison keeps its runs on this machine; give a local"
-            " folder"
-        )
     try:
         seeds = [int(seed) for seed in values.seeds.split(",")]
     except ValueError as error:
@@ -96,30 +129,15 @@ def _main(arguments: Sequence[str]) -> int | None:
 
     sources.require(values.data, values.classes)
     folder = Path(values.run_dir or "runs/compare").expanduser()
-    passed_on = [
-        argument for argument in cli.given_flags(Config) if not argument.startswith("--run_dir=")
-    ]
-    if values.backbones:
-        for name in ("variants", "backbone"):
-            if values[name].present:
-                raise ConfigError(
-                    f"--{name} with --backbones: the backbones of transfer are compared; leave"
-                    f" --{name} out"
-                )
-        if "," in values.backbones and values.base_weights not in ("imagenet", "none"):
-            raise ConfigError(
-                f"--base_weights={values.base_weights} with several --backbones: a file holds the"
-                " weights of one backbone; give imagenet or none"
-            )
     compared = "backbone" if values.backbones else "variant"
-    fixed = {"variant": "transfer"} if values.backbones else {}
-    # Seed by seed, so that a comparison that is stopped early has seen every model.
+    fixed: dict[str, Any] = {"variant": "transfer"} if values.backbones else {}
+    models = values[f"{compared}s"].value.split(",")
     runs = []
-    for seed in dict.fromkeys(seeds):
-        for model in dict.fromkeys(values[f"{compared}s"].value.split(",")):
-            chosen: dict[str, Any] = {**fixed, compared: model, "seed": seed}
-            chosen["run_dir"] = str(folder / f"{model}-seed{seed}")
-            runs.append(Run(cli.settings(Config, **chosen), passed_on, compared))
+    # Seed by seed, so that a comparison that is stopped early has seen every model.
+    for seed, model in dict.fromkeys(product(seeds, models)):
+        run_dir = str(folder / f"{model}-seed{seed}")
+        chosen = fixed | {compared: model, "seed": seed, "run_dir": run_dir}
+        runs.append(Run(cli.settings(Config, **chosen), cli.given_flags(Config), compared))
     problems = compare(runs, folder)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -138,7 +156,8 @@ class Run:
 
     Attributes:
         config: its settings; `run_dir` is its own folder.
-        arguments: flags of `trainer.task` as they were given; those of the run's own are added.
+        arguments: flags of `trainer.task` as they were given; those of the run's own come after
+            them, and win.
         compared: the setting that is compared: ``variant`` or ``backbone``.
     """
 
@@ -155,11 +174,6 @@ class Run:
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(self.config.run_dir)
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return self.folder.name
 
     @property
     def command(self) -> list[str]:
@@ -204,81 +218,71 @@ def compare(runs: Sequence[Run], folder: Path) -> list[str]:
     # A run that outlives us still holds the lock.
     with locked_folder(str(folder), busy) as lock:
         # All are looked at before any is started: a mistake is told now and not after hours.
-        done = {run.name: _is_done(run) for run in runs}
-        failures: dict[str, str] = {}
-        for number, run in enumerate(runs, start=1):
+        rows = [_row(run) for run in runs]
+        for number, run in enumerate(runs):
+            already = rows[number]["state"] == "done"
             logger.info(
-                f"run {number} of {len(runs)}: {run.name}{', done already' * done[run.name]}"
+                f"run {number + 1} of {len(runs)}: {run.folder.name}{', done already' * already}"
             )
-            if not done[run.name]:
-                if failure := _execute(run, lock):
-                    failures[run.name] = failure
-                done[run.name] = not failure
-            rows = [_row(run, done[run.name], failures.get(run.name)) for run in runs]
-            done_rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-            for row in rows:
-                if row["state"] == "done":
-                    done_rows[row["model"]].append(row)
-            compared = _compared(done_rows) | {"runs": rows}
+            if not already:
+                rows[number] = _row(run, _execute(run, lock))
+            done = _grouped(rows, "model")
+            compared = _compared(done) | {"runs": rows}
             files.write_json(folder / "compare.json", compared)
-        if done_rows:
+        if done:
             # Here, as a run that is done has drawn with it: a machine without Matplotlib is told so
             # by the first run.
-            from trainer.reporting import charts, style, write_comparison
+            from trainer.reporting import charts, write_comparison
 
             pictures = folder / "pictures"
-            charts.compared_accuracies(done_rows, pictures / style.COMPARED_ACCURACIES)
-            charts.compared_curves(done_rows, pictures / style.COMPARED_CURVES)
-            charts.compared_costs(compared["variants"], pictures / style.COMPARED_COSTS)
+            charts.compared_accuracies(done, pictures / "compared_accuracies.png")
+            charts.compared_curves(done, pictures / "compared_curves.png")
+            charts.compared_costs(compared["variants"], pictures / "compared_costs.png")
             write_comparison(compared, pictures, folder / "report.html")
             logger.info(f"report {folder / 'report.html'}")
     for line in table(compared["variants"]):
         logger.info(line)
-    failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
-    return failed + _split_problem(rows)
+    problems = [
+        f"{Path(row['run_dir']).name} failed: {row['reason']}"
+        for row in rows
+        if row["state"] == "failed"
+    ]
+    splits = _grouped(rows, "split")
+    if len(splits) > 1:
+        listed = "; ".join(
+            f"{digest[:8]}: {', '.join(Path(row['run_dir']).name for row in same)}"
+            for digest, same in splits.items()
+        )
+        problems.append(
+            f"the runs do not share one split, as the pictures changed between them ({listed}):"
+            " their accuracies cannot be compared; remove the older runs and give the same command"
+            " again"
+        )
+    return problems
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of runs that are done, by what they have under a name."""
+    grouped = defaultdict(list)
+    for row in rows:
+        if row["state"] == "done":
+            grouped[row[name]].append(row)
+    return grouped
 
 
 def table(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines of a table with one row per model, aligned; no line where there is none."""
     if not variants:
         return []
-    rows = [
-        [
-            "model",
-            "runs",
-            "test accuracy",
-            "(min to max)",
-            "n",
-            "macro F1",
-            "parameters",
-            "ms",
-            "MB",
-            "seconds",
-        ]
+    rows = [list(_COLUMNS)]
+    for model, found in variants.items():
+        more = {"model": model, "runs": len(found["seeds"]), "megabytes": found["size_bytes"] / 1e6}
+        rows.append([cell.format(**found, **more) for cell in _COLUMNS.values()])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
+        for name, *numbers in rows
     ]
-    for variant, found in variants.items():
-        test = found["test"]
-        rows.append(
-            [
-                variant,
-                str(len(found["seeds"])),
-                f"{test['mean']:.3f}",
-                f"({test['min']:.3f} to {test['max']:.3f})",
-                f"{found['n']:,}",
-                f"{found['macro_f1']:.3f}",
-                f"{found['parameters']['total']:,}",
-                f"{found['latency_ms']:.1f}",
-                f"{found['size_bytes'] / 1e6:.1f}",
-                f"{found['seconds']:.0f}",
-            ]
-        )
-    names, *numbers = zip(*rows, strict=True)
-    width = max(map(len, names))
-    columns = [[name.ljust(width) for name in names]]
-    for column in numbers:
-        width = max(map(len, column))
-        columns.append([cell.rjust(width) for cell in column])
-    return ["  ".join(row) for row in zip(*columns, strict=True)]
 
 
 def _is_done(run: Run) -> bool:
@@ -327,15 +331,18 @@ def _execute(run: Run, lock: int) -> str:
     return f"exit code {exit_code}" + (f": {reason}" if reason else "")
 
 
-def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
+def _row(run: Run, failure: str = "") -> dict[str, Any]:
+    """What compare.json says of a run; why it failed, where it was done and did."""
     row: dict[str, Any] = {
         "model": run.model,
         "variant": run.config.variant,
         "seed": run.config.seed,
         "run_dir": str(run.folder),
     }
-    if not done:
-        return row | ({"state": "failed", "reason": failure} if failure else {"state": "to do"})
+    if failure:
+        return row | {"state": "failed", "reason": failure}
+    if not _is_done(run):
+        return row | {"state": "to do"}
     result = run.read("result.json")
     if missing := [name for name in _KEPT if name not in result]:
         raise RunError(
@@ -346,7 +353,7 @@ def _row(run: Run, done: bool, failure: str | None) -> dict[str, Any]:
     return row | {name: result[name] for name in _KEPT}
 
 
-def _compared(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _compared(done: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Sums the runs that are done up, by model, in the order in which they were asked for.
 
     Returns:
@@ -355,23 +362,19 @@ def _compared(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
         of `seconds` in all, `images_per_second`, `size_bytes` and `latency_ms`}; `paired`, the
         tests of each model against the one before it; and `reading`, what all this says.
     """
-    variants = {
-        variant: {
+    variants = {}
+    for model, rows in done.items():
+        found = {
             "seeds": [row["seed"] for row in rows],
             "n": rows[0]["test"]["n"],
-            "test": over_seeds([row["test"]["accuracy"] for row in rows]),
-            "validation": over_seeds([row["validation"]["accuracy"] for row in rows]),
-            "macro_f1": mean(row["test"]["macro_f1"] for row in rows),
-            "balanced_accuracy": mean(row["test"]["balanced_accuracy"] for row in rows),
             "parameters": rows[0]["parameters"],
-            "seconds": mean(row["seconds"]["total"] for row in rows),
-            "images_per_second": mean(row["images_per_second"] for row in rows),
-            "size_bytes": mean(row["export"]["size_bytes"] for row in rows),
-            "latency_ms": mean(row["export"]["latency_ms"] for row in rows),
         }
-        for variant, rows in done.items()
-    }
-    predictions = {variant: [_predictions(row) for row in rows] for variant, rows in done.items()}
+        for split in ("test", "validation"):
+            found[split] = over_seeds([row[split]["accuracy"] for row in rows])
+        for name, keys in _MEANS.items():
+            found[name] = mean(reduce(getitem, keys, row) for row in rows)
+        variants[model] = found
+    predictions = {model: [_predictions(row) for row in rows] for model, rows in done.items()}
     paired = [
         {
             "first": first,
@@ -385,22 +388,8 @@ def _compared(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
 
 
 def _predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    lines = (Path(row["run_dir"]) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = Path(row["run_dir"], "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-def _split_problem(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    runs_of: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if row["state"] == "done":
-            runs_of[row["split"]].append(Path(row["run_dir"]).name)
-    if len(runs_of) < 2:
-        return []
-    listed = "; ".join(f"{digest[:8]}: {', '.join(names)}" for digest, names in runs_of.items())
-    return [
-        f"the runs do not share one split, as the pictures changed between them ({listed}): their"
-        " accuracies cannot be compared; remove the older runs and give the same command again"
-    ]
 
 
 if __name__ == "__main__":

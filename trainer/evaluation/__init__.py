@@ -1,8 +1,10 @@
 """Evaluation: numbers from predictions; here, how far each may be from the truth."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from itertools import chain
+from statistics import fmean, mean, stdev
 from typing import Any
 
 # 97.5 % quantile of the normal distribution: two-sided 95 %.
@@ -113,20 +115,23 @@ def paired_test(first: Runs, second: Runs) -> dict[str, Any] | None:
         `difference` of accuracies (second minus first, -1…1) and the two-sided `p_value`; None
         where the two were not tested on the same pictures.
     """
-    shares = [_right(first), _right(second)]
-    if not shares[0] or shares[0].keys() != shares[1].keys():
+    answers: dict[str, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
+    for model, runs in enumerate((first, second)):
+        for row in chain(*runs):
+            if row["split"] == "test":
+                answers[row["sha256"]][model].append(row["label"] == row["predicted"])
+    count = [len(first), len(second)]
+    if not answers or any([len(one), len(other)] != count for one, other in answers.values()):
         return None
-    differences = [shares[1][picture] - shares[0][picture] for picture in shares[0]]
-    only_first, only_second = (
-        sum(difference < 0 for difference in differences),
-        sum(difference > 0 for difference in differences),
-    )
+    differences = [sum(other) / count[1] - sum(one) / count[0] for one, other in answers.values()]
+    only_first = sum(difference < 0 for difference in differences)
+    only_second = sum(difference > 0 for difference in differences)
     return {
-        "runs": [len(first), len(second)],
+        "runs": count,
         "n": len(differences),
         "only_first": only_first,
         "only_second": only_second,
-        "difference": sum(differences) / len(differences),
+        "difference": fmean(differences),
         "p_value": sign_test(only_first, only_second),
     }
 
@@ -139,16 +144,3 @@ def sign_test(first: int, second: int) -> float:
         term = term * (throws - count) // (count + 1)
         tail += term
     return min(1.0, 2 * tail / 2**throws)
-
-
-def _right(runs: Runs) -> dict[str, float]:
-    """Share of the runs that are right about each test picture, by hash; empty where they differ in
-    pictures.
-    """
-    by_run = [
-        {row["sha256"]: row["label"] == row["predicted"] for row in run if row["split"] == "test"}
-        for run in runs
-    ]
-    if any(run.keys() != by_run[0].keys() for run in by_run):
-        return {}
-    return {picture: sum(run[picture] for run in by_run) / len(by_run) for picture in by_run[0]}

@@ -5,6 +5,7 @@ floors.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import NormalDist
 from typing import Any
 
@@ -128,66 +129,55 @@ def _pictures_needed(differ: int, n: int, margin: float) -> int | None:
     return max(n + 1, math.ceil(share * (quantiles / margin) ** 2))
 
 
-def floors(
+def _floors(
     judged: Mapping[str, Any],
     cost: Cost,
-    live: Live | None = None,
-    by_class: Mapping[str, tuple[int, int, int]] | None = None,
+    live: Live | None,
+    by_class: Mapping[str, tuple[int, int, int]],
 ) -> list[dict[str, Any]]:
     """Holds a model to what no published one may fall below.
 
     Args:
-        judged: `test` and `calibration` as `trainer.evaluation.judge.judge_rows` gives them.
+        judged: as for `decide`.
         cost: of the candidate.
         live: the live version, its cost measured side by side.
         by_class: by class, on how many test pictures of it the live version alone is right, the
-            candidate alone, and how many there are, at least one.
+            candidate alone, and how many there are, at least one; empty: they are not compared.
 
     Returns:
         One for each: `floor`, `value`, `limit`, `broken`.
     """
-    seen = {name: found for name, found in judged["test"]["per_class"].items() if found["n"]}
-    chance = _CLASS_OF_CHANCE / len(judged["test"]["per_class"])
-    highest = {
+    per_class, error = judged["test"]["per_class"], judged["calibration"]["after"]
+    recalls = {
         name: wilson_interval(row["correct"], row["n"], Z_ONE_SIDED_95)[1]
-        for name, row in seen.items()
+        for name, row in per_class.items()
+        if row["n"]
     }
-    worst = min(highest, key=lambda name: highest[name])
-    recall = f"at best, the recall of {worst}"
-    error = judged["calibration"]["after"]
-    rows = [
-        _floor(recall, highest[worst], chance, at_least=True),
-        _floor("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
-        _floor("latency in ms", cost.latency_ms, _LATENCY_MS),
-        _floor("size in bytes", cost.size_bytes, _SIZE_BYTES),
+    worst, recall = min(recalls.items(), key=itemgetter(1))
+    at_least = [(f"at best, the recall of {worst}", recall, _CLASS_OF_CHANCE / len(per_class))]
+    at_most = [
+        ("calibration error", error["error"], error["error_by_chance"] + _CALIBRATION),
+        ("latency in ms", cost.latency_ms, _LATENCY_MS),
+        ("size in bytes", cost.size_bytes, _SIZE_BYTES),
     ]
     if live is not None and live.cost is not None:
         times = _TIMES_LIVE if live.same_model else _TIMES_ANOTHER
-        rows += [
-            _floor(
-                "latency beside the live one in ms",
-                cost.latency_ms,
-                times * live.cost.latency_ms + _LATENCY_NOISE_MS,
-            ),
-            _floor(
-                "size beside the live one in bytes",
-                cost.size_bytes,
-                times * live.cost.size_bytes,
-            ),
+        highest_ms = times * live.cost.latency_ms + _LATENCY_NOISE_MS
+        at_most += [
+            ("latency beside the live one in ms", cost.latency_ms, highest_ms),
+            ("size beside the live one in bytes", cost.size_bytes, times * live.cost.size_bytes),
         ]
     if by_class:
         # The more classes, the surer of each: else one of many would seem worse by chance.
         quantile = NormalDist().inv_cdf(1 - 0.05 / len(by_class))
-        change = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items()}
-        worst = min(change, key=lambda name: change[name])
-        best = f"at best, the change of the recall of {worst}"
-        rows.append(_floor(best, change[worst], -_CLASS_LOSS, at_least=True))
-    return rows
-
-
-def _floor(name: str, value: float, limit: float, *, at_least: bool = False) -> dict[str, Any]:
-    broken = bool(value < limit if at_least else value > limit)
-    return {"floor": name, "value": value, "limit": limit, "broken": broken}
+        changes = {name: paired_interval(*counts, quantile)[1] for name, counts in by_class.items()}
+        worst, change = min(changes.items(), key=itemgetter(1))
+        at_least.append((f"at best, the change of the recall of {worst}", change, -_CLASS_LOSS))
+    return [
+        {"floor": name, "value": value, "limit": limit, "broken": sign * value > sign * limit}
+        for sign, floors in ((-1, at_least), (1, at_most))
+        for name, value, limit in floors
+    ]
 
 
 def decide(
@@ -206,7 +196,8 @@ def decide(
         margin: how much less may be right, 0…1, for the candidate to count as not worse.
         labels: true classes of the test pictures, [n].
         predicted: the candidate's answers, [n].
-        judged: as for `floors`.
+        judged: `test` and `calibration` as `trainer.evaluation.judge.judge_predictions` gives
+            them.
         cost: of the candidate.
         live: the live version; None where there is none.
 
@@ -214,14 +205,7 @@ def decide(
         `policy`, `margin`, `live_version`, `verdict`, `passed`, `comparison` as `compare` gives it
         (None without one), `floors`, and `sentence`, which says it all to a human.
     """
-    record: dict[str, Any] = {
-        "policy": policy,
-        "margin": margin,
-        "live_version": live.version if live else None,
-        "comparison": None,
-        "floors": [],
-    }
-    by_class = None
+    comparison, by_class = None, {}
     if policy == "off":
         verdict = OFF
     elif live is None:
@@ -233,15 +217,22 @@ def decide(
     else:
         true = np.array(labels)
         right = np.array(live.predicted) == true, np.array(predicted) == true
-        record["comparison"] = compare(*right, margin)
-        verdict = record["comparison"]["verdict"]
+        comparison = compare(*right, margin)
+        verdict = comparison["verdict"]
         by_class = {
             str(name): _counts(*(one[true == name] for one in right)) for name in np.unique(true)
         }
-    if policy != "off":
-        record["floors"] = floors(judged, cost, live, by_class)
-    broken = [row for row in record["floors"] if row["broken"]]
-    record |= {"verdict": verdict, "passed": verdict not in REFUSED[policy] and not broken}
+    floors = [] if policy == "off" else _floors(judged, cost, live, by_class)
+    broken = [row for row in floors if row["broken"]]
+    record = {
+        "policy": policy,
+        "margin": margin,
+        "live_version": live.version if live else None,
+        "comparison": comparison,
+        "floors": floors,
+        "verdict": verdict,
+        "passed": verdict not in REFUSED[policy] and not broken,
+    }
     return record | {"sentence": _sentence(record, live, len(labels), broken)}
 
 
@@ -253,14 +244,15 @@ def _sentence(
             "The gate was off: the model was not compared with the live version, and no limit"
             " was checked."
         )
-    said = _comparison(record, live, n)
-    for row in broken:
-        said += (
-            f"; a fixed limit is broken: {row['floor']} is {row['value']:.4g}, the limit is"
-            f" {row['limit']:.4g}"
-        )
-    ways_out = "; --gate=off publishes it all the same" if not record["passed"] else ""
-    return f"The gate {'let it through' if record['passed'] else 'refused it'}: {said}{ways_out}."
+    limits = "".join(
+        f"; a fixed limit is broken: {row['floor']} is {row['value']:.4g}, the limit is"
+        f" {row['limit']:.4g}"
+        for row in broken
+    )
+    said = f"{_comparison(record, live, n)}{limits}"
+    if record["passed"]:
+        return f"The gate let it through: {said}."
+    return f"The gate refused it: {said}; --gate=off publishes it all the same."
 
 
 def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
@@ -279,12 +271,6 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
             f"undecided: {against}, which is live, does not record which pictures it was trained"
             " on; another tool, or an older one, made it"
         )
-    counts = (
-        f"of {n:,} test pictures, the new model alone is right on {compared['only_candidate']:,},"
-        f" and {against} alone on {compared['only_live']:,}; the difference is"
-        f" {100 * compared['difference']:+.1f} points (95 % sure: above"
-        f" {100 * compared['low']:+.1f}; 95 % sure: below {100 * compared['high']:+.1f})"
-    )
     verdict = {
         BETTER: f"better than {against}, which is live",
         NOT_WORSE: (
@@ -297,5 +283,9 @@ def _comparison(record: Mapping[str, Any], live: Live | None, n: int) -> str:
     needed = compared["pictures_needed"]
     return (
         f"{verdict}:"
-        f" {counts}{f'; about {needed:,} test pictures would decide it' if needed else ''}"
+        f" of {n:,} test pictures, the new model alone is right on {compared['only_candidate']:,},"
+        f" and {against} alone on {compared['only_live']:,}; the difference is"
+        f" {100 * compared['difference']:+.1f} points (95 % sure: above"
+        f" {100 * compared['low']:+.1f}; 95 % sure: below {100 * compared['high']:+.1f})"
+        f"{f'; about {needed:,} test pictures would decide it' if needed else ''}"
     )

@@ -1,7 +1,8 @@
 """How good a model is: its predictions, and all that follows from them."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
@@ -12,6 +13,7 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data import splits
 from trainer.data.dataset import Dataset
+from trainer.data.ledger import Picture
 from trainer.evaluation import wilson_interval
 from trainer.evaluation.calibration import (
     Doubt,
@@ -56,23 +58,22 @@ def evaluate(
         classes are equally hard; and `confused`, the cells of the confusion matrix beside its
         diagonal that are not 0, as `true`, `predicted`, `n`, the largest first.
     """
-    predictions = objective.predictions(tf.constant(logits)).numpy()
+    predictions = objective.predictions(logits).numpy()
     size = len(classes)
     matrix = np.bincount(labels * size + predictions, minlength=size**2).reshape(size, size)
     totals, correct = matrix.sum(axis=1), matrix.diagonal()
+    per_class = {}
     counts = np.stack([totals, matrix.sum(axis=0), correct], axis=1).tolist()
-    per_class = {
-        name: {
+    for name, (total, said, right) in zip(classes, counts, strict=True):
+        per_class[name] = {
             "n": total,
             "correct": right,
-            "recall": right / total if total else None,
+            "recall": _share(right, total),
             "interval_95": list(wilson_interval(right, total)) if total else None,
             "predicted": said,
-            "precision": right / said if said else None,
-            "f1": 2 * right / (total + said) if total + said else None,
+            "precision": _share(right, said),
+            "f1": _share(2 * right, total + said),
         }
-        for name, (total, said, right) in zip(classes, counts, strict=True)
-    }
     confused = [
         {"true": classes[true], "predicted": classes[said], "n": int(matrix[true, said])}
         for true, said in np.argwhere(matrix)
@@ -88,7 +89,7 @@ def evaluate(
         "n": len(labels),
         "accuracy": accuracy,
         "interval_95": list(wilson_interval(int(correct.sum()), len(labels))),
-        "loss": float(tf.reduce_mean(objective.loss(tf.constant(labels), tf.constant(logits)))),
+        "loss": float(tf.reduce_mean(objective.loss(labels, logits))),
         "balanced_accuracy": _mean(per_class, "recall"),
         "macro_f1": _mean(per_class, "f1"),
         "top_5_accuracy": among_five if size > 5 else None,
@@ -96,6 +97,10 @@ def evaluate(
         "recall_spread_by_chance": float(np.quantile(np.ptp(recalls, axis=1), 0.95)),
         "confused": sorted(confused, key=lambda cell: -cell["n"]),
     }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _mean(per_class: Mapping[str, Mapping[str, Any]], number: str) -> float:
@@ -110,11 +115,28 @@ SHOWN = ("at_random", "mistakes", "least_certain")
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What a model says of the pictures of a split, n of them, at least one.
+
+    Attributes:
+        pictures: which.
+        labels: their class numbers, int32 [n].
+        logits: float32 [n, units].
+        familiarity: of their features, float32 [n]; None: the model has no backbone.
+    """
+
+    pictures: Sequence[Picture]
+    labels: np.ndarray
+    logits: np.ndarray
+    familiarity: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Judged:
     """How good a model is.
 
     Attributes:
-        numbers: as `judge_rows` gives them.
+        numbers: as `judge_predictions` gives them.
         objective: the model's, with the temperature that fits the validation pictures.
         doubt: says when the model's answers are not sure.
         test_set_evaluations: how often a model was judged on this frozen test set; None where the
@@ -136,32 +158,38 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
         data: the pictures.
         trained: the model.
     """
-    ledger, objective = data.ledger, trained.objective
-    familiarity = None
-    rows = []
+    ledger, examples, objective = data.ledger, data.examples, trained.objective
+    familiarity: Familiarity | None = None
+    predicted, rows = [], []
     for split in ("validation", "test"):
-        indices = data.examples.indices(split)
+        indices = examples.indices(split)
+        pictures = [ledger.pictures[index] for index in indices]
         logits, features = trained.predict(indices)
-        answers = objective.predictions(tf.constant(logits)).numpy()
-        scores = [None] * len(indices)
+        known, scores = None, [None] * len(indices)
         if features is not None:
-            familiarity = familiarity or _learn(trained, data.examples.indices("train"))
-            scores = familiarity.of(features).numpy().tolist()
-        for index, answer, row, score in zip(indices, answers, logits, scores, strict=True):
-            picture = ledger.pictures[index]
-            rows.append(
-                {
-                    "sha256": picture.sha256,
-                    "split": split,
-                    "label": picture.label,
-                    "predicted": ledger.classes[answer],
-                    "logits": row.tolist(),
-                    "familiarity": score,
-                }
+            if familiarity is None:
+                train = examples.indices("train")
+                spread = np.linspace(0, len(train) - 1, min(len(train), _MOST_LEARNT)).astype(int)
+                familiarity = learn_familiarity(trained.predict(train[spread])[1])
+            known = familiarity.of(features).numpy()
+            scores = known.tolist()
+        predicted.append(Predicted(pictures, examples.labels(indices), logits, known))
+        answers = objective.predictions(logits).numpy()
+        rows += [
+            {
+                "sha256": picture.sha256,
+                "split": split,
+                "label": picture.label,
+                "predicted": ledger.classes[answer],
+                "logits": row,
+                "familiarity": score,
+            }
+            for picture, answer, row, score in zip(
+                pictures, answers, logits.tolist(), scores, strict=True
             )
+        ]
     session.folder.write_predictions(rows)
-    paths = {picture.sha256: picture.path for picture in ledger.pictures}
-    numbers = judge_rows(objective, ledger.classes, rows, paths, seed=config.seed)
+    numbers = judge_predictions(objective, ledger.classes, *predicted, seed=config.seed)
     evaluations = None
     if data.pictures.frozen:
         folder = session.folder
@@ -175,33 +203,37 @@ def judge(config: Config, session: Session, data: Dataset, trained: Trained) -> 
     return Judged(numbers, replace(objective, temperature=temperature), doubt, evaluations)
 
 
-def _learn(trained: Trained, train: np.ndarray) -> Familiarity:
-    spread = np.linspace(0, len(train) - 1, min(len(train), _MOST_LEARNT)).astype(int)
-    return learn_familiarity(trained.predict(train[spread])[1])
+def listed_pictures(data: Dataset, rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Pixels of the test pictures that a list of `judge_predictions` holds, uint8
+    [n, size, size, 3].
+    """
+    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
+    return data.examples.pictures(np.array([places[row["sha256"]] for row in rows]))
 
 
 def explain(session: Session, data: Dataset, trained: Trained, judged: Judged) -> None:
     """Adds to every test picture that the report shows what the answer rests on: `importance` of
     its parts, as the function of that name gives it.
     """
-    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
-    rows = [row for name in SHOWN for row in judged.numbers[name]]
-    shown: dict[str, list[list[float]]] = {row["sha256"]: [] for row in rows}
-    pixels = data.examples.pictures(np.array([places[sha256] for sha256 in shown]))
-    described = progress(list(shown), desc="what answers rest on", unit=" pictures")
-    for sha256, picture in zip(described, pixels, strict=True):
-        parts = importance(trained.classify, trained.objective, picture)
-        shown[sha256] = parts.round(3).tolist()
-    for row in rows:
-        row["importance"] = shown[row["sha256"]]
+    shown = defaultdict(list)
+    for name in SHOWN:
+        for row in judged.numbers[name]:
+            shown[row["sha256"]].append(row)
+    rows = list(shown.values())
+    pixels = listed_pictures(data, [same[0] for same in rows])
+    described = progress(rows, desc="what answers rest on", unit=" pictures")
+    for same, picture in zip(described, pixels, strict=True):
+        parts = importance(trained.classify, trained.objective, picture).round(3).tolist()
+        for row in same:
+            row["importance"] = parts
     session.clock.stop("explain")
 
 
-def judge_rows(
+def judge_predictions(
     objective: Objective,
     classes: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    paths: Mapping[str, str],
+    validation: Predicted,
+    test: Predicted,
     *,
     seed: int,
 ) -> dict[str, Any]:
@@ -211,9 +243,8 @@ def judge_rows(
     Args:
         objective: of the model as it was trained.
         classes: names in the order of its outputs.
-        rows: of `predictions.jsonl`: `sha256`, `split`, `label`, `logits`, and
-            `familiarity` where it is known.
-        paths: of the pictures, by hash.
+        validation: what it says of the validation pictures.
+        test: what it says of the test pictures.
         seed: of the choice of test pictures to show.
 
     Returns:
@@ -224,53 +255,42 @@ def judge_rows(
         `mistakes` (the surest first) and `least_certain`, each as `sha256`, `path`, `label`,
         `predicted`, `probability`.
     """
-    numbers = {name: number for number, name in enumerate(classes)}
-    split: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    familiarity: dict[str, list[float | None]] = {}
-    for name in ("validation", "test"):
-        own = [row for row in rows if row["split"] == name]
-        labels = np.array([numbers[row["label"]] for row in own], np.int32)
-        split[name] = labels, np.array([row["logits"] for row in own], np.float32)
-        familiarity[name] = [row.get("familiarity") for row in own]
-    test = own
-    scaled = replace(objective, temperature=fit_temperature(objective, *split["validation"]))
-    scores = {
-        name: [scaled.probabilities(logits).numpy().max(axis=1)]
-        + ([] if None in familiarity[name] else [np.array(familiarity[name], np.float32)])
-        for name, (_, logits) in split.items()
-    }
-    labels, logits = split["test"]
-    predictions = objective.predictions(logits).numpy()
-    right = predictions == labels
-    calibration: dict[str, Any] = {
-        "temperature": scaled.temperature,
-        "fitted_on": len(split["validation"][0]),
-    }
+    temperature = fit_temperature(objective, validation.labels, validation.logits)
+    scaled = replace(objective, temperature=temperature)
+    predictions = objective.predictions(test.logits).numpy()
+    right = predictions == test.labels
+    calibration: dict[str, Any] = {"temperature": temperature, "fitted_on": len(validation.labels)}
     for moment, each in (("before", objective), ("after", scaled)):
-        probabilities = each.probabilities(logits).numpy()
+        probabilities = each.probabilities(test.logits).numpy()
         confidence = probabilities.max(axis=1)
-        loss = float(tf.reduce_mean(each.loss(labels, logits)))
+        loss = float(tf.reduce_mean(each.loss(test.labels, test.logits)))
         calibration[moment] = {"loss": loss, **reliability(len(classes), right, confidence)}
+    chosen_on = [scaled.probabilities(validation.logits).numpy().max(axis=1)]
+    scores = [confidence]
+    if validation.familiarity is not None and test.familiarity is not None:
+        chosen_on.append(validation.familiarity)
+        scores.append(test.familiarity)
 
     def listed(places: np.ndarray) -> list[dict[str, Any]]:
         return [
             {
-                "sha256": test[place]["sha256"],
-                "path": paths[test[place]["sha256"]],
-                "label": test[place]["label"],
+                "sha256": test.pictures[place].sha256,
+                "path": test.pictures[place].path,
+                "label": test.pictures[place].label,
                 "predicted": classes[predictions[place]],
                 "probability": float(confidence[place]),
             }
             for place in places[:MOST_LISTED].tolist()
         ]
 
-    at_random = np.sort(np.random.default_rng(seed).permutation(len(test))[:MOST_LISTED])
+    at_random = np.sort(np.random.default_rng(seed).permutation(len(right))[:MOST_LISTED])
     order = np.argsort(-confidence, kind="stable")
     return {
-        **{name: evaluate(objective, classes, *each) for name, each in split.items()},
+        "validation": evaluate(objective, classes, validation.labels, validation.logits),
+        "test": evaluate(objective, classes, test.labels, test.logits),
         "calibration": calibration,
-        "curves": threshold_curves(classes, labels, probabilities),
-        "unsure": judge_unsure(scores["validation"], scores["test"], right),
+        "curves": threshold_curves(classes, test.labels, probabilities),
+        "unsure": judge_unsure(chosen_on, scores, right),
         "at_random": listed(at_random),
         "mistakes": listed(order[~right[order]]),
         "least_certain": listed(order[::-1]),
@@ -301,7 +321,7 @@ def importance(
     shown = pixels.astype(np.float32)
     covers = covered(shown, np.eye(PARTS**2).reshape(-1, PARTS, PARTS))
     logits = classify(np.concatenate([shown[np.newaxis], covers]))
-    odds = log_odds(objective, logits, int(objective.predictions(tf.constant(logits[:1]))[0]))
+    odds = log_odds(objective, logits, int(objective.predictions(logits[:1])[0]))
     return (odds[0] - odds[1:]).reshape(PARTS, PARTS)
 
 
@@ -325,6 +345,6 @@ def covered(pixels: np.ndarray, parts: np.ndarray) -> np.ndarray:
 def log_odds(objective: Objective, logits: np.ndarray, answer: int) -> np.ndarray:
     """How sure a model is of an answer, without an end: float32 [n] of logits [n, units]."""
     if objective.units == 1:
-        return logits[:, 0] if answer else -logits[:, 0]
+        logits = np.pad(logits, ((0, 0), (1, 0)))
     others = np.delete(logits, answer, axis=1)
     return logits[:, answer] - tf.reduce_logsumexp(others, axis=1).numpy()

@@ -1,6 +1,8 @@
 """What the report says in sentences: each follows from numbers of `result.json`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import itemgetter, sub
 from typing import Any
 
 from trainer.data.ledger import commonest_class
@@ -55,15 +57,13 @@ def read_run(result: Mapping[str, Any]) -> list[dict[str, str]]:
     Returns:
         Statements: `about`, `verdict` (good, bad or unclear) and `text`.
     """
-    statements = [
+    return _statements(
         ("baseline", *_baseline(result)),
-        ("overfitting", *_overfitting(result)),
-        *_stability(result),
+        *_history(result),
         ("classes", *_classes(result["test"])),
         ("probabilities", *_calibration(result)),
         ("not sure", *_unsure(result)),
-    ]
-    return [_statement(*each) for each in statements]
+    )
 
 
 def read_comparison(
@@ -82,30 +82,24 @@ def read_comparison(
     statements = []
     for pair in paired:
         first, second, test = pair["first"], pair["second"], pair["test"]
-        about = f"{second} against {first}"
-        if test is None:
-            statements.append(
-                _statement(about, UNCLEAR, "They were not tested on the same pictures.")
+        verdict, text = UNCLEAR, "They were not tested on the same pictures."
+        if test is not None:
+            points, start = 100 * test["difference"], "Not enough pictures to tell them apart"
+            agree = (points > 0) == (test["only_second"] > test["only_first"])
+            if agree and test["p_value"] < 0.05:
+                verdict, word = (GOOD, "more") if points > 0 else (BAD, "fewer")
+                start = f"{abs(points):.1f} points {word} are right"
+            often = "is right more often on" if max(test["runs"]) > 1 else "alone is right on"
+            text = (
+                f"{start}: {second} {often} {test['only_second']:,} of {test['n']:,} test pictures,"
+                f" {first} on {test['only_first']:,} (exact paired test over pictures:"
+                f" {_p(test['p_value'])})."
             )
-            continue
-        points = 100 * test["difference"]
-        apart = test["p_value"] < 0.05 and (points > 0) == (
-            test["only_second"] > test["only_first"]
-        )
-        often = "is right more often on" if max(test["runs"]) > 1 else "alone is right on"
-        counts = (
-            f"{second} {often} {test['only_second']:,} of {test['n']:,} test pictures, {first} on "
-            f"{test['only_first']:,} (exact paired test over pictures: {_p(test['p_value'])})"
-        )
-        way = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} are right"
-        text = f"{way if apart else 'Not enough pictures to tell them apart'}: {counts}."
-        statements.append(
-            _statement(about, (GOOD if points > 0 else BAD) if apart else UNCLEAR, text)
-        )
+        statements.append((f"{second} against {first}", verdict, text))
     if any(len(found["seeds"]) == 1 for found in variants.values()):
         text = "One seed does not tell how much another seed would change the result."
-        statements.append(_statement("seeds", UNCLEAR, text))
-    return statements
+        statements.append(("seeds", UNCLEAR, text))
+    return _statements(*statements)
 
 
 def against_baseline(result: Mapping[str, Any]) -> tuple[str, float]:
@@ -148,108 +142,104 @@ def _baseline(result: Mapping[str, Any]) -> tuple[str, str]:
     return verdict, text
 
 
-def _overfitting(result: Mapping[str, Any]) -> tuple[str, str]:
+def _history(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     history, kept = result["history"], result["chosen_epoch"]
     losses, accuracies = history["validation_loss"], history["validation_accuracy"]
     if len(losses) < 2:
-        return UNCLEAR, "One epoch does not tell whether training went too far."
-    n, noise = result["validation"]["n"], _noise(result)
-    best = losses.index(min(losses))
-    gap = history["accuracy"][kept - 1] - accuracies[kept - 1]
-    growth = gap - (history["accuracy"][best] - accuracies[best])
-    gaps = (
+        yield "overfitting", UNCLEAR, "One epoch does not tell whether training went too far."
+        return
+    # How much the validation pictures leave uncertain of an accuracy.
+    low, high = result["validation"]["interval_95"]
+    n, noise = result["validation"]["n"], high - low
+    gaps = [seen - unseen for seen, unseen in zip(history["accuracy"], accuracies, strict=True)]
+    best, gap = losses.index(min(losses)), gaps[kept - 1]
+    shown = (
         f"in epoch {kept}, which was kept, training is {percent(history['accuracy'][kept - 1])}"
-        f" right and validation {percent(accuracies[kept - 1])}"
+        f" right and validation {percent(accuracies[kept - 1])}."
     )
     if gap <= noise / 2:
-        return GOOD, f"No overfitting that {n:,} validation pictures can show: {gaps}."
-    later = (
-        f" The lowest validation loss was in epoch {best + 1}; since then it rose from"
-        f" {losses[best]:.3f} to {losses[kept - 1]:.3f}, and the gap by {100 * growth:.1f}"
-        " points: use fewer epochs, or --early_stopping."
-        if growth > noise / 2
-        else ""
-    )
-    return BAD, f"It overfits by {100 * gap:.1f} points: {gaps}.{later}"
-
-
-def _stability(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    accuracies = result["history"]["validation_accuracy"]
+        text = f"No overfitting that {n:,} validation pictures can show: {shown}"
+        yield "overfitting", GOOD, text
+    else:
+        text = f"It overfits by {100 * gap:.1f} points: {shown}"
+        if gap - gaps[best] > noise / 2:
+            text += (
+                f" The lowest validation loss was in epoch {best + 1}; since then it rose from"
+                f" {losses[best]:.3f} to {losses[kept - 1]:.3f}, and the gap by"
+                f" {100 * (gap - gaps[best]):.1f} points: use fewer epochs, or --early_stopping."
+            )
+        yield "overfitting", BAD, text
     late = accuracies[len(accuracies) // 2 :]
-    if len(late) < 2:
-        return []
-    # From the best so far: what only rises does not swing.
-    fall = max(max(late[: index + 1]) - accuracy for index, accuracy in enumerate(late))
-    said = (
-        f"over the last {len(late)} epochs, validation accuracy falls by up to {100 * fall:.1f}"
-        " points"
-    )
-    left_open = (
-        f"the {100 * _noise(result):.1f} points that chance alone explains with"
-        f" {result['validation']['n']:,} pictures"
-    )
-    if fall <= _noise(result):
-        return [("stability", GOOD, f"Steady: {said}, within {left_open}.")]
-    return [("stability", BAD, f"Unsteady: {said}, more than {left_open}.")]
-
-
-def _noise(result: Mapping[str, Any]) -> float:
-    """How much the validation pictures leave uncertain of an accuracy."""
-    low, high = result["validation"]["interval_95"]
-    return high - low
+    if len(late) > 1:
+        # From the best so far: what only rises does not swing.
+        fall = max(map(sub, accumulate(late, max), late))
+        verdict, start, held = (
+            (GOOD, "Steady", "within") if fall <= noise else (BAD, "Unsteady", "more than")
+        )
+        yield (
+            "stability",
+            verdict,
+            (
+                f"{start}: over the last {len(late)} epochs, validation accuracy falls by up to"
+                f" {100 * fall:.1f} points, {held} the {100 * noise:.1f} points that chance alone"
+                f" explains with {n:,} pictures."
+            ),
+        )
 
 
 def _classes(test: Mapping[str, Any]) -> tuple[str, str]:
-    seen = {name: found for name, found in test["per_class"].items() if found["n"]}
-    worst = min(seen, key=lambda name: seen[name]["recall"])
-    best = max(seen, key=lambda name: seen[name]["recall"])
+    recalls = [
+        (found["recall"], f"{name} {percent(found['recall'])}", found["n"])
+        for name, found in test["per_class"].items()
+        if found["n"]
+    ]
+    lowest, worst, n = min(recalls, key=itemgetter(0))
+    highest, best, _ = max(recalls, key=itemgetter(0))
     often = ""
     if test["confused"]:
         cell = test["confused"][0]
         times = f"{cell['n']:,} time{'s' * (cell['n'] > 1)}"
         often = f" The commonest mistake, {times}: {cell['true']} taken for {cell['predicted']}."
-    recalls = (
-        f"{worst} {percent(seen[worst]['recall'])} of {seen[worst]['n']:,}, {best}"
-        f" {percent(seen[best]['recall'])}"
-    )
-    if best == worst or seen[worst]["recall"] == seen[best]["recall"]:
+    if lowest == highest:
         return GOOD, f"Every class is recognised equally often.{often}"
-    if seen[best]["recall"] - seen[worst]["recall"] > test["recall_spread_by_chance"]:
-        return BAD, f"Some classes are harder than others: {recalls}.{often}"
-    text = f"Not enough pictures to tell the hardest class from the easiest: {recalls}.{often}"
-    return UNCLEAR, text
+    verdict, start = UNCLEAR, "Not enough pictures to tell the hardest class from the easiest"
+    if highest - lowest > test["recall_spread_by_chance"]:
+        verdict, start = BAD, "Some classes are harder than others"
+    return verdict, f"{start}: {worst} of {n:,}, {best}.{often}"
 
 
 def _calibration(result: Mapping[str, Any]) -> tuple[str, str]:
-    calibration = result["calibration"]
+    calibration, n = result["calibration"], result["test"]["n"]
     before, after = calibration["before"], calibration["after"]
-    temperature = calibration["temperature"]
     # To the digits that are shown.
     error_rose, loss_rose = (
         round(after[name], 3) > round(before[name], 3) for name in ("error", "loss")
     )
-    scaled = f"dividing logits by {temperature:.2f} " + (
-        f"made this worse, from {percent(before['error'])} to {percent(after['error'])}"
-        if error_rose
-        else f"changed this from {percent(before['error'])}"
-    )
-    if loss_rose:
-        scaled += f", and made the loss worse, from {before['loss']:.3f} to {after['loss']:.3f}"
-    if temperature == 1:
-        scaled = f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
-    error = f"probabilities are off by {percent(after['error'])} on average ({scaled})"
-    limit = (
-        f"the {percent(after['error_by_chance'])} that chance alone explains with"
-        f" {result['test']['n']:,} pictures"
-    )
-    if after["error"] <= after["error_by_chance"]:
+    scaled = f"{calibration['fitted_on']:,} validation pictures gave no reason to change them"
+    if calibration["temperature"] != 1:
+        to = f" to {percent(after['error'])}" if error_rose else ""
+        scaled = (
+            f"dividing logits by {calibration['temperature']:.2f}"
+            f" {'made this worse,' if error_rose else 'changed this'}"
+            f" from {percent(before['error'])}{to}"
+        )
+        if loss_rose:
+            scaled += f", and made the loss worse, from {before['loss']:.3f} to {after['loss']:.3f}"
+    if by_chance := after["error"] <= after["error_by_chance"]:
         worse = error_rose or loss_rose
-        start = "The temperature made it worse" if worse else "As sure as it should be"
-        text = f"{start}: {error}, within {limit}."
-        return (UNCLEAR if worse else GOOD), text
-    sums = sum(each["n"] * (each["confidence"] - each["accuracy"]) for each in after["bins"])
-    text = f"{'Too sure' if sums > 0 else 'Not sure enough'}: {error}, more than {limit}."
-    return BAD, text
+        verdict, start = (
+            (UNCLEAR, "The temperature made it worse")
+            if worse
+            else (GOOD, "As sure as it should be")
+        )
+    else:
+        sums = sum(each["n"] * (each["confidence"] - each["accuracy"]) for each in after["bins"])
+        verdict, start = BAD, "Too sure" if sums > 0 else "Not sure enough"
+    return verdict, (
+        f"{start}: probabilities are off by {percent(after['error'])} on average ({scaled}),"
+        f" {'within' if by_chance else 'more than'} the {percent(after['error_by_chance'])} that"
+        f" chance alone explains with {n:,} pictures."
+    )
 
 
 def _unsure(result: Mapping[str, Any]) -> tuple[str, str]:
@@ -262,29 +252,25 @@ def _unsure(result: Mapping[str, Any]) -> tuple[str, str]:
         return UNCLEAR, text
     sure, right = found["sure"], found["sure_correct"]
     low, high = wilson_interval(right, sure) if sure else (0.0, 1.0)
-    text = f"It is sure of {sure:,} of {n:,} test pictures" + (
-        f", and {percent(right / sure)} of these are right (95 % interval {percent(low)} to"
-        f" {percent(high)})"
-        if sure
-        else ""
-    )
+    text = f"It is sure of {sure:,} of {n:,} test pictures"
+    if sure:
+        text += (
+            f", and {percent(right / sure)} of these are right (95 % interval {percent(low)} to"
+            f" {percent(high)})"
+        )
     if not found["unsure"]:
         return UNCLEAR, f"{text}."
-    others = found["unsure_correct"] / found["unsure"]
-    text = f"{text}; of the others, {percent(others)} are right"
     least, _ = wilson_interval(found["unsure"], n)
+    _, most_right = wilson_interval(found["unsure_correct"], found["unsure"])
+    text += f"; of the others, {percent(found['unsure_correct'] / found['unsure'])} are right."
     if least > found["target"]:
-        text = (
-            f"{text}. The others are more than the {found['target']:.0%} that were allowed on"
-            " validation"
-        )
-        return BAD, f"{text} pictures."
-    helps = low > wilson_interval(found["unsure_correct"], found["unsure"])[1]
-    return (GOOD if helps else UNCLEAR, f"{text}.")
+        allowed = f"the {found['target']:.0%} that were allowed on validation pictures"
+        return BAD, f"{text} The others are more than {allowed}."
+    return (GOOD if low > most_right else UNCLEAR), text
 
 
-def _statement(about: str, verdict: str, text: str) -> dict[str, str]:
-    return {"about": about, "verdict": verdict, "text": text}
+def _statements(*rows: tuple[str, str, str]) -> list[dict[str, str]]:
+    return [dict(zip(("about", "verdict", "text"), row, strict=True)) for row in rows]
 
 
 def _p(value: float) -> str:

@@ -6,7 +6,6 @@ is left out has a closed form (Rifkin and Lippert, "Notes on Regularized Least S
 that nothing is trained. A copy of a picture with the same wrong label vouches for it.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,15 +121,12 @@ def rank(
     return np.argsort(-margins, kind="stable"), answers.argmax(axis=1), margins
 
 
-def pooled_features(config: Config) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """Loads pictures as a run does, and computes their features or finds them computed.
+def find(config: Config) -> Found:
+    """Finds the pictures whose label the others disagree with; their features are computed, or
+    found computed.
 
     Args:
         config: of a run of `transfer`.
-
-    Returns:
-        The pictures; positions in the ledger of those that train or validate, int64 [n]; and their
-        features, float32 [n, m].
 
     Raises:
         WhiskerError: pictures or weights are not to be had.
@@ -140,10 +136,11 @@ def pooled_features(config: Config) -> tuple[Dataset, np.ndarray, np.ndarray]:
         session = Session(devices, folder, Clock(), Stop(), cache_folder(config.cache_dir))
         weights = sources.backbone_weights(config, session.downloads)
         data = dataset.load(config, session)
+        ledger, classes = data.ledger, data.ledger.classes
         model = build(
             config.variant,
             config.image_size,
-            Objective(len(data.ledger.classes)),
+            Objective(len(classes)),
             seed=config.seed,
             weights=weights,
             precision=devices.precision,
@@ -153,47 +150,30 @@ def pooled_features(config: Config) -> tuple[Dataset, np.ndarray, np.ndarray]:
         )
         features = extract(
             data.examples,
-            data.ledger,
+            ledger,
             split_backbone(model)[0],
             views=1,
             seed=config.seed,
             cache_folder=session.downloads / "features",
         )
     pool = np.concatenate([features.indices(split) for split in ("train", "validation")])
-    return data, pool, features.features(pool)
-
-
-def find(config: Config) -> Found:
-    """Finds the pictures whose label the others disagree with.
-
-    Args:
-        config: of a run of `transfer`.
-
-    Raises:
-        WhiskerError: pictures or weights are not to be had.
-    """
-    data, pool, features = pooled_features(config)
-    ledger, labels = data.ledger, data.examples.labels(pool)
-    counts = Counter(labels.tolist())
-    large = [number for number in range(len(ledger.classes)) if counts[number] >= FEWEST]
+    labels = data.examples.labels(pool)
+    counts = np.bincount(labels, minlength=len(classes))
+    large = np.flatnonzero(counts >= FEWEST)
     judged = np.isin(labels, large)
     pool = pool[judged]
     suspects = []
     if len(large) > 1:
-        order, others, margins = rank(
-            features[judged], np.searchsorted(large, labels[judged]), len(large)
-        )
+        numbers = np.searchsorted(large, labels[judged])
+        order, others, margins = rank(features.features(pool), numbers, len(large))
         suspects = [
             Suspect(
-                int(pool[i]),
-                ledger.pictures[pool[i]],
-                ledger.classes[large[others[i]]],
-                float(margins[i]),
+                int(pool[i]), ledger.pictures[pool[i]], classes[large[others[i]]], float(margins[i])
             )
             for i in order[: np.count_nonzero(margins > 0)]
         ]
     too_small = {
-        label: counts[number] for number, label in enumerate(ledger.classes) if number not in large
+        name: int(count) for name, count in zip(classes, counts, strict=True) if count < FEWEST
     }
     return Found(data, len(pool), too_small, suspects)
 

@@ -5,7 +5,7 @@ script.
 import base64
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,16 +52,22 @@ def write_report(
     Raises:
         RunError: the file cannot be written; nothing is left behind.
     """
-    counts = _counts(result["classes"], result["data"]["counts"])
+    classes, by_split = result["classes"], result["data"]["counts"].values()
+    counts = np.array([[counted.get(label, 0) for counted in by_split] for label in classes])
+    counts = np.column_stack([counts, counts.sum(axis=1)])
+    recalls = list(result["test"]["per_class"].items())
+    if len(recalls) > _MOST_ROWS:
+        # The worst first; of those without pictures nobody knows.
+        recalls.sort(key=lambda row: row[1]["recall"] if row[1]["n"] else 2)
     _write(
         "run.html",
         report,
         **_card(result, environment),
         verdict=_VERDICTS[against_baseline(result)[0]],
         pictures=_pictures(pictures),
-        counts=counts,
-        totals=[sum(column) for column in zip(*(row for _, row in counts), strict=True)],
-        recalls=_worst_first(result["test"]["per_class"]),
+        counts=list(zip(classes, counts, strict=True)),
+        totals=counts.sum(axis=0),
+        recalls=recalls,
         most=_MOST_ROWS,
     )
 
@@ -107,7 +113,7 @@ def write_suspects(found: "Found", shown: "Sequence[Suspect]", listing: str, rep
     for suspect, pixels in zip(shown, found.data.examples.pictures(positions), strict=True):
         encoded = BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=style.JPEG_QUALITY)
-        tiles.append((suspect, base64.b64encode(encoded.getvalue()).decode()))
+        tiles.append((suspect, _address("jpeg", encoded.getvalue())))
     _write("suspects.html", report, found=found, tiles=tiles, listing=listing)
 
 
@@ -152,26 +158,12 @@ def _card(result: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str
 
 def _pictures(folder: Path) -> dict[str, str]:
     """The pictures of a folder as addresses that hold them whole, by their names."""
+    kinds = {".png": "png", ".jpg": "jpeg"}
     return {
-        path.stem: f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-        for kind, ending in (("png", "*.png"), ("jpeg", "*.jpg"))
-        for path in folder.glob(ending)
+        path.stem: _address(kinds[path.suffix], path.read_bytes())
+        for path in folder.glob("*.[jp][pn]g")
     }
 
 
-def _counts(
-    classes: Iterable[str], counts: Mapping[str, Mapping[str, int]]
-) -> list[tuple[str, list[int]]]:
-    """Each class with its pictures in each split and in all."""
-    rows = [(label, [of_split.get(label, 0) for of_split in counts.values()]) for label in classes]
-    return [(label, [*row, sum(row)]) for label, row in rows]
-
-
-def _worst_first(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Classes in their own order; where there are more than fit, those with the lowest recall
-    first.
-    """
-    rows = list(per_class.items())
-    if len(rows) > _MOST_ROWS:
-        rows.sort(key=lambda row: 2.0 if row[1]["recall"] is None else row[1]["recall"])
-    return rows
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -34,20 +34,19 @@ def training_curves(
         chosen_epoch: the one whose weights were kept, from 1.
         path: the PNG file to write.
     """
-    with chart(path, 4.6, 2, 1) as (upper, lower):
-        for axes, name in ((upper, "accuracy"), (lower, "loss")):
+    with chart(path, 4.6, 2, 1) as both:
+        for axes in both:
             axes.axvline(chosen_epoch, color=style.SKY, linewidth=5, alpha=0.45, label="epoch kept")
-            for values, marks, color, label in (
-                (history[name], "o--", style.VERMILION, "training"),
-                (history[f"validation_{name}"], "s-", style.BLUE, "validation"),
-            ):
-                epochs = range(1, len(values) + 1)
-                axes.plot(
-                    epochs, values, marks, color=color, label=label, markersize=4, clip_on=False
-                )
+        for label, of, marks, color in (
+            ("training", "", "o--", style.VERMILION),
+            ("validation", "validation_", "s-", style.BLUE),
+        ):
+            _by_epoch(
+                both, history, of, marks, label=label, color=color, markersize=4, clip_on=False
+            )
         constant = f"always answering the commonest class: {baseline:.1%}"
-        upper.axhline(baseline, color=style.GREY, linestyle=":", label=constant)
-        _by_epoch(upper, lower, "", 2)
+        both[0].axhline(baseline, color=style.GREY, linestyle=":", label=constant)
+        _accuracy_above_loss(both, "", 2)
 
 
 def confusion_matrix(
@@ -69,25 +68,24 @@ def confusion_matrix(
     shares = counts / [[max(per_class[name]["n"], 1)] for name in shown]
 
     few = len(shown) <= 4
-    with chart(path, 1.5 + (0.8 if few else 0.42) * len(shown)) as (axes,):
+    side, size, width, lines, turned = (0.8, 14, 11, 3, 0) if few else (0.42, 9.5, 16, 2, 90)
+    with chart(path, 1.5 + side * len(shown)) as (axes,):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for row, column in np.ndindex(counts.shape):
-            color = "white" if shares[row, column] > 0.5 else style.INK
-            if counts[row, column] or few:
+        for (row, column), count in np.ndenumerate(counts):
+            if count or few:
+                color = "white" if shares[row, column] > 0.5 else style.INK
                 axes.text(
                     column,
                     row,
-                    f"{counts[row, column]:,}",
+                    f"{count:,}",
                     ha="center",
                     va="center",
-                    fontsize=14 if few else 9.5,
+                    fontsize=size,
                     color=color,
                 )
-        names = list((labels(shown, 11, 3) if few else labels(shown, 16, 2)).values())
-        axes.set_xticks(range(len(shown)), names, rotation=0 if few else 90, color=style.INK)
-        axes.set_yticks(range(len(shown)), names, color=style.INK)
-        axes.set_xlabel("answered", fontsize=9.5)
-        axes.set_ylabel("true", fontsize=9.5)
+        style.name_ticks(axes.xaxis, shown, width, lines, turned)
+        style.name_ticks(axes.yaxis, shown, width, lines)
+        axes.set(xlabel="answered", ylabel="true")
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         if rest := and_more(len(per_class) - len(shown), "classes, confused less"):
@@ -110,8 +108,7 @@ def threshold_curves(curves: Mapping[str, Any], path: Path) -> None:
             axes.plot(curve[x], curve[y], color=style.BLUE, linewidth=2, clip_on=False)
             axes.fill_between(curve[x], curve[y], color=style.BLUE, alpha=0.12, linewidth=0)
             axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
-            axes.set_title(f"{title}, area {curve['area']:.3f}")
-            _unit_square(axes)
+            _unit_square(axes, f"{title}, area {curve['area']:.3f}")
         both[0].plot([0, 1], [0, 1], ":", color=style.GREY)
 
 
@@ -124,24 +121,24 @@ def reliability_diagram(calibration: Mapping[str, Any], path: Path) -> None:
         path: the PNG file to write.
     """
     with chart(path, 2.95, 1, 2) as both:
-        for axes, moment, color in (
-            (both[0], "before", style.VERMILION),
-            (both[1], "after", style.BLUE),
+        for axes, moment, color in zip(
+            both, ("before", "after"), (style.VERMILION, style.BLUE), strict=True
         ):
-            bins = calibration[moment]["bins"]
-            sure, right, n = np.transpose(
-                [[each[name] for name in ("confidence", "accuracy", "n")] for each in bins]
+            found = calibration[moment]
+            names = ("low", "n", "confidence", "accuracy")
+            left, n, sure, right = np.transpose(
+                [[each[name] for name in names] for each in found["bins"]]
             )
-            low, high = np.transpose([each["interval_95"] for each in bins])
+            low, high = np.transpose([each["interval_95"] for each in found["bins"]])
             axes.plot([0, 1], [0, 1], ":", color=style.GREY)
             axes.vlines(sure, low, high, color=color, linewidth=1.5, alpha=0.6)
             axes.plot(sure, right, color=color, clip_on=False)
             # Round marks as large as the share of pictures that they stand for.
             areas = 20 + 180 * n / n.sum()
             axes.scatter(sure, right, areas, color=color, clip_on=False, zorder=3)
-            axes.set_title(f"{moment}: error {calibration[moment]['error']:.1%}")
-            _unit_square(axes, bins[0]["low"] if bins[0]["low"] >= 0.5 else 0)
-            axes.set(xlabel="how sure", ylim=(0, 1.03))
+            axes.set(xlabel="how sure")
+            title = f"{moment}: error {found['error']:.1%}"
+            _unit_square(axes, title, left[0] if left[0] >= 0.5 else 0)
         both[0].set_ylabel("how often right")
 
 
@@ -160,8 +157,7 @@ def compared_accuracies(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: P
             axes.hlines(places, low, high, color=color, linewidth=2)
             accuracies = [run["test"]["accuracy"] for run in of_variant]
             axes.plot(accuracies, places, "o", color=color, markersize=6)
-        names = list(labels(runs, 20, 2).values())
-        axes.set_yticks(range(len(runs)), names, fontsize=10, color=style.INK)
+        style.name_ticks(axes.yaxis, list(runs), 20, 2)
         axes.set_ylim(len(runs) - 0.5, -0.5)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_title("test accuracy, each run with its 95 % interval")
@@ -174,23 +170,23 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path)
         runs: by variant, with `history`.
         path: the PNG file to write.
     """
-    with chart(path, 4.8, 2, 1) as (upper, lower):
+    with chart(path, 4.8, 2, 1) as both:
         for place, (variant, of_variant) in enumerate(runs.items()):
             color, dashes = _look(place)
             for number, run in enumerate(of_variant):
-                for axes, name in ((upper, "validation_accuracy"), (lower, "validation_loss")):
-                    values = run["history"][name]
-                    axes.plot(
-                        range(1, len(values) + 1),
-                        values,
-                        dashes,
-                        marker="o" if len(values) == 1 else "",
-                        color=color,
-                        linewidth=1.6,
-                        alpha=0.85,
-                        label=None if number else variant,
-                    )
-        _by_epoch(upper, lower, "validation ", 4)
+                history, label = run["history"], None if number else variant
+                marks = dashes + "o" * (len(history["validation_loss"]) == 1)
+                _by_epoch(
+                    both,
+                    history,
+                    "validation_",
+                    marks,
+                    color=color,
+                    label=label,
+                    linewidth=1.6,
+                    alpha=0.85,
+                )
+        _accuracy_above_loss(both, "validation ", 4)
 
 
 def compared_costs(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -208,36 +204,39 @@ def compared_costs(models: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             megabytes = found["size_bytes"] / 1e6
             color, _ = _look(number)
             axes.scatter(*place, s=20 + 4 * megabytes, color=color, alpha=0.5, linewidths=0)
-            axes.annotate(
-                f"{names[name]}, {megabytes:.0f} MB",
-                place,
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
+            label = f"{names[name]}, {megabytes:.0f} MB"
+            axes.annotate(label, place, (0, 4), textcoords="offset points", ha="center", fontsize=8)
         axes.margins(0.25)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("milliseconds per picture, one at a time")
-        axes.set_title("test accuracy", fontsize=11)
+        axes.set_title("test accuracy")
 
 
-def _by_epoch(upper: Axes, lower: Axes, of: str, columns: int) -> None:
+def _by_epoch(
+    both: Sequence[Axes], history: Mapping[str, Sequence[float]], of: str, marks: str, **look: Any
+) -> None:
+    """Draws a line of accuracy above one of loss."""
+    for axes, name in zip(both, ("accuracy", "loss"), strict=True):
+        values = history[of + name]
+        axes.plot(range(1, len(values) + 1), values, marks, **look)
+
+
+def _accuracy_above_loss(both: Sequence[Axes], of: str, columns: int) -> None:
     """Dresses accuracy above loss, by epoch; the legend has so many columns."""
-    upper.set_title(f"{of}accuracy", fontsize=11)
-    lower.set_title(f"{of}loss", fontsize=11)
-    upper.yaxis.set_major_formatter(PercentFormatter(1.0))
-    lower.set_ylim(bottom=0)
-    for each in (upper, lower):
-        each.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    upper, lower = both
+    upper.set(title=f"{of}accuracy")
     upper.tick_params(labelbottom=False)
-    lower.set_xlabel("epoch", fontsize=9.5, color=style.INK)
+    upper.yaxis.set_major_formatter(PercentFormatter(1.0))
+    lower.set(title=f"{of}loss", xlabel="epoch")
+    lower.set_ylim(bottom=0)
+    for axes in both:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     handles = upper.get_legend_handles_labels()
     upper.figure.legend(*handles, loc="outside upper left", ncols=columns)
 
 
-def _unit_square(axes: Axes, left: float = 0.0) -> None:
-    axes.set(xlim=(left, 1), ylim=(0, 1.01), xticks=[left, (left + 1) / 2, 1])
+def _unit_square(axes: Axes, title: str, left: float = 0.0) -> None:
+    axes.set(title=title, xlim=(left, 1), ylim=(0, 1.02), xticks=[left, (left + 1) / 2, 1])
     axes.tick_params(pad=7)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:.0%}")

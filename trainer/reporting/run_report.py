@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from trainer.config import Config
 from trainer.data.dataset import Dataset
 from trainer.data.ledger import commonest_class
+from trainer.evaluation.judge import SHOWN, listed_pictures
 from trainer.reporting import charts, style, write_model_card, write_report
-from trainer.reporting.style import Grid, and_more, chart, labels
+from trainer.reporting.style import Caption, Photographs, and_more, chart, labels
 from trainer.session import Session
 from trainer.training.observers import show_pictures
 from trainer.variants import VARIANTS
@@ -35,14 +35,13 @@ def class_rows(pictures: Mapping[str, Sequence[np.ndarray]], path: Path) -> None
         path: the JPEG file to write.
     """
     shown = list(pictures)[: style.MOST_CLASSES]
-    footer = and_more(len(pictures) - len(shown), "classes")
-    grid = Grid(len(shown), PICTURES_PER_CLASS, above_in=0.34, footer=footer)
-    names = labels(shown, 40)
-    for row, label in enumerate(shown):
-        grid.tag(row, 0, names[label] + ("" if len(pictures[label]) else ": no pictures"))
-        for column, picture in enumerate(pictures[label][:PICTURES_PER_CLASS]):
-            grid.picture(row, column, picture)
-    grid.save(path)
+    sheet = Photographs(PICTURES_PER_CLASS)
+    for name, label in labels(shown, 40).items():
+        sheet.tag(label + ("" if len(pictures[name]) else ": no pictures"))
+        sheet.pictures(pictures[name][:PICTURES_PER_CLASS])
+    if rest := and_more(len(pictures) - len(shown), "classes"):
+        sheet.tag(rest)
+    sheet.save(path)
 
 
 def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path: Path) -> None:
@@ -57,8 +56,7 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     for of_split in counts.values():
         totals.update(of_split)
     ordered = [label for label, _ in totals.most_common()]
-    shown = ordered[: style.MOST_CLASSES]
-    rest = [totals[label] for label in ordered[style.MOST_CLASSES :]]
+    shown, rest = ordered[: style.MOST_CLASSES], ordered[style.MOST_CLASSES :]
     commonest = commonest_class(counts["train"])
     below = (
         f"always answering the commonest class, {labels([commonest], 22)[commonest]}:"
@@ -66,14 +64,14 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
     )
     if rest:
         more = and_more(len(rest), "classes")
-        below = f"{more}, of {min(rest):,} to {max(rest):,} pictures\n{below}"
+        below = f"{more}, of {totals[rest[-1]]:,} to {totals[rest[0]]:,} pictures\n{below}"
 
     with chart(path, 1.3 + 0.36 * len(shown)) as (axes,):
         ends = np.zeros(len(shown))
         looks = ((style.BLUE, ""), (style.SKY, "///"), (style.VERMILION, ""))
         for (split, of_split), (color, hatch) in zip(counts.items(), looks, strict=True):
-            numbers = np.array([of_split.get(label, 0) for label in shown])
-            axes.barh(
+            numbers = [of_split.get(label, 0) for label in shown]
+            bars = axes.barh(
                 range(len(shown)),
                 numbers,
                 0.66,
@@ -84,24 +82,14 @@ def label_counts(counts: Mapping[str, Mapping[str, int]], baseline: float, path:
                 label=f"{split} {sum(of_split.values()):,}",
             )
             ends += numbers
-        for row, end in enumerate(ends):
-            axes.annotate(
-                f"{end:,.0f}", (end, row), xytext=(4, 0), textcoords="offset points", va="center"
-            )
-        names = list(labels(shown, 18, 2).values())
-        axes.set_yticks(range(len(shown)), names, color=style.INK)
+        axes.bar_label(bars, [f"{end:,.0f}" for end in ends], padding=4)
+        style.name_ticks(axes.yaxis, shown, 18, 2)
         axes.invert_yaxis()
         axes.margins(x=0.14)
         axes.grid(visible=False)
         axes.xaxis.set_visible(False)
         style.footnote(axes, below)
-        axes.figure.legend(
-            loc="outside upper left",
-            ncols=len(counts),
-            handlelength=1.2,
-            columnspacing=2.0,
-            labelcolor=style.INK,
-        )
+        axes.figure.legend(loc="outside upper left", ncols=len(counts), labelcolor=style.INK)
 
 
 def augmentation_grid(
@@ -115,12 +103,11 @@ def augmentation_grid(
             they are left out.
         path: the JPEG file to write.
     """
-    grid = Grid(2 * len(augmented), 5, above_in=0.34, above_every=2)
-    for block, (name, copies) in enumerate(augmented.items()):
-        grid.tag(2 * block, 0, f"the picture, then {name}")
-        for index, picture in enumerate([original, *copies[:AUGMENTED_COPIES]]):
-            grid.picture(2 * block + index // 5, index % 5, picture)
-    grid.save(path)
+    sheet = Photographs(5)
+    for name, copies in augmented.items():
+        sheet.tag(f"the picture, then {name}")
+        sheet.pictures([original, *copies[:AUGMENTED_COPIES]])
+    sheet.save(path)
 
 
 def prediction_grid(
@@ -135,26 +122,24 @@ def prediction_grid(
         path: the JPEG file to write.
     """
     names = labels((each[name] for each in said for name in ("predicted", "label")), 20, 3)
-    lines = 1 + max(name.count("\n") for name in names.values())
-    grid = Grid(-(-len(pictures) // 2), 4, below_in=0.14 + 0.3 * lines)
-    for index, (picture, answer) in enumerate(zip(pictures, said, strict=True)):
-        row, column = index // 2, 2 * (index % 2)
-        right = answer["predicted"] == answer["label"]
-        grid.picture(row, column, picture)
-        grid.picture(row, column + 1, _faded(picture, np.array(answer["importance"], np.float32)))
-        first = f"{'✓' if right else '✗'} {names[answer['predicted']]}"
-        second = f"true: {names[answer['label']]}"
-        color = style.BLUE if right else style.VERMILION
-        grid.caption(row, column, first, f"{answer['probability']:.0%}", second, color)
-    grid.save(path)
+    tiles, captions = [], []
+    for picture, answer in zip(pictures, said, strict=True):
+        tiles += [picture, _faded(picture, answer)]
+        mark, color = "✗", style.VERMILION
+        if answer["predicted"] == answer["label"]:
+            mark, color = "✓", style.BLUE
+        first, second = names[answer["predicted"]], names[answer["label"]]
+        sure = f"{answer['probability']:.0%}"
+        captions.append(Caption(f"{mark} {first}", sure, f"true: {second}", color))
+    sheet = Photographs(4)
+    sheet.pictures(tiles, captions)
+    sheet.save(path)
 
 
-def _faded(picture: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """A picture that is faded but for its important parts."""
-    height, width, _ = picture.shape
-    found = Image.fromarray(np.maximum(importance, 0)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+def _faded(picture: np.ndarray, answer: Mapping[str, Any]) -> np.ndarray:
+    """A picture that is faded but for the parts that are important for the answer."""
+    importance = np.array(answer["importance"], np.float32).clip(0)
+    found = Image.fromarray(importance).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
     light = np.clip(np.asarray(found) / max(importance.max(), 1e-6), 0, 1)
     left = _LEFT + (1 - _LEFT) * light[..., np.newaxis]
     return (_FOG + (picture.astype(np.float32) - _FOG) * left).astype(np.uint8)
@@ -185,26 +170,21 @@ def draw_data(config: Config, session: Session, data: Dataset) -> None:
     labels = examples.labels(train)
     shown = {}
     for number, name in enumerate(ledger.classes):
-        of_class = train[labels == number]
-        shown[name] = list(examples.pictures(generator.permutation(of_class)[:PICTURES_PER_CLASS]))
-    class_rows(shown, folder / style.CLASS_ROWS)
-    label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / style.LABEL_COUNTS)
+        chosen = generator.permutation(train[labels == number])[:PICTURES_PER_CLASS]
+        shown[name] = list(examples.pictures(chosen))
+    class_rows(shown, folder / "class_rows.jpg")
+    label_counts(ledger.counts(), ledger.baseline_accuracy(), folder / "label_counts.png")
     # Features of untouched pictures alone see no augmentation.
     if VARIANTS[config.variant].augmented and (
         config.feature_views != 1 or config.fine_tune_epochs
     ):
         original = examples.pictures(generator.choice(train, 1))
-        batch = tf.cast(tf.repeat(original, AUGMENTED_COPIES, axis=0), tf.float32)
-        layers = augmentation_layers(config.seed, config.augmentation)
-        augmented = {
-            _DONE_BY[layer.name]: list(
-                tf.cast(
-                    tf.clip_by_value(tf.round(layer(batch, training=True)), 0, 255), tf.uint8
-                ).numpy()
-            )
-            for layer in layers
-        }
-        augmentation_grid(original[0], augmented, folder / style.AUGMENTATION)
+        batch = np.repeat(original, AUGMENTED_COPIES, axis=0).astype(np.float32)
+        augmented = {}
+        for layer in augmentation_layers(config.seed, config.augmentation):
+            copies = layer(batch, training=True).numpy()
+            augmented[_DONE_BY[layer.name]] = copies.round().clip(0, 255).astype(np.uint8)
+        augmentation_grid(original[0], augmented, folder / "augmentation.jpg")
     show_pictures(folder, session.folder.path / "tensorboard", 0)
 
 
@@ -219,18 +199,17 @@ def draw_result(session: Session, data: Dataset, result: Mapping[str, Any], step
         steps: training steps, for TensorBoard.
     """
     folder = session.folder.file("pictures")
-    history, test = result["history"], result["test"]
-    baseline, kept = result["baseline_accuracy"], result["chosen_epoch"]
-    charts.training_curves(history, baseline, kept, folder / style.TRAINING_CURVES)
-    charts.confusion_matrix(test["per_class"], test["confused"], folder / style.CONFUSION)
+    test, baseline, kept = result["test"], result["baseline_accuracy"], result["chosen_epoch"]
+    charts.training_curves(result["history"], baseline, kept, folder / "training_curves.png")
+    charts.confusion_matrix(test["per_class"], test["confused"], folder / "confusion.png")
     if result["curves"]["roc"]:
-        charts.threshold_curves(result["curves"], folder / style.THRESHOLDS)
-    charts.reliability_diagram(result["calibration"], folder / style.RELIABILITY)
-    places = {picture.sha256: index for index, picture in enumerate(data.ledger.pictures)}
-    for name, chosen in style.PREDICTION_GRIDS.items():
-        if result[chosen]:
-            indices = np.array([places[each["sha256"]] for each in result[chosen]])
-            prediction_grid(list(data.examples.pictures(indices)), result[chosen], folder / name)
+        charts.threshold_curves(result["curves"], folder / "thresholds.png")
+    charts.reliability_diagram(result["calibration"], folder / "reliability.png")
+    for name in SHOWN:
+        if said := result[name]:
+            file = "prediction_grid" if name == "at_random" else name
+            pictures = list(listed_pictures(data, said))
+            prediction_grid(pictures, said, folder / f"{file}.jpg")
     show_pictures(folder, session.folder.path / "tensorboard", steps)
 
 

@@ -5,21 +5,22 @@ photographs.
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Patch
 from PIL import Image
 
 from trainer.errors import RunError
@@ -39,11 +40,10 @@ MOST_BYTES, MOST_CHART_BYTES = 550_000, 110_000
 JPEG_QUALITY = 85
 
 _GAP_IN = 0.08
-_FOOTER_IN = 0.3
+_TAG_IN = 0.34
 _ROUNDING_IN = 0.05
 _FONT = "DejaVu Sans"  # Comes with Matplotlib: every machine draws the same.
 
-_WHITE: dict[str, Any] = {"color": "white", "family": _FONT, "parse_math": False}
 # How a chart is drawn where nothing else is said.
 _LOOK = {
     "font.family": _FONT,
@@ -54,13 +54,13 @@ _LOOK = {
     "axes.edgecolor": FAINT,
     "axes.grid": True,
     "axes.labelcolor": GREY,
-    "axes.labelsize": 9,
+    "axes.labelsize": 9.5,
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10,
+    "axes.titlesize": 11,
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
     "legend.columnspacing": 1.0,
@@ -177,119 +177,92 @@ def chart(path: Path, height_in: float, rows: int = 1, columns: int = 1) -> Iter
         save(figure, path)
 
 
+def name_ticks(axis: Axis, names: Sequence[str], width: int, lines: int, rotation: int = 0) -> None:
+    """Writes class names, as `labels` fits them, along an axis of a chart."""
+    fitted = labels(names, width, lines).values()
+    axis.set_ticks(range(len(names)), list(fitted), rotation=rotation, color=INK)
+
+
 def footnote(axes: Axes, words: str) -> None:
     """Writes words below a chart."""
     axes.figure.supxlabel(words, x=0.01, ha="left", fontsize=9, color=GREY)
 
 
-class Grid:
-    """Photographs in square tiles with tags and captions, counted from the top left.
-
-    Args:
-        rows: number of rows, at least 1.
-        columns: number of columns.
-        above_in: room in inches for a tag above the tiles of a row.
-        above_every: of how many rows one has that room, the first among them.
-        below_in: room in inches for a caption below each tile.
-        footer: a line below the grid; "" for none.
+class Caption(NamedTuple):
+    """What stands in white on a strip of `color` below two pictures: a line, what ends it, and
+    another.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        columns: int,
-        *,
-        above_in: float = 0.0,
-        above_every: int = 1,
-        below_in: float = 0.0,
-        footer: str = "",
-    ) -> None:
-        self._tile_in = (WIDTH_IN + _GAP_IN) / columns - _GAP_IN
-        self._below_in, self._row_in = below_in, self._tile_in + below_in + _GAP_IN
-        self._above_in, self._above_every = above_in, above_every
-        bottom_in = self._corner(rows - 1, 0)[1] + self._row_in - _GAP_IN
-        self._height_in = bottom_in + (_FOOTER_IN if footer else 0)
+    first: str
+    beside: str
+    second: str
+    color: str
+
+
+class Photographs:
+    """A sheet of photographs in square tiles with round corners, filled from the top.
+
+    Args:
+        columns: tiles in a row.
+    """
+
+    def __init__(self, columns: int) -> None:
         # One for all tiles, in inches from the top left: axes of their own take six times as long.
-        self._figure = Figure(figsize=(WIDTH_IN, self._height_in))
+        self._figure = Figure()
         self._axes = self._figure.add_axes((0, 0, 1, 1))
-        self._axes.set(xlim=(0, WIDTH_IN), ylim=(self._height_in, 0), autoscale_on=False)
         self._axes.set_axis_off()
-        if footer:
-            self._label(0.0, self._height_in - 0.5 * _FOOTER_IN, footer)
+        self._columns = columns
+        self._step_in = (WIDTH_IN + _GAP_IN) / columns
+        self._top_in = 0.0
 
-    def _corner(self, row: int, column: int) -> tuple[float, float]:
-        """Inches from the top left of the grid to that of a tile."""
-        top = row * self._row_in + (row // self._above_every + 1) * self._above_in
-        return column * (self._tile_in + _GAP_IN), top
+    def tag(self, words: str) -> None:
+        """Writes words on a dark label."""
+        paper = {"boxstyle": "round,pad=0.35,rounding_size=0.3", "color": INK}
+        self._write(0.05, self._top_in + 0.16, words, va="center", fontsize=9.5, bbox=paper)
+        self._top_in += _TAG_IN
 
-    def picture(self, row: int, column: int, pixels: np.ndarray) -> None:
-        """Draws one picture, uint8 [H, W, 3], with round corners."""
-        left, top = self._corner(row, column)
-        extent = (left, left + self._tile_in, top + self._tile_in, top)
-        self._axes.imshow(pixels, extent=extent, aspect="auto").set_clip_path(
-            self._rounded(left, top, self._tile_in, self._tile_in)
-        )
-
-    def _rounded(self, left: float, top: float, width: float, height: float) -> FancyBboxPatch:
-        corners = f"round,pad=0,rounding_size={_ROUNDING_IN}"
-        box = FancyBboxPatch((left, top), width, height, boxstyle=corners, linewidth=0)
-        box.set_transform(self._axes.transData)
-        return box
-
-    def tag(self, row: int, column: int, words: str) -> None:
-        """Writes words on a dark label above a tile."""
-        left, top = self._corner(row, column)
-        self._label(left, top - 0.18, words)
-
-    def _label(self, left: float, middle: float, words: str) -> None:
-        paper = {
-            "boxstyle": "round,pad=0.35,rounding_size=0.3",
-            "facecolor": INK,
-            "edgecolor": "none",
-        }
-        self._axes.text(left + 0.05, middle, words, va="center", fontsize=9.5, bbox=paper, **_WHITE)
-
-    def caption(
-        self, row: int, column: int, first: str, beside: str, second: str, color: str
-    ) -> None:
-        """Writes two texts in white on a strip of `color` below two tiles; `beside` ends the first
-        line.
+    def pictures(self, pictures: Sequence[np.ndarray], captions: Sequence[Caption] = ()) -> None:
+        """Draws pictures, uint8 [H, W, 3] each, in as many rows as they need, with a caption below
+        every two.
         """
-        left, top = self._corner(row, column)
-        top, height = top + self._tile_in + 0.03, self._below_in - 0.03
-        width = 2 * self._tile_in + _GAP_IN
-        box = self._rounded(left, top, width, height)
-        box.set_color(color)
-        self._axes.add_patch(box)
-        margin = 0.05 * width
-        left, right, low = left + margin, left + width - margin, top + height - 0.05
-        self._axes.text(left, top + 0.05, first, va="top", fontsize=9, fontweight="bold", **_WHITE)
-        self._axes.text(right, top + 0.05, beside, va="top", ha="right", fontsize=9, **_WHITE)
-        self._axes.text(left, low, second, va="bottom", fontsize=9, **_WHITE)
+        tile = self._step_in - _GAP_IN
+        for start in range(0, len(pictures), self._columns):
+            stop = start + self._columns
+            for column, pixels in enumerate(pictures[start:stop]):
+                left, top = column * self._step_in, self._top_in
+                image = self._axes.imshow(pixels, extent=(left, left + tile, top + tile, top))
+                image.set_clip_path(self._strip(left, tile, tile, "none"))
+            self._top_in += self._step_in
+            if captions:
+                self._captions(captions[start // 2 : stop // 2])
+
+    def _captions(self, captions: Sequence[Caption]) -> None:
+        lines = max(caption[line].count("\n") for caption in captions for line in (0, 2))
+        width, height = 2 * self._step_in - _GAP_IN, 0.41 + 0.3 * lines
+        self._top_in += 0.03 - _GAP_IN
+        for place, caption in enumerate(captions):
+            left, top = 2 * place * self._step_in, self._top_in
+            self._strip(left, width, height, caption.color)
+            inner = left + 0.05 * width
+            self._write(inner, top + 0.05, caption.first, va="top", fontweight="bold")
+            self._write(left + 0.95 * width, top + 0.05, caption.beside, va="top", ha="right")
+            self._write(inner, top + height - 0.05, caption.second, va="bottom")
+        self._top_in += height + _GAP_IN
+
+    def _strip(self, left: float, width: float, height: float, color: str) -> Patch:
+        corners = f"round,pad=0,rounding_size={_ROUNDING_IN}"
+        strip = FancyBboxPatch((left, self._top_in), width, height, corners, lw=0, color=color)
+        return self._axes.add_patch(strip)
+
+    def _write(self, left: float, top: float, words: str, **look: Any) -> None:
+        look = {"fontsize": 9} | look
+        self._axes.text(left, top, words, color="white", family=_FONT, parse_math=False, **look)
 
     def save(self, path: Path) -> None:
-        """Writes the grid as a JPEG file."""
+        """Writes the sheet as a JPEG file."""
+        self._figure.set_size_inches(WIDTH_IN, self._top_in)
+        self._axes.set(xlim=(0, WIDTH_IN), ylim=(self._top_in, 0), aspect="auto")
         save(self._figure, path)
-
-
-# The files that a report is made of: their names, and how one is written.
-
-CLASS_ROWS = "class_rows.jpg"
-LABEL_COUNTS = "label_counts.png"
-AUGMENTATION = "augmentation.jpg"
-TRAINING_CURVES = "training_curves.png"
-CONFUSION = "confusion.png"
-THRESHOLDS = "thresholds.png"
-RELIABILITY = "reliability.png"
-COMPARED_ACCURACIES = "compared_accuracies.png"
-COMPARED_CURVES = "compared_curves.png"
-COMPARED_COSTS = "compared_costs.png"
-# What of `result.json` each of them shows.
-PREDICTION_GRIDS = {
-    "prediction_grid.jpg": "at_random",
-    "mistakes.jpg": "mistakes",
-    "least_certain.jpg": "least_certain",
-}
 
 
 def write(path: Path, content: bytes) -> None:

@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 
+from trainer.data.ledger import Picture
 from trainer.evaluation import wilson_interval
 from trainer.evaluation.judge import (
     MOST_LISTED,
     PARTS,
+    Predicted,
     covered,
     evaluate,
     importance,
-    judge_rows,
+    judge_predictions,
     log_odds,
 )
 from trainer.variants.objective import Objective
@@ -21,17 +23,19 @@ CLASSES = ["cats", "dogs"]
 
 
 def row(number, split, label, *logits):
-    return {"sha256": f"{number:03d}", "split": split, "label": label, "logits": list(logits)}
+    return Picture(f"{number:03d}.jpg", label, split, f"{number:03d}"), logits
+
+
+def predicted(rows, split, classes):
+    """What a model says of the pictures of a split: rows of a picture and its logits."""
+    pictures, logits = zip(*(row for row in rows if row[0].split == split), strict=True)
+    labels = np.array([classes.index(picture.label) for picture in pictures], np.int32)
+    return Predicted(pictures, labels, np.array(logits, np.float32))
 
 
 def judged(rows, classes=CLASSES):
-    found = judge_rows(
-        Objective(len(classes)),
-        classes,
-        rows,
-        {each["sha256"]: f"{each['sha256']}.jpg" for each in rows},
-        seed=0,
-    )
+    splits = [predicted(rows, split, classes) for split in ("validation", "test")]
+    found = judge_predictions(Objective(len(classes)), classes, *splits, seed=0)
     json.dumps(found, allow_nan=False)
     return found
 
@@ -84,8 +88,7 @@ def test_temperature_comes_from_validation_and_mends_the_test():
 def test_test_pictures_do_not_change_the_temperature():
     rows = rows_of(400, 400)
     turned = [
-        each | {"logits": [-each["logits"][0]]} if each["split"] == "test" else each
-        for each in rows
+        (picture, [-logits[0]] if picture.split == "test" else logits) for picture, logits in rows
     ]
     assert (
         judged(rows)["calibration"]["temperature"]

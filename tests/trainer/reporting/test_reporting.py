@@ -8,20 +8,22 @@ from html.parser import HTMLParser
 import pytest
 
 from trainer.errors import RunError
-from trainer.reporting import style, write_report
+from trainer.reporting import write_report
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 PICTURES = (
-    style.CLASS_ROWS,
-    style.LABEL_COUNTS,
-    style.AUGMENTATION,
-    style.TRAINING_CURVES,
-    style.CONFUSION,
-    style.THRESHOLDS,
-    style.RELIABILITY,
-    *style.PREDICTION_GRIDS,
+    "class_rows.jpg",
+    "label_counts.png",
+    "augmentation.jpg",
+    "training_curves.png",
+    "confusion.png",
+    "thresholds.png",
+    "reliability.png",
+    "prediction_grid.jpg",
+    "mistakes.jpg",
+    "least_certain.jpg",
 )
 SAID = {
     "sha256": "0",
@@ -399,12 +401,12 @@ def test_run_without_a_mistake_says_so(result, pictures):
 
 def test_curves_of_one_class_alone_are_not_spoken_of(result, pictures):
     result["curves"] = {"of": "dogs", "roc": None, "precision_recall": None}
-    (pictures / style.THRESHOLDS).unlink()
+    (pictures / "thresholds.png").unlink()
     assert "area" not in write(result, pictures).text
 
 
 def test_section_without_its_picture_is_left_out(result, pictures):
-    (pictures / style.AUGMENTATION).unlink()
+    (pictures / "augmentation.jpg").unlink()
     assert write(result, pictures).headings() == [
         title for title in HEADINGS if title != "Augmentation"
     ]
@@ -462,7 +464,7 @@ def test_path_that_is_no_utf8_is_shown_escaped(result, pictures):
 
 def test_file_in_place_of_the_folder_is_one_line_and_leaves_nothing(result, pictures):
     before = sorted(pictures.iterdir())
-    report = pictures / style.CLASS_ROWS / "report.html"
+    report = pictures / "class_rows.jpg" / "report.html"
     with pytest.raises(
         RunError,
         match=r"^cannot write .*report\.html: .*; free space, or give another run folder$",

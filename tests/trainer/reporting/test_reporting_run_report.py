@@ -12,7 +12,7 @@ import pytest
 from trainer.config import Config
 from trainer.data.batches import Examples
 from trainer.data.ledger import SPLITS, Found, Ledger, Picture, Pictures
-from trainer.evaluation.judge import SHOWN, judge_rows
+from trainer.evaluation.judge import SHOWN, Predicted, judge_predictions
 from trainer.evaluation.summary import read_run
 from trainer.reporting import write_model_card, write_report
 from trainer.reporting.run_report import draw_data, draw_result
@@ -39,12 +39,14 @@ def awkward(trained, classes, *, right):
     found = tuple(Found(picture.path, picture.label, picture.split) for picture in pictures)
     examples = Examples(Pictures(trained.pictures, found), ledger, pixels, SIZE)
     head = Objective(len(classes))
-    rows = []
-    for picture in pictures:
-        number = classes.index(picture.label)
-        sure = 5 * (2 * number - 1) if head.units == 1 else 5 * np.eye(len(classes))[number]
-        logits = np.atleast_1d(sure) * right + generator.normal(0, 1, head.units) * (not right)
-        rows.append(vars(picture) | {"logits": logits.tolist()})
+    predicted = []
+    for split in ("validation", "test"):
+        indices = examples.indices(split)
+        labels = examples.labels(indices)
+        sure = 10 * labels[:, None] - 5 if head.units == 1 else 5 * np.eye(len(classes))[labels]
+        logits = sure if right else generator.normal(0, 1, (len(labels), head.units))
+        shown = [pictures[index] for index in indices]
+        predicted.append(Predicted(shown, labels, logits.astype(np.float32)))
     result = copy.deepcopy(trained.result)
     history = {name: values[:1] for name, values in result["history"].items()}
     config = Config(variant="augmented", image_size=SIZE, epochs=1)
@@ -56,9 +58,7 @@ def awkward(trained, classes, *, right):
         "config": asdict(config),
     }
     result |= {"classes": list(classes), "data": result["data"] | {"counts": ledger.counts()}}
-    result |= judge_rows(
-        head, classes, rows, {picture.sha256: picture.path for picture in pictures}, seed=0
-    )
+    result |= judge_predictions(head, classes, *predicted, seed=0)
     for name in SHOWN:
         for each in result[name]:
             each["importance"] = np.eye(5).tolist()
