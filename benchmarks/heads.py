@@ -39,11 +39,9 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("notebook", _NOTEBOOK),
-    Row("notebook, average pooling", replace(_NOTEBOOK, pooling="average")),
     Row("one dense layer, constant rate", Head("average", 0, 0.2), learning_rate="0.001"),
     Row("wide", _WIDE, 40),
     Row("multiscale", _MULTISCALE, 40),
-    Row("multiscale, a dense layer of 128", replace(_MULTISCALE, units=128), 40),
 )
 
 
