@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
-from trainer.cloud import Submission, facts, image, specification
+from trainer.cloud import Submission, facts, image, is_pinned, specification
 from trainer.cloud.jobs_client import ENDED, Jobs, patience
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError
@@ -32,7 +32,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
     Raises:
         ConfigError: it could not run.
     """
-    build, image_uri = submission.build, submission.image_uri
+    image_uri = submission.image_uri
     unchecked = [
         "credentials, quota, price, and whether there are such machines just now",
         f"that {image_uri} exists and holds this checkout",
@@ -67,14 +67,13 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
             ),
         ]
     comments = [f"Saved as job.yaml, sent by: {command}"]
-    if build:
-        lines = image.describe(build, image_uri, submission.project, submission.region)
-        comments += [f"Built first: {line}" for line in lines]
+    if submission.build:
+        comments += [f"Built first: {line}" for line in image.describe(submission)]
     comments.append(f"Ended after {submission.budget.reason}.")
-    if not image.is_pinned(image_uri):
+    if not is_pinned(image_uri):
         remedy = (
             "--build puts the digest in its place."
-            if build
+            if submission.build
             else "without --dry_run this is refused."
         )
         comments.append(f"Note: the image is named by a tag, which can move: {remedy}")
@@ -142,10 +141,7 @@ def send(
     ]
     require_near(addresses, submission.region)
     if submission.build:
-        pinned = image.build(
-            submission.build, submission.image_uri, submission.project, submission.region
-        )
-        submission = replace(submission, image_uri=pinned, build="")
+        submission = replace(submission, image_uri=image.build(submission), build="")
     spec = specification.custom_job(submission, arguments)
     job = CustomJob(
         display_name=submission.display_name,

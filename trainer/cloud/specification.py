@@ -78,11 +78,7 @@ def custom_job(submission: Submission, arguments: Sequence[str]) -> dict[str, An
         spec["serviceAccount"] = submission.service_account
     require_message(spec)
     # What the message lets through and the service would refuse.
-    require_possible(
-        submission.machine,
-        submission.accelerator,
-        submission.accelerator_count if submission.accelerator else 0,
-    )
+    require_possible(submission.machine, submission.accelerator, submission.gpus)
     account = submission.service_account
     if account and not (account.endswith(".gserviceaccount.com") and account.count("@") == 1):
         raise ConfigError(
@@ -186,9 +182,7 @@ def kubernetes_objects(
                 f"--{flag}={value}: expected a name of Kubernetes: lowercase letters, digits and"
                 " dashes, such as whisker; a Job's begins with a letter and has at most 44"
             )
-    gpus = submission.accelerator_count if submission.accelerator else 0
-    if submission.accelerator and gpus < 1:
-        raise ConfigError(f"--accelerator_count={gpus}: expected at least 1")
+    gpus = submission.gpus
     labels = {"app.kubernetes.io/name": "whisker-trainer"}
     # Each `kubectl create` makes a Job of its own, also beside one that has ended.
     name, naming = f"{submission.display_name}-", "generateName"

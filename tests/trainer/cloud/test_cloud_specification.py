@@ -137,7 +137,7 @@ def test_same_run_has_the_same_label_and_any_other_another():
             for change in (
                 {"image_uri": "other"},
                 {"arguments": []},
-                {"max_hours": 2},
+                {"max_hours": 2.0},
                 {"spot": True},
                 {"workers": 2},
             )
