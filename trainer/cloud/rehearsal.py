@@ -181,7 +181,7 @@ class JobService:
         return job
 
     def _get(self, request: Any) -> types.CustomJob:
-        return self._found(request.name).job
+        return self._kept[self._require(request.name)].job
 
     def _list(self, request: Any) -> types.ListCustomJobsResponse:
         self._require(request.parent)
@@ -192,7 +192,7 @@ class JobService:
         )
 
     def _cancel(self, request: Any) -> None:
-        kept = self._found(request.name)
+        kept = self._kept[self._require(request.name)]
         if kept.job.state in (PENDING, RUNNING):
             kept.job.state = CANCELLING
             kept.ending.set()
@@ -202,7 +202,7 @@ class JobService:
         project = self._parents[1].partition("/locations/")[0]
         if list(request.resource_names) != [project] or number is None:
             raise ValueError(f"{request.resource_names} {request.filter}")
-        kept = self._found(f"{self._parents[0]}/customJobs/{number[1]}")
+        self._require(f"{self._parents[0]}/customJobs/{number[1]}")
         return ListLogEntriesResponse(
             entries=[
                 LogEntry(
@@ -210,20 +210,17 @@ class JobService:
                     resource={"type": "ml_job", "labels": {"task_name": log.stem}},
                     text_payload=line,
                 )
-                for log in sorted(kept.folder.glob("*.log"))
+                for log in sorted(self._kept[number[1]].folder.glob("*.log"))
                 for line in log.read_text(errors="replace").splitlines()
             ]
         )
 
-    def _require(self, parent: str) -> None:
-        if parent not in self._parents:
-            raise LookupError(f"{parent} is not found.")
-
-    def _found(self, name: str) -> _Kept:
+    def _require(self, name: str) -> str:
+        """Makes sure that a name is of the project and region; gives the number of a job's."""
         parent, _, number = name.partition("/customJobs/")
-        if parent not in self._parents or number not in self._kept:
+        if parent not in self._parents or (number and number not in self._kept):
             raise LookupError(f"{name} is not found.")
-        return self._kept[number]
+        return number
 
     def _run(self, kept: _Kept) -> None:
         """Takes a job to its end."""

@@ -15,7 +15,7 @@ from trainer.config import Config
 from trainer.errors import CloudError, ConfigError
 from whisker_ml import storage
 from whisker_ml.errors import EXIT_DONE, EXIT_INTERRUPTED, PermissionMissingError, StorageError
-from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address
+from whisker_ml.files import is_address, parse_address
 from whisker_ml.storage import mapped_errors
 
 logger = logging.getLogger(__name__)
@@ -197,11 +197,18 @@ def watch(
     Raises:
         CloudError: the job did not succeed, or can no longer be watched.
     """
+    shown, length_s, ended = "", _FIRST_PAUSE_S, False
     try:
-        while True:
+        while not ended:
             try:
-                job = _until_ended(jobs, name, price_per_hour, pause)
-                break
+                job = jobs.get(name)
+                news, ended = f"{_name(job.state)}{_progress(job)}", job.state in ENDED
+                if news != shown:
+                    logger.info(news + _cost(job, price_per_hour))
+                    shown, length_s = news, _FIRST_PAUSE_S
+                if not ended:
+                    pause(length_s)
+                    length_s = min(length_s * 1.5, _LONGEST_PAUSE_S)
             except KeyboardInterrupt:
                 if not _wants_to_cancel(ask):
                     logger.info(f"the job still runs; come back with {jobs.command('watch', name)}")
@@ -228,25 +235,6 @@ def describe(job: CustomJob) -> str:
     return f"{number}  {_name(job.state)}  {job.create_time:%Y-%m-%d %H:%M}  {job.display_name}"
 
 
-def _until_ended(
-    jobs: Jobs,
-    name: str,
-    price_per_hour: float,
-    pause: Callable[[float], None],
-) -> CustomJob:
-    shown, length_s = "", _FIRST_PAUSE_S
-    while True:
-        job = jobs.get(name)
-        news = f"{_name(job.state)}{_progress(job)}"
-        if news != shown:
-            logger.info(news + _cost(job, price_per_hour))
-            shown, length_s = news, _FIRST_PAUSE_S
-        if job.state in ENDED:
-            return job
-        pause(length_s)
-        length_s = min(length_s * 1.5, _LONGEST_PAUSE_S)
-
-
 def _wants_to_cancel(ask: Callable[[str], str] | None) -> bool:
     try:
         return ask is not None and ask("\ncancel the job? [y/N] ").strip().lower() in ("y", "yes")
@@ -262,16 +250,15 @@ def _progress(job: CustomJob) -> str:
     """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it
     cannot be read.
     """
-    flag = "--run_dir="
-    folders = [
-        argument.removeprefix(flag).rstrip("/")
+    flags = (
+        argument.partition("=")
         for argument in job.job_spec.worker_pool_specs[0].container_spec.args
-        if argument.startswith(f"{flag}{BUCKET_SCHEME}")
-    ]
-    if not folders:
+    )
+    folder = {name: value for name, _, value in flags}.get("--run_dir", "")
+    if not is_address(folder):
         return ""
     try:
-        content, _ = storage.read(f"{folders[0]}/metrics.jsonl")
+        content, _ = storage.read(f"{folder.rstrip('/')}/metrics.jsonl")
     except StorageError as error:
         return f"  (how training goes cannot be read: {error})"
     lines = content.decode().splitlines()

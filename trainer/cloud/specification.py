@@ -190,6 +190,10 @@ def kubernetes_objects(
         # Pods are called by the Job's name, which so has to be known here.
         name, naming = f"{name}{now:%Y%m%d-%H%M%S}", "name"
         labels["app.kubernetes.io/instance"] = name
+    # Kubernetes puts the pod's index in.
+    task = {"type": "worker", "index": "INDEX"}
+    addresses = [f"{name}-{index}.{name}:{_PORT}" for index in range(submission.workers)]
+    tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
     values = {
         **container,
         "metadata": {naming: name, "labels": labels},
@@ -202,7 +206,7 @@ def kubernetes_objects(
         "memory": f"{_MEMORY_GIB * max(gpus, 1)}Gi",
         "workers": submission.workers,
         "port": _PORT,
-        "tf_config": _tf_config(name, submission.workers),
+        "tf_config": tf_config.replace('"INDEX"', "$(JOB_COMPLETION_INDEX)"),
     }
     # JSON is YAML.
     template = Template(Path(__file__).with_name("kubernetes.yaml").read_text(encoding="utf-8"))
@@ -223,13 +227,6 @@ def kubernetes_objects(
     pod |= several["pod"]
     pod["containers"][0] |= several["container"]
     return [service, policy, job]
-
-
-def _tf_config(job: str, workers: int) -> str:
-    """What TF_CONFIG says in each pod of a Job; Kubernetes puts the pod's index in."""
-    addresses = [f"{job}-{index}.{job}:{_PORT}" for index in range(workers)]
-    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
-    return json.dumps(config).replace('"index": 0', '"index": $(JOB_COMPLETION_INDEX)')
 
 
 def to_yaml(contents: Sequence[Mapping[str, Any]], comments: Sequence[str]) -> str:

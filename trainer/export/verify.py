@@ -83,20 +83,25 @@ class Expected:
     unsure: Callable[[float], np.ndarray]
 
 
+@dataclass(eq=False)
 class Starting:
     """A server that is on its way, in a process of its own on the CPU, while its model is made.
 
-    Args:
+    Attributes:
         what: it is to serve, for messages.
         fix: what to do where it cannot be served, likewise.
         folder: of the versions that it looks for.
         server: the process.
+        path: what it was shown.
+        shown: when, by `time.perf_counter`.
     """
 
-    def __init__(self, what: str, fix: str, folder: Path, server: LocalServer) -> None:
-        self._what, self._fix, self._folder, self._server = what, fix, folder, server
-        self._path = ""
-        self._shown = 0.0
+    what: str
+    fix: str
+    folder: Path
+    server: LocalServer
+    path: str = ""
+    shown: float = 0.0
 
     def show(self, path: str) -> None:
         """Lets the server load a version.
@@ -109,10 +114,10 @@ class Starting:
         """
         source = Path(path)
         if is_address(path):
-            source = self._folder / "fetched"
+            source = self.folder / "fetched"
             storage.download_folder(path, source)
-        self._path, self._shown = path, time.perf_counter()
-        (self._folder / "1").symlink_to(source.resolve())
+        self.path, self.shown = path, time.perf_counter()
+        (self.folder / "1").symlink_to(source.resolve())
 
     @contextmanager
     def ready(self) -> Iterator[Served]:
@@ -121,19 +126,19 @@ class Starting:
         Raises:
             VerificationError: it cannot be loaded, or a warm-up record fails.
         """
-        logger.info("waiting for the local server to load %s", self._what)
+        logger.info("waiting for the local server to load %s", self.what)
         try:
-            self._server.wait(_LOAD_TIMEOUT_S)
+            self.server.wait(_LOAD_TIMEOUT_S)
         except LocalServerFailed as error:
             raise VerificationError(
-                f"{self._what}, {self._path}, cannot be served: {error}; nothing was published"
-                f"{self._fix}"
+                f"{self.what}, {self.path}, cannot be served: {error}; nothing was published"
+                f"{self.fix}"
             ) from error
-        name, address = contract.DEFAULT_MODEL_NAME, f"localhost:{self._server.port}"
-        url = f"http://localhost:{self._server.rest_api_port}/v1/models/{name}:predict"
-        load_seconds = time.perf_counter() - self._shown
+        name, address = contract.DEFAULT_MODEL_NAME, f"localhost:{self.server.port}"
+        url = f"http://localhost:{self.server.rest_api_port}/v1/models/{name}:predict"
+        load_seconds = time.perf_counter() - self.shown
         with PredictClient(address, name, timeout_s=_TIMEOUT_S) as client:
-            yield Served(client, url, load_seconds, size_bytes((self._folder / "1").resolve()))
+            yield Served(client, url, load_seconds, size_bytes((self.folder / "1").resolve()))
 
 
 @contextmanager

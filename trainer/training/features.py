@@ -288,18 +288,13 @@ def _write(file: Path, shape: tuple[int, int], blocks: Iterator[np.ndarray]) -> 
 def _is_usable(file: Path) -> bool:
     if not file.exists():
         return False
-    if _is_whole(file):
+    # An empty file cannot be mapped.
+    content = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8)
+    digest = hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
+    if content[-_DIGEST_BYTES:].tobytes() == digest:
         return True
     logger.warning("features in %s are damaged; they are computed again", file)
     return False
-
-
-def _is_whole(file: Path) -> bool:
-    if not file.stat().st_size:
-        return False
-    content = np.memmap(file, np.uint8, "r")
-    digest = hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
-    return content[-_DIGEST_BYTES:].tobytes() == digest
 
 
 def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:
