@@ -295,9 +295,14 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
             f" uses other devices in this process ({error}); start a new process"
         ) from error
     if cluster.count > 1:
-        strategy, names = _several_workers(config, cluster, len(gpus))
+        strategy, names = _several_workers(cluster, len(gpus))
     else:
         strategy, names = _one_process(config, kind, len(gpus))
+    if config.batch_size < len(names) or (cluster.count > 1 and config.batch_size % len(names)):
+        raise DeviceError(
+            f"--batch_size={config.batch_size}: expected at least one picture for each of"
+            f" {len(names)} replicas, and of several workers a multiple of {len(names)}"
+        )
     if config.jit and len(names) > 1:
         raise DeviceError(
             f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"
@@ -343,17 +348,10 @@ def _one_process(
         whole = kind == "GPU" and config.logical_replicas == 1
         reduction = None if whole else tf.distribute.ReductionToOneDevice()
         strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
-    if config.batch_size < len(names):
-        raise DeviceError(
-            f"--batch_size={config.batch_size}: expected at least one picture for each of"
-            f" {len(names)} replicas"
-        )
     return strategy, names
 
 
-def _several_workers(
-    config: Config, cluster: Cluster, gpus: int
-) -> tuple[tf.distribute.Strategy, tuple[str, ...]]:
+def _several_workers(cluster: Cluster, gpus: int) -> tuple[tf.distribute.Strategy, tuple[str, ...]]:
     # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls
     # them.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -383,11 +381,6 @@ def _several_workers(
     names = tuple(
         f"worker {index} {device}" for index in range(cluster.count) for device in devices
     )
-    if config.batch_size % len(names):
-        raise DeviceError(
-            f"--batch_size={config.batch_size}: expected a multiple of {len(names)}, the replicas"
-            f" of {cluster.count} workers"
-        )
     return strategy, names
 
 

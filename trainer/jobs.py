@@ -28,8 +28,10 @@ def main() -> None:
         0.0,
         "watch: what one worker costs, in your currency; 0: unknown",
         minimum=0.0,
+        group="Job",
     )
-    cli.define("port", 8600, "serve: of the job service; the bucket has the next one; 0: free ones")
+    meaning = "serve: of the job service; the bucket has the next one; 0: free ones"
+    cli.define("port", 8600, meaning, group="Job")
     cli.run(_jobs, extra="rehearsal" if "serve" in sys.argv else "cloud")
 
 

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -180,12 +180,13 @@ class RunFolder:
     def mark(self, state: str, **more: str | bool) -> None:
         """Writes how the run ended, and why, into `state.json`."""
         try:
-            self.write_json("state.json", self._read("state.json") | {"state": state} | more)
-        except OSError as error:
+            with _writing(self.address):
+                self.write_json("state.json", self._read("state.json") | {"state": state} | more)
+        except RunError:
             # The disk is what failed: the state stays incomplete, and the error that led here is
             # the one to report.
             if state == "done":
-                raise RunError(_unwritable(self.address, error)) from error
+                raise
 
     def _read(self, name: str) -> dict[str, Any]:
         return files.read_json(self.path / name, f"remove the folder {self.address} to begin again")
@@ -225,10 +226,8 @@ def open_run(
                     raise
         run = RunFolder(path, address, environment, tensorboard, lease)
         run.resumed = _resumable(run, config)
-        try:
+        with _writing(address):
             run.begin(config, now)
-        except OSError as error:
-            raise RunError(_unwritable(address, error)) from error
         run.synchronise()
         try:
             yield run
@@ -289,13 +288,9 @@ def _free(now: datetime, variant: str) -> str:
     """Makes a folder with a name that no other run has, and gives its path."""
     for number in count(1):
         name = f"runs/{now:%Y%m%d-%H%M%S}{f'-{number}' * (number > 1)}-{variant}"
-        try:
+        with _writing(name), suppress(FileExistsError):
             Path(name).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RunError(_unwritable(name, error)) from error
-        return name
+            return name
     raise AssertionError
 
 
@@ -348,21 +343,25 @@ def locked_folder(address: str, busy: str) -> Iterator[int]:
         RunError: another process holds the lock, or the folder cannot be written.
     """
     path = Path(address).expanduser()
-    try:
+    with _writing(address):
         path.mkdir(parents=True, exist_ok=True)
-        with files.locked(path / ".lock") as lock:
-            yield lock.fileno()
-    except BlockingIOError as error:
-        raise _BusyError(f"--run_dir={address}: {busy}") from error
+        try:
+            with files.locked(path / ".lock") as lock:
+                yield lock.fileno()
+        except BlockingIOError as error:
+            raise _BusyError(f"--run_dir={address}: {busy}") from error
+
+
+@contextmanager
+def _writing(address: str) -> Iterator[None]:
+    """Turns what a disk refuses inside into a RunError."""
+    try:
+        yield
     except OSError as error:
-        raise RunError(_unwritable(address, error)) from error
-
-
-def _unwritable(address: str, error: OSError) -> str:
-    return (
-        f"--run_dir={address}: cannot be written ({error.strerror}); give a folder that this user"
-        " may write to"
-    )
+        raise RunError(
+            f"--run_dir={address}: cannot be written ({error.strerror}); give a folder that this"
+            " user may write to"
+        ) from error
 
 
 def _environment(devices: Sequence[str], kernels: str = "") -> dict[str, str]:

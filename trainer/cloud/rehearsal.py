@@ -442,7 +442,7 @@ def serve(project: str, region: str, port: int) -> NoReturn:
             logger.info(line)
         threading.Thread(target=_obey, args=[service], daemon=True).start()
         while True:
-            signal.pause()
+            time.sleep(_LOOK_S)
 
 
 def _obey(service: JobService) -> None:

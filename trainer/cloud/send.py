@@ -49,9 +49,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
     else:
         content = specification.custom_job(submission, arguments)
         contents = [content]
-        command = specification.send_command(
-            content, submission.display_name, project=submission.project, region=submission.region
-        )
+        command = specification.send_command(content, submission)
         if submission.machine not in facts()["machines"]:
             takes = f" and takes {submission.accelerator} in this number"
             unchecked.append(

@@ -136,12 +136,13 @@ def labels(spec: Mapping[str, Any], display_name: str) -> dict[str, str]:
     return {LABEL: hashlib.sha256(content).hexdigest()[:32]}
 
 
-def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, region: str) -> str:
+def send_command(spec: Mapping[str, Any], submission: Submission) -> str:
     """Writes the command that sends a specification which was saved as ``job.yaml``."""
-    marks = ",".join(f"{key}={value}" for key, value in labels(spec, display_name).items())
+    name = submission.display_name
+    marks = ",".join(f"{key}={value}" for key, value in labels(spec, name).items())
     return (
-        f"gcloud ai custom-jobs create --project={project or 'PROJECT'}"
-        f" --region={region or 'REGION'} --display-name={shlex.quote(display_name)}"
+        f"gcloud ai custom-jobs create --project={submission.project or 'PROJECT'}"
+        f" --region={submission.region or 'REGION'} --display-name={shlex.quote(name)}"
         f" --labels={marks} --config=job.yaml"
     )
 

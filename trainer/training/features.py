@@ -79,13 +79,10 @@ class FeatureExamples:
         self._weights = examples.weights
         self._features = features
         self._views = views
-        indices = [examples.indices(split) for split in SPLITS]
-        train = len(indices[0])
+        order = np.concatenate([examples.indices(split) for split in SPLITS])
+        rows = np.where(np.arange(len(order)) < len(examples.indices("train")), views, 1)
         # Row of view 0, by position in the ledger.
-        self._rows = np.empty(sum(map(len, indices)), np.int64)
-        self._rows[np.concatenate(indices)] = np.concatenate(
-            [np.arange(train) * views, train * views + np.arange(len(self._rows) - train)]
-        )
+        self._rows = (np.cumsum(rows) - rows)[np.argsort(order)]
 
     def features(self, indices: np.ndarray) -> np.ndarray:
         """Features of untouched pictures: float32 [n, m]."""
