@@ -90,8 +90,8 @@ def facts() -> dict[str, Any]:
 
 
 def require_known(machine: str, accelerator: str, count: int) -> None:
-    """Refuses what is no name or number of a machine or accelerator, and what the images do not run
-    on; arguments as `require_possible` has them.
+    """Refuses what is no machine or accelerator, and what the images do not run on; arguments as
+    `require_possible` has them.
 
     Raises:
         ConfigError: the form is wrong, or the processors are Arm.
@@ -160,15 +160,12 @@ def require_remote(config: Config) -> None:
         )
 
 
-# What the job service sets in a container, as settings of a run.
-#
-# Set where the job has a base output directory (the description of
-# CustomJobSpec.base_output_directory in google-cloud-aiplatform 2.7.0):
-#
-# AIP_MODEL_DIR, ``<base>/model/``, is ``--model_dir``: a model store with numbered versions, not a
-# single model. AIP_CHECKPOINT_DIR, ``<base>/checkpoints/``, makes ``<base>`` the run folder, which
-# has its checkpoints just there. AIP_TENSORBOARD_LOG_DIR, ``<base>/logs/``, gets a copy of the run
-# folder's ``tensorboard/``.
+# What the job service sets in a container, as settings of a run, where the job has a base output
+# directory (the description of CustomJobSpec.base_output_directory in google-cloud-aiplatform
+# 2.7.0): AIP_MODEL_DIR, ``<base>/model/``, is ``--model_dir``: a model store with numbered
+# versions, not a single model. AIP_CHECKPOINT_DIR, ``<base>/checkpoints/``, makes ``<base>`` the
+# run folder, which has its checkpoints just there. AIP_TENSORBOARD_LOG_DIR, ``<base>/logs/``, gets
+# a copy of the run folder's ``tensorboard/``.
 
 TENSORBOARD = "AIP_TENSORBOARD_LOG_DIR"
 
@@ -193,17 +190,10 @@ def is_pinned(image_uri: str) -> bool:
 
 
 def require_buildable(kind: str, image_uri: str, project: str, checkout: Path = CHECKOUT) -> None:
-    """Refuses what cannot be built.
-
-    Args:
-        kind: ``cloudbuild`` or ``docker``.
-        image_uri: name and tag to push to.
-        project: that Cloud Build runs in; empty: not known yet.
-        checkout: what is built.
+    """Refuses what `--build` of this kind cannot build from a checkout.
 
     Raises:
-        ConfigError: the name is a digest, the project is not given by its id, or this is no
-            checkout.
+        ConfigError: the name is a digest, the project has no id, or this is no checkout.
     """
     if kind == "cloudbuild" and (":" in project or project.isdecimal()):
         raise ConfigError(

@@ -203,7 +203,10 @@ def train(
     """
     progress = _resume(loop, checkpoints) or _begin(plan, batches, checkpoints, before)
     history = History(**progress.history)
-    while progress.epoch < plan.epochs and not _waited_enough(history, plan):
+    while progress.epoch < plan.epochs:
+        waited = progress.epoch and progress.epoch - history.best_epoch(plan.since)
+        if plan.patience and waited >= plan.patience:
+            break
         _train_epoch(loop, batches, plan, progress, checkpoints, observers, stop)
         for name, value in _judge(loop, batches, plan, progress).items():
             getattr(history, name).append(value)
@@ -299,13 +302,6 @@ def _train_epoch(
             f" ({error.message.splitlines()[0]}); try --batch_size={smaller}, or a smaller"
             " --image_size"
         ) from error
-
-
-def _waited_enough(history: History, plan: Plan) -> bool:
-    epochs = len(history.validation_loss)
-    return bool(
-        plan.patience and epochs and epochs - history.best_epoch(plan.since) >= plan.patience
-    )
 
 
 def _require_finite(sums: np.ndarray, progress: _Progress) -> None:

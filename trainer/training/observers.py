@@ -62,7 +62,18 @@ class Observers:
         self._bar.update(int(sums[:, 2].sum()))
         if self._bar.n >= self._pictures:  # validation follows
             self._bar.close()
-        self._profile_window(step)
+        if self._profile is None:
+            return
+        first, last = self._profile
+        # A call may pass over all of them: the next one is profiled then.
+        if not self._profiling and step >= first:
+            tf.profiler.experimental.start(self._tensorboard)
+            self._profiling = True
+        elif self._profiling and step >= last:
+            tf.profiler.experimental.stop()
+            self._profiling = False
+            self._profile = None
+            logger.info("profile of steps %d to %d written for TensorBoard", first, step)
 
     def epoch(self, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Shows the end of an epoch.
@@ -100,20 +111,6 @@ class Observers:
             f" accuracy {row['validation_accuracy']:.3f}  {self._pictures / row['seconds']:.0f}"
             " pictures/s"
         )
-
-    def _profile_window(self, step: int) -> None:
-        if self._profile is None:
-            return
-        first, last = self._profile
-        # A call may pass over all of them: the next one is profiled then.
-        if not self._profiling and step >= first:
-            tf.profiler.experimental.start(self._tensorboard)
-            self._profiling = True
-        elif self._profiling and step >= last:
-            tf.profiler.experimental.stop()
-            self._profiling = False
-            self._profile = None
-            logger.info("profile of steps %d to %d written for TensorBoard", first, step)
 
 
 def _losses(values: tf.Tensor, first: tf.Tensor) -> None:
