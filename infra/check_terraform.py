@@ -49,11 +49,14 @@ def problems(documents):
                 found.append(f"{key} = {text}: allows too much, or everybody")
             elif key in _GRANTS and "*" in text:
                 found.append(f"{key} = {text}: a wildcard allows what nobody has thought of")
-        found += [
-            f"{name}: {role} on the whole project; grant it on what it is needed for"
-            for name, role in project_roles(document)
-            if role.startswith("roles/") and role not in ON_PROJECT
-        ]
+        for kind, name, body in blocks(document, "resource"):
+            if re.match("google_project_iam_(?!custom_role$)", kind):
+                texts = (text for _, text in leaves([body.get("role"), body.get("for_each")]))
+                found += [
+                    f"{kind}.{name}: {role} on the whole project; grant it on what it is needed for"
+                    for role in re.findall(r"roles/[\w.]+", " ".join(texts))
+                    if role not in ON_PROJECT
+                ]
     found += [f"{name}: used, and not declared" for name in sorted(used - declared)]
     # A resource is there to be made; everything else is there to be used.
     idle = {name for name in declared - used if name.startswith(("var.", "local.", "data."))}
@@ -70,10 +73,9 @@ def blocks(document, section):
 
 def declarations(document):
     """Gives the names that a file declares, as they are referred to."""
-    for block in document.get("variable", []):
-        yield from ("var." + name.strip('"') for name in block)
-    for block in document.get("locals", []):
-        yield from (f"local.{name}" for name in block if not name.startswith("__"))
+    for section, prefix in (("variable", "var."), ("locals", "local.")):
+        for block in document.get(section, []):
+            yield from (prefix + name.strip('"') for name in block if name[:2] != "__")
     for section, prefix in (("resource", ""), ("data", "data.")):
         yield from (f"{prefix}{kind}.{name}" for kind, name, _ in blocks(document, section))
 
@@ -99,14 +101,6 @@ def references(text):
         for scope, name, data, kind, resource in _REFERENCE.findall(expression):
             names.add(f"{scope}.{name}" if scope else f"{data}{kind}.{resource}")
     return names
-
-
-def project_roles(document):
-    """Gives name and role of every grant on the whole project."""
-    for kind, name, body in blocks(document, "resource"):
-        if re.match("google_project_iam_(?!custom_role$)", kind):
-            for _, text in leaves([body.get("role"), body.get("for_each")]):
-                yield from ((f"{kind}.{name}", role) for role in re.findall(r"roles/[\w.]+", text))
 
 
 def schema(wheel):
@@ -136,9 +130,8 @@ def schema(wheel):
 
 def _interface(kind):
     """That of a block, whether there may be one of it or several."""
-    for each in kind.get("union", {}).get("types", [kind]):
-        name = each.get("collection", {}).get("elementtype", each).get("fqn", "")
-        if name and not name.startswith("cdktf."):
+    for key, name in leaves(kind):
+        if key == "fqn" and not name.startswith("cdktf."):
             return name.partition(".")[2]
     return None
 

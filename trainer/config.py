@@ -239,7 +239,7 @@ class Config:
         if type(self.gate_margin) is int:
             object.__setattr__(self, "gate_margin", float(self.gate_margin))
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            check_setting(field, getattr(self, field.name))
         if self.logical_replicas > 1 and self.strategy == "none":
             raise ConfigError(
                 f"--logical_replicas={self.logical_replicas} with --strategy=none: several replicas"
@@ -335,7 +335,12 @@ class Config:
         return int(first), int(last)
 
 
-def _check(field: Any, value: Any) -> None:
+def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuses what the field of a settings dataclass cannot hold.
+
+    Raises:
+        ConfigError: its type, choices or minimum are others.
+    """
     kind = type(field.default)
     meta = field.metadata
     flag = f"--{field.name}={value}"
@@ -346,6 +351,7 @@ def _check(field: Any, value: Any) -> None:
     if meta["choices"] and value not in meta["choices"]:
         near = difflib.get_close_matches(value, meta["choices"], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{flag}: expected one of {', '.join(meta['choices'])}{hint}")
+        choices = ", ".join(filter(None, meta["choices"]))
+        raise ConfigError(f"{flag}: expected one of {choices}{hint}")
     if meta["minimum"] is not None and not value >= meta["minimum"]:
         raise ConfigError(f"{flag}: expected at least {meta['minimum']}")

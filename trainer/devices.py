@@ -5,7 +5,6 @@ run agree on between two calls.
 import logging
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -164,11 +163,8 @@ class Workers:
         """Waits for the chief to be done. A worker that had left before could not begin again
         beside a chief that has to. All workers must call it.
         """
-        if self.is_chief:
-            # It has done everything, whatever becomes of the others.
-            with suppress(*_LOST):
-                self.gather([0.0])
-        else:
+        # The chief has done everything, whatever becomes of the others.
+        with suppress(*(_LOST if self.is_chief else ())):
             self.gather([0.0])
 
     @contextmanager
@@ -259,9 +255,8 @@ class Devices:
         """Class of the strategy, or ``no strategy``."""
         if self.is_single:
             return "no strategy"
-        # Its class still has the name that it had first.
-        several = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        return "MultiWorkerMirroredStrategy" if several else type(self.strategy).__name__
+        # The class for several workers still has the name that it had first.
+        return "MultiWorkerMirroredStrategy" if self.workers.part else type(self.strategy).__name__
 
 
 def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
@@ -287,17 +282,27 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
         if gpus:
             tf.config.set_visible_devices(gpus, "GPU")
         if config.logical_replicas > 1:
-            physical, *_ = gpus or tf.config.list_physical_devices("CPU")
-            _split(physical, config.logical_replicas)
+            whole, *_ = gpus or tf.config.list_physical_devices("CPU")
+            before = tf.config.get_logical_device_configuration(whole) or []
+            if len(before) < config.logical_replicas:
+                memory_mb = _LOGICAL_GPU_MEMORY_MB if gpus else None
+                part = tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb)
+                parts = [part] * config.logical_replicas
+                tf.config.set_logical_device_configuration(whole, parts)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
             f"--logical_replicas={config.logical_replicas} --gpus={config.gpus}: TensorFlow already"
             f" uses other devices in this process ({error}); start a new process"
         ) from error
     if cluster.count > 1:
-        strategy, names = _several_workers(config, cluster, len(gpus))
+        strategy, names = _several_workers(cluster, len(gpus))
     else:
         strategy, names = _one_process(config, kind, len(gpus))
+    if config.batch_size < len(names) or (cluster.count > 1 and config.batch_size % len(names)):
+        raise DeviceError(
+            f"--batch_size={config.batch_size}: expected at least one picture for each of"
+            f" {len(names)} replicas, and of several workers a multiple of {len(names)}"
+        )
     if config.jit and len(names) > 1:
         raise DeviceError(
             f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"
@@ -343,17 +348,10 @@ def _one_process(
         whole = kind == "GPU" and config.logical_replicas == 1
         reduction = None if whole else tf.distribute.ReductionToOneDevice()
         strategy = tf.distribute.MirroredStrategy(list(names), cross_device_ops=reduction)
-    if config.batch_size < len(names):
-        raise DeviceError(
-            f"--batch_size={config.batch_size}: expected at least one picture for each of"
-            f" {len(names)} replicas"
-        )
     return strategy, names
 
 
-def _several_workers(
-    config: Config, cluster: Cluster, gpus: int
-) -> tuple[tf.distribute.Strategy, tuple[str, ...]]:
+def _several_workers(cluster: Cluster, gpus: int) -> tuple[tf.distribute.Strategy, tuple[str, ...]]:
     # Every worker a worker, the first of them the chief: one numbering, whatever TF_CONFIG calls
     # them.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -383,11 +381,6 @@ def _several_workers(
     names = tuple(
         f"worker {index} {device}" for index in range(cluster.count) for device in devices
     )
-    if config.batch_size % len(names):
-        raise DeviceError(
-            f"--batch_size={config.batch_size}: expected a multiple of {len(names)}, the replicas"
-            f" of {cluster.count} workers"
-        )
     return strategy, names
 
 
@@ -406,14 +399,6 @@ def _precision(config: Config, gpus: Sequence[tf.config.PhysicalDevice]) -> str:
             _PROCESSORS.exists() and " amx_bf16" in _PROCESSORS.read_text(encoding="utf-8")
         )
     return "mixed_bfloat16" if fits else "float32"
-
-
-def _split(device: tf.config.PhysicalDevice, count: int) -> None:
-    if len(tf.config.get_logical_device_configuration(device) or ()) >= count:
-        return
-    memory_mb = _LOGICAL_GPU_MEMORY_MB if device.device_type == "GPU" else None
-    part = tf.config.LogicalDeviceConfiguration(memory_limit=memory_mb)
-    tf.config.set_logical_device_configuration(device, [part] * count)
 
 
 def _choose_gpus(config: Config) -> list[tf.config.PhysicalDevice]:
@@ -501,22 +486,15 @@ def _covered(capability: tuple[int, int], kind: str, builds: Sequence[str]) -> b
     """Code runs on its own compute capability and on higher ones of the same major version
     (docs.nvidia.com/cuda/hopper-compatibility-guide, section 1.2, read on 2026-11-27).
     """
-    targets = (re.fullmatch(rf"{kind}_(\d+)(\d)", build) for build in builds)
-    return any(
-        int(target[1]) == capability[0] and int(target[2]) <= capability[1]
-        for target in targets
-        if target
-    )
+    major, highest = capability
+    return any(f"{kind}_{major}{minor}" in builds for minor in range(highest + 1))
 
 
 def _driver_gpus() -> int:
     """How many GPUs the driver lists; 0 where there is no driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0
     try:
         listed = subprocess.run(
-            [program, "-L"],
+            ["nvidia-smi", "-L"],
             check=False,
             capture_output=True,
             text=True,

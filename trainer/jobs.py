@@ -22,22 +22,16 @@ _VERBS = ("list", "watch", "logs", "cancel", "serve")
 
 def main() -> None:
     """Entry point of `python -m trainer.jobs` and `whisker-jobs`."""
-    for name, meaning in (
-        ("project", "Google Cloud project of the jobs"),
-        ("region", "where they run, such as us-central1"),
-        (
-            "api_endpoint",
-            "host of the job service; empty: the region's; http://127.0.0.1:…: without TLS",
-        ),
-    ):
-        cli.define(name, "", meaning)
+    cli.define_settings(cloud.Submission, only=("project", "region", "api_endpoint"))
     cli.define(
         "price_per_hour",
         0.0,
         "watch: what one worker costs, in your currency; 0: unknown",
         minimum=0.0,
+        group="Job",
     )
-    cli.define("port", 8600, "serve: of the job service; the bucket has the next one; 0: free ones")
+    meaning = "serve: of the job service; the bucket has the next one; 0: free ones"
+    cli.define("port", 8600, meaning, group="Job")
     cli.run(_jobs, extra="rehearsal" if "serve" in sys.argv else "cloud")
 
 
@@ -71,7 +65,7 @@ def _jobs(arguments: Sequence[str]) -> int | None:
         ask = input if sys.stdin.isatty() else None
         return send.watch(jobs, name, price_per_hour=values.price_per_hour, ask=ask)
     if verb == "logs":
-        for line in jobs_client.read_log(name, values.api_endpoint):
+        for line in jobs.log(name):
             print(line, flush=True)
         return None
     jobs.cancel(name)

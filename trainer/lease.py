@@ -54,15 +54,13 @@ class Lease:
                 f"another run was at work in {self._folder}: waiting up to {_EXPIRES_S:g} s, to see"
                 " whether it still is"
             )
-        expires = time.monotonic() + _EXPIRES_S * bool(seen)
-        while time.monotonic() < expires:
+        expires = time.monotonic() + _EXPIRES_S
+        while seen and time.monotonic() < expires:
             time.sleep(min(_LOOK_S, _RENEWED_S))
             now = storage.read(self._address)[1]
             if now not in (0, seen):
                 raise self._taken()
-            if not now:
-                seen = 0
-                break
+            seen = now
         self._generation = storage.write(self._address, b"", seen)
         if not self._generation:
             raise self._taken()

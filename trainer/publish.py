@@ -117,8 +117,13 @@ def publish(
         commit=session.folder.environment["commit"],
         checkpoint=exported.checkpoint,
     )
+
+    def tell(verification: dict[str, Any] | None, decision: dict[str, Any] | None) -> None:
+        told = {**origin, "verification": verification, "gate": decision}
+        provenance.write_manifest(folder, told)
+
     if store is None or candidate is None:
-        provenance.write_manifest(folder, {**origin, "verification": None, "gate": None})
+        tell(None, None)
         session.clock.stop("publish")
         return Publication()
     # By this very run, before it was killed.
@@ -130,8 +135,7 @@ def publish(
         ):
             # The version stays as it is; what was staged for it and never moved there goes.
             store.publish(folder, publisher=session.folder.id)
-            told = {**origin, "verification": verification, "gate": decision}
-            provenance.write_manifest(folder, told)
+            tell(verification, decision)
             session.clock.stop("publish")
             return Publication(verification, decision, before)
     logits, features = exported.predict_test()
@@ -167,9 +171,7 @@ def publish(
             labels = [picture.label for picture in expected.pictures]
             margin = config.gate_margin / 100
             decision = gate.decide(config.gate, margin, labels, predicted, result, beside, live)
-            provenance.write_manifest(
-                folder, {**origin, "verification": verification, "gate": decision}
-            )
+            tell(verification, decision)
             return decision
 
         decision, version = _replace_live(store, folder, compare, session.folder.id)
@@ -228,30 +230,19 @@ def _ask_live(
     """Asks the live version what the candidate was asked, if that is fair; the candidate's cost is
     measured beside it.
     """
-    live = gate.Live(number, _trained_on(store, number, expected))
-    if live.trained_on != 0:
-        return live, cost
+    splits = provenance.read_ledger(store.read_file(number, LEDGER_FILE))
+    seen = None
+    if splits is not None:
+        seen = sum(
+            splits.get(picture.sha256) in ("train", "validation") for picture in expected.pictures
+        )
+    if seen != 0:
+        return gate.Live(number, seen), cost
     path, fix = f"{store.base_path}/{number}", ": make another version live, or give --gate=off"
     with serve(path, "the live version", fix) as served:
         labels = [answer.label for answer in ask(served, expected)]
         took_ms = [float(np.median(times)) for times in latencies([served, candidate], expected)]
-        same = _is_same_model(store.manifest(number), config)
+        made = OF_BEFORE | store.manifest(number).get("config", {})
+        same = all(made.get(name) == getattr(config, name) for name in ("variant", "backbone"))
         live = gate.Live(number, 0, labels, gate.Cost(took_ms[0], served.size_bytes), same)
     return live, gate.Cost(took_ms[1], candidate.size_bytes)
-
-
-def _is_same_model(manifest: Mapping[str, Any], config: Config) -> bool:
-    live = OF_BEFORE | manifest.get("config", {})
-    return all(live.get(name) == getattr(config, name) for name in ("variant", "backbone"))
-
-
-def _trained_on(store: ModelStore, version: int, expected: Expected) -> int | None:
-    """How many of the test pictures a version was trained on or chosen by; None where it does not
-    say.
-    """
-    splits = provenance.read_ledger(store.read_file(version, LEDGER_FILE))
-    if splits is None:
-        return None
-    return sum(
-        splits.get(picture.sha256) in ("train", "validation") for picture in expected.pictures
-    )

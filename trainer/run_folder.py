@@ -6,8 +6,8 @@ import platform
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from itertools import count
@@ -51,50 +51,39 @@ class _BusyError(RunError):
     """Another process is at work in the folder."""
 
 
+@dataclass(eq=False)
 class RunFolder:
     """Where a run writes.
 
     Attributes:
-        id: names the run wherever it is known; a run that resumes keeps it.
         path: the folder on this machine.
         address: what the user calls it: the same, or ``gs://…``, to which it is copied when the run
             ends.
         environment: what `environment.json` holds: versions, devices, commit.
+        tensorboard: ``gs://…`` that gets a copy of the event files; empty: none.
+        lease: of the folder, where it is in a bucket.
+        id: names the run wherever it is known; a run that resumes keeps it.
         resumed: whether there is an earlier part of the same run to resume.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        address: str,
-        environment: Mapping[str, str],
-        tensorboard: str = "",
-        lease: Lease | None = None,
-    ) -> None:
-        self.id = uuid.uuid4().hex
-        self.path = path
-        self.address = address
-        self.environment = environment
-        self.resumed = False
-        self._tensorboard = tensorboard
-        self._lease = lease
+    path: Path
+    address: str
+    environment: Mapping[str, str]
+    tensorboard: str = ""
+    lease: Lease | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    resumed: bool = False
 
-    def state(self) -> str | None:
-        """What `state.json` says: ``incomplete``, ``done`` or ``failed``; None where there is
-        none.
+    def state(self) -> dict[str, Any]:
+        """What `state.json` holds, such as `state`: ``incomplete``, ``done`` or ``failed``; empty
+        where there is no such file.
         """
-        return self._read("state.json").get("state") if self.file("state.json").exists() else None
-
-    def goes_on(self) -> bool:
-        """Tells whether the same command resumes it: it was stopped, killed, or failed for a reason
-        that the user can mend.
-        """
-        return self.state() == "incomplete" or bool(self._read("state.json").get("resumable"))
+        return self._read("state.json") if self.file("state.json").exists() else {}
 
     def begin(self, config: Config, now: datetime) -> None:
         """Writes what the run is, once what a killed process has left half done is removed."""
         files.remove_unfinished(self.path)
-        if self.resumed and (self.path / "environment.json").exists():
+        if self.resumed:
             self.id = self._read("environment.json").get("run", self.id)
         state = {"state": "incomplete", "started": now.isoformat(timespec="seconds")}
         contents = asdict(config), {**self.environment, "run": self.id}, state
@@ -103,7 +92,7 @@ class RunFolder:
 
     def undisturbed(self) -> AbstractContextManager[Any]:
         """Inside, for seconds, nothing is done in the background: it would draw random numbers."""
-        return self._lease.paused() if self._lease else nullcontext()
+        return self.lease.paused() if self.lease else nullcontext()
 
     def synchronise(self) -> None:
         """Copies what is new to the bucket, where the run folder is in one: a machine may vanish.
@@ -114,11 +103,11 @@ class RunFolder:
         Raises:
             RunError: another run has taken the folder over.
         """
-        if self._lease:
-            self._lease.require()
+        if self.lease:
+            self.lease.require()
         try:
-            if self._tensorboard:
-                storage.upload_folder(self.path / "tensorboard", self._tensorboard)
+            if self.tensorboard:
+                storage.upload_folder(self.path / "tensorboard", self.tensorboard)
             if not is_address(self.address):
                 return
             storage.upload_folder(self.path, self.address, last=_LAST)
@@ -176,31 +165,28 @@ class RunFolder:
         # What runs did before there were these settings.
         head = "notebook" if config.variant == "transfer" else ""
         before = OF_BEFORE | {"head": head} | self._read("config.json")
-        return [
+        found = [
             f"{name} was {before[name]}, is {value}"
             for name, value in asdict(config).items()
             if name not in _NOT_COMPUTED and before.get(name, value) != value
-        ] + self._other_kernels()
-
-    def _other_kernels(self) -> list[str]:
-        """Kernels round differently: a run that began with others would not give what it would
-        have.
-        """
-        now = self.environment.get("kernels")
-        if now is None or not self.file("environment.json").exists():
-            return []
-        before = self._read("environment.json").get("kernels", now)
-        return [f"kernels were {before}, are {now}: see TF_ENABLE_ONEDNN_OPTS"] * (before != now)
+        ]
+        # They round differently: a run that began with others would not give what it would have.
+        now = self.environment["kernels"]
+        kernels = self._read("environment.json").get("kernels", now)
+        if kernels != now:
+            found.append(f"kernels were {kernels}, are {now}: see TF_ENABLE_ONEDNN_OPTS")
+        return found
 
     def mark(self, state: str, **more: str | bool) -> None:
         """Writes how the run ended, and why, into `state.json`."""
         try:
-            self.write_json("state.json", self._read("state.json") | {"state": state} | more)
-        except OSError as error:
+            with _writing(self.address):
+                self.write_json("state.json", self._read("state.json") | {"state": state} | more)
+        except RunError:
             # The disk is what failed: the state stays incomplete, and the error that led here is
             # the one to report.
             if state == "done":
-                raise RunError(_unwritable(self.address, error)) from error
+                raise
 
     def _read(self, name: str) -> dict[str, Any]:
         return files.read_json(self.path / name, f"remove the folder {self.address} to begin again")
@@ -240,28 +226,24 @@ def open_run(
                     raise
         run = RunFolder(path, address, environment, tensorboard, lease)
         run.resumed = _resumable(run, config)
-        try:
+        with _writing(address):
             run.begin(config, now)
-        except OSError as error:
-            raise RunError(_unwritable(address, error)) from error
         run.synchronise()
         try:
             yield run
-        except OSError as error:
-            run.mark("failed", reason=str(error), resumable=True)
-            where = f" ({error.filename})" if error.filename else ""
-            raise RunError(
-                f"{run.address}: {error.strerror}{where}; free space or give permission"
-            ) from error
         except (RunStopped, WorkersError, KeyboardInterrupt) as error:
             run.mark("incomplete", reason=str(error) or "interrupted")
             raise
         except BaseException as error:
-            mendable = isinstance(error, WhiskerError) and not isinstance(
-                error, PicturesChangedError
-            )
-            run.mark("failed", reason=str(error) or type(error).__name__, resumable=mendable)
-            raise
+            mendable = isinstance(error, WhiskerError | OSError)
+            resumable = mendable and not isinstance(error, PicturesChangedError)
+            run.mark("failed", reason=str(error) or type(error).__name__, resumable=resumable)
+            if not isinstance(error, OSError):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise RunError(
+                f"{run.address}: {error.strerror}{where}; free space or give permission"
+            ) from error
         run.mark("done")
 
 
@@ -282,13 +264,19 @@ def _unfinished(config: Config, environment: Mapping[str, str]) -> str | None:
     for path in sorted(Path("runs").glob(f"*-{config.variant}"), reverse=True):
         run = RunFolder(path, str(path), environment)
         try:
-            begun = run.state() is not None
-            if not (run.goes_on() and not run.differences(config) if begun else _is_empty(path)):
-                continue
-            with files.locked(path / ".lock"):
-                if begun:
-                    return run.address
-                empty = run.address
+            state = run.state()
+            if state:
+                # Stopped, killed, or failed for a reason that the user can mend.
+                resumes = state.get("state") == "incomplete" or state.get("resumable")
+                fits = resumes and not run.differences(config)
+            else:
+                names = (file.name for file in path.iterdir())
+                fits = all(name.startswith(".") or name in _BEGUN for name in names)
+            if fits:
+                with files.locked(path / ".lock"):
+                    if state:
+                        return run.address
+                    empty = run.address
         except BlockingIOError:
             continue
         except (files.DamagedFileError, OSError) as error:
@@ -296,28 +284,21 @@ def _unfinished(config: Config, environment: Mapping[str, str]) -> str | None:
     return empty
 
 
-def _is_empty(path: Path) -> bool:
-    return all(file.name.startswith(".") or file.name in _BEGUN for file in path.iterdir())
-
-
 def _free(now: datetime, variant: str) -> str:
     """Makes a folder with a name that no other run has, and gives its path."""
     for number in count(1):
         name = f"runs/{now:%Y%m%d-%H%M%S}{f'-{number}' * (number > 1)}-{variant}"
-        try:
+        with _writing(name), suppress(FileExistsError):
             Path(name).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RunError(_unwritable(name, error)) from error
-        return name
+            return name
     raise AssertionError
 
 
 def _resumable(run: RunFolder, config: Config) -> bool:
-    state = run.state()
-    if state is None:
+    content = run.state()
+    if not content:
         return False
+    state = content.get("state")
     if state == "done" or config.resume == "never":
         raise RunError(
             f"--run_dir={run.address}: holds a run already ({state}); give another folder, or"
@@ -362,21 +343,25 @@ def locked_folder(address: str, busy: str) -> Iterator[int]:
         RunError: another process holds the lock, or the folder cannot be written.
     """
     path = Path(address).expanduser()
-    try:
+    with _writing(address):
         path.mkdir(parents=True, exist_ok=True)
-        with files.locked(path / ".lock") as lock:
-            yield lock.fileno()
-    except BlockingIOError as error:
-        raise _BusyError(f"--run_dir={address}: {busy}") from error
+        try:
+            with files.locked(path / ".lock") as lock:
+                yield lock.fileno()
+        except BlockingIOError as error:
+            raise _BusyError(f"--run_dir={address}: {busy}") from error
+
+
+@contextmanager
+def _writing(address: str) -> Iterator[None]:
+    """Turns what a disk refuses inside into a RunError."""
+    try:
+        yield
     except OSError as error:
-        raise RunError(_unwritable(address, error)) from error
-
-
-def _unwritable(address: str, error: OSError) -> str:
-    return (
-        f"--run_dir={address}: cannot be written ({error.strerror}); give a folder that this user"
-        " may write to"
-    )
+        raise RunError(
+            f"--run_dir={address}: cannot be written ({error.strerror}); give a folder that this"
+            " user may write to"
+        ) from error
 
 
 def _environment(devices: Sequence[str], kernels: str = "") -> dict[str, str]:
@@ -386,7 +371,7 @@ def _environment(devices: Sequence[str], kernels: str = "") -> dict[str, str]:
         "processors": str(available_processors()),
         **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
         "devices": ", ".join(devices),
-        **({"kernels": kernels} if kernels else {}),
+        "kernels": kernels,
         "commit": commit(),
     }
 

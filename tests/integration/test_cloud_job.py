@@ -16,7 +16,7 @@ from serving.client.local_server import local_server
 from serving.client.predict_client import PredictClient
 from tests.trained_model import draw, logged, write_pictures
 from tests.trainer.cloud.job_service import JobService
-from trainer.cloud import Submission, jobs_client, send, specification
+from trainer.cloud import Submission, send, specification
 from trainer.cloud.jobs_client import CustomJob, Jobs
 from trainer.cloud.rehearsal import PROJECT, REGION
 from trainer.errors import CloudError
@@ -153,8 +153,8 @@ def test_two_workers_take_their_folders_from_what_the_service_sets_and_the_chief
             with logged(lines):
                 send.watch(jobs, job.name, price_per_hour=0.0, ask=None)
         except CloudError:
-            pytest.fail("\n".join(jobs_client.read_log(jobs.name("1000"), service.url)))
-        log = list(jobs_client.read_log(jobs.name("1000"), service.url))
+            pytest.fail("\n".join(jobs.log(jobs.name("1000"))))
+        log = list(jobs.log(jobs.name("1000")))
     assert sum("published version 1" in line for line in log) == 1
     assert storage.list_names(f"{base}/model/whisker/1")
     assert any(name.startswith("step-") for name in storage.list_names(f"{base}/checkpoints"))

@@ -127,7 +127,10 @@ def test_first_line_says_how_to_send_and_flags_left_out_are_not_forwarded():
             "--image_uri=example.dev/t:1: a tag can come to mean another image; give it by digest",
         ),
         ([IMAGE, "--platform=kubernetes"], "--platform=kubernetes: sending is kubectl's"),
-        (["--dry_run", IMAGE, "--platform=slurm"], "--platform=slurm: expected vertex, kubernetes"),
+        (
+            ["--dry_run", IMAGE, "--platform=slurm"],
+            "--platform=slurm: expected one of vertex, kubernetes",
+        ),
         (
             ["--dry_run", IMAGE, "--spot"],
             "--spot: a job whose machine was taken away resumes in its run folder",

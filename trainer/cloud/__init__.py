@@ -12,13 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.cloud import image
-from trainer.config import Config
+from trainer.config import Config, check_setting
 from trainer.errors import ConfigError
 from whisker_ml.cli import setting
 from whisker_ml.files import BUCKET_SCHEME
 
 DEFAULT_MACHINE, DEFAULT_ACCELERATOR = "g2-standard-8", "NVIDIA_L4"
+
+# What an image is built from, and by which file in it.
+CHECKOUT = Path(__file__).parents[2]
+DOCKERFILE = "infra/docker/trainer.Dockerfile"
 
 # Numbers, and why there is a limit: a slip of a key must not be paid for.
 _BOUNDS: dict[str, tuple[float, float, str]] = {
@@ -86,13 +89,18 @@ def facts() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("vendor.toml").read_text(encoding="utf-8"))
 
 
-def require_known(machine: str, accelerator: str) -> None:
-    """Refuses what is no name of a machine or accelerator, and what the images do not run on.
+def require_known(machine: str, accelerator: str, count: int) -> None:
+    """Refuses what is no machine or accelerator, and what the images do not run on; arguments as
+    `require_possible` has them.
 
     Raises:
         ConfigError: the form is wrong, or the processors are Arm.
     """
     require_form(machine=machine, accelerator=accelerator)
+    if accelerator and count < 1:
+        raise ConfigError(
+            f"--accelerator_count={count}: expected at least 1 with --accelerator={accelerator}"
+        )
     if any(map(_ARM.fullmatch, (machine, accelerator))):
         raise ConfigError(
             f"--machine={machine} --accelerator={accelerator}: the processors there are Arm, and"
@@ -111,12 +119,8 @@ def require_possible(machine: str, accelerator: str, count: int) -> None:
     Raises:
         ConfigError: the pair is impossible; the text names the values that fit.
     """
-    require_known(machine, accelerator)
+    require_known(machine, accelerator, count)
     pair = f"--machine={machine} --accelerator={accelerator}"
-    if accelerator and count < 1:
-        raise ConfigError(
-            f"--accelerator_count={count}: expected at least 1 with --accelerator={accelerator}"
-        )
     machines = facts()["machines"]
     kind, built_in = machines.get(machine, (accelerator, count))
     if (accelerator, count) != (kind, built_in):
@@ -156,15 +160,12 @@ def require_remote(config: Config) -> None:
         )
 
 
-# What the job service sets in a container, as settings of a run.
-#
-# Set where the job has a base output directory (the description of
-# CustomJobSpec.base_output_directory in google-cloud-aiplatform 2.7.0):
-#
-# AIP_MODEL_DIR, ``<base>/model/``, is ``--model_dir``: a model store with numbered versions, not a
-# single model. AIP_CHECKPOINT_DIR, ``<base>/checkpoints/``, makes ``<base>`` the run folder, which
-# has its checkpoints just there. AIP_TENSORBOARD_LOG_DIR, ``<base>/logs/``, gets a copy of the run
-# folder's ``tensorboard/``.
+# What the job service sets in a container, as settings of a run, where the job has a base output
+# directory (the description of CustomJobSpec.base_output_directory in google-cloud-aiplatform
+# 2.7.0): AIP_MODEL_DIR, ``<base>/model/``, is ``--model_dir``: a model store with numbered
+# versions, not a single model. AIP_CHECKPOINT_DIR, ``<base>/checkpoints/``, makes ``<base>`` the
+# run folder, which has its checkpoints just there. AIP_TENSORBOARD_LOG_DIR, ``<base>/logs/``, gets
+# a copy of the run folder's ``tensorboard/``.
 
 TENSORBOARD = "AIP_TENSORBOARD_LOG_DIR"
 
@@ -173,12 +174,41 @@ def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Takes `run_dir` and `model_dir` from the variables that are set; a flag that is given wins
     over them.
     """
-    checkpoints = environment.get("AIP_CHECKPOINT_DIR", "").rstrip("/")
-    found = {
-        "run_dir": checkpoints.removesuffix("/checkpoints"),
-        "model_dir": environment.get("AIP_MODEL_DIR", "").rstrip("/"),
+    return {
+        name: folder.rstrip("/").removesuffix(suffix)
+        for name, variable, suffix in (
+            ("run_dir", "AIP_CHECKPOINT_DIR", "/checkpoints"),
+            ("model_dir", "AIP_MODEL_DIR", ""),
+        )
+        if (folder := environment.get(variable))
     }
-    return {name: folder for name, folder in found.items() if folder}
+
+
+def is_pinned(image_uri: str) -> bool:
+    """Tells whether an image is named by digest, which cannot come to mean another one."""
+    return "@sha256:" in image_uri
+
+
+def require_buildable(kind: str, image_uri: str, project: str, checkout: Path = CHECKOUT) -> None:
+    """Refuses what `--build` of this kind cannot build from a checkout.
+
+    Raises:
+        ConfigError: the name is a digest, the project has no id, or this is no checkout.
+    """
+    if kind == "cloudbuild" and (":" in project or project.isdecimal()):
+        raise ConfigError(
+            f"--project={project}: --build=cloudbuild expects the project's id, such as my-project:"
+            " the names that infra/terraform gives to builder and bucket begin with it"
+        )
+    if is_pinned(image_uri) or ":" not in image_uri.rpartition("/")[2]:
+        raise ConfigError(
+            f"--image_uri={image_uri}: with --build={kind} expected a name and a tag to push to,"
+            " such as LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/trainer:mine"
+        )
+    if not (checkout / DOCKERFILE).is_file():
+        raise ConfigError(
+            f"--build={kind}: {checkout} has no {DOCKERFILE}; run this from a checkout of Whisker"
+        )
 
 
 class Budget(NamedTuple):
@@ -243,14 +273,10 @@ class Submission:
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
-            choices, value = option.metadata["choices"], getattr(self, option.name)
-            if choices and value not in choices:
-                raise ConfigError(
-                    f"--{option.name}={value}: expected {', '.join(filter(None, choices))}"
-                )
+            check_setting(option, getattr(self, option.name))
         _ = self.budget
         require_form(**{name: text for name in _FORMS if (text := getattr(self, name))})
-        require_known(self.machine, self.accelerator)
+        require_known(self.machine, self.accelerator, self.accelerator_count)
         if self.platform == "kubernetes" and not self.dry_run:
             raise ConfigError(
                 "--platform=kubernetes: sending is kubectl's; give --dry_run too, and pipe the"
@@ -259,13 +285,18 @@ class Submission:
         if self.platform == "vertex" and (self.project or self.region or not self.dry_run):
             require_form(project=self.project, region=self.region)
         if self.build:
-            image.require_buildable(self.build, self.image_uri, self.project)
-        if self.image_uri and not (self.dry_run or self.build or image.is_pinned(self.image_uri)):
+            require_buildable(self.build, self.image_uri, self.project)
+        if self.image_uri and not (self.dry_run or self.build or is_pinned(self.image_uri)):
             raise ConfigError(
                 f"--image_uri={self.image_uri}: a tag can come to mean another image; give it by"
                 f" digest, which gcloud artifacts docker images describe {self.image_uri}"
                 " --format='value(image_summary.digest)' prints, or --build"
             )
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators in each machine."""
+        return self.accelerator_count if self.accelerator else 0
 
     @property
     def budget(self) -> Budget:
@@ -311,8 +342,8 @@ class Submission:
                 " --run_dir=gs://… and leave out --resume=never"
             )
         # Of each machine: the accelerators that --gpus names, or all of them.
-        each = len(config.gpus.split(",")) if config.gpus else self.accelerator_count
-        replicas = self.workers * (each if self.accelerator else 1)
+        each = self.gpus and len(config.gpus.split(",")) if config.gpus else self.gpus
+        replicas = self.workers * (each or 1)
         if self.workers > 1 and config.batch_size % replicas:
             raise ConfigError(
                 f"--batch_size={config.batch_size} with --workers={self.workers}: expected a"

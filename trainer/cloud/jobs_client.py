@@ -7,7 +7,7 @@ looks for its label first.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,6 +160,35 @@ class Jobs:
         """Asks the service to end a job; one that has ended stays as it is."""
         self._call("cancel_custom_job", name=name)
 
+    def log(self, name: str) -> Iterator[str]:
+        """Reads what a job has written so far, oldest first. A service on this machine has the log
+        too, for others Cloud Logging has it.
+
+        Args:
+            name: the job's full name.
+
+        Yields:
+            Lines of time (UTC), worker, severity and text.
+
+        Raises:
+            CloudError: the log cannot be read.
+        """
+        with mapped_errors(self.project):
+            client = LoggingServiceV2Client(
+                transport=_transport(LoggingServiceV2GrpcTransport, self.api_endpoint)
+            )
+            # As gcloud finds what a custom job writes (its source, command_lib/ai/log_util.py, read
+            # on 2026-11-22).
+            request = ListLogEntriesRequest(
+                resource_names=[f"projects/{self.project}"],
+                filter='(resource.type="ml_job" OR resource.type="cloudml_job") AND'
+                f' resource.labels.job_id="{name.rpartition("/")[2]}"',
+                order_by="timestamp asc",
+            )
+            host = self.api_endpoint or "logging.googleapis.com"
+            entries = _call(client, host, "list_log_entries", request=request)
+            yield from map(_line, entries)
+
     def name(self, job: str) -> str:
         """Full name of a job that is given by its number, or by its full name.
 
@@ -177,8 +206,23 @@ class Jobs:
         return f"whisker-jobs {verb} {number} --project={self.project} --region={region}{endpoint}"
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        with mapped_errors(self.project), patience(self._host, sum(_DEADLINES_S[method])):
-            return getattr(self._client, method)(**arguments, **_limits(method))
+        with mapped_errors(self.project):
+            return _call(self._client, self._host, method, **arguments)
+
+
+def _call(client: Any, host: str, method: str, **arguments: Any) -> Any:
+    """Calls a method of a library's client, with its deadline and retry."""
+    timeout_s, retry_s = _DEADLINES_S[method]
+    retry = Retry(
+        lambda error: isinstance(error, _LOST) and _NO_TOKEN not in str(error),
+        initial=0.5,
+        maximum=20.0,
+        timeout=retry_s,
+    )
+    with patience(host, timeout_s + retry_s):
+        return getattr(client, method)(
+            **arguments, timeout=timeout_s, retry=retry if retry_s else None
+        )
 
 
 @contextmanager
@@ -192,17 +236,6 @@ def patience(host: str, most_s: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _limits(method: str) -> Mapping[str, Any]:
-    """Deadline and retry of a call, as the libraries' methods take them."""
-    timeout_s, retry_s = _DEADLINES_S[method]
-    retry = Retry(predicate=_may_come_back, initial=0.5, maximum=20.0, timeout=retry_s)
-    return {"timeout": timeout_s, "retry": retry if retry_s else None}
-
-
-def _may_come_back(error: Exception) -> bool:
-    return isinstance(error, _LOST) and _NO_TOKEN not in str(error)
 
 
 def _transport(kind: Callable[..., Any], api_endpoint: str) -> Any:
@@ -245,45 +278,6 @@ def mapped_errors(project: str) -> Iterator[None]:
                     f"{project}: {text}; {remedy}" if ours is CloudError else f"{project}: {remedy}"
                 ) from error
         raise CloudError(f"{project}: {text}") from error
-
-
-# The log of a job, from Cloud Logging.
-#
-# What a custom job writes is found as gcloud finds it (its source, command_lib/ai/log_util.py, read
-# on 2026-11-22).
-
-_FILTER = (
-    '(resource.type="ml_job" OR resource.type="cloudml_job") AND resource.labels.job_id="{job}"'
-)
-
-
-def read_log(name: str, api_endpoint: str = "") -> Iterator[str]:
-    """Reads what a job has written so far, oldest first.
-
-    Args:
-        name: the job's full name.
-        api_endpoint: of the job service; one on this machine has the log too, others have Google's.
-
-    Yields:
-        Lines of time (UTC), worker, severity and text.
-
-    Raises:
-        CloudError: the log cannot be read.
-    """
-    _, project, *_, job = name.split("/")
-    with mapped_errors(project):
-        client = LoggingServiceV2Client(
-            transport=_transport(LoggingServiceV2GrpcTransport, api_endpoint)
-        )
-        request = ListLogEntriesRequest(
-            resource_names=[f"projects/{project}"],
-            filter=_FILTER.format(job=job),
-            order_by="timestamp asc",
-        )
-        host = api_endpoint or "logging.googleapis.com"
-        with patience(host, sum(_DEADLINES_S["list_log_entries"])):
-            entries = client.list_log_entries(request, **_limits("list_log_entries"))
-        yield from map(_line, entries)
 
 
 def _line(entry: LogEntry) -> str:

@@ -31,7 +31,6 @@ import requests
 from google.cloud.aiplatform_v1 import types
 from google.cloud.aiplatform_v1.types import JobState
 from google.cloud.logging_v2.types import ListLogEntriesRequest, ListLogEntriesResponse, LogEntry
-from google.protobuf import empty_pb2
 from google.rpc import code_pb2, status_pb2
 
 from trainer.cloud import require_form
@@ -45,6 +44,8 @@ _BUCKET = "my-bucket"
 # What a machine that is taken away leaves.
 _ENDED_WITHIN_S = 30.0
 _LOOK_S = 0.2
+# Jobs beyond these wait, as those without quota do.
+_MOST_AT_ONCE = 64
 _EMULATOR_DEADLINE_S = 20.0
 
 PENDING, RUNNING = JobState.JOB_STATE_PENDING, JobState.JOB_STATE_RUNNING
@@ -54,17 +55,21 @@ CANCELLING, CANCELLED = JobState.JOB_STATE_CANCELLING, JobState.JOB_STATE_CANCEL
 
 @dataclass
 class _Kept:
-    """A job, and the processes of its replicas; the first process decides how it ends.
+    """A job, which a thread of its own runs. Each replica has a log in the job's folder.
 
-    Each replica has a log in the job's folder.
+    Attributes:
+        job: as the service shows it.
+        folder: of its logs.
+        ending: set when its processes are to end.
+        preempted: whether they start again then.
+        processes: of its replicas; the first decides how it ends.
     """
 
     job: types.CustomJob
     folder: Path
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    # When the processes were asked to end, and whether they start again then.
-    ending_since: float | None = None
+    ending: threading.Event = field(default_factory=threading.Event)
     preempted: bool = False
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
 class JobService:
@@ -96,23 +101,24 @@ class JobService:
         ]
         self._environment = environment or {}
         self._kept: dict[str, _Kept] = {}
+        self._running = futures.ThreadPoolExecutor(_MOST_AT_ONCE)
         self._lock = threading.RLock()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)]
         )
         jobs = "google.cloud.aiplatform.v1.JobService"
-        log = "google.logging.v2.LoggingServiceV2"
-        for service, method, request, answer in (
-            (jobs, self._create, types.CreateCustomJobRequest, types.CustomJob),
-            (jobs, self._get, types.GetCustomJobRequest, types.CustomJob),
-            (jobs, self._list, types.ListCustomJobsRequest, types.ListCustomJobsResponse),
-            (jobs, self._cancel, types.CancelCustomJobRequest, empty_pb2.Empty),
-            (log, self._entries, ListLogEntriesRequest, ListLogEntriesResponse),
+        for service, method, request in (
+            (jobs, self._create, types.CreateCustomJobRequest),
+            (jobs, self._get, types.GetCustomJobRequest),
+            (jobs, self._list, types.ListCustomJobsRequest),
+            (jobs, self._cancel, types.CancelCustomJobRequest),
+            ("google.logging.v2.LoggingServiceV2", self._entries, ListLogEntriesRequest),
         ):
             handler = grpc.unary_unary_rpc_method_handler(
                 partial(self._answer, method),
                 request.deserialize,
-                getattr(answer, "serialize", None) or answer.SerializeToString,
+                # An answer without content is no byte, whatever its message is.
+                lambda answer: type(answer).serialize(answer) if answer else b"",
             )
             name = request.__name__.removesuffix("Request")
             self._server.add_generic_rpc_handlers(
@@ -126,24 +132,18 @@ class JobService:
         )
         self._server.start()
 
-    def advance(self) -> None:
-        """Brings every job to where it is by now: started, ended, or started again."""
-        with self._lock:
-            for kept in self._kept.values():
-                self._advance(kept)
-
     def preempt(self, number: str) -> None:
-        """Takes a job's machines away as Spot does, SIGTERM first; `advance` starts it again.
+        """Takes a job's machines away as Spot does, SIGTERM first; then it starts again.
 
         Raises:
             ConfigError: no such job is running.
         """
         with self._lock:
             kept = self._kept.get(number)
-            if kept is None or kept.job.state != RUNNING or kept.ending_since:
+            if kept is None or kept.job.state != RUNNING or kept.ending.is_set():
                 raise ConfigError(f"preempt {number}: no job with this number is running")
             kept.preempted = True
-            _ask_to_end(kept)
+            kept.ending.set()
 
     def close(self) -> None:
         """Ends the server, and what still runs."""
@@ -151,60 +151,58 @@ class JobService:
         if any(kept.processes for kept in self._kept.values()):
             logger.info(f"ending jobs, which takes up to {_ENDED_WITHIN_S:g} s")
         try:
-            for kept in self._kept.values():
-                _ask_to_end(kept)
-            while not all(map(_has_ended, self._kept.values())):
-                time.sleep(_LOOK_S)
+            with self._lock:
+                for kept in self._kept.values():
+                    kept.preempted = False
+                    kept.ending.set()
+            self._running.shutdown()
         finally:
             for kept in self._kept.values():
                 _kill(kept)
             self._folder.cleanup()
 
-    def _answer(self, method: Callable[..., Any], request: Any, context: Any) -> Any:
-        with self._lock:
-            return method(request, context)
+    def _answer(self, method: Callable[[Any], Any], request: Any, context: Any) -> Any:
+        try:
+            with self._lock:
+                return method(request)
+        except LookupError as error:
+            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
-    def _create(self, request: Any, context: Any) -> types.CustomJob:
-        self._require(request.parent, context)
+    def _create(self, request: Any) -> types.CustomJob:
+        self._require(request.parent)
         job, number = request.custom_job, str(1000 + len(self._kept))
         # The service names a project by its number.
         job.name = f"{self._parents[0]}/customJobs/{number}"
         job.state, job.create_time = PENDING, datetime.now(UTC)
-        self._kept[number] = _Kept(job, Path(tempfile.mkdtemp(dir=self._folder.name)))
+        kept = self._kept[number] = _Kept(job, Path(tempfile.mkdtemp(dir=self._folder.name)))
+        self._running.submit(self._run, kept)
         return job
 
-    def _get(self, request: Any, context: Any) -> types.CustomJob:
-        kept = self._found(request.name, context)
-        self._advance(kept)
-        return kept.job
+    def _get(self, request: Any) -> types.CustomJob:
+        return self._kept[self._require(request.name)].job
 
-    def _list(self, request: Any, context: Any) -> types.ListCustomJobsResponse:
-        self._require(request.parent, context)
+    def _list(self, request: Any) -> types.ListCustomJobsResponse:
+        self._require(request.parent)
         terms = request.filter.split(" AND ")
-        try:
-            found = [
-                kept.job
-                for kept in self._kept.values()
-                if all(_fits(kept.job, term) for term in terms)
-            ]
-        except ValueError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return types.ListCustomJobsResponse(custom_jobs=found)
+        jobs = [kept.job for kept in self._kept.values()]
+        return types.ListCustomJobsResponse(
+            custom_jobs=[job for job in jobs if all(_fits(job, term) for term in terms)]
+        )
 
-    def _cancel(self, request: Any, context: Any) -> empty_pb2.Empty:
-        kept = self._found(request.name, context)
+    def _cancel(self, request: Any) -> None:
+        kept = self._kept[self._require(request.name)]
         if kept.job.state in (PENDING, RUNNING):
             kept.job.state = CANCELLING
-            _ask_to_end(kept)
-        return empty_pb2.Empty()
+            kept.ending.set()
 
-    def _entries(self, request: Any, context: Any) -> ListLogEntriesResponse:
+    def _entries(self, request: Any) -> ListLogEntriesResponse:
         number = re.search(r'resource\.labels\.job_id="(\d+)"', request.filter)
         project = self._parents[1].partition("/locations/")[0]
         if list(request.resource_names) != [project] or number is None:
-            text = f"{request.resource_names} {request.filter}"
-            raise context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-        kept = self._found(f"{self._parents[0]}/customJobs/{number[1]}", context)
+            raise ValueError(f"{request.resource_names} {request.filter}")
+        self._require(f"{self._parents[0]}/customJobs/{number[1]}")
         return ListLogEntriesResponse(
             entries=[
                 LogEntry(
@@ -212,44 +210,45 @@ class JobService:
                     resource={"type": "ml_job", "labels": {"task_name": log.stem}},
                     text_payload=line,
                 )
-                for log in sorted(kept.folder.glob("*.log"))
+                for log in sorted(self._kept[number[1]].folder.glob("*.log"))
                 for line in log.read_text(errors="replace").splitlines()
             ]
         )
 
-    def _require(self, parent: str, context: Any) -> None:
-        if parent not in self._parents:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"{parent} is not found.")
-
-    def _found(self, name: str, context: Any) -> _Kept:
+    def _require(self, name: str) -> str:
+        """Makes sure that a name is of the project and region; gives the number of a job's."""
         parent, _, number = name.partition("/customJobs/")
-        self._require(parent, context)
-        if number not in self._kept:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"{name} is not found.")
-        return self._kept[number]
+        if parent not in self._parents or (number and number not in self._kept):
+            raise LookupError(f"{name} is not found.")
+        return number
 
-    def _advance(self, kept: _Kept) -> None:
+    def _run(self, kept: _Kept) -> None:
+        """Takes a job to its end."""
         job = kept.job
-        if job.state == PENDING:
-            move(job, RUNNING)
+        with self._lock:
+            if job.state == PENDING:
+                move(job, RUNNING)
+        again = True
+        while again:
             self._start(kept)
-        if job.state not in (RUNNING, CANCELLING):
-            return
-        # The job is done when its first replica is.
-        if not kept.ending_since and kept.processes[0].poll() is not None:
-            _ask_to_end(kept)
-        if not kept.ending_since or not _has_ended(kept):
-            return
-        seconds = time.monotonic() - kept.ending_since
-        code = _kill(kept)
-        if job.state == CANCELLING:
-            move(job, CANCELLED)
-        elif kept.preempted and code:
-            number = job.name.rpartition("/")[2]
-            logger.info(f"{number}: ended with {code} after {seconds:.1f} s, and starts again")
-            self._start(kept)
-        else:
-            move(job, FAILED if code else SUCCEEDED, code)
+            # The job is done when its first replica is.
+            while kept.processes[0].poll() is None and not kept.ending.wait(_LOOK_S):
+                pass
+            asked = time.monotonic()
+            code = _end(kept)
+            with self._lock:
+                again = kept.preempted and code != 0 and job.state == RUNNING
+                if again:
+                    number, seconds = job.name.rpartition("/")[2], time.monotonic() - asked
+                    logger.info(
+                        f"{number}: ended with {code} after {seconds:.1f} s, and starts again"
+                    )
+                    kept.preempted = False
+                    kept.ending.clear()
+                elif job.state == CANCELLING:
+                    move(job, CANCELLED)
+                else:
+                    move(job, FAILED if code else SUCCEEDED, code)
 
     def _start(self, kept: _Kept) -> None:
         pools = kept.job.job_spec.worker_pool_specs
@@ -258,29 +257,25 @@ class JobService:
             name: [f"127.0.0.1:{free_port()}" for _ in range(pool.replica_count)]
             for name, pool in zip(("chief", "worker"), pools, strict=False)
         }
-        kept.ending_since, kept.preempted = None, False
         # Empty, as on a new machine.
         folder = tempfile.mkdtemp(dir=kept.folder)
-        for number, pool in enumerate(pools):
-            command = [
-                sys.executable if word == "python" else word for word in pool.container_spec.command
-            ]
-            for index in range(pool.replica_count):
-                environment = {
-                    **os.environ,
-                    "PYTHONUNBUFFERED": "1",
-                    # This Whisker, in place of the image's.
-                    "PYTHONPATH": str(Path(__file__).parents[2]),
-                    **self._environment,
-                }
-                if len(cluster) > 1:
-                    task = {"type": list(cluster)[number], "index": index}
-                    environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+        for number, (kind, addresses) in enumerate(cluster.items()):
+            container = pools[number].container_spec
+            command = [sys.executable if word == "python" else word for word in container.command]
+            for index in range(len(addresses)):
+                task = {"cluster": cluster, "task": {"type": kind, "index": index}}
                 with (kept.folder / f"workerpool{number}-{index}.log").open("ab") as log:
                     process = subprocess.Popen(
-                        [*command, *pool.container_spec.args],
+                        [*command, *container.args],
                         cwd=folder,
-                        env=environment,
+                        env={
+                            **os.environ,
+                            "PYTHONUNBUFFERED": "1",
+                            # This Whisker, in place of the image's.
+                            "PYTHONPATH": str(Path(__file__).parents[2]),
+                            **({"TF_CONFIG": json.dumps(task)} if len(cluster) > 1 else {}),
+                            **self._environment,
+                        },
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -297,33 +292,38 @@ def move(job: types.CustomJob, state: JobState, code: int = 0) -> None:
         job.start_time = datetime.now(UTC)
     if state in (SUCCEEDED, FAILED, CANCELLED):
         job.end_time = datetime.now(UTC)
-    if state == CANCELLED:
-        job.error = status_pb2.Status(code=code_pb2.CANCELLED, message="the user cancelled it")
-    if state == FAILED:
-        reason = f"The replica workerpool0-0 exited with a non-zero status of {code}."
-        job.error = status_pb2.Status(code=code_pb2.INTERNAL, message=reason)
+    reasons = {
+        CANCELLED: (code_pb2.CANCELLED, "the user cancelled it"),
+        FAILED: (
+            code_pb2.INTERNAL,
+            f"The replica workerpool0-0 exited with a non-zero status of {code}.",
+        ),
+    }
+    if state in reasons:
+        kind, message = reasons[state]
+        job.error = status_pb2.Status(code=kind, message=message)
 
 
-def _ask_to_end(kept: _Kept) -> None:
-    kept.ending_since = kept.ending_since or time.monotonic()
+def _end(kept: _Kept) -> int:
+    """Asks a job's processes to end, and gives them time; gives the first one's exit code."""
+    deadline = time.monotonic() + _ENDED_WITHIN_S
+    first = kept.processes[0]
     for process in kept.processes:
         process.terminate()
-
-
-def _has_ended(kept: _Kept) -> bool:
-    """Tells whether all processes have ended, or were given enough time to."""
-    late = time.monotonic() - (kept.ending_since or 0) > _ENDED_WITHIN_S
-    return late or all(process.poll() is not None for process in kept.processes)
-
-
-def _kill(kept: _Kept) -> int:
-    """Ends the processes, and what they have started; gives the first one's exit code."""
     for process in kept.processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0))
+    _kill(kept)
+    return first.returncode
+
+
+def _kill(kept: _Kept) -> None:
+    """Ends a job's processes, and what they have started."""
+    while kept.processes:
+        process = kept.processes.pop()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    code, *_ = [process.wait() for process in kept.processes] or [0]
-    kept.processes = []
-    return code
+        process.wait()
 
 
 def _fits(job: types.CustomJob, term: str) -> bool:
@@ -380,22 +380,22 @@ def storage_emulator(port: int = 0, region: str = REGION) -> Iterator[str]:
         start_new_session=True,
     ) as process:
         try:
-            _wait_until_healthy(f"{url}/_internal/healthcheck", process)
+            deadline = time.monotonic() + _EMULATOR_DEADLINE_S
+            while not _is_healthy(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise ConfigError(f"{binary} does not serve {url}: give another --port")
+                time.sleep(0.02)
             yield url
         finally:
             process.kill()
 
 
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _EMULATOR_DEADLINE_S
-    while True:
-        try:
-            requests.get(url, timeout=_EMULATOR_DEADLINE_S)
-            return
-        except requests.ConnectionError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+def _is_healthy(url: str) -> bool:
+    try:
+        requests.get(f"{url}/_internal/healthcheck", timeout=_EMULATOR_DEADLINE_S)
+        return True
+    except requests.ConnectionError:
+        return False
 
 
 def serve(project: str, region: str, port: int) -> NoReturn:
@@ -442,7 +442,6 @@ def serve(project: str, region: str, port: int) -> NoReturn:
             logger.info(line)
         threading.Thread(target=_obey, args=[service], daemon=True).start()
         while True:
-            service.advance()
             time.sleep(_LOOK_S)
 
 

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 
-from trainer.cloud import Submission, facts, image, specification
+from trainer.cloud import Submission, facts, image, is_pinned, specification
 from trainer.cloud.jobs_client import ENDED, Jobs, patience
 from trainer.config import Config
 from trainer.errors import CloudError, ConfigError
 from whisker_ml import storage
 from whisker_ml.errors import EXIT_DONE, EXIT_INTERRUPTED, PermissionMissingError, StorageError
-from whisker_ml.files import BUCKET_SCHEME, is_address, parse_address
+from whisker_ml.files import is_address, parse_address
 from whisker_ml.storage import mapped_errors
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
     Raises:
         ConfigError: it could not run.
     """
-    build, image_uri = submission.build, submission.image_uri
+    image_uri = submission.image_uri
     unchecked = [
         "credentials, quota, price, and whether there are such machines just now",
         f"that {image_uri} exists and holds this checkout",
@@ -49,9 +49,7 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
     else:
         content = specification.custom_job(submission, arguments)
         contents = [content]
-        command = specification.send_command(
-            content, submission.display_name, project=submission.project, region=submission.region
-        )
+        command = specification.send_command(content, submission)
         if submission.machine not in facts()["machines"]:
             takes = f" and takes {submission.accelerator} in this number"
             unchecked.append(
@@ -67,14 +65,13 @@ def preview(submission: Submission, config: Config, arguments: Sequence[str]) ->
             ),
         ]
     comments = [f"Saved as job.yaml, sent by: {command}"]
-    if build:
-        lines = image.describe(build, image_uri, submission.project, submission.region)
-        comments += [f"Built first: {line}" for line in lines]
+    if submission.build:
+        comments += [f"Built first: {line}" for line in image.describe(submission)]
     comments.append(f"Ended after {submission.budget.reason}.")
-    if not image.is_pinned(image_uri):
+    if not is_pinned(image_uri):
         remedy = (
             "--build puts the digest in its place."
-            if build
+            if submission.build
             else "without --dry_run this is refused."
         )
         comments.append(f"Note: the image is named by a tag, which can move: {remedy}")
@@ -142,10 +139,7 @@ def send(
     ]
     require_near(addresses, submission.region)
     if submission.build:
-        pinned = image.build(
-            submission.build, submission.image_uri, submission.project, submission.region
-        )
-        submission = replace(submission, image_uri=pinned, build="")
+        submission = replace(submission, image_uri=image.build(submission), build="")
     spec = specification.custom_job(submission, arguments)
     job = CustomJob(
         display_name=submission.display_name,
@@ -201,11 +195,18 @@ def watch(
     Raises:
         CloudError: the job did not succeed, or can no longer be watched.
     """
+    shown, length_s, ended = "", _FIRST_PAUSE_S, False
     try:
-        while True:
+        while not ended:
             try:
-                job = _until_ended(jobs, name, price_per_hour, pause)
-                break
+                job = jobs.get(name)
+                news, ended = f"{_name(job.state)}{_progress(job)}", job.state in ENDED
+                if news != shown:
+                    logger.info(news + _cost(job, price_per_hour))
+                    shown, length_s = news, _FIRST_PAUSE_S
+                if not ended:
+                    pause(length_s)
+                    length_s = min(length_s * 1.5, _LONGEST_PAUSE_S)
             except KeyboardInterrupt:
                 if not _wants_to_cancel(ask):
                     logger.info(f"the job still runs; come back with {jobs.command('watch', name)}")
@@ -232,25 +233,6 @@ def describe(job: CustomJob) -> str:
     return f"{number}  {_name(job.state)}  {job.create_time:%Y-%m-%d %H:%M}  {job.display_name}"
 
 
-def _until_ended(
-    jobs: Jobs,
-    name: str,
-    price_per_hour: float,
-    pause: Callable[[float], None],
-) -> CustomJob:
-    shown, length_s = "", _FIRST_PAUSE_S
-    while True:
-        job = jobs.get(name)
-        news = f"{_name(job.state)}{_progress(job)}"
-        if news != shown:
-            logger.info(news + _cost(job, price_per_hour))
-            shown, length_s = news, _FIRST_PAUSE_S
-        if job.state in ENDED:
-            return job
-        pause(length_s)
-        length_s = min(length_s * 1.5, _LONGEST_PAUSE_S)
-
-
 def _wants_to_cancel(ask: Callable[[str], str] | None) -> bool:
     try:
         return ask is not None and ask("\ncancel the job? [y/N] ").strip().lower() in ("y", "yes")
@@ -266,16 +248,15 @@ def _progress(job: CustomJob) -> str:
     """The newest line of the run folder's metrics.jsonl; nothing where there is none yet, or it
     cannot be read.
     """
-    flag = "--run_dir="
-    folders = [
-        argument.removeprefix(flag).rstrip("/")
+    flags = (
+        argument.partition("=")
         for argument in job.job_spec.worker_pool_specs[0].container_spec.args
-        if argument.startswith(f"{flag}{BUCKET_SCHEME}")
-    ]
-    if not folders:
+    )
+    folder = {name: value for name, _, value in flags}.get("--run_dir", "")
+    if not is_address(folder):
         return ""
     try:
-        content, _ = storage.read(f"{folders[0]}/metrics.jsonl")
+        content, _ = storage.read(f"{folder.rstrip('/')}/metrics.jsonl")
     except StorageError as error:
         return f"  (how training goes cannot be read: {error})"
     lines = content.decode().splitlines()

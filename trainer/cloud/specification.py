@@ -78,11 +78,7 @@ def custom_job(submission: Submission, arguments: Sequence[str]) -> dict[str, An
         spec["serviceAccount"] = submission.service_account
     require_message(spec)
     # What the message lets through and the service would refuse.
-    require_possible(
-        submission.machine,
-        submission.accelerator,
-        submission.accelerator_count if submission.accelerator else 0,
-    )
+    require_possible(submission.machine, submission.accelerator, submission.gpus)
     account = submission.service_account
     if account and not (account.endswith(".gserviceaccount.com") and account.count("@") == 1):
         raise ConfigError(
@@ -140,12 +136,13 @@ def labels(spec: Mapping[str, Any], display_name: str) -> dict[str, str]:
     return {LABEL: hashlib.sha256(content).hexdigest()[:32]}
 
 
-def send_command(spec: Mapping[str, Any], display_name: str, *, project: str, region: str) -> str:
+def send_command(spec: Mapping[str, Any], submission: Submission) -> str:
     """Writes the command that sends a specification which was saved as ``job.yaml``."""
-    marks = ",".join(f"{key}={value}" for key, value in labels(spec, display_name).items())
+    name = submission.display_name
+    marks = ",".join(f"{key}={value}" for key, value in labels(spec, name).items())
     return (
-        f"gcloud ai custom-jobs create --project={project or 'PROJECT'}"
-        f" --region={region or 'REGION'} --display-name={shlex.quote(display_name)}"
+        f"gcloud ai custom-jobs create --project={submission.project or 'PROJECT'}"
+        f" --region={submission.region or 'REGION'} --display-name={shlex.quote(name)}"
         f" --labels={marks} --config=job.yaml"
     )
 
@@ -186,9 +183,7 @@ def kubernetes_objects(
                 f"--{flag}={value}: expected a name of Kubernetes: lowercase letters, digits and"
                 " dashes, such as whisker; a Job's begins with a letter and has at most 44"
             )
-    gpus = submission.accelerator_count if submission.accelerator else 0
-    if submission.accelerator and gpus < 1:
-        raise ConfigError(f"--accelerator_count={gpus}: expected at least 1")
+    gpus = submission.gpus
     labels = {"app.kubernetes.io/name": "whisker-trainer"}
     # Each `kubectl create` makes a Job of its own, also beside one that has ended.
     name, naming = f"{submission.display_name}-", "generateName"
@@ -196,6 +191,10 @@ def kubernetes_objects(
         # Pods are called by the Job's name, which so has to be known here.
         name, naming = f"{name}{now:%Y%m%d-%H%M%S}", "name"
         labels["app.kubernetes.io/instance"] = name
+    # Kubernetes puts the pod's index in.
+    task = {"type": "worker", "index": "INDEX"}
+    addresses = [f"{name}-{index}.{name}:{_PORT}" for index in range(submission.workers)]
+    tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
     values = {
         **container,
         "metadata": {naming: name, "labels": labels},
@@ -208,7 +207,7 @@ def kubernetes_objects(
         "memory": f"{_MEMORY_GIB * max(gpus, 1)}Gi",
         "workers": submission.workers,
         "port": _PORT,
-        "tf_config": _tf_config(name, submission.workers),
+        "tf_config": tf_config.replace('"INDEX"', "$(JOB_COMPLETION_INDEX)"),
     }
     # JSON is YAML.
     template = Template(Path(__file__).with_name("kubernetes.yaml").read_text(encoding="utf-8"))
@@ -229,13 +228,6 @@ def kubernetes_objects(
     pod |= several["pod"]
     pod["containers"][0] |= several["container"]
     return [service, policy, job]
-
-
-def _tf_config(job: str, workers: int) -> str:
-    """What TF_CONFIG says in each pod of a Job; Kubernetes puts the pod's index in."""
-    addresses = [f"{job}-{index}.{job}:{_PORT}" for index in range(workers)]
-    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
-    return json.dumps(config).replace('"index": 0', '"index": $(JOB_COMPLETION_INDEX)')
 
 
 def to_yaml(contents: Sequence[Mapping[str, Any]], comments: Sequence[str]) -> str:

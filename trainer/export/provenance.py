@@ -41,10 +41,10 @@ def write_ledger(ledger: Ledger, folder: Path) -> None:
     """
     rows = sorted((picture.sha256, picture.split, picture.label) for picture in ledger.pictures)
     lines = (
-        json.dumps(dict(zip(("sha256", "split", "label"), row, strict=True)), ensure_ascii=False)
-        for row in rows
+        json.dumps({"sha256": sha256, "split": split, "label": label}, ensure_ascii=False) + "\n"
+        for sha256, split, label in rows
     )
-    _write(folder / LEDGER_FILE, "".join(f"{line}\n" for line in lines))
+    _write(folder / LEDGER_FILE, "".join(lines))
 
 
 def read_ledger(content: bytes) -> dict[str, str] | None:
@@ -122,10 +122,8 @@ def write_warmup(folder: Path, model_name: str, pictures: Sequence[bytes]) -> in
         for batch_size, output_filter in zip(_BATCH_SIZES, _OUTPUT_FILTERS, strict=True):
             log = PredictionLog()
             request = log.predict_log.request
-            request.model_spec.name, request.model_spec.signature_name = (
-                model_name,
-                contract.SIGNATURE_BYTES,
-            )
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = contract.SIGNATURE_BYTES
             request.output_filter.extend(output_filter)
             batch = list(islice(cycle(smallest), batch_size))
             request.inputs[contract.INPUT_BYTES].CopyFrom(tf.make_tensor_proto(batch, tf.string))

@@ -127,12 +127,12 @@ def export(
 
 def size_bytes(folder: Path) -> int:
     """Size of a SavedModel's files; what travels along in `assets.extra/` is left out."""
-    own = (
-        file
+    extra = folder / contract.EXTRA_FOLDER
+    return sum(
+        file.stat().st_size
         for file in folder.rglob("*")
-        if file.relative_to(folder).parts[0] != contract.EXTRA_FOLDER
+        if file.is_file() and extra not in file.parents
     )
-    return sum(file.stat().st_size for file in own if file.is_file())
 
 
 def measure(

@@ -17,7 +17,6 @@ import tensorflow as tf
 from trainer.config import Config, LearningRate
 from trainer.data.batches import Examples
 from trainer.data.dataset import Dataset
-from trainer.devices import Devices
 from trainer.session import Session
 from trainer.training import fit
 from trainer.training.checkpoints import Checkpoints
@@ -113,23 +112,8 @@ def train(config: Config, session: Session, data: Dataset, weights: Path | None)
         keras.utils.set_random_seed(config.seed)
         model = make(weights=weights, precision=devices.precision, for_training=True)
     clock.stop("data")
-    stages = Stages(
-        config,
-        devices,
-        model,
-        objective,
-        data.examples,
-        checkpoints=folder.path / "checkpoints",
-        saved=folder.synchronise,
-        observers=Observers(
-            epochs=config.epochs + config.fine_tune_epochs,
-            pictures=len(data.examples.indices("train")),
-            metrics_file=folder.file("metrics.jsonl"),
-            tensorboard=folder.path / "tensorboard",
-            profile=config.profile_window,
-        ),
-        stop=session.stop.requested,
-    )
+    observers = Observers(config, len(data.examples.indices("train")), folder.path)
+    stages = Stages(config, session, model, objective, data.examples, observers)
     features = None
     if config.feature_views:
         with devices.strategy.scope():
@@ -204,25 +188,19 @@ class Stages:
 
     Attributes:
         config: what to do.
-        devices: what to do it on.
+        session: of the run.
         model: made under the strategy; what it has learnt is in it afterwards.
         objective: loss and predictions of its logits.
         examples: the pictures.
-        checkpoints: folder of checkpoints.
-        saved: called after each checkpoint.
         observers: show steps and epochs.
-        stop: asked between calls; true ends training with a checkpoint.
     """
 
     config: Config
-    devices: Devices
+    session: Session
     model: keras.Model
     objective: Objective
     examples: Examples
-    checkpoints: Path
-    saved: Callable[[], None]
     observers: Observers
-    stop: Callable[[], bool]
 
     def train(self, features: Batches | None) -> History:
         """Trains the model on pixels, or its head on features.
@@ -240,7 +218,7 @@ class Stages:
         )
         if features is None:
             return self._stage(self.model, self.examples, config.rate, plan)
-        with self.devices.strategy.scope():
+        with self.session.devices.strategy.scope():
             _, head = split_backbone(self.model)
         return self._stage(head, features, config.rate, plan, dtype=tf.float32)
 
@@ -276,7 +254,7 @@ class Stages:
         dtype: tf.DType = tf.uint8,
     ) -> History:
         epochs = plan.epochs - len(before.loss if before else [])
-        devices = self.devices
+        devices, folder = self.session.devices, self.session.folder
         with devices.strategy.scope():
             optimizer = make_optimizer(rate, epochs * plan.steps(batches))
         return fit.train(
@@ -292,13 +270,13 @@ class Stages:
             batches,
             plan,
             checkpoints=Checkpoints(
-                self.checkpoints,
+                folder.path / "checkpoints",
                 model,
                 optimizer,
                 prefix="fine-tune-" if before else "",
-                saved=self.saved,
+                saved=folder.synchronise,
             ),
             observers=self.observers,
-            stop=self.stop,
+            stop=self.session.stop.requested,
             before=before,
         )

@@ -79,13 +79,10 @@ class FeatureExamples:
         self._weights = examples.weights
         self._features = features
         self._views = views
-        indices = [examples.indices(split) for split in SPLITS]
-        train = len(indices[0])
+        order = np.concatenate([examples.indices(split) for split in SPLITS])
+        rows = np.where(np.arange(len(order)) < len(examples.indices("train")), views, 1)
         # Row of view 0, by position in the ledger.
-        self._rows = np.empty(sum(map(len, indices)), np.int64)
-        self._rows[np.concatenate(indices)] = np.concatenate(
-            [np.arange(train) * views, train * views + np.arange(len(self._rows) - train)]
-        )
+        self._rows = (np.cumsum(rows) - rows)[np.argsort(order)]
 
     def features(self, indices: np.ndarray) -> np.ndarray:
         """Features of untouched pictures: float32 [n, m]."""
@@ -288,18 +285,13 @@ def _write(file: Path, shape: tuple[int, int], blocks: Iterator[np.ndarray]) -> 
 def _is_usable(file: Path) -> bool:
     if not file.exists():
         return False
-    if _is_whole(file):
+    # An empty file cannot be mapped.
+    content = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8)
+    digest = hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
+    if content[-_DIGEST_BYTES:].tobytes() == digest:
         return True
     logger.warning("features in %s are damaged; they are computed again", file)
     return False
-
-
-def _is_whole(file: Path) -> bool:
-    if not file.stat().st_size:
-        return False
-    content = np.memmap(file, np.uint8, "r")
-    digest = hashlib.sha256(content[:-_DIGEST_BYTES].data).digest()
-    return content[-_DIGEST_BYTES:].tobytes() == digest
 
 
 def split_backbone(model: keras.Model) -> tuple[keras.Model, keras.Model]:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -203,7 +203,10 @@ def train(
     """
     progress = _resume(loop, checkpoints) or _begin(plan, batches, checkpoints, before)
     history = History(**progress.history)
-    while progress.epoch < plan.epochs and not _waited_enough(history, plan):
+    while progress.epoch < plan.epochs:
+        waited = progress.epoch and progress.epoch - history.best_epoch(plan.since)
+        if plan.patience and waited >= plan.patience:
+            break
         _train_epoch(loop, batches, plan, progress, checkpoints, observers, stop)
         for name, value in _judge(loop, batches, plan, progress).items():
             getattr(history, name).append(value)
@@ -261,32 +264,6 @@ def _train_epoch(
     stop: Callable[[], bool],
 ) -> None:
     """Trains to the end of an epoch, and counts in `progress`."""
-    saved_at = time.monotonic()
-    for sums, seconds in _timed(loop, batches, plan, progress):
-        _require_finite(sums, progress)
-        progress.batch += len(sums)
-        progress.step += len(sums)
-        progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
-        progress.seconds += seconds
-        observers.steps(progress.epoch, progress.step, sums)
-        # One worker that is asked to stop stops all; the chief's clock says when a checkpoint is
-        # due.
-        stopping, due = loop.workers.gather(
-            [stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]
-        ).T
-        if stopping.any() or due[0]:
-            checkpoints.save(progress.step, asdict(progress))
-            saved_at = time.monotonic()
-        if stopping.any():
-            raise RunStopped(
-                f"stopped after step {progress.step} with a checkpoint; the same command resumes"
-                " from there"
-            )
-
-
-def _timed(
-    loop: Loop, batches: Batches, plan: Plan, progress: _Progress
-) -> Iterator[tuple[np.ndarray, float]]:
     dataset = batches.training_batches(
         plan.batch_size,
         seed=plan.seed,
@@ -295,11 +272,28 @@ def _timed(
         start=progress.batch,
         part=loop.workers.part,
     )
-    start = time.perf_counter()
+    saved_at, start = time.monotonic(), time.perf_counter()
     try:
         for sums in loop.train(dataset):
-            now = time.perf_counter()
-            yield sums, now - start
+            progress.seconds += time.perf_counter() - start
+            _require_finite(sums, progress)
+            progress.batch += len(sums)
+            progress.step += len(sums)
+            progress.sums = (np.array(progress.sums) + sums.sum(axis=0, dtype=np.float64)).tolist()
+            observers.steps(progress.epoch, progress.step, sums)
+            # One worker that is asked to stop stops all; the chief's clock says when a checkpoint
+            # is due.
+            stopping, due = loop.workers.gather(
+                [stop(), time.monotonic() - saved_at > _CHECKPOINT_EVERY_S]
+            ).T
+            if stopping.any() or due[0]:
+                checkpoints.save(progress.step, asdict(progress))
+                saved_at = time.monotonic()
+            if stopping.any():
+                raise RunStopped(
+                    f"stopped after step {progress.step} with a checkpoint; the same command"
+                    " resumes from there"
+                )
             start = time.perf_counter()
     except tf.errors.ResourceExhaustedError as error:
         smaller = max(plan.batch_size // 2, 1)
@@ -308,13 +302,6 @@ def _timed(
             f" ({error.message.splitlines()[0]}); try --batch_size={smaller}, or a smaller"
             " --image_size"
         ) from error
-
-
-def _waited_enough(history: History, plan: Plan) -> bool:
-    epochs = len(history.validation_loss)
-    return bool(
-        plan.patience and epochs and epochs - history.best_epoch(plan.since) >= plan.patience
-    )
 
 
 def _require_finite(sums: np.ndarray, progress: _Progress) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from trainer.config import Config
 from trainer.training.checkpoints import writing
 from whisker_ml import files
 from whisker_ml.terminal import progress
@@ -21,34 +22,25 @@ class Observers:
     """Shows steps and epochs.
 
     Args:
-        epochs: of the whole run.
+        config: says how many epochs there are in all, and which steps to profile for TensorBoard.
         pictures: training pictures in an epoch.
-        metrics_file: gets one JSON object a line and epoch.
-        tensorboard: folder of TensorBoard's event files.
-        profile: first and last step to profile for TensorBoard, or None.
+        folder: of the run; it gets `metrics.jsonl`, with one JSON object a line and epoch, and
+            TensorBoard's event files.
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int,
-        pictures: int,
-        metrics_file: Path,
-        tensorboard: Path,
-        profile: tuple[int, int] | None,
-    ) -> None:
-        self._epochs = epochs
+    def __init__(self, config: Config, pictures: int, folder: Path) -> None:
+        self._epochs = config.epochs + config.fine_tune_epochs
         self._pictures = pictures
-        self._metrics_file = metrics_file
-        self._tensorboard = tensorboard
-        with writing(str(tensorboard)):
-            self._writer = tf.summary.create_file_writer(str(tensorboard))
+        self._metrics_file = folder / "metrics.jsonl"
+        self._tensorboard = str(folder / "tensorboard")
+        with writing(self._tensorboard):
+            self._writer = tf.summary.create_file_writer(self._tensorboard)
         # In a graph: a step on features takes little more than writing its loss would without.
         self._write_losses = tf.function(
             _losses,
             input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)],
         )
-        self._profile = profile
+        self._profile = config.profile_window
         self._profiling = False
         self._step = 0
         self._bar: Any = None
@@ -62,7 +54,7 @@ class Observers:
             sums: float32 [steps, 4], as `Loop.train` gives them.
         """
         self._step = step
-        with writing(str(self._tensorboard)), self._writer.as_default():
+        with writing(self._tensorboard), self._writer.as_default():
             self._write_losses(sums[:, 0] / sums[:, 2], step - len(sums) + 1)
         if self._bar is None:
             name = f"epoch {epoch + 1}/{self._epochs}"
@@ -70,7 +62,18 @@ class Observers:
         self._bar.update(int(sums[:, 2].sum()))
         if self._bar.n >= self._pictures:  # validation follows
             self._bar.close()
-        self._profile_window(step)
+        if self._profile is None:
+            return
+        first, last = self._profile
+        # A call may pass over all of them: the next one is profiled then.
+        if not self._profiling and step >= first:
+            tf.profiler.experimental.start(self._tensorboard)
+            self._profiling = True
+        elif self._profiling and step >= last:
+            tf.profiler.experimental.stop()
+            self._profiling = False
+            self._profile = None
+            logger.info("profile of steps %d to %d written for TensorBoard", first, step)
 
     def epoch(self, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Shows the end of an epoch.
@@ -98,7 +101,7 @@ class Observers:
             for number, row in enumerate(rows, start=1)
         )
         files.replace(self._metrics_file, lines.encode())
-        with writing(str(self._tensorboard)), self._writer.as_default():
+        with writing(self._tensorboard), self._writer.as_default():
             for name, value in row.items():
                 _scalar(f"epoch/{name}", value, epoch)
             self._writer.flush()
@@ -108,20 +111,6 @@ class Observers:
             f" accuracy {row['validation_accuracy']:.3f}  {self._pictures / row['seconds']:.0f}"
             " pictures/s"
         )
-
-    def _profile_window(self, step: int) -> None:
-        if self._profile is None:
-            return
-        first, last = self._profile
-        # A call may pass over all of them: the next one is profiled then.
-        if not self._profiling and step >= first:
-            tf.profiler.experimental.start(str(self._tensorboard))
-            self._profiling = True
-        elif self._profiling and step >= last:
-            tf.profiler.experimental.stop()
-            self._profiling = False
-            self._profile = None
-            logger.info("profile of steps %d to %d written for TensorBoard", first, step)
 
 
 def _losses(values: tf.Tensor, first: tf.Tensor) -> None:

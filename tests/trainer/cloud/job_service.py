@@ -6,7 +6,6 @@ import json
 import re
 from collections import deque
 
-import grpc
 from google.cloud.aiplatform_v1 import types
 from google.cloud.aiplatform_v1.types import JobState
 from google.logging.type.log_severity_pb2 import LogSeverity
@@ -16,6 +15,7 @@ from grpc_status import rpc_status
 
 from trainer.cloud import rehearsal, require_possible
 from trainer.cloud.rehearsal import (
+    CANCELLED,
     CANCELLING,
     PENDING,
     RUNNING,
@@ -123,9 +123,10 @@ class JobService(rehearsal.JobService):
     def __init__(self, *, run=False, environment=None):
         self.calls = []
         self.script = (QUEUED, RUNNING, SUCCEEDED)
-        self._run = run
+        self._runs = run
         self._scripts = {}
         self._failures = {}
+        self._metadata = {}
         super().__init__(environment=environment)
 
     @property
@@ -142,6 +143,7 @@ class JobService(rehearsal.JobService):
     def _answer(self, method, request, context):
         name = type(request).__name__.removesuffix("Request")
         self.calls.append(name)
+        self._metadata = dict(context.invocation_metadata())
         failures = self._failures.get(name)
         code, details, info, carried_out = (
             failures.popleft() if failures else (None, "", None, True)
@@ -154,10 +156,10 @@ class JobService(rehearsal.JobService):
         )
         return context.abort_with_status(rpc_status.to_status(status))
 
-    def _create(self, request, context):
-        job = super()._create(request, context)
+    def _create(self, request):
+        job = super()._create(request)
         # By this header the real service finds the region.
-        header = dict(context.invocation_metadata()).get("x-goog-request-params", "")
+        header = self._metadata.get("x-goog-request-params", "")
         try:
             if header.replace("%2F", "/") != f"parent={request.parent}":
                 raise ConfigError(f"routing header {header!r}")
@@ -167,20 +169,20 @@ class JobService(rehearsal.JobService):
                 raise ConfigError("display_name")
         except ConfigError as error:
             self._kept.popitem()
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise ValueError(str(error)) from error
         self._scripts[job.name] = deque(self.script)
         return job
 
-    def _list(self, request, context):
-        found = super()._list(request, context).custom_jobs
+    def _list(self, request):
+        found = super()._list(request).custom_jobs
         start = int(request.page_token or 0)
         return types.ListCustomJobsResponse(
             custom_jobs=found[start : start + _PAGE],
             next_page_token=str(start + _PAGE) if len(found) > start + _PAGE else "",
         )
 
-    def _entries(self, request, context):
-        answer = super()._entries(request, context)
+    def _entries(self, request):
+        answer = super()._entries(request)
         for entry in answer.entries:
             # Cloud Logging takes a line of JSON apart.
             if entry.text_payload.startswith('{"severity"'):
@@ -189,9 +191,15 @@ class JobService(rehearsal.JobService):
                 entry.json_payload = content
         return answer
 
-    def _advance(self, kept):
-        job, states = kept.job, self._scripts[kept.job.name]
-        if self._run or job.state == CANCELLING:
-            super()._advance(kept)
-        elif job.state in (PENDING, QUEUED, RUNNING) and states:
+    def _get(self, request):
+        job = super()._get(request)
+        states = self._scripts[job.name]
+        if not self._runs and job.state == CANCELLING:
+            move(job, CANCELLED)
+        elif not self._runs and job.state in (PENDING, QUEUED, RUNNING) and states:
             move(job, states.popleft(), 2)
+        return job
+
+    def _run(self, kept):
+        if self._runs:
+            super()._run(kept)

@@ -12,7 +12,7 @@ from google.cloud.devtools.cloudbuild_v1.types import Build
 from google.protobuf import json_format
 
 from tests.trained_model import logged
-from trainer.cloud import image, require_form
+from trainer.cloud import DOCKERFILE, Submission, image, is_pinned, require_buildable, require_form
 from trainer.errors import CloudError, ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +38,7 @@ def checkout(tmp_path):
         pytest.skip("an image has no git to make a checkout with")
     folder = tmp_path / "checkout"
     (folder / "infra" / "docker").mkdir(parents=True)
-    (folder / image.DOCKERFILE).write_text(f"FROM python:3.12-slim@{DIGEST}\n")
+    (folder / DOCKERFILE).write_text(f"FROM python:3.12-slim@{DIGEST}\n")
     shutil.copy(ROOT / "infra" / "pin_images.py", folder / "infra")
     for command in (
         ["init", "--quiet"],
@@ -68,16 +68,20 @@ def tools(tmp_path, monkeypatch):
     return install
 
 
+def asked(kind):
+    return Submission(build=kind, image_uri=NAME, project="p", region="us-central1", dry_run=True)
+
+
 def build(kind, checkout):
     with logged() as lines:
-        return image.build(kind, NAME, "p", "us-central1", checkout=checkout), lines
+        return image.build(asked(kind), checkout), lines
 
 
 def test_docker_builds_pushes_and_names_the_image_by_the_digest_of_its_repository(checkout, tools):
     log = tools()
     name, lines = build("docker", checkout)
     assert name == f"us-docker.pkg.dev/p/r/trainer@{DIGEST}"
-    assert image.is_pinned(name)
+    assert is_pinned(name)
     assert log.read_text().splitlines() == [
         "docker build --platform=linux/amd64 --file infra/docker/trainer.Dockerfile"
         f" --tag {NAME} .",
@@ -105,7 +109,7 @@ def test_cloud_build_gets_one_step_that_builds_the_same(checkout, tools):
         "build",
         "--platform=linux/amd64",
         "--file",
-        image.DOCKERFILE,
+        DOCKERFILE,
     ]
     # A service account of one's own is accepted only with this.
     assert config["options"] == {"logging": "CLOUD_LOGGING_ONLY"}
@@ -116,28 +120,29 @@ def test_files_that_are_not_committed_are_named(checkout):
     (checkout / "edited.py").write_text("")
     assert (
         "with 1 files that are not committed: edited.py"
-        in image.describe("docker", NAME, "p", "", checkout)[0]
+        in image.describe(asked("docker"), checkout)[0]
     )
 
 
 def test_folder_without_git_is_said_to_go_in_whole(tmp_path):
     assert (
         f"everything in {tmp_path}, which is no git checkout"
-        in image.describe("docker", NAME, "p", "", tmp_path)[0]
+        in image.describe(asked("docker"), tmp_path)[0]
     )
 
 
 def test_command_that_fails_ends_the_build_with_nothing_submitted(checkout, tools):
     tools(push=3)
     with pytest.raises(
-        CloudError, match=f"docker push {NAME}: ended with 3; nothing was submitted"
+        CloudError,
+        match=f"docker push {NAME}: returned non-zero exit status 3; nothing was submitted",
     ):
         build("docker", checkout)
 
 
 def test_base_image_that_a_tag_names_is_not_built_on(checkout, tools, capfd):
     log = tools()
-    (checkout / image.DOCKERFILE).write_text("FROM python:3.12-slim\n")
+    (checkout / DOCKERFILE).write_text("FROM python:3.12-slim\n")
     with pytest.raises(CloudError, match="nothing was submitted; its own lines are above"):
         build("docker", checkout)
     assert "make pin-images" in capfd.readouterr().err
@@ -161,20 +166,20 @@ def test_missing_command_is_named(checkout, monkeypatch, tmp_path):
 )
 def test_name_that_cannot_be_pushed_to_is_refused(checkout, kind, name, message):
     with pytest.raises(ConfigError, match=message):
-        image.require_buildable(kind, name, "p", checkout)
+        require_buildable(kind, name, "p", checkout)
 
 
 def test_folder_without_the_dockerfile_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match="has no infra/docker/trainer.Dockerfile; run this from a checkout"
     ):
-        image.require_buildable("cloudbuild", NAME, "p", tmp_path)
+        require_buildable("cloudbuild", NAME, "p", tmp_path)
 
 
 @pytest.mark.parametrize("project", ["123456", "example.com:my-project"])
 def test_project_whose_builder_has_another_name_is_refused(checkout, project):
     with pytest.raises(ConfigError, match=f"--project={project}: --build=cloudbuild expects"):
-        image.require_buildable("cloudbuild", NAME, project, checkout)
+        require_buildable("cloudbuild", NAME, project, checkout)
 
 
 def test_build_uses_what_the_page_s_command_uses_and_terraform_makes():
@@ -182,7 +187,7 @@ def test_build_uses_what_the_page_s_command_uses_and_terraform_makes():
     (command,) = re.findall(r"gcloud builds submit --region.*?\s\.\n", page, re.DOTALL)
     for name, value in (("PROJECT", "p"), ("REGION", "us-central1")):
         command = command.replace(f"${name}", value)
-    ours = image.commands("cloudbuild", NAME, "p", "us-central1")[0]
+    ours = shlex.split(image.commands(asked("cloudbuild"))[0])
     same = ("--region=", "--service-account=", "--gcs-source-staging-dir=")
     assert [word for word in ours if word.startswith(same)] == [
         word for word in shlex.split(command) if word.startswith(same)

@@ -255,7 +255,7 @@ def test_command_runs_in_the_environment_that_the_service_sets_and_its_lines_are
         jobs = Jobs(PROJECT, REGION, service.url)
         name = jobs.submit(job(spec))[0].name
         assert watch(jobs, name)[0] == 0
-        lines = list(jobs_client.read_log(name.replace("123456789", PROJECT), service.url))
+        lines = list(jobs.log(name))
     chief = next(line for line in lines if "workerpool0-0" in line)
     assert any(line.endswith("  workerpool0-0  WARNING  hot") for line in lines)
     seen = json.loads(chief.partition("DEFAULT  ")[2])

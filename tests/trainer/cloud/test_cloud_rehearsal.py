@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.trainer.cloud.test_cloud_jobs_client import SPEC, job, watch
-from trainer.cloud import jobs_client, send
+from trainer.cloud import send
 from trainer.cloud.jobs_client import Jobs
 from trainer.cloud.rehearsal import CANCELLED, RUNNING
 from trainer.errors import CloudError, ConfigError
@@ -60,9 +60,7 @@ def test_jobs_run_are_preempted_and_cancelled_and_sigterm_ends_everything(
 
     done = jobs.submit(job(spec("print('hello')"), name="done"))[0].name
     assert watch(jobs, done)[1][-1] == "succeeded"
-    assert [line.split("  ")[3] for line in jobs_client.read_log(jobs.name("1000"), url)] == [
-        "hello"
-    ]
+    assert [line.split("  ")[3] for line in jobs.log(jobs.name("1000"))] == ["hello"]
     with pytest.raises(CloudError, match="failed: .* exited with a non-zero status of 3"):
         watch(jobs, jobs.submit(job(spec("exit(3)"), name="fails"))[0].name)
 
@@ -74,13 +72,13 @@ def test_jobs_run_are_preempted_and_cancelled_and_sigterm_ends_everything(
         for pipe in pipes
     ]
     with pipes[0].open() as first, pipes[1].open() as second:
-        while "at work" not in "".join(jobs_client.read_log(jobs.name("1002"), url)):
+        while "at work" not in "".join(jobs.log(jobs.name("1002"))):
             pass
         process.stdin.write("halt\npreempt 1000\npreempt 1002\n")
         process.stdin.flush()
         assert re.fullmatch(r"1002: ended with -15 after .* s, .*\n", process.stdout.readline())
         # The second start writes into the same pipe.
-        while "".join(jobs_client.read_log(jobs.name("1002"), url)).count("at work") < 2:
+        while "".join(jobs.log(jobs.name("1002"))).count("at work") < 2:
             pass
         jobs.cancel(names[0])
         with pytest.raises(CloudError, match="the job cancelled"):

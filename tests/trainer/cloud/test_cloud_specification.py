@@ -137,7 +137,7 @@ def test_same_run_has_the_same_label_and_any_other_another():
             for change in (
                 {"image_uri": "other"},
                 {"arguments": []},
-                {"max_hours": 2},
+                {"max_hours": 2.0},
                 {"spot": True},
                 {"workers": 2},
             )
@@ -146,12 +146,18 @@ def test_same_run_has_the_same_label_and_any_other_another():
     assert len({each[specification.LABEL] for each in [label, *others]}) == 7
 
 
-def test_send_command_quotes_the_name_and_carries_the_label():
+@pytest.mark.parametrize(
+    ("place", "project", "region"),
+    [({}, "PROJECT", "REGION"), ({"project": "p", "region": "us-east1"}, "p", "us-east1")],
+)
+def test_send_command_quotes_the_name_and_carries_the_label(place, project, region):
     spec = custom_job()
     label = specification.labels(spec, "it's mine")[specification.LABEL]
     assert (
-        specification.send_command(spec, "it's mine", project="", region="us-central1")
-        == "gcloud ai custom-jobs create --project=PROJECT --region=us-central1 "
+        specification.send_command(
+            spec, Submission(dry_run=True, display_name="it's mine", **place)
+        )
+        == f"gcloud ai custom-jobs create --project={project} --region={region} "
         f"--display-name='it'\"'\"'s mine' --labels=whisker-spec={label} --config=job.yaml"
     )
 

@@ -29,7 +29,7 @@ def examples(tmp_path_factory):
 class Run:
     """One process' worth of training: everything new but the folder."""
 
-    def __init__(self, folder, *, rate=1e-3, profile=None):
+    def __init__(self, folder, *, rate=1e-3, profile=""):
         self.lines = []
         self.folder = folder
         devices = prepare(Config())
@@ -40,13 +40,7 @@ class Run:
         self.loop = Loop(self.model, Objective(2), optimizer, devices.strategy)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.model, optimizer)
         folder.mkdir(exist_ok=True)
-        self.observers = Observers(
-            epochs=3,
-            pictures=30,
-            metrics_file=folder / "metrics.jsonl",
-            tensorboard=folder / "tensorboard",
-            profile=profile,
-        )
+        self.observers = Observers(Config(epochs=3, profile_steps=profile), 30, folder)
 
     def train(self, examples, plan=PLAN, *, stop=lambda: False):
         with logged(self.lines):
@@ -243,7 +237,7 @@ def test_cosine_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
 
 
 def test_tensorboard_gets_scalars_and_the_profile_of_the_steps_asked_for(examples, tmp_path):
-    run = Run(tmp_path, profile=(2, 4))
+    run = Run(tmp_path, profile="2,4")
     run.train(examples, Plan(epochs=2, batch_size=7, seed=0))
     tags = {
         value.tag

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -43,24 +45,13 @@ class Run:
         self.model = build("transfer", SIZE, Objective(2), seed=0)
         backbone = next(layer for layer in self.model.layers if isinstance(layer, keras.Model))
         give_statistics(backbone, examples.pictures(examples.indices("train")).astype(np.float32))
-        observers = Observers(
-            epochs=4,
-            pictures=len(examples.indices("train")),
-            metrics_file=folder / "metrics.jsonl",
-            tensorboard=folder / "tensorboard",
-            profile=None,
+        observers = Observers(config, len(examples.indices("train")), folder)
+        session = SimpleNamespace(
+            devices=prepare(config),
+            folder=SimpleNamespace(path=folder, synchronise=lambda: None),
+            stop=SimpleNamespace(requested=stop),
         )
-        self.stages = Stages(
-            config,
-            prepare(config),
-            self.model,
-            Objective(2),
-            examples,
-            checkpoints=folder / "checkpoints",
-            saved=lambda: None,
-            observers=observers,
-            stop=stop,
-        )
+        self.stages = Stages(config, session, self.model, Objective(2), examples, observers)
 
     def variables(self):
         return {variable.path: variable.value.numpy().copy() for variable in self.model.variables}
