@@ -344,7 +344,7 @@ def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
     kind = type(field.default)
     meta = field.metadata
     flag = f"--{field.name}={value}"
-    if type(value) is not kind:
+    if type(value) not in ((int, float) if kind is float else (kind,)):
         raise ConfigError(
             f"{flag}: expected a value of type {kind.__name__}, received {type(value).__name__}"
         )
