@@ -270,6 +270,7 @@ def test_smoke_trains_serves_asks_and_leaves_nothing_behind(workspace):
     ]
 
 
+@pytest.mark.long
 def test_flags_that_smoke_trains_with_publish_what_it_asks_for(tmp_path):
     text = (ROOT / "infra" / "smoke.sh").read_text("utf-8").replace("\\\n", " ")
     (flags,) = re.findall(r'"\$trainer" +(--data=.*)', text)
