@@ -28,19 +28,6 @@ def define_output(name: str) -> None:
     cli.define("output", str(RESULTS / f"{name}.json"), "JSON file to write")
 
 
-def define_sets(name: str, kept: str) -> None:
-    """Defines the flags of a benchmark of several data sets on one backbone, and --output.
-
-    Args:
-        name: of the benchmark.
-        kept: what --work_dir does.
-    """
-    cli.define("data", [], "folders of pictures")
-    cli.define("weights", None, "file of MobileNetV2 weights, or none", required=True)
-    cli.define("work_dir", f"runs/{name}", kept)
-    define_output(name)
-
-
 def in_turn(names: Iterable[str], repeats: int) -> Iterator[tuple[int, str]]:
     """Gives every repeat with every name, each name first as often as last: a machine that slows
     down hits all.
