@@ -42,13 +42,18 @@ class Row(NamedTuple):
     against: str = ""
 
 
-_FAST, _BEST, _224 = "--recipe=fast", "--recipe=best", "--image_size=224"
+_FAST, _BEST = "--recipe=fast", "--recipe=best"
 TRANSFER = (
     Row("stock", "stock", "tutorial"),
     Row("fast", "whisker", "transfer", (_FAST,), "stock"),
     Row("best", "whisker", "transfer", (_BEST,), "fast"),
-    Row("fast 224", "whisker", "transfer", (_FAST, _224)),
-    Row("best 224", "whisker", "transfer", (_BEST, _224), "fast 224"),
+    Row(
+        "fine-tuned",
+        "whisker",
+        "transfer",
+        (_FAST, "--fine_tune_epochs=8", "--augmentation=strong"),
+        "fast",
+    ),
 )
 SCRATCH = (
     *(Row(f"{name} stock", "stock", name) for name in ("plain", "augmented", "preprocessed")),

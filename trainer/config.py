@@ -64,7 +64,7 @@ class Config:
     image_size: int = setting(
         -1,
         "side in pixels of the square that pictures are resized to, at least 32; -1: what the"
-        " backbone was trained with, else 160",
+        " backbone was trained with, else 160; for --recipe=best of transfer 224 or more",
     )
     batch_size: int = setting(32, "pictures per step over all replicas", minimum=1)
     split: str = setting(
@@ -264,17 +264,17 @@ class Config:
         variant = VARIANTS[self.variant]
         if not self.recipe:
             object.__setattr__(self, "recipe", next(iter(variant.recipes)))
-        if self.image_size == -1:
-            size = BACKBONES[self.backbone].image_size if variant.backbone else 160
-            object.__setattr__(self, "image_size", size)
-        if self.image_size < 32:
-            raise ConfigError(f"--image_size={self.image_size}: expected at least 32")
         recipe = variant.recipes.get(self.recipe)
         if recipe is None:
             raise ConfigError(
                 f"--recipe={self.recipe} with --variant={self.variant}: expected one of"
                 f" {', '.join(variant.recipes)}"
             )
+        if self.image_size == -1:
+            size = BACKBONES[self.backbone].image_size if variant.backbone else 160
+            object.__setattr__(self, "image_size", max(size, recipe.get("image_size", 0)))
+        if self.image_size < 32:
+            raise ConfigError(f"--image_size={self.image_size}: expected at least 32")
         if self.augmentation and not variant.augmented:
             raise ConfigError(
                 f"--augmentation={self.augmentation} with --variant={self.variant}: this variant"

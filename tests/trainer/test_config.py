@@ -114,6 +114,14 @@ def test_recipe_decides_settings_that_no_flag_gives(recipe, variant):
         ({"variant": "transfer", "backbone": "efficientnet_v2_b3"}, "fast", 300),
         ({"variant": "transfer", "backbone": "densenet121"}, "fast", 224),
         ({"variant": "transfer", "backbone": "densenet121", "image_size": 64}, "fast", 64),
+        ({"variant": "transfer", "recipe": "best"}, "best", 224),
+        ({"variant": "transfer", "recipe": "best", "image_size": 96}, "best", 96),
+        (
+            {"variant": "transfer", "recipe": "best", "backbone": "efficientnet_v2_b3"},
+            "best",
+            300,
+        ),
+        ({"variant": "preprocessed", "recipe": "best"}, "best", 160),
     ],
 )
 def test_defaults_follow_variant_and_backbone(settings, recipe, image_size):
@@ -125,7 +133,8 @@ def test_augmentation_is_recorded_where_there_is_any():
     assert Config(variant="transfer").augmentation == ""
     assert Config(variant="transfer", feature_views=3).augmentation == "light"
     assert Config(variant="transfer", recipe="notebook").augmentation == "light"
-    assert Config(variant="transfer", recipe="best").augmentation == "strong"
+    assert Config(variant="transfer", fine_tune_epochs=2).augmentation == "light"
+    assert Config(variant="preprocessed", recipe="best").augmentation == "strong"
 
 
 def test_flag_wins_over_the_recipe():

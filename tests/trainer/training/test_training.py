@@ -132,10 +132,20 @@ def test_run_stopped_in_its_second_stage_resumes_there(pictures, whole, tmp_path
         np.testing.assert_array_equal(expected.value, variable.value, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("recipe", ["fast", "best", "notebook"])
-def test_features_lead_to_the_answers_of_the_whole_model(recipe, pictures, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "fine_tune_epochs"), [("fast", 0), ("fast", 2), ("notebook", 0)]
+)
+def test_features_lead_to_the_answers_of_the_whole_model(
+    recipe, fine_tune_epochs, pictures, tmp_path
+):
     examples, ledger = pictures
-    config = Config(variant="transfer", recipe=recipe, base_weights="none", image_size=SIZE)
+    config = Config(
+        variant="transfer",
+        recipe=recipe,
+        base_weights="none",
+        image_size=SIZE,
+        fine_tune_epochs=fine_tune_epochs,
+    )
     model = build("transfer", SIZE, Objective(2), seed=0, head=HEADS[config.head])
     features = None
     if config.feature_views:
