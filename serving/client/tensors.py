@@ -60,6 +60,7 @@ ARRAY_KINDS = {
     )
 }
 _PARTS = {"F": "ff", "D": "dd"}  # of a complex number, as codes of struct
+_NARROW = ("b", "B", "h", "H")  # whose field has room for more
 _CONTENT_FIELD, _STRING_FIELD = 4, 8  # of TensorProto
 _BY_TYPE = {bytes: STRING, str: STRING, float: FLOAT, int: _INT64, bool: BOOL}
 _BY_TYPE[complex] = _COMPLEX64
@@ -202,17 +203,26 @@ def decode_array(tensor: Any) -> Any:
     """
     numpy = sys.modules["numpy"]
     kind, shape = _kind(tensor.dtype), shape_of(tensor)
-    if kind in (STRING, _BFLOAT16) or not tensor.tensor_content:
-        return numpy.array(decode(tensor), kind.code or object).reshape(shape)
+    if kind is STRING:
+        return numpy.array(decode(tensor), object).reshape(shape)
+    if tensor.tensor_content:
+        content = tensor.tensor_content
+    else:
+        values = numpy.array(getattr(tensor, kind.field))
+        content = values.astype(f"<{kind.stored or kind.code}", copy=False)
+        if kind.stored in _NARROW and (content != values).any():
+            raise ValueError(f"values that are not {kind.name}")
     try:
-        flat = numpy.frombuffer(tensor.tensor_content, f"<{kind.code}")
+        if kind is _BFLOAT16:
+            content = _widened(content)
+        flat = numpy.frombuffer(content, f"<{kind.code}")
     except ValueError as error:
         raise ValueError(f"values that are not {kind.name}: {error}") from error
-    _check_count(len(flat), shape)
     if kind is BOOL:
-        return (flat.view("u1") != 0).reshape(shape)  # NumPy takes another byte for another truth.
+        flat = flat.view("u1") != 0  # Of another byte NumPy makes a truth that is not True.
+    _check_count(len(flat), shape)
     # The caller's to change, which the bytes of a message are not.
-    return flat.reshape(shape).copy()
+    return (flat if flat.flags.writeable else flat.copy()).reshape(shape)
 
 
 def shape_of(tensor: Any) -> list[int]:
