@@ -274,15 +274,10 @@ def predictions_of(
     if contract.OUTPUT_UNSURE in response.outputs:
         unsure = _output(response, contract.OUTPUT_UNSURE, BOOL, (count,))
     outcomes: list[Prediction | None] = []
-    for row, is_picture in enumerate(valid):
-        probabilities = every[row * len(classes) : (row + 1) * len(classes)]
-        found = Prediction(
-            _text(labels[row]),
-            best[row],
-            dict(zip(classes, probabilities, strict=True)),
-            version,
-            unsure[row],
-        )
+    probabilities = iter(every)
+    for is_picture, label, probability, not_sure in zip(valid, labels, best, unsure, strict=True):
+        by_class = dict(zip(classes, probabilities, strict=False))
+        found = Prediction(_text(label), probability, by_class, version, not_sure)
         if is_picture:
             _check(found)
         outcomes.append(found if is_picture else None)

@@ -113,7 +113,7 @@ class AsyncPredictClient(BaseClient):
             task = asyncio.current_task()
             # The call was cancelled, and nobody meant this task.
             if self._closed and not (task and task.cancelling()):
-                raise self._closed_meanwhile() from error
+                raise self._error(error) from error
             raise
 
     async def _outcome(self, picture: Picture, budget: TimeBudget) -> Prediction | ClientError:

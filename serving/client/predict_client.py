@@ -133,13 +133,11 @@ class BaseClient:
             raise errors.InvalidRequest("this client is closed: make another one")
         return self._methods[path]
 
-    def _error(self, error: grpc.RpcError | grpc.FutureCancelledError) -> errors.ClientError:
+    def _error(self, error: BaseException) -> ClientError:
+        """Says why a call has no answer: its status, or that the client was closed meanwhile."""
         if isinstance(error, grpc.RpcError):
             return errors.from_rpc_error(error, self._server)
-        return self._closed_meanwhile()
-
-    def _closed_meanwhile(self) -> errors.ClientError:
-        return errors.ClientError(f"{self._server}: the client was closed before the answer came")
+        return ClientError(f"{self._server}: the client was closed before the answer came")
 
 
 def check_concurrency(concurrency: int) -> None:
