@@ -359,18 +359,17 @@ def _guarded(
 ) -> int:
     show_log()
     try:
-        return main(arguments) or EXIT_DONE
+        try:
+            return main(arguments) or EXIT_DONE
+        except ModuleNotFoundError as error:
+            name = error.name or ""
+            known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
+            if known is None:
+                raise
+            raise MissingExtra(name, extra or known) from error
     except WhiskerError as error:
         _say(str(error))
         return error.exit_code
-    except ModuleNotFoundError as error:
-        name = error.name or ""
-        known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
-        if known is None:
-            print_line(traceback.format_exc().rstrip(), sys.stderr)
-            return EXIT_DEFECT
-        _say(str(MissingExtra(name, extra or known)))
-        return EXIT_USAGE
     except KeyboardInterrupt:
         _say("interrupted")
         return EXIT_INTERRUPTED

@@ -76,8 +76,8 @@ def _run(arguments: Sequence[str]) -> int:
         ("list", 0): _list,
         ("show", 1): _show,
         ("publish", 1): _publish,
-        ("promote", 1): _promote,
-        ("rollback", 0): _rollback,
+        ("promote", 1): lambda store, number: _move(store, _version(number), options.label),
+        ("rollback", 0): lambda store: _move(store, None, STABLE_LABEL),
         ("prune", 0): _prune,
     }
     if given[:1] == ["check"] and len(given) <= 2:
@@ -118,31 +118,24 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
     ]
 
 
-def _promote(store: ModelStore, number: str) -> _Outcome:
-    return _move(store, _version(number), flags.FLAGS.label)
-
-
-def _rollback(store: ModelStore) -> _Outcome:
-    return _move(store, None, STABLE_LABEL)
-
-
 def _move(store: ModelStore, number: int | None, label: str) -> _Outcome:
     """Moves a label to a version, or, without a number, back to the one that was live before."""
     options = flags.FLAGS
     start = time.monotonic()
+    version = number
     if options.server:
         from serving import rollout
 
         with rollout.RunningServer(options.server, **connection_flags.security()) as server:
-            if number is None:
+            if version is None:
                 version, seconds = rollout.rollback(store, server, options.timeout_s)
             else:
-                version = number
                 seconds = rollout.promote(store, version, label, server, options.timeout_s)
     else:
-        if number is not None:
-            store.promote(number, label)
-        version = store.rollback() if number is None else number
+        if version is None:
+            version = store.rollback()
+        else:
+            store.promote(version, label)
         seconds = time.monotonic() - start
     state = "live" if label == STABLE_LABEL else f"loaded beside the live version, as {label}"
     lines = [
