@@ -130,7 +130,7 @@ class RunningServer:
             response = self._ask(
                 "PredictionService/GetModelMetadata",
                 model_spec={"name": model_name, "version_label": label},
-                metadata_field=["signature_def"],
+                metadata_field=[answers.SIGNATURES],
             )
         except ModelNotFound as error:
             # Without the model there is no label of it.
@@ -320,7 +320,10 @@ class _Rollout:
             self._labels[self._name] = {**labels, self.label: self.version}
             self._edit(self._move_label)
             self._reload({*serving, self.version})
-            self._wait(f"moved the label {self.label} to", self._has_moved)
+            self._wait(
+                f"moved the label {self.label} to",
+                lambda: self.server.labelled(self._name, self.label, None) == self.version,
+            )
         except BaseException as error:
             self._labels[self._name] = labels
             outcome = self._undo(serving)
@@ -447,9 +450,6 @@ class _Rollout:
             self._wait("loaded", loaded)
         finally:
             reload.cancel()
-
-    def _has_moved(self) -> bool:
-        return self.server.labelled(self._name, self.label, None) == self.version
 
     def _wait(self, done: str, came: Callable[[], bool]) -> None:
         """Waits until the server has done something with the version; says so where that takes

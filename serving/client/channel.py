@@ -289,18 +289,13 @@ def _resolve(addresses: list[str]) -> str:
         (socket.AF_INET6, "ipv6", "[{}]:{}"),
     ):
         try:
-            found = [_look_up(address, family) for address in addresses]
+            found = [
+                socket.getaddrinfo(host.strip("[]"), port, family, socket.SOCK_STREAM)[0][4]
+                for host, _, port in (address.rpartition(":") for address in addresses)
+            ]
         except OSError:
             continue
-        return f"{scheme}:{','.join(form.format(*host_port) for host_port in found)}"
+        return f"{scheme}:{','.join(form.format(*place) for place in found)}"
     raise InvalidRequest(
         f"server is {addresses}: expected host:port each, all with IPv4 or all with IPv6 addresses"
     )
-
-
-def _look_up(address: str, family: int) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    (*_, found), *_ = socket.getaddrinfo(
-        host.strip("[]"), port, family=family, type=socket.SOCK_STREAM
-    )
-    return str(found[0]), int(found[1])

@@ -255,7 +255,10 @@ class ClientProtocol:
         # Looked up once: another thread may learn of another version at any moment.
         known = None if anew or self._answering is None else self._signatures.get(self._answering)
         if known is None:
-            request = answers.metadata_request(self._model_spec)
+            # The spec's signature does not matter.
+            request = message("tensorflow.serving.GetModelMetadataRequest")(
+                model_spec=self._model_spec, metadata_field=[answers.SIGNATURES]
+            )
             response = yield from self._found(_METADATA, request.SerializeToString(), MOST_BYTES)
             with expected(self._asked):
                 version = answers.version_of(response, self._model_spec)

@@ -106,6 +106,7 @@ def _show(store: ModelStore, number: str) -> _Outcome:
 def _publish(store: ModelStore, folder: str) -> _Outcome:
     published = store.publish(Path(folder).expanduser())
     judged = store.manifest(published.number).get("gate")
+    model_dir = shlex.quote(flags.FLAGS.model_dir)
     return {
         "model_name": store.model_name,
         "version": published.number,
@@ -114,7 +115,8 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
         f"published version {published.number} of {store.model_name}: {published.path}",
         "it is not live"
         + ("" if judged else ", and no gate has compared it with the live version (gate: off)"),
-        f"make it live with: whisker-store promote {published.number} {_same_store(store)}",
+        f"make it live with: whisker-store promote {published.number} --model_dir={model_dir}"
+        f" --model_name={shlex.quote(store.model_name)}",
     ]
 
 
@@ -180,11 +182,6 @@ def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise WrongUse(f"{text}: expected the number of a version, as list shows it")
     return int(text)
-
-
-def _same_store(store: ModelStore) -> str:
-    model_dir, model_name = shlex.quote(flags.FLAGS.model_dir), shlex.quote(store.model_name)
-    return f"--model_dir={model_dir} --model_name={model_name}"
 
 
 def _write(outcome: Any, lines: Sequence[str]) -> None:
