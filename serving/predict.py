@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     Named = tuple[str, str | bytes | ClientError]
     Answered = tuple[str, str | bytes | ClientError, Prediction | ClientError]
 
-_STANDARD_INPUT = "-"
 # A picture that a server fails at each time, though it is well between, is that picture's failure.
 _MOST_ATTEMPTS = 3
 # What a server takes to answer that is well, and is not worth a line.
@@ -61,7 +60,7 @@ _SHORT_WAIT_S = 1.0
 
 
 class Stopped(WhiskerError):
-    """Ctrl-C or SIGTERM came in the middle."""
+    """Not all pictures were asked about: Ctrl-C or SIGTERM came in the middle, or no answer."""
 
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
@@ -119,33 +118,43 @@ def _predict(arguments: Sequence[str]) -> int:
             "--server and --model_dir: expected one of them, a running server or a store to serve"
             " here"
         )
-    out = Path(values.out) if values.out else None
-    sheet = _sheet(out) if out else None
-
     # Not for --help or a mistyped flag, and a missing extra gets its one line.
-    from serving.predict_output import open_results
+    from serving.predict_output import FORMAT_BY_SUFFIX, FORMATS, Sheet, open_results
 
+    out = Path(values.out or "")
+    suffix = out.suffix.lower()
+    if values.out and suffix not in (*FORMAT_BY_SUFFIX, ".png"):
+        raise WrongUse(
+            f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png"
+        )
+    if not out.parent.is_dir():
+        raise WrongUse(f"--out={out}: there is no folder {out.parent}")
+    sheet = Sheet(out) if suffix == ".png" else None
     # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left
     # behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
-    paths = _paths(arguments[1:])
+    pictures = _pictures(_paths(arguments[1:]))
     with ExitStack() as stack:
         client = stack.enter_context(_connected())
         # Without the server or the model: fail once, not for every picture.
         client.model_versions()
-        results = stack.enter_context(open_results(out, values.top)) if out and not sheet else None
-        write = results.write if results else _lines(values.format, values.top)
-        pictures = (
-            named for named in _pictures(paths) if results is None or named[0] not in results
-        )
-        answers = _with_progress(
-            _ask(client, pictures, values.wait_s), quiet=out is not None and not sheet
-        )
+        results = None
+        if suffix in FORMAT_BY_SUFFIX:
+            results = stack.enter_context(open_results(out, values.top))
+            pictures = (named for named in pictures if named[0] not in results)
+        elif isinstance(sys.stdout, io.TextIOWrapper):
+            # A file name that is no UTF-8 goes out as the bytes that it is.
+            sys.stdout.reconfigure(errors="surrogateescape")
+        write = results.write if results else FORMATS[values.format](sys.stdout, values.top)
+        answers = _ask(client, pictures, values.wait_s)
+        # Lines that come on a terminal are progress enough, and a bar would tear them.
+        if sys.stderr.isatty() and (results or not sys.stdout.isatty()):
+            answers = terminal.progress(answers, unit=" pictures", delay=terminal.LONG_S)
         # A file, because memory stays constant even where every one of many pictures fails.
         failures = stack.enter_context(
             TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")
         )
-        total, failed, stopped, reason = _write_answers(answers, write, sheet, failures)
+        total, failed, ended = _write_answers(answers, write, sheet, failures)
         sys.stdout.flush()
         if results:
             print(
@@ -159,21 +168,20 @@ def _predict(arguments: Sequence[str]) -> int:
             print(f"{failed} of {total} failed:", file=sys.stderr)
             failures.seek(0)
             shutil.copyfileobj(failures, sys.stderr)
-        if stopped is not None:
-            again = (
-                "the same command resumes"
-                if results
-                else "with --out=results.csv the same command would resume"
-            )
-            raise Stopped(
-                f"{reason} after {total:,} pictures, whose answers are kept; {again}", stopped
-            )
-        return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
+    if ended:
+        reason, exit_code = ended
+        again = "resumes" if results else "with --out=results.csv would resume"
+        raise Stopped(
+            f"{reason} after {total:,} pictures, whose answers are kept; the same command {again}",
+            exit_code,
+        )
+    return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
 
 
 @contextmanager
 def _connected() -> Iterator[PredictClient]:
     """A client of the server that the flags name, or of one that is started here."""
+    from serving.client.local_server import local_server
     from serving.client.predict_client import PredictClient
 
     values = flags.FLAGS
@@ -181,7 +189,9 @@ def _connected() -> Iterator[PredictClient]:
         server, model_name = values.server, values.model_name
         if values.model_dir:
             model_name, config = _stored(values.model_dir, model_name)
-            server = stack.enter_context(_serving(config))
+            print(f"starting a local server for {config}", file=sys.stderr)
+            local = stack.enter_context(local_server(model_config_file=config))
+            server = f"127.0.0.1:{local.port}"
         yield stack.enter_context(
             PredictClient(
                 server,
@@ -197,12 +207,12 @@ def _connected() -> Iterator[PredictClient]:
 
 def _write_answers(
     answers: Iterable[Answered], write: Write, sheet: Sheet | None, failures: IO[str]
-) -> tuple[int, int, int | None, str]:
+) -> tuple[int, int, tuple[str, int] | None]:
     """Writes answers as they come.
 
     Returns:
-        How many there were, how many of them failed, and, where it ended early, the exit code and
-        why.
+        How many there were, how many of them failed, and, where it ended early, why and the exit
+        code.
     """
     from serving.client import errors
 
@@ -226,43 +236,21 @@ def _write_answers(
                 failed += 1
                 print(terminal.escaped(f"{path}: {outcome}"), file=failures)
     except KeyboardInterrupt:
-        return total, failed, EXIT_INTERRUPTED, "stopped"
+        return total, failed, ("stopped", EXIT_INTERRUPTED)
     except SystemExit:
-        return total, failed, EXIT_STOPPED, "stopped"
+        return total, failed, ("stopped", EXIT_STOPPED)
     except NoAnswer as error:
-        return total, failed, EXIT_SOME_PICTURES_FAILED, f"{error}; ended"
-    return total, failed, None, ""
-
-
-def _sheet(out: Path) -> Sheet | None:
-    from serving.predict_output import FORMAT_BY_SUFFIX, Sheet
-
-    if out.suffix.lower() == ".png":
-        return Sheet(out)
-    if out.suffix.lower() not in FORMAT_BY_SUFFIX:
-        raise WrongUse(
-            f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png"
-        )
-    return None
-
-
-def _lines(form: str, top: int | None) -> Write:
-    from serving.predict_output import FORMATS
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file name that is no UTF-8 goes out as the bytes that it is.
-        sys.stdout.reconfigure(errors="surrogateescape")
-    return FORMATS[form](sys.stdout, top)
+        return total, failed, (f"{error}; ended", EXIT_SOME_PICTURES_FAILED)
+    return total, failed, None
 
 
 def _paths(arguments: Sequence[str]) -> Iterator[str]:
     """Gives the paths of the command line, or else those on standard input; there must be one."""
-    paths: Iterable[str] = arguments
+    paths = iter(arguments)
     if not arguments and not sys.stdin.isatty():
         lines = (line.removesuffix(b"\n") for line in sys.stdin.buffer)
         # A path of standard input is that of a file, whatever it is called.
         paths = (os.fsdecode(line) if line != b"-" else "./-" for line in lines if line)
-    paths = iter(paths)
     first = next(paths, None)
     if first is None:
         raise WrongUse(
@@ -276,11 +264,10 @@ def _pictures(paths: Iterable[str]) -> Iterator[Named]:
     from serving.predict_inputs import find_pictures
 
     for path in paths:
-        if path == _STANDARD_INPUT:
+        if path == "-":
             yield path, sys.stdin.buffer.read()
         else:
-            for found, error in find_pictures([path]):
-                yield found, error or found
+            yield from find_pictures([path])
 
 
 def _ask(client: PredictClient, pictures: Iterator[Named], wait_s: float) -> Iterator[Answered]:
@@ -309,11 +296,17 @@ def _insist(
 
     unanswered = (errors.ServerUnavailable, errors.DeadlineExceeded, errors.ModelNotReady)
     end = time.monotonic() + wait_s
-    for _ in range(_MOST_ATTEMPTS):
-        if not isinstance(outcome, unanswered) or not wait_s:
+    for _ in range(_MOST_ATTEMPTS if wait_s else 0):
+        if not isinstance(outcome, unanswered):
             break
         try:
-            _wait(client, end, outcome)
+            try:
+                client.wait_until_ready(_SHORT_WAIT_S)
+            except errors.ModelNotReady:
+                left_s = max(0.0, end - time.monotonic())
+                line = terminal.escaped(f"waiting up to {left_s:.0f} s for the server: {outcome}")
+                terminal.print_line(line, sys.stderr)
+                client.wait_until_ready(left_s)
             outcome = client.predict(picture)
         except errors.ClientError as error:
             if time.monotonic() >= end:
@@ -322,52 +315,21 @@ def _insist(
     return outcome
 
 
-def _with_progress(answers: Iterator[Answered], *, quiet: bool) -> Iterable[Answered]:
-    # Lines that come on a terminal are progress enough, and a bar would tear them.
-    if not sys.stderr.isatty() or (sys.stdout.isatty() and not quiet):
-        return answers
-    return terminal.progress(answers, unit=" pictures", delay=terminal.LONG_S)
-
-
-def _wait(client: PredictClient, end: float, reason: ClientError) -> None:
-    """Waits for the server, and says so unless it is back already."""
-    from serving.client.errors import ModelNotReady
-
-    try:
-        client.wait_until_ready(_SHORT_WAIT_S)
-    except ModelNotReady:
-        remaining_s = max(0.0, end - time.monotonic())
-        line = terminal.escaped(f"waiting up to {remaining_s:.0f} s for the server: {reason}")
-        terminal.print_line(line, sys.stderr)
-        client.wait_until_ready(remaining_s)
-
-
-def _stored(model_dir: str, model_name: str | None) -> tuple[str, str | Path]:
+def _stored(model_dir: str, model_name: str | None) -> tuple[str, str]:
     """Finds the model in a store, before a server loads anything; gives its name, and the
     configuration.
     """
     from serving.store import open_model
     from whisker_ml.files import is_address
 
-    config: str | Path = f"{model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
+    config = f"{model_dir.rstrip('/')}/{contract.MODELS_CONFIG}"
     # What is in a bucket the server looks for itself.
-    if not is_address(model_dir):
-        config = Path(config)
-        if not config.is_file():
-            raise WrongUse(
-                f"{config} is not there: expected --model_dir to be a model store with a published"
-                " model"
-            )
+    if not is_address(model_dir) and not Path(config).is_file():
+        raise WrongUse(
+            f"{config} is not there: expected --model_dir to be a model store with a published"
+            " model"
+        )
     return open_model(model_dir, model_name or "").model_name, config
-
-
-@contextmanager
-def _serving(config: str | Path) -> Iterator[str]:
-    from serving.client.local_server import local_server
-
-    print(f"starting a local server for {config}", file=sys.stderr)
-    with local_server(model_config_file=config) as server:
-        yield f"127.0.0.1:{server.port}"
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
 
 from serving.client.errors import UnreadablePicture
 from whisker_ml.formats import SUFFIXES
 
-Found = tuple[str, UnreadablePicture | None]
+Found = tuple[str, str | UnreadablePicture]
 
 
 def find_pictures(paths: Iterable[str]) -> Iterator[Found]:
@@ -25,38 +24,31 @@ def find_pictures(paths: Iterable[str]) -> Iterator[Found]:
             something.
 
     Yields:
-        The path of a picture and None; or a folder that is empty of pictures or cannot be read, or
-        a pattern that matches nothing, and the error.
+        The path of a picture, twice; or a folder that is empty of pictures or cannot be read, or a
+        pattern that matches nothing, and the error.
     """
     for path in paths:
-        if os.path.lexists(path) or not glob.has_magic(path):
-            yield from _search(path) if Path(path).is_dir() else [(path, None)]
+        if Path(path).is_dir():
+            found = _walk(path)
+            text = f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}"
+        elif os.path.lexists(path) or not glob.has_magic(path):
+            found, text = iter([(path, path)]), ""
         else:
+            found = _match(path)
             text = "nothing matches this pattern: expected the path of a file or a folder"
-            yield from _or_error(_match(path), path, text)
-
-
-def _or_error(found: Iterator[Found], path: str, text: str) -> Iterator[Found]:
-    """Gives what is found, or, where that is nothing, the path and an error."""
-    first = next(found, (path, UnreadablePicture(text)))
-    return chain([first], found)
+        yield next(found, (path, UnreadablePicture(text)))
+        yield from found
 
 
 def _match(pattern: str) -> Iterator[Found]:
-    # ** gives the folders and, each by itself, what is in them.
-    search_folders = "**" not in pattern
     # Path.glob takes no absolute pattern.
     matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207
     for path, is_folder in _in_order((match, Path(match).is_dir()) for match in matches):
         if not is_folder:
-            yield path, None
-        elif search_folders:
-            yield from _search(path)
-
-
-def _search(folder: str) -> Iterator[Found]:
-    text = f"no picture in this folder: expected files ending in {', '.join(SUFFIXES)}"
-    return _or_error(_walk(folder), folder, text)
+            yield path, path
+        # ** gives the folders and, each by itself, what is in them.
+        elif "**" not in pattern:
+            yield from find_pictures([path])
 
 
 def _walk(folder: str) -> Iterator[Found]:
@@ -67,7 +59,7 @@ def _walk(folder: str) -> Iterator[Found]:
                 if is_folder:
                     yield from _walk(path)
                 else:
-                    yield path, None
+                    yield path, path
     except OSError as error:
         yield folder, UnreadablePicture(f"the folder cannot be read: {error.strerror}")
 

@@ -6,17 +6,17 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from serving.client.errors import ClientError
 from serving.client.protocol import Prediction
 from whisker_ml.contract import CLOSE
-from whisker_ml.errors import WhiskerError
+from whisker_ml.errors import WhiskerError, disk_errors
 from whisker_ml.terminal import escaped
 
 if TYPE_CHECKING:
@@ -36,31 +36,28 @@ def _table(stream: TextIO, top: int | None) -> Write:
     """Aligns its columns by the class names of the first prediction; failed pictures get no
     line.
     """
-    titles: list[str] = []
-    widths: list[int] = []
+    widths: dict[str, int] = {}
 
     def write(path: str, outcome: Prediction | ClientError) -> None:
         if isinstance(outcome, ClientError):
             return
         best = _best(outcome, top or 1)
-        if not titles:
-            titles.extend(_titles(len(best)))
+        if not widths:
             longest = max(map(len, outcome.probabilities))
-            widths.extend(max(len(title), longest * title.startswith("label")) for title in titles)
-            heading = "  ".join(
-                f"{title:<{width}}" for title, width in zip(titles, widths, strict=True)
-            )
-            print(escaped(f"{heading}  unsure  version  path"), file=stream)
-        cells = (
+            for title, _ in zip(_titles(top or 1), best, strict=False):
+                widths[title] = max(len(title), longest * title.startswith("label"))
+            heading = [f"{title:<{width}}" for title, width in widths.items()]
+            print(escaped("  ".join([*heading, "unsure  version  path"])), file=stream)
+        cells = [
             f"{cell:<{width}}" if isinstance(cell, str) else f"{cell:>{width}.4f}"
-            for cell, width in zip(chain.from_iterable(best), widths, strict=False)
-        )
+            for cell, width in zip(best, widths.values(), strict=False)
+        ]
         unsure = {True: "unsure", False: "", None: "–"}[outcome.unsure]
-        first, *others = _best(outcome, 2)
-        if top in (None, 1) and others and first[1] - others[0][1] < CLOSE:
-            unsure = f"or {others[0][0]}"
-        line = f"{'  '.join(cells)}  {unsure:<6}  {outcome.model_version:>7}  {path}"
-        print(escaped(line), file=stream)
+        _, first, *second = _best(outcome, 2)
+        if top in (None, 1) and second and first - second[1] < CLOSE:
+            unsure = f"or {second[0]}"
+        cells += [f"{unsure:<6}", f"{outcome.model_version:>7}", path]
+        print(escaped("  ".join(cells)), file=stream)
 
     return write
 
@@ -71,13 +68,10 @@ def _json(stream: TextIO, top: int | None) -> Write:
         if isinstance(outcome, ClientError):
             line["error"] = str(outcome)
         else:
-            line |= {
-                "label": outcome.label,
-                "probability": outcome.probability,
-                "probabilities": dict(_best(outcome, top)) if top else outcome.probabilities,
-                "unsure": outcome.unsure,
-                "model_version": outcome.model_version,
-            }
+            line |= vars(outcome)
+            if top:
+                best = _best(outcome, top)
+                line["probabilities"] = dict(zip(best[::2], best[1::2], strict=True))
         print(json.dumps(line), file=stream)
 
     return write
@@ -94,7 +88,7 @@ def _csv(stream: TextIO, top: int | None) -> Write:
             row["error"] = outcome
         else:
             best = _best(outcome, top or 1)
-            row |= zip(_titles(len(best)), chain.from_iterable(best), strict=True)
+            row |= zip(_titles(top or 1), best, strict=False)
             row |= {"unsure": outcome.unsure, "model_version": outcome.model_version}
         writer.writerow(row)
 
@@ -115,17 +109,17 @@ def csv_titles(top: int | None) -> list[str]:
     return ["path", *_titles(top or 1), "unsure", "model_version", "error"]
 
 
-def _best(prediction: Prediction, count: int) -> list[tuple[str, float]]:
+def _best(prediction: Prediction, count: int) -> list[Any]:
+    """Gives the most probable classes, each followed by its probability."""
     if count == 1:
-        return [(prediction.label, prediction.probability)]
-    return sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:count]
+        return [prediction.label, prediction.probability]
+    by_probability = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    return [*chain.from_iterable(by_probability[:count])]
 
 
 def _titles(count: int) -> list[str]:
-    titles = ["label", "probability"]
-    for rank in range(2, count + 1):
-        titles += [f"label_{rank}", f"probability_{rank}"]
-    return titles
+    ranks = ["", *(f"_{rank}" for rank in range(2, count + 1))]
+    return [f"{name}{rank}" for rank in ranks for name in ("label", "probability")]
 
 
 # The file that keeps answers as they come, so that a run that was stopped can resume.
@@ -134,7 +128,7 @@ FORMAT_BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
 class UnusableResults(WhiskerError):
-    """The file is another one's, or cannot be read or written."""
+    """The file is another one's."""
 
 
 class Results:
@@ -145,20 +139,17 @@ class Results:
     """
 
     def __init__(self, file: Path, write: Write, kept: sqlite3.Connection) -> None:
-        self._file = file
-        self._write = write
-        self._kept = kept
+        self._file, self._write, self._kept = file, write, kept
         (self.kept,) = kept.execute("SELECT count(*) FROM kept").fetchone()
 
     def __contains__(self, path: str) -> bool:
         """Whether the picture was answered before."""
-        return bool(
-            self._kept.execute("SELECT 1 FROM kept WHERE path = ?", (os.fsencode(path),)).fetchone()
-        )
+        found = self._kept.execute("SELECT 1 FROM kept WHERE path = ?", (os.fsencode(path),))
+        return found.fetchone() is not None
 
     def write(self, path: str, outcome: Prediction | ClientError) -> None:
         """Adds a row, which is in the file when this returns."""
-        with _errors(self._file):
+        with disk_errors(self._file):
             self._write(path, outcome)
 
 
@@ -174,85 +165,67 @@ def open_results(file: Path, top: int | None) -> Iterator[Results]:
         top: how many classes a row holds, as in `FORMATS`.
 
     Raises:
-        UnusableResults: the file is there and holds something else, or it cannot be read or
-            written.
+        UnusableResults: the file is there and holds something else.
+        DiskError: it cannot be read or written.
     """
     form = FORMAT_BY_SUFFIX[file.suffix.lower()]
-    if not file.parent.is_dir():
-        raise UnusableResults(f"{file}: there is no folder {file.parent}")
     beside = file.with_name(f"{file.name}.new")
     # Paths that are kept lie in a temporary database without a name: memory stays constant however
     # many there are.
     with closing(sqlite3.connect("")) as kept:
         kept.execute("CREATE TABLE kept (path PRIMARY KEY) WITHOUT ROWID")
-        with _errors(file):
+        with disk_errors(file):
             # A path that is no UTF-8 is written as the bytes that it is. A row leaves for the file
             # when it ends.
             stream = beside.open(
                 "w", encoding="utf-8", errors="surrogateescape", newline="\n", buffering=1
             )
         with stream:
-            try:
-                with _errors(file):
+            with disk_errors(file):
+                try:
                     write = FORMATS[form](stream, top)
                     for path in _copy(file, stream, csv_titles(top) if form == "csv" else None):
                         kept.execute("INSERT OR IGNORE INTO kept VALUES (?)", (os.fsencode(path),))
                     os.fsync(stream.fileno())
                     beside.replace(file)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
+                finally:
+                    beside.unlink(missing_ok=True)
             yield Results(file, write, kept)
 
 
 def _copy(file: Path, new: TextIO, titles: list[str] | None) -> Iterator[str]:
-    """Copies the answers of an earlier file and gives their paths."""
+    """Copies the answers of an earlier file, of CSV where it has titles, and gives their paths."""
     if not file.exists():
         return
     with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as old:
         # What a kill left of a line has no end.
         lines = (line for line in old if line.endswith("\n"))
-        yield from (
-            _copy_json(file, lines, new) if titles is None else _copy_csv(file, lines, new, titles)
-        )
-
-
-def _copy_csv(file: Path, lines: Iterator[str], new: TextIO, titles: list[str]) -> Iterator[str]:
-    rows = csv.reader(lines)
-    found = next(rows, titles)
-    if found != titles:
-        raise UnusableResults(
-            f"{file}: has the columns {','.join(found)}, and this command writes"
-            f" {','.join(titles)}; ask as before (--top), or name another file"
-        )
-    writer = csv.writer(new, lineterminator="\n")
-    for row in rows:
-        # A path may hold a line's end, and its row be torn there.
-        if len(row) == len(titles) and not row[-1]:
-            writer.writerow(row)
-            yield row[0]
-
-
-def _copy_json(file: Path, lines: Iterator[str], new: TextIO) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
+        rows: Iterator[Any] = map(json.loads, lines)
+        if titles:
+            # A path may hold a line's end, and its row be torn there.
+            rows = csv.DictReader(lines, restval="torn")
+            found = rows.fieldnames or titles
+            if found != titles:
+                raise UnusableResults(
+                    f"{file}: has the columns {','.join(found)}, and this command writes"
+                    f" {','.join(titles)}; ask as before (--top), or name another file"
+                )
+        writer = csv.DictWriter(new, titles or (), lineterminator="\n")
+        number = 1
         try:
-            row = json.loads(line)
-            path = row["path"]
+            for row in rows:
+                path = row["path"]
+                if not row.get("error"):
+                    if titles:
+                        writer.writerow(row)
+                    else:
+                        print(json.dumps(row), file=new)
+                    yield path
+                number += 1
         except (ValueError, TypeError, KeyError) as error:
             raise UnusableResults(
                 f"{file}: line {number} is not one that this command writes; name another file"
             ) from error
-        if "error" not in row:
-            new.write(line)
-            yield path
-
-
-@contextmanager
-def _errors(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UnusableResults(f"{file}: cannot be read and written: {error.strerror}") from error
 
 
 # Pictures and their answers on one sheet, the wrong and the least sure first; needs Pillow.
@@ -264,7 +237,20 @@ UNSURE_BELOW = 0.8
 _SIDE, _BORDER, _MARGIN, _LINE, _COLUMNS = 160, 6, 10, 18, 8
 _FRAME = _SIDE + 2 * _BORDER
 _WIDTH, _HEIGHT = _FRAME + _MARGIN, _FRAME + 2 * _LINE + _MARGIN
-_TEXT, _PAPER = (30, 30, 30), (255, 255, 255)
+_TEXT, _PAPER, _NO_PICTURE = (30, 30, 30), (255, 255, 255), (205, 210, 205)
+# What an answer is: the colour of its frame, and what the heading says; of the last two, pictures
+# are not shown.
+_WRONG, _UNSURE, _SURE, _FAILED, _LEFT_OUT = range(5)
+_HEADING = (
+    ((205, 30, 40), "wrong: the folder is named after another class"),
+    (
+        (240, 160, 0),
+        f"not sure (if the model does not say: probability below {UNSURE_BELOW:g})",
+    ),
+    ((205, 210, 205), "others"),
+    (_PAPER, "without an answer, not shown"),
+    (_PAPER, "of these not shown; shown are the wrong and the least sure"),
+)
 # Pillow's own font has little more than the letters of English; these, where the system has them,
 # have others: Latin with its accents, Cyrillic and Greek, or Chinese, Japanese and Korean.
 _FONTS = (
@@ -278,20 +264,18 @@ _FONTS = (
 )
 _FONT_SIZE = 13
 _IN_NO_FONT = "\U0010ffff"
-_WRONG, _UNSURE, _SURE = (205, 30, 40), (240, 160, 0), (205, 210, 205)
 
 
 class NoSheet(WhiskerError):
-    """A sheet cannot be drawn or written."""
+    """A sheet cannot be drawn."""
 
 
 class _Tile(NamedTuple):
-    path: str
+    group: int  # of _HEADING
+    order: tuple[bool, float]  # in its group, the worst first
     picture: bytes | str
     caption: str
-    wrong: bool
-    unsure: bool
-    probability: float
+    name: str
 
 
 class Sheet:
@@ -308,10 +292,8 @@ class Sheet:
             file: the picture to write, a PNG.
 
         Raises:
-            NoSheet: Pillow is not installed, or the folder is not there.
+            NoSheet: Pillow is not installed.
         """
-        if not file.parent.is_dir():
-            raise NoSheet(f"{file}: there is no folder {file.parent}")
         if find_spec("PIL") is None:
             raise NoSheet(
                 f"{file}: a sheet of pictures needs Pillow, which is not installed: run pip install"
@@ -319,7 +301,7 @@ class Sheet:
             )
         self._file = file
         self._tiles: list[_Tile] = []
-        self._counts = {"answers": 0, "wrong": 0, "unsure": 0, "failed": 0}
+        self._counts = [0] * len(_HEADING)
 
     def add(
         self, path: str, picture: bytes | str | ClientError, outcome: Prediction | ClientError
@@ -333,22 +315,27 @@ class Sheet:
             outcome: the answer; pictures without one are counted and not drawn.
         """
         if isinstance(outcome, ClientError) or isinstance(picture, ClientError):
-            self._counts["failed"] += 1
+            self._counts[_FAILED] += 1
             return
-        folder = Path(path).parent.name
-        wrong = folder in outcome.probabilities and folder != outcome.label
-        self._counts["answers"] += 1
-        self._counts["wrong"] += wrong
-        unsure = outcome.unsure
+        folder, name = Path(path).parent.name, Path(path).name
+        unsure, probability = outcome.unsure, outcome.probability
         if unsure is None:
-            unsure = outcome.probability < UNSURE_BELOW
-        self._counts["unsure"] += unsure and not wrong
-        caption = f"{outcome.label} {outcome.probability:.2f}" + (
-            f", not {folder}" if wrong else ""
-        )
-        self._tiles.append(_Tile(path, picture, caption, wrong, unsure, outcome.probability))
+            unsure = probability < UNSURE_BELOW
+        caption = f"{outcome.label} {probability:.2f}"
+        # The surest of the wrong are the worst; of the others the least sure are.
+        group, order = _UNSURE if unsure else _SURE, (unsure, probability)
+        if folder in outcome.probabilities and folder != outcome.label:
+            group, order = _WRONG, (unsure, -probability)
+            caption += f", not {folder}"
+        self._counts[group] += 1
+        self._tiles.append(_Tile(group, order, picture, escaped(caption), escaped(name)))
         if len(self._tiles) >= 2 * SHOWN:
             self._keep_the_worst()
+
+    def _keep_the_worst(self) -> None:
+        self._tiles.sort(key=lambda tile: (tile.group, tile.order))
+        self._counts[_LEFT_OUT] += len(self._tiles[SHOWN:])
+        del self._tiles[SHOWN:]
 
     def draw(self) -> str:
         """Writes the sheet.
@@ -357,24 +344,25 @@ class Sheet:
             One line: what is on it, and what is not.
 
         Raises:
-            NoSheet: the file cannot be written.
+            DiskError: the file cannot be written.
         """
-        from PIL import Image, ImageDraw
+        from PIL import Image, ImageDraw, ImageOps
 
         self._keep_the_worst()
         if not self._tiles:
             return f"{self._file}: not drawn, as no picture was answered"
-        captions = [(escaped(tile.caption), escaped(Path(tile.path).name)) for tile in self._tiles]
-        font = _font(chain.from_iterable(captions))
-        left_out = self._counts["answers"] - len(self._tiles)
-        heading = self._heading(left_out)
+        font = _font({*"".join(tile.caption + tile.name for tile in self._tiles)})
+        heading = [
+            (f"{count:,} {meaning}", colour)
+            for count, (colour, meaning) in zip(self._counts, _HEADING, strict=True)
+            if count or colour != _PAPER
+        ]
         columns = min(_COLUMNS, len(self._tiles))
         top = _MARGIN + len(heading) * _LINE + _MARGIN
         longest = _LINE + max(math.ceil(font.getlength(line)) for line, _ in heading)
         rows = math.ceil(len(self._tiles) / columns)
-        sheet = Image.new(
-            "RGB", (2 * _MARGIN + max(columns * _WIDTH, longest), top + rows * _HEIGHT), _PAPER
-        )
+        size = 2 * _MARGIN + max(columns * _WIDTH, longest), top + rows * _HEIGHT
+        sheet = Image.new("RGB", size, _PAPER)
         draw = ImageDraw.Draw(sheet)
         for number, (line, colour) in enumerate(heading):
             y = _MARGIN + number * _LINE
@@ -382,66 +370,27 @@ class Sheet:
             draw.text((_MARGIN + _LINE, y - 2), line, _TEXT, font)
         for number, tile in enumerate(self._tiles):
             x, y = _MARGIN + number % columns * _WIDTH, top + number // columns * _HEIGHT
-            colour = _WRONG if tile.wrong else _UNSURE if tile.unsure else _SURE
-            draw.rectangle((x, y, x + _FRAME - 1, y + _FRAME - 1), outline=colour, width=_BORDER)
-            thumbnail = _thumbnail(tile.picture)
-            sheet.paste(
-                thumbnail,
-                (x + (_FRAME - thumbnail.width) // 2, y + (_FRAME - thumbnail.height) // 2),
-            )
-            for row, text in enumerate(captions[number]):
+            picture = ImageOps.pad(_thumbnail(tile.picture), (_SIDE, _SIDE), color=_PAPER)
+            sheet.paste(ImageOps.expand(picture, _BORDER, _HEADING[tile.group][0]), (x, y))
+            for row, text in enumerate((tile.caption, tile.name)):
                 draw.text((x, y + _FRAME + 2 + row * _LINE), _cut(text, font), _TEXT, font)
-        try:
+        with disk_errors(self._file):
             sheet.save(self._file, "PNG")
-        except OSError as error:
-            raise NoSheet(f"{self._file}: cannot be written: {error.strerror}") from error
+        left_out = self._counts[_LEFT_OUT]
         return f"{self._file}: {len(self._tiles)} pictures" + (
             f", the wrong and the least sure; {left_out:,} others are left out" if left_out else ""
         )
 
-    def _keep_the_worst(self) -> None:
-        # The surest of the wrong are the worst; of the others the least sure are.
-        self._tiles.sort(
-            key=lambda tile: (
-                not tile.wrong,
-                tile.unsure if tile.wrong else not tile.unsure,
-                -tile.probability if tile.wrong else tile.probability,
-            )
-        )
-        del self._tiles[SHOWN:]
 
-    def _heading(self, left_out: int) -> list[tuple[str, tuple[int, int, int]]]:
-        counts = self._counts
-        others = counts["answers"] - counts["wrong"] - counts["unsure"]
-        lines = [
-            (f"{counts['wrong']:,} wrong: the folder is named after another class", _WRONG),
-            (
-                f"{counts['unsure']:,} not sure (if the model does not say: probability below"
-                f" {UNSURE_BELOW:g})",
-                _UNSURE,
-            ),
-            (f"{others:,} others", _SURE),
-        ]
-        if counts["failed"]:
-            lines.append((f"{counts['failed']:,} without an answer, not shown", _PAPER))
-        if left_out:
-            shown = f"{len(self._tiles):,} shown, the wrong and the least sure"
-            lines.append((f"{shown}; {left_out:,} not", _PAPER))
-        return lines
-
-
-def _font(texts: Iterable[str]) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
-    """Gives the first font that can draw the most of the texts' characters."""
+def _font(characters: Collection[str]) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    """Gives the first of the fonts that can draw the most of these characters."""
     from PIL import ImageFont
 
-    characters = set("".join(texts))
     fonts = [ImageFont.load_default(_FONT_SIZE)]
     names = [*_FONTS]
     if (matplotlib := find_spec("matplotlib")) and matplotlib.origin:
         names.append(f"{Path(matplotlib.origin).parent}/mpl-data/fonts/ttf/DejaVuSans.ttf")
     for name in names:
-        if all(_draws(fonts[-1], character) for character in characters):
-            return fonts[-1]
         with suppress(OSError):
             fonts.append(ImageFont.truetype(name, _FONT_SIZE))
     return max(fonts, key=lambda font: sum(_draws(font, each) for each in characters))
@@ -467,9 +416,8 @@ def _thumbnail(picture: bytes | str) -> "Image.Image":
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
             # Decodes a JPEG no larger than needed.
-            opened.draft("RGB", (_SIDE, _SIDE))
             opened.thumbnail((_SIDE, _SIDE))
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         # The file is gone, or Pillow draws a line where TensorFlow does not.
-        return Image.new("RGB", (_SIDE, _SIDE), _SURE)
+        return Image.new("RGB", (_SIDE, _SIDE), _NO_PICTURE)

@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -34,7 +33,7 @@ from serving.client.errors import (
     one_line,
 )
 from serving.config import models_config
-from serving.config.models_config import PLATFORM, ModelServerConfig
+from serving.config.models_config import ModelServerConfig
 from serving.protos import message
 from serving.store import ModelStore
 from serving.store.state import State
@@ -131,7 +130,7 @@ class RunningServer:
             response = self._ask(
                 "PredictionService/GetModelMetadata",
                 model_spec={"name": model_name, "version_label": label},
-                metadata_field=["signature_def"],
+                metadata_field=[answers.SIGNATURES],
             )
         except ModelNotFound as error:
             # Without the model there is no label of it.
@@ -257,6 +256,7 @@ def rollback(store: ModelStore, server: RunningServer, timeout_s: float) -> tupl
     return version, _Rollout(store, server, version, STABLE_LABEL, timeout_s, back=True).run()
 
 
+@dataclass
 class _Rollout:
     """One way from what is, to a label on a version.
 
@@ -265,74 +265,67 @@ class _Rollout:
     Where it reads the file itself, our label goes back there first, for the same reason.
     """
 
-    def __init__(
-        self,
-        store: ModelStore,
-        server: RunningServer,
-        version: int,
-        label: str,
-        timeout_s: float,
-        *,
-        back: bool = False,
-    ) -> None:
-        self._store, self._server, self._timeout_s = store, server, timeout_s
-        self._version, self._label, self._back = version, label, back
-        self._what = f"version {version} of {store.model_name}"
-        self._original = store.config()
-        self._entry = _entry(self._original, store.model_name)
-        labels = self._entry.version_labels if self._entry is not None else {}
-        self._before = labels.get(label)
-        self._statuses = server.versions(store.model_name)
+    store: ModelStore
+    server: RunningServer
+    version: int
+    label: str
+    timeout_s: float
+    back: bool = False
+
+    def __post_init__(self) -> None:
+        self._name = self.store.model_name
+        self._what = f"version {self.version} of {self._name}"
+        original = self.store.config()
+        self._entry = models_config.entry(original, self._name)
+        self._before = self._entry.version_labels.get(self.label)
+        self._statuses = self.server.versions(self._name)
         # Of each model, the labels that the server has.
-        self._labels: dict[str, dict[str, int]] = {
+        self._labels: dict[str, dict[str, int]] = {self._name: {}} | {
             model.name: {
                 label: loaded
                 for label, number in model.version_labels.items()
-                if (loaded := server.labelled(model.name, label, otherwise=number)) is not None
+                if (loaded := self.server.labelled(model.name, label, number)) is not None
             }
-            for model in self._original.model_config_list.config
+            for model in original.model_config_list.config
         }
         # Why the server has to read the file by itself; empty: it is sent what is there.
-        self._refusal = server.refusal()
+        self._refusal = self.server.refusal()
         # What the label moves from.
-        self._from = (
-            self._labels.get(store.model_name, {}).get(label) if self._refusal else self._before
-        )
+        self._from = self._labels[self._name].get(self.label) if self._refusal else self._before
 
     def run(self) -> float:
         """Goes the whole way, or back to the start."""
         start = time.monotonic()
-        self._refuse_another_config()
-        name = self._store.model_name
-        labels = self._labels.setdefault(name, {})
         # Without one that is loaded only because it has not been unloaded yet, or that the file
         # lists and nobody loads.
         serving = {number for number, status in self._statuses.items() if status.state == AVAILABLE}
-        listed = (
-            self._entry.model_version_policy.specific.versions if self._entry is not None else ()
-        )
-        if listed:
-            serving.intersection_update(listed)
-        serving.update(labels.values())
+        self._refuse_another_config(serving)
+        labels = self._labels[self._name]
+        listed = {*models_config.listed(self._entry)}
+        serving = (serving & listed if listed else serving) | {*labels.values()}
         if self._refusal:
             logger.warning(
                 "%s does not accept a configuration (%s): it must read models.config by itself",
-                self._server.address,
+                self.server.address,
                 self._refusal,
             )
-            if (listed or self._entry is None) and self._version not in {*listed, *labels.values()}:
+            known = listed or not self._entry.name
+            if known and self.version not in {*listed, *labels.values()}:
                 # The server may not have read yet that it goes, and would unload it under our
                 # hands.
                 self._wait("unloaded", lambda: self._status().state in (END, _UNKNOWN.state))
         self._edit(self._list_new)
         try:
-            self._load({*serving, self._version})
-            self._labels[name] = {**labels, self._label: self._version}
+            self._load({*serving, self.version})
+            self._labels[self._name] = {**labels, self.label: self.version}
             self._edit(self._move_label)
-            self._reload({*serving, self._version})
-            self._wait(f"moved the label {self._label} to", self._has_moved)
+            self._reload({*serving, self.version})
+            self._wait(
+                f"moved the label {self.label} to",
+                lambda: self.server.labelled(self._name, self.label, None) == self.version,
+            )
         except BaseException as error:
-            self._labels[name] = labels
+            self._labels[self._name] = labels
             outcome = self._undo(serving)
             if isinstance(error, WhiskerError):
                 raise RolloutError(f"{error}; {outcome}") from error
@@ -344,58 +337,50 @@ class _Rollout:
             self._reload(None)
         except WhiskerError as error:
             raise RolloutError(
-                f"{self._what} is {self._label} now, but what it replaces may stay loaded until the"
+                f"{self._what} is {self.label} now, but what it replaces may stay loaded until the"
                 f" next promote: {error}"
             ) from error
         return seconds
 
-    def _refuse_another_config(self) -> None:
+    def _refuse_another_config(self, serving: set[int]) -> None:
         """Refuses a server that runs on something else, as the reload would take from it what it
         serves.
         """
-        name = self._store.model_name
-        if STABLE_LABEL in self._labels.get(name, {}):
+        expected = STABLE_LABEL in self._entry.version_labels if self._entry.name else serving
+        if not expected or STABLE_LABEL in self._labels[self._name]:
             return
-        serves = any(status.state == AVAILABLE for status in self._statuses.values())
-        if self._entry is None and not serves:
-            return
-        if self._entry is not None and STABLE_LABEL not in self._entry.version_labels:
-            return
-        what = (
-            f"serves {name} without the label {STABLE_LABEL}"
-            if serves
-            else f"does not serve {name}"
-        )
+        what = f"serves {self._name} without the label {STABLE_LABEL}"
+        if not serving:
+            what = f"does not serve {self._name}"
         raise RolloutError(
-            f"{self._server.address} {what}, so it does not run on {self._store.config_path}:"
-            f" nothing was changed; start it with --model_config_file={self._store.config_path}"
+            f"{self.server.address} {what}, so it does not run on {self.store.config_path}:"
+            f" nothing was changed; start it with --model_config_file={self.store.config_path}"
             " --allow_version_labels_for_unavailable_models=true"
         )
 
     def _list_new(self, model: Any, state: State) -> None:
         self._refuse_overtaken(state, self._before)
-        model.base_path, model.model_platform = self._store.base_path, PLATFORM
+        labels, listed = model.version_labels, models_config.listed(model)
         if self._refusal:
-            model.version_labels.pop(self._label, None)
+            labels.pop(self.label, None)
             if self._from is not None:
-                model.version_labels[self._label] = self._from
-        listed = model.model_version_policy.specific.versions
-        live = model.version_labels.get(STABLE_LABEL)
-        if live is not None:
+                labels[self.label] = self._from
+        if STABLE_LABEL in labels:
             # What a promote or a rollback that was killed has left there: above the live version,
             # or live before it.
-            _unlist(model, {number for number in listed if number > live} | {state.previous})
-        listed[:] = sorted({*listed, *model.version_labels.values(), self._version})
+            above = {number for number in listed if number > labels[STABLE_LABEL]}
+            _unlist(model, {*above, state.previous})
+        listed[:] = sorted({*listed, *labels.values(), self.version})
 
     def _move_label(self, model: Any, state: State) -> None:
         self._refuse_overtaken(state, self._from)
-        model.version_labels[self._label] = self._version
+        model.version_labels[self.label] = self.version
 
     def _refuse_overtaken(self, state: State, live: int | None) -> None:
         """Whoever goes back, goes back from what was live when this was decided."""
-        if self._back and state.live != live:
+        if self.back and state.live != live:
             raise RolloutError(
-                f"version {state.live} of {self._store.model_name} went live in the meantime: check"
+                f"version {state.live} of {self._name} went live in the meantime: check"
                 " what is live, then roll back again"
             )
 
@@ -403,13 +388,11 @@ class _Rollout:
         """Changes our model in models.config, where others may have changed theirs meanwhile."""
 
         def changed(state: State) -> ModelServerConfig:
-            copy = deepcopy(state.config)
-            models = copy.model_config_list.config
-            model = _entry(copy, self._store.model_name) or models.add(name=self._store.model_name)
+            copy, model = models_config.edited(state.config, self._name, self.store.base_path)
             change(model, state)
             return copy
 
-        self._store.edit_config(changed, back=self._back)
+        self.store.edit_config(changed, back=self.back)
 
     def _send(self, versions: set[int] | None, timeout_s: float) -> Any:
         """Sends the server what it is told of models.config as it is now, unless it refuses that.
@@ -425,28 +408,28 @@ class _Rollout:
             done: Future[None] = Future()
             done.set_result(None)
             return done
-        config = self._store.config()
+        config = self.store.config()
         for model in config.model_config_list.config:
-            listed = model.model_version_policy.specific.versions
+            listed = models_config.listed(model)
             for label, number in self._labels.get(model.name, {}).items():
-                if label in model.version_labels and model.version_labels[label] != number:
+                if label in model.version_labels:
                     model.version_labels[label] = number
                     if listed and number not in listed:
                         listed.append(number)
-            if model.name == self._store.model_name and versions:
+            if model.name == self._name and versions:
                 listed[:] = sorted(versions)
-        return self._server.reload(config, timeout_s)
+        return self.server.reload(config, timeout_s)
 
     def _reload(self, versions: set[int] | None) -> None:
-        self._server.answer(self._send(versions, _RELOAD_S))
+        self.server.answer(self._send(versions, _RELOAD_S))
 
     def _load(self, versions: set[int]) -> None:
         """Waits until the server has loaded the new version beside the others."""
         start = time.monotonic()
-        reload = self._send(versions, self._timeout_s)
+        reload = self._send(versions, self.timeout_s)
         # Of an attempt before this one; the server goes on saying so until it looks at the version
         # again, and where it has given up for good nothing else tells that from a new failure.
-        old_error = self._statuses.get(self._version, _UNKNOWN).error
+        old_error = self._statuses.get(self.version, _UNKNOWN).error
 
         def loaded() -> bool:
             nonlocal old_error
@@ -457,20 +440,16 @@ class _Rollout:
                 old_error = ""
             if status.error != old_error:
                 raise RolloutError(
-                    f"{self._server.address} cannot load {self._what}: {status.error}"
+                    f"{self.server.address} cannot load {self._what}: {status.error}"
                 )
             if taken_over:
-                self._server.answer(reload)
+                self.server.answer(reload)
             return taken_over and status.state == AVAILABLE
 
         try:
             self._wait("loaded", loaded)
         finally:
             reload.cancel()
-
-    def _has_moved(self) -> bool:
-        name = self._store.model_name
-        return self._server.labelled(name, self._label, otherwise=None) == self._version
 
     def _wait(self, done: str, came: Callable[[], bool]) -> None:
         """Waits until the server has done something with the version; says so where that takes
@@ -479,14 +458,14 @@ class _Rollout:
         Raises:
             RolloutError: it has not in time.
         """
-        what, address = f"{done} {self._what}", self._server.address
+        what, address = f"{done} {self._what}", self.server.address
         start, waiting = time.monotonic(), False
         while not came():
-            if time.monotonic() - start >= self._timeout_s:
+            if time.monotonic() - start >= self.timeout_s:
                 status = self._status()
                 reason = f" ({status.error})" if status.error else ""
                 raise RolloutError(
-                    f"{address} has not {what} after {self._timeout_s:g} s, it is"
+                    f"{address} has not {what} after {self.timeout_s:g} s, it is"
                     f" {status.state}{reason}: see its log, or give more time with --timeout_s"
                     f"{self._what_a_reader_needs() if self._refusal else ''}"
                 )
@@ -501,10 +480,10 @@ class _Rollout:
         """Says what may keep a server from following the file that it is to read by itself."""
         others = [
             f"{label} of {model.name} on version {number}"
-            for model in self._store.config().model_config_list.config
+            for model in self.store.config().model_config_list.config
             for label, number in model.version_labels.items()
-            if (model.name, label, number) != (self._store.model_name, self._label, self._version)
-            and self._server.labelled(model.name, label, otherwise=None) != number
+            if (model.name, label, number) != (self._name, self.label, self.version)
+            and self.server.labelled(model.name, label, None) != number
         ]
         refused = (
             f"; models.config has {', '.join(others)}, which the server has not loaded, so it"
@@ -516,13 +495,13 @@ class _Rollout:
         )
 
     def _status(self) -> VersionStatus:
-        return self._server.versions(self._store.model_name).get(self._version, _UNKNOWN)
+        return self.server.versions(self._name).get(self.version, _UNKNOWN)
 
     def _undo(self, serving: set[int]) -> str:
         """Takes file and server back to where they were; says what came of it."""
         try:
             # The other way than the way that failed.
-            self._store.edit_config(self._as_it_was, back=not self._back)
+            self.store.edit_config(self._as_it_was, back=not self.back)
             if self._refusal:
                 return "models.config is unchanged"
             self._reload(serving)
@@ -535,33 +514,24 @@ class _Rollout:
 
     def _as_it_was(self, state: State) -> ModelServerConfig:
         """Restores our model, but for labels that others have moved and versions that are gone."""
-        changed, name = deepcopy(state.config), self._store.model_name
+        changed, model = models_config.edited(state.config, self._name, self.store.base_path)
+        moved = dict(model.version_labels).items() - {
+            (self.label, self.version),
+            (self.label, self._from),
+        }
         models = changed.model_config_list.config
-        ours = {(self._label, self._version), (self._label, self._from)}
-        labels: dict[str, int] = {}
-        if (entry := _entry(changed, name)) is not None:
-            labels = dict(entry.version_labels)
-            models.remove(entry)
-        if self._entry is not None:
+        models.remove(model)
+        if self._entry.name:
             models.append(self._entry)
-        elif labels.items() - ours:
-            models.add(name=name, base_path=self._store.base_path, model_platform=PLATFORM)
-        for label, number in labels.items() - ours:
-            models[-1].version_labels[label] = number
-            listed = models[-1].model_version_policy.specific.versions
-            if number not in listed:
-                listed.append(number)
-        gone = models_config.named(changed, name).difference(state.versions)
-        return models_config.without(changed, name, gone)
-
-
-def _entry(config: ModelServerConfig, model_name: str) -> Any:
-    return next(
-        (model for model in config.model_config_list.config if model.name == model_name), None
-    )
+        for label, number in moved:
+            changed = models_config.with_live(
+                changed, self._name, self.store.base_path, number, label
+            )
+        gone = models_config.named(changed, self._name).difference(state.versions)
+        return models_config.without(changed, self._name, gone)
 
 
 def _unlist(model: Any, versions: set[int | None]) -> None:
     """Takes versions out of those that are to be loaded, but for those that a label names."""
-    listed = model.model_version_policy.specific.versions
+    listed = models_config.listed(model)
     listed[:] = sorted(set(listed) - (versions - set(model.version_labels.values())))

@@ -36,10 +36,9 @@ def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
         ConfigError: the file cannot be read, or a server would refuse it.
         StorageError: the bucket that it lies in cannot be read.
     """
-    config = models_config.parse(_read(path), path)
-    models = config.model_config_list.config
+    models = models_config.parse(_read(path), path).model_config_list.config
     findings = [] if models else [f"{path} lists no model"]
-    whole: dict[str, list[int]] = {}
+    pending: set[tuple[str, int]] = set()
     warm = False
     for model in models:
         try:
@@ -49,9 +48,9 @@ def check(path: str, timeout_s: float) -> tuple[list[str], bool]:
         except StorageError as error:
             findings.append(f"{model.name}: {error}")
             continue
-        whole[model.name] = sorted(names)
+        pending |= {(model.name, version) for version in names}
         warm = warm or any(WARMUP_FILE in files for files in names.values())
-    return (findings + _replay(path, whole, timeout_s) if warm else findings), warm
+    return (findings + _replay(path, pending, timeout_s) if warm else findings), warm
 
 
 def _read(path: str) -> bytes:
@@ -84,16 +83,14 @@ def _store(model: Any) -> ModelStore:
 def _names(model: Any, store: ModelStore) -> dict[int, set[str]]:
     """Lists the files of every version that the server would load, and that is there."""
     there = store.versions()
-    return {version: store.files(version) for version in _wanted(model, there) if version in there}
-
-
-def _wanted(model: Any, there: list[int]) -> list[int]:
-    """Chooses the versions that the policy asks for; the newest where it says nothing."""
     policy = model.model_version_policy
     choice = policy.WhichOneof("policy_choice")
+    wanted = there
     if choice == "specific":
-        return list(policy.specific.versions)
-    return there if choice == "all" else there[-(policy.latest.num_versions or 1) :]
+        wanted = [version for version in there if version in policy.specific.versions]
+    elif choice != "all":
+        wanted = there[-(policy.latest.num_versions or 1) :]
+    return {version: store.files(version) for version in wanted}
 
 
 def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator[str]:
@@ -129,17 +126,16 @@ def _look(model: Any, names: dict[int, set[str]], store: ModelStore) -> Iterator
                 f"version {version} is incomplete: variables/ has no variables.index, or no"
                 " variables.data"
             )
-        if MANIFEST_FILE in files:
-            try:
+        try:
+            if MANIFEST_FILE in files:
                 store.verify(version)
-            except StorageError as error:
-                yield str(error)
+        except StorageError as error:
+            yield str(error)
 
 
-def _replay(path: str, wanted: dict[str, list[int]], timeout_s: float) -> list[str]:
+def _replay(path: str, pending: set[tuple[str, int]], timeout_s: float) -> list[str]:
     """Starts the local server on the file, and lists what does not load."""
     flags = ["--max_num_load_retries=0", "--start_with_what_loads"]
-    pending = {(model, version) for model, versions in wanted.items() for version in versions}
     findings = []
     deadline = time.monotonic() + timeout_s
     try:
@@ -149,24 +145,20 @@ def _replay(path: str, wanted: dict[str, list[int]], timeout_s: float) -> list[s
             ) as local,
             RunningServer(f"127.0.0.1:{local.port}") as server,
         ):
-            while pending:
+            while pending and time.monotonic() < deadline:
                 for model, version in sorted(pending):
                     status = server.versions(model).get(version)
-                    if status is not None and status.state == END:
-                        findings.append(
-                            f"{model}: version {version} does not load:"
-                            f" {' '.join(status.error.split())}"
-                        )
-                    if status is not None and status.state in (AVAILABLE, END):
-                        pending.discard((model, version))
-                if pending and time.monotonic() > deadline:
-                    late = ", ".join(f"{model} {version}" for model, version in sorted(pending))
-                    return [
-                        *findings,
-                        f"not loaded after {timeout_s:g} s: {late}; give more time with"
-                        " --timeout_s",
-                    ]
+                    if status is None or status.state not in (AVAILABLE, END):
+                        continue
+                    pending.remove((model, version))
+                    if status.state == END:
+                        findings.append(f"{model}: version {version} does not load: {status.error}")
                 time.sleep(_POLL_S if pending else 0)
     except LocalServerFailed as error:
         return [f"the local server does not start on {path}: {error}"]
+    if pending:
+        late = ", ".join(f"{model} {version}" for model, version in sorted(pending))
+        findings.append(
+            f"not loaded after {timeout_s:g} s: {late}; give more time with --timeout_s"
+        )
     return findings

@@ -38,10 +38,12 @@ from whisker_ml.terminal import LogLine, escaped, foreign_lines_kept_back, print
 # what they mean.
 _FIRST, UNGROUPED, _INDENT = 6, "More flags", " " * 27
 
-_PARSERS: dict[type, Callable[[float | None], flags.ArgumentParser]] = {
-    float: lambda minimum: flags.FloatParser(lower_bound=minimum),
-    int: lambda minimum: flags.IntegerParser(lower_bound=minimum),
-    str: lambda _: flags.ArgumentParser(),
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    list: flags.DEFINE_list,
+    float: flags.DEFINE_float,
+    int: flags.DEFINE_integer,
+    str: flags.DEFINE_string,
 }
 
 # Whose messages are printed.
@@ -121,16 +123,13 @@ def define(
         group: heading above it in --help.
     """
     # absl groups flags by the module that defines them.
-    options = {"module_name": group, "required": required}
-    kind = kind if default is None else type(default)
-    if kind is bool:
-        flags.DEFINE_boolean(name, default, text, **options)
-    elif kind is list:
-        flags.DEFINE_list(name, default, text, **options)
-    elif choices:
+    options: dict[str, Any] = {"module_name": group, "required": required}
+    if minimum is not None:
+        options["lower_bound"] = minimum
+    if choices:
         flags.DEFINE(flags.EnumParser(choices), name, default, meaning(text, choices), **options)
     else:
-        flags.DEFINE(_PARSERS[kind](minimum), name, default, text, **options)
+        _DEFINE[kind if default is None else type(default)](name, default, text, **options)
 
 
 def meaning(text: str, choices: Sequence[str]) -> str:
@@ -360,18 +359,17 @@ def _guarded(
 ) -> int:
     show_log()
     try:
-        return main(arguments) or EXIT_DONE
+        try:
+            return main(arguments) or EXIT_DONE
+        except ModuleNotFoundError as error:
+            name = error.name or ""
+            known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
+            if known is None:
+                raise
+            raise MissingExtra(name, extra or known) from error
     except WhiskerError as error:
         _say(str(error))
         return error.exit_code
-    except ModuleNotFoundError as error:
-        name = error.name or ""
-        known = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
-        if known is None:
-            print_line(traceback.format_exc().rstrip(), sys.stderr)
-            return EXIT_DEFECT
-        _say(str(MissingExtra(name, extra or known)))
-        return EXIT_USAGE
     except KeyboardInterrupt:
         _say("interrupted")
         return EXIT_INTERRUPTED

@@ -93,23 +93,14 @@ def state_of(status: Any) -> str:
 
 Signatures = Mapping[str, Any]  # Name → tensorflow.SignatureDef.
 
-_FIELD = "signature_def"
-
-
-def metadata_request(model_spec: Any) -> Any:
-    """Makes the request whose answer `signatures_of` reads; the spec's signature does not
-    matter.
-    """
-    return message("tensorflow.serving.GetModelMetadataRequest")(
-        model_spec=model_spec, metadata_field=[_FIELD]
-    )
+SIGNATURES = "signature_def"
 
 
 def signatures_of(response: Any) -> Signatures:
-    """Reads the signatures in a GetModelMetadataResponse, by name."""
+    """Reads the signatures in the answer to a GetModelMetadataRequest for `SIGNATURES`."""
     found = message("tensorflow.serving.SignatureDefMap")()
     try:
-        if _FIELD not in response.metadata or not response.metadata[_FIELD].Unpack(found):
+        if SIGNATURES not in response.metadata or not response.metadata[SIGNATURES].Unpack(found):
             raise ValueError("no signatures")
     except DecodeError as error:
         raise ValueError("something that is not a map of signatures") from error
@@ -274,15 +265,10 @@ def predictions_of(
     if contract.OUTPUT_UNSURE in response.outputs:
         unsure = _output(response, contract.OUTPUT_UNSURE, BOOL, (count,))
     outcomes: list[Prediction | None] = []
-    for row, is_picture in enumerate(valid):
-        probabilities = every[row * len(classes) : (row + 1) * len(classes)]
-        found = Prediction(
-            _text(labels[row]),
-            best[row],
-            dict(zip(classes, probabilities, strict=True)),
-            version,
-            unsure[row],
-        )
+    probabilities = iter(every)
+    for is_picture, label, probability, not_sure in zip(valid, labels, best, unsure, strict=True):
+        by_class = dict(zip(classes, probabilities, strict=False))
+        found = Prediction(_text(label), probability, by_class, version, not_sure)
         if is_picture:
             _check(found)
         outcomes.append(found if is_picture else None)

@@ -8,8 +8,7 @@ from typing import Any, Self
 
 import grpc
 
-from serving.client.channel import Server, open_async_channel
-from serving.client.errors import ClientError, InvalidRequest
+from serving.client.errors import ClientError
 from serving.client.predict_client import BaseClient, TimeBudget, check_concurrency
 from serving.client.protocol import Array, Pause, Picture, Prediction, Read, Result, Step, Steps
 
@@ -22,6 +21,8 @@ class AsyncPredictClient(BaseClient):
     the fork, in the child. Methods take and give what those of `PredictClient` do, and raise the
     same.
     """
+
+    _asynchronous = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,15 +84,6 @@ class AsyncPredictClient(BaseClient):
         """Waits until a version of the model (the client's own, if it has one) is available."""
         await self._run(self._protocol.wait_until_ready(timeout_s), TimeBudget(timeout_s))
 
-    def _open(self, server: Server, **options: Any) -> grpc.aio.Channel:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError as error:
-            raise InvalidRequest(
-                "no event loop is running: make an AsyncPredictClient inside a coroutine"
-            ) from error
-        return open_async_channel(server, **options)
-
     async def _run(self, steps: Steps[Result], budget: TimeBudget | None = None) -> Result:
         budget = budget or TimeBudget(self._timeout_s)
         try:
@@ -121,7 +113,7 @@ class AsyncPredictClient(BaseClient):
             task = asyncio.current_task()
             # The call was cancelled, and nobody meant this task.
             if self._closed and not (task and task.cancelling()):
-                raise self._closed_meanwhile() from error
+                raise self._error(error) from error
             raise
 
     async def _outcome(self, picture: Picture, budget: TimeBudget) -> Prediction | ClientError:

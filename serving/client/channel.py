@@ -1,5 +1,6 @@
 """How the client connects: every channel option, with its reason, in one table."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -90,7 +91,7 @@ class IdentityToken:
             return str(self._credentials.token)
 
 
-def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequence[str]) -> Any:
+def _credentials(tls: Tls | None, token: Token | None, addresses: Sequence[str]) -> Any:
     """Gives gRPC's credentials, or None for plaintext without a token.
 
     Args:
@@ -115,21 +116,13 @@ def channel_credentials(tls: Tls | None, token: Token | None, addresses: Sequenc
         )
     if token is None:
         return transport
-    of_call = (
-        grpc.access_token_call_credentials(token)
-        if isinstance(token, str)
-        else _from_function(token)
-    )
-    return grpc.composite_channel_credentials(transport, of_call)
 
+    def add_token(_: Any, callback: Any) -> None:
+        # gRPC turns what this raises into the status of the call.
+        bearer = token if isinstance(token, str) else token()
+        callback((("authorization", f"Bearer {bearer}"),), None)
 
-def _from_function(token: Callable[[], str]) -> Any:
-    class Plugin(grpc.AuthMetadataPlugin):
-        def __call__(self, _: Any, callback: Any) -> None:
-            # gRPC turns what this raises into the status of the call.
-            callback((("authorization", f"Bearer {token()}"),), None)
-
-    return grpc.metadata_call_credentials(Plugin())
+    return grpc.composite_channel_credentials(transport, grpc.metadata_call_credentials(add_token))
 
 
 def _pem_texts(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -139,26 +132,24 @@ def _pem_texts(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
     if (tls.certificate is None) != (tls.key is None):
         raise InvalidRequest("tls: certificate and key belong together: expected both or neither")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    path: str | Path | None = tls.ca
+    source = str(tls.ca)
     try:
         if tls.ca is not None:
             context.load_verify_locations(tls.ca)
-        path = tls.certificate
         if tls.certificate is not None and tls.key is not None:
+            source = f"{tls.certificate} (or {tls.key}, its unencrypted private key)"
             # An empty password, or OpenSSL would ask the terminal for that of an encrypted key.
             context.load_cert_chain(tls.certificate, tls.key, password="")
-    except OSError as error:  # ssl.SSLError is one.
-        reason = (
-            "not the PEM text that is expected"
-            if isinstance(error, ssl.SSLError)
-            else error.strerror
-        )
-        also = f" (or {tls.key}, its unencrypted private key)" if path is not tls.ca else ""
-        raise InvalidRequest(f"tls: {path}{also}: {reason}") from error
+    except OSError as error:
+        reason = error.strerror
+        if isinstance(error, ssl.SSLError):
+            reason = "not the PEM text that is expected"
+        raise InvalidRequest(f"tls: {source}: {reason}") from error
     ca, key, certificate = (
-        path and Path(path).read_bytes() for path in (tls.ca, tls.key, tls.certificate)
+        None if path is None else Path(path).read_bytes()
+        for path in (tls.ca, tls.key, tls.certificate)
     )
-    return ca or None, key or None, certificate or None
+    return ca, key, certificate
 
 
 Server = str | Sequence[str]
@@ -227,7 +218,8 @@ def open_channel(
     token: Token | None = None,
     interceptors: Sequence[Any] = (),
     max_answer_bytes: int = MAX_ANSWER_BYTES,
-) -> grpc.Channel:
+    asynchronous: bool = False,
+) -> Any:
     """Opens a channel; the connection itself is made at the first call.
 
     Args:
@@ -236,44 +228,18 @@ def open_channel(
             now; those of ``dns:///`` again and again.
         tls: how to check and encrypt; None: plaintext.
         token: a bearer token for every call.
-        interceptors: of gRPC, for calls with one request and one answer.
+        interceptors: of gRPC, or of grpc.aio, for calls with one request and one answer.
         max_answer_bytes: of one answer, decompressed; a longer one is refused before it is in
             memory. Up to 2^31 - 1, which is protobuf's own limit.
+        asynchronous: whether the channel is one of grpc.aio, in the running event loop.
+
+    Returns:
+        A grpc.Channel or a grpc.aio.Channel.
 
     Raises:
         InvalidRequest: an address that cannot be used, a file of `tls`, a token that would travel
-            in the open, or no size of an answer.
+            in the open, no size of an answer, or no event loop.
     """
-    insecure, secure = grpc.insecure_channel, grpc.secure_channel
-    channel = _open(server, tls, token, max_answer_bytes, insecure, secure)
-    return grpc.intercept_channel(channel, *interceptors)
-
-
-def open_async_channel(
-    server: Server,
-    *,
-    tls: Tls | None = None,
-    token: Token | None = None,
-    interceptors: Sequence[Any] = (),
-    max_answer_bytes: int = MAX_ANSWER_BYTES,
-) -> grpc.aio.Channel:
-    """Opens a channel of grpc.aio in the running event loop; as `open_channel`, with interceptors
-    of grpc.aio.
-    """
-    insecure, secure = grpc.aio.insecure_channel, grpc.aio.secure_channel
-    more = {"interceptors": list(interceptors)}
-    return _open(server, tls, token, max_answer_bytes, insecure, secure, **more)
-
-
-def _open(
-    server: Server,
-    tls: Tls | None,
-    token: Token | None,
-    max_answer_bytes: int,
-    insecure: Callable[..., Any],
-    secure: Callable[..., Any],
-    **more: Any,
-) -> Any:
     addresses = [server] if isinstance(server, str) else list(server)
     if not all(addresses) or not addresses:
         raise InvalidRequest(f"server is {server!r}: expected host:port of the server's gRPC port")
@@ -296,10 +262,22 @@ def _open(
         # reads the token.
         options.append(("grpc.enable_http_proxy", 0))
     target = server if isinstance(server, str) else _resolve(addresses)
-    credentials = channel_credentials(tls, token, addresses)
+    credentials = _credentials(tls, token, addresses)
+    library: Any = grpc
+    more: dict[str, Any] = {"options": options}
+    if asynchronous:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise InvalidRequest(
+                "no event loop is running: make an AsyncPredictClient inside a coroutine"
+            ) from error
+        library, more["interceptors"] = grpc.aio, list(interceptors)
     if credentials is None:
-        return insecure(target, options=options, **more)
-    return secure(target, credentials, options=options, **more)
+        channel = library.insecure_channel(target, **more)
+    else:
+        channel = library.secure_channel(target, credentials, **more)
+    return channel if asynchronous else grpc.intercept_channel(channel, *interceptors)
 
 
 def _resolve(addresses: list[str]) -> str:
@@ -311,18 +289,13 @@ def _resolve(addresses: list[str]) -> str:
         (socket.AF_INET6, "ipv6", "[{}]:{}"),
     ):
         try:
-            found = [_look_up(address, family) for address in addresses]
+            found = [
+                socket.getaddrinfo(host.strip("[]"), port, family, socket.SOCK_STREAM)[0][4]
+                for host, _, port in (address.rpartition(":") for address in addresses)
+            ]
         except OSError:
             continue
-        return f"{scheme}:{','.join(form.format(*host_port) for host_port in found)}"
+        return f"{scheme}:{','.join(form.format(*place) for place in found)}"
     raise InvalidRequest(
         f"server is {addresses}: expected host:port each, all with IPv4 or all with IPv6 addresses"
     )
-
-
-def _look_up(address: str, family: int) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    (*_, found), *_ = socket.getaddrinfo(
-        host.strip("[]"), port, family=family, type=socket.SOCK_STREAM
-    )
-    return str(found[0]), int(found[1])

@@ -111,129 +111,97 @@ class NotAPicture(ClientError):
         )
 
 
-_INVALID = "check signature, label and inputs against the model's"
 OTHER_SERVER = "check that the address is that of a TensorFlow Serving server"
-_REFUSED = "check the client's token and certificate, and their permissions"
 
-# The only place where gRPC's statuses become types; the first row fits whose code is the status'
-# and whose pattern is in its details. The patterns are what grpcio 1.66 to 1.85 says. What no row
-# fits becomes a ServerError.
-_CASES: tuple[tuple[str, str, type[ClientError], str], ...] = (
+# The only place where gRPC's statuses become types; the first row fits whose pattern is in "status:
+# details". The patterns are what grpcio 1.66 to 1.85 says. What no row fits becomes a ServerError.
+_CASES: tuple[tuple[str, type[ClientError], str], ...] = (
     (
-        "UNAVAILABLE",
-        "Expected SETTINGS frame|http1.x server|Failed parsing HTTP/2",
+        "UNAVAILABLE: .*(Expected SETTINGS frame|http1.x server|Failed parsing HTTP/2)",
         WrongProtocol,
         "this is not a gRPC port: give the server's gRPC port (by default 8500), not the port of"
         " REST",
     ),
     (
-        "UNAVAILABLE",
-        "WRONG_VERSION_NUMBER",
+        "UNAVAILABLE: .*WRONG_VERSION_NUMBER",
         WrongProtocol,
         "this port does not use TLS: leave out tls",
     ),
     (
-        "UNAVAILABLE",
-        "CERTIFICATE_VERIFY_FAILED",
+        "UNAVAILABLE: .*CERTIFICATE_VERIFY_FAILED",
         WrongProtocol,
         "the server's certificate is not signed by a trusted one: give the right one as ca",
     ),
     (
-        "UNAVAILABLE",
-        "Hostname Verification|not valid for|Peer name",
+        "UNAVAILABLE: .*(Hostname Verification|not valid for|Peer name)",
         WrongProtocol,
-        (
-            "the server's certificate is for another name: ask it by that name, or give it as"
-            " server_name"
-        ),
+        "the server's certificate is for another name: ask it by that name, or give it as"
+        " server_name",
     ),
     (
-        "UNAVAILABLE",
-        "metadata from plugin|Illegal metadata",
+        "UNAVAILABLE: .*(metadata from plugin|Illegal metadata)",
         NotAllowed,
         "check that token returns a token",
     ),
     (
-        "UNAVAILABLE",
-        "Socket closed|recvmsg|Connection reset|Broken pipe",
+        "UNAVAILABLE: .*(Socket closed|recvmsg|Connection reset|Broken pipe)",
         ServerUnavailable,
-        (
-            "the connection was closed: check that the server runs; if every call ends so, check"
-            " that the address is its gRPC port, and whether it needs TLS or a client's"
-            " certificate"
-        ),
+        "the connection was closed: check that the server runs; if every call ends so, check that"
+        " the address is its gRPC port, and whether it needs TLS or a client's certificate",
     ),
     (
-        "UNAVAILABLE",
-        "Connection refused",
+        "UNAVAILABLE: .*Connection refused",
         ServerUnavailable,
         "nothing listens at this address: start the server, or give the gRPC port of one that runs",
     ),
     (
         "UNAVAILABLE",
-        "",
         ServerUnavailable,
-        (
-            "check that the server runs, that the address is its gRPC port (not REST), and that it"
-            " is not overloaded"
-        ),
+        "check that the server runs, that the address is its gRPC port (not REST), and that it is"
+        " not overloaded",
     ),
     (
         "DEADLINE_EXCEEDED",
-        "",
         DeadlineExceeded,
-        (
-            "give more time, or find out why the server is slow; if no call is ever answered,"
-            " check that the address is its gRPC port, and that both sides use TLS, or neither"
-        ),
+        "give more time, or find out why the server is slow; if no call is ever answered, check"
+        " that the address is its gRPC port, and that both sides use TLS, or neither",
     ),
+    ("NOT_FOUND", ModelNotFound, "check name and version against what the server has loaded"),
     (
-        "NOT_FOUND",
-        "",
-        ModelNotFound,
-        "check name and version against what the server has loaded",
-    ),
-    (
-        "INVALID_ARGUMENT",
-        "Unrecognized servable version label",
+        "INVALID_ARGUMENT: .*Unrecognized servable version label",
         InvalidRequest,
         "no version has this label: whisker-store list shows the labels",
     ),
-    ("INVALID_ARGUMENT", "", InvalidRequest, _INVALID),
-    ("FAILED_PRECONDITION", "", InvalidRequest, _INVALID),
-    ("UNAUTHENTICATED", "", NotAllowed, _REFUSED),
-    ("PERMISSION_DENIED", "", NotAllowed, _REFUSED),
     (
-        "UNIMPLEMENTED",
-        "",
-        ServerError,
-        OTHER_SERVER,
+        "INVALID_ARGUMENT|FAILED_PRECONDITION",
+        InvalidRequest,
+        "check signature, label and inputs against the model's",
     ),
     (
-        "RESOURCE_EXHAUSTED",
-        "larger than max",
+        "UNAUTHENTICATED|PERMISSION_DENIED",
+        NotAllowed,
+        "check the client's token and certificate, and their permissions",
+    ),
+    ("UNIMPLEMENTED", ServerError, OTHER_SERVER),
+    (
+        "RESOURCE_EXHAUSTED: .*larger than max",
         MessageTooLarge,
-        (
-            "send a smaller picture, or raise the limit of the side that refuses:"
-            " grpc.max_receive_message_length of a server, max_answer_bytes of the client"
-        ),
+        "send a smaller picture, or raise the limit of the side that refuses:"
+        " grpc.max_receive_message_length of a server, max_answer_bytes of the client",
     ),
-    ("RESOURCE_EXHAUSTED", "metadata size exceeds", UnexpectedReply, OTHER_SERVER),
+    ("RESOURCE_EXHAUSTED: .*metadata size exceeds", UnexpectedReply, OTHER_SERVER),
     (
         "RESOURCE_EXHAUSTED",
-        "",
         ServerUnavailable,
         "the server is at its limit: send less, or ask again later",
     ),
     (
         "CANCELLED",
-        "",
         ClientError,
         "the client was closed, or the call cancelled, before the answer came",
     ),
     (
-        "UNKNOWN",
-        "Failed to create channel",
+        "UNKNOWN: .*Failed to create channel",
         InvalidRequest,
         "expected host:port, or another name that gRPC knows",
     ),
@@ -251,10 +219,9 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
         The typed error, with code and details kept; to be raised ``from error``.
     """
     code, details = error.code(), error.details() or ""
+    said = f"{code.name}: {details}"
     fits = (
-        (kind, advice)
-        for name, pattern, kind, advice in _CASES
-        if name == code.name and re.search(pattern, details)
+        (kind, advice) for pattern, kind, advice in _CASES if re.match(pattern, said, re.DOTALL)
     )
     kind, advice = next(fits, (ServerError, "see the server's log"))
     if name := proxy_variable(server) if code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else "":
@@ -269,7 +236,7 @@ def from_rpc_error(error: grpc.RpcError, server: str) -> ClientError:
         # Also where it blames the label, which comes before the name.
         kind = ModelNotFound
         advice = f"the server has no such model: ask for one of {', '.join(models)}"
-    translated = kind(f"{server}: {code.name}: {details}; {advice}", code=code, details=details)
+    translated = kind(f"{server}: {said}; {advice}", code=code, details=details)
     translated.models = models
     return translated
 

@@ -2,7 +2,6 @@
 
 import os
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -50,8 +49,10 @@ class TimeBudget:
         self.left_s -= time.monotonic() - self._start
 
 
-class BaseClient(ABC):
+class BaseClient:
     """A channel, the methods on it, and what has been learned of the model."""
+
+    _asynchronous = False
 
     def __init__(
         self,
@@ -102,21 +103,18 @@ class BaseClient(ABC):
         self._timeout_s = timeout_s
         self._process = os.getpid()
         self._closed = False
-        self._channel = self._open(
+        self._channel = open_channel(
             server,
             tls=tls,
             token=token,
             interceptors=interceptors,
             max_answer_bytes=max_answer_bytes,
+            asynchronous=self._asynchronous,
         )
         # Answers stay bytes: gRPC would log a traceback of those that are no message.
         self._methods = {
             path: self._channel.unary_unary(f"/tensorflow.serving.{path}") for path in METHODS
         }
-
-    @abstractmethod
-    def _open(self, server: Server, **options: Any) -> Any:
-        """Opens a channel; options are those of `open_channel`."""
 
     def _method(self, path: str) -> Any:
         """Gives the call, where it can end.
@@ -135,13 +133,11 @@ class BaseClient(ABC):
             raise errors.InvalidRequest("this client is closed: make another one")
         return self._methods[path]
 
-    def _error(self, error: grpc.RpcError | grpc.FutureCancelledError) -> errors.ClientError:
+    def _error(self, error: BaseException) -> ClientError:
+        """Says why a call has no answer: its status, or that the client was closed meanwhile."""
         if isinstance(error, grpc.RpcError):
             return errors.from_rpc_error(error, self._server)
-        return self._closed_meanwhile()
-
-    def _closed_meanwhile(self) -> errors.ClientError:
-        return errors.ClientError(f"{self._server}: the client was closed before the answer came")
+        return ClientError(f"{self._server}: the client was closed before the answer came")
 
 
 def check_concurrency(concurrency: int) -> None:
@@ -295,9 +291,6 @@ class PredictClient(BaseClient):
             ClientError: an answer that waiting does not fix.
         """
         self._run(self._protocol.wait_until_ready(timeout_s), TimeBudget(timeout_s))
-
-    def _open(self, server: Server, **options: Any) -> grpc.Channel:
-        return open_channel(server, **options)
 
     def _run(
         self,

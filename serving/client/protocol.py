@@ -47,13 +47,6 @@ class Array(Protocol):
 Picture = bytes | str | os.PathLike[str] | BinaryIO | Array
 
 
-def _read_file(path: Path) -> bytes:
-    # A pipe or a device may never end.
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UnreadablePicture("not a regular file")
-    return path.read_bytes()
-
-
 def read_picture(picture: Picture) -> bytes:
     """Reads encoded bytes out of a file, given by its path or opened.
 
@@ -61,15 +54,20 @@ def read_picture(picture: Picture) -> bytes:
         InvalidRequest: this is no file at all.
         UnreadablePicture: the file cannot be read, or gives text.
     """
-    if not isinstance(picture, str | os.PathLike) and not hasattr(picture, "read"):
-        raise InvalidRequest(
-            f"a picture is a {type(picture).__name__}: expected bytes, a path, a file opened in"
-            " binary mode or an array"
-        )
     try:
-        data = (
-            _read_file(Path(picture)) if isinstance(picture, str | os.PathLike) else picture.read()
-        )
+        if isinstance(picture, str | os.PathLike):
+            path = Path(picture)
+            # A pipe or a device may never end.
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise UnreadablePicture("not a regular file")
+            data = path.read_bytes()
+        elif hasattr(picture, "read"):
+            data = picture.read()
+        else:
+            raise InvalidRequest(
+                f"a picture is a {type(picture).__name__}: expected bytes, a path, a file opened in"
+                " binary mode or an array"
+            )
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte in it, a file object that is closed.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -257,7 +255,10 @@ class ClientProtocol:
         # Looked up once: another thread may learn of another version at any moment.
         known = None if anew or self._answering is None else self._signatures.get(self._answering)
         if known is None:
-            request = answers.metadata_request(self._model_spec)
+            # The spec's signature does not matter.
+            request = message("tensorflow.serving.GetModelMetadataRequest")(
+                model_spec=self._model_spec, metadata_field=[answers.SIGNATURES]
+            )
             response = yield from self._found(_METADATA, request.SerializeToString(), MOST_BYTES)
             with expected(self._asked):
                 version = answers.version_of(response, self._model_spec)
@@ -338,19 +339,20 @@ class ClientProtocol:
             for output in contract.OUTPUTS_WITHOUT_CLASSES
             if self._classes and output in known.outputs
         ]
-        try:
-            response = yield from self._answer(signature, parts, wanted, most_bytes)
-        except InvalidRequest as error:
-            # The server may have moved to a version that answers less.
-            if f"not found in signature: {contract.OUTPUT_UNSURE} " not in error.details:
-                raise
-            response = yield from self._answer(signature, parts, (), most_bytes)
-        version = response.model_spec.version.value
-        classes = self._classes.get(version)
-        if classes is None and contract.OUTPUT_CLASSES not in response.outputs:
-            # The server has moved to a version whose class names nobody has asked for yet.
-            response = yield from self._answer(signature, parts, (), most_bytes)
+        for outputs in (wanted, []):
+            try:
+                response = yield from self._answer(signature, parts, outputs, most_bytes)
+            except InvalidRequest as error:
+                # The server may have moved to a version that answers less.
+                absent = f"not found in signature: {contract.OUTPUT_UNSURE} "
+                if not outputs or absent not in error.details:
+                    raise
+                continue
             version = response.model_spec.version.value
+            classes = self._classes.get(version)
+            # Or to one whose class names nobody has asked for yet.
+            if classes or contract.OUTPUT_CLASSES in response.outputs:
+                break
         question = f"{self._server}: version {version} of model {self._model_spec.name}"
         with expected(question, _OTHER_MODEL):
             if classes is None:

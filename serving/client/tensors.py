@@ -132,10 +132,20 @@ def tensor_parts(values: Any, dtype: int | None = None) -> list[Part]:
             )
         dtype = _BY_TYPE[type(flat[0])].number
     kind = _kind(dtype)
-    return [
-        _header(kind.number, tuple(shape)),
-        *(_string_parts(flat) if kind is STRING else _numbers(kind, flat)),
-    ]
+    header = _header(kind.number, tuple(shape))
+    if kind is STRING:
+        return [header, *_string_parts(flat)]
+    try:
+        if kind is BOOL and not {*flat} <= {False, True}:
+            raise TypeError("neither true nor false")
+        code = kind.code
+        if code in _PARTS:
+            flat = [part for value in flat for part in (value.real, value.imag)]
+            code = _PARTS[code][0]
+        content = struct.pack(f"<{len(flat)}{code}", *flat)
+    except (TypeError, AttributeError, OverflowError, struct.error) as error:
+        raise ValueError(f"values that are not {kind.name}: {error}") from error
+    return [header, *_content_parts(kind, content)]
 
 
 def decode(tensor: Any) -> list[Any]:
@@ -259,10 +269,12 @@ def _array_parts(array: Any, dtype: int | None) -> list[Part]:
         content = array.astype(f"<{kind.code}", order="C", casting="same_kind", copy=False)
     except TypeError as error:
         raise ValueError(f"an array of {array.dtype} for {kind.name}") from error
-    data: Part = memoryview(content.reshape(-1).view("u1"))
-    if kind is _BFLOAT16:
-        data = _narrowed(data)
-    return [header, _prefix(_CONTENT_FIELD, len(data)), data]
+    return [header, *_content_parts(kind, memoryview(content.reshape(-1).view("u1")))]
+
+
+def _content_parts(kind: Kind, content: Part) -> list[Part]:
+    data = _narrowed(content) if kind is _BFLOAT16 else content
+    return [_prefix(_CONTENT_FIELD, len(data)), data]
 
 
 @lru_cache(maxsize=64)
@@ -284,24 +296,6 @@ def _string_parts(flat: Sequence[Any]) -> list[Part]:
         data = value if isinstance(value, bytes) else value.encode()
         parts += [_prefix(_STRING_FIELD, len(data)), data]
     return parts
-
-
-def _numbers(kind: Kind, flat: Sequence[Any]) -> list[Part]:
-    tensor = message("tensorflow.TensorProto")()
-    code = kind.code
-    try:
-        if code in _PARTS:
-            flat = [part for value in flat for part in (value.real, value.imag)]
-            code = _PARTS[code][0]
-        # Also what the field is too wide to refuse.
-        content = struct.pack(f"<{len(flat)}{code}", *flat)
-        if kind is _BFLOAT16:
-            content = _narrowed(content)
-        stored = struct.unpack(f"<{len(flat)}{kind.stored}", content) if kind.stored else flat
-        getattr(tensor, kind.field).extend(stored)
-    except (TypeError, AttributeError, OverflowError, struct.error) as error:
-        raise ValueError(f"values that are not {kind.name}: {error}") from error
-    return [tensor.SerializeToString()]
 
 
 def _prefix(field: int, length: int) -> bytes:

@@ -5,11 +5,12 @@ The file is a text-format `tensorflow.serving.ModelServerConfig`. Other models i
 our model that are not ours, are kept; comments are not, as protobuf's text format drops them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from typing import Any
 
 from serving.config import ConfigError, parse_text
+from serving.protos import message
 from whisker_ml.contract import MODELS_CONFIG, STABLE_LABEL
 
 # TensorFlow Serving refuses a model without a platform.
@@ -56,41 +57,55 @@ def check(config: ModelServerConfig, source: str) -> None:
                 f"{source} lists the model {model.name} {names.count(model.name)} times: leave one"
                 " of them"
             )
-        if not model.base_path.startswith("/") and "://" not in model.base_path:
-            raise ConfigError(
-                f"{source}: base_path of the model {model.name} is {model.base_path}: expected an"
-                " absolute path or a URI"
-            )
-        if not model.model_platform and not model.model_type:
-            raise ConfigError(
-                f"{source}: the model {model.name} has no model_platform: add model_platform:"
-                f' "{PLATFORM}"'
-            )
-        if model.model_version_policy.WhichOneof("policy_choice") == "specific":
-            _check_specific(model, source)
+        for fault in _faults(model, f"the model {model.name}"):
+            raise ConfigError(f"{source}: {fault}")
 
 
-def _check_specific(model: Any, source: str) -> None:
-    versions = model.model_version_policy.specific.versions
-    if not versions:
-        raise ConfigError(
-            f"{source}: the model {model.name} has no specific versions: name at least one"
-        )
+def _faults(model: Any, name: str) -> Iterator[str]:
+    if not model.base_path.startswith("/") and "://" not in model.base_path:
+        yield (f"base_path of {name} is {model.base_path}: expected an absolute path or a URI")
+    if not model.model_platform and not model.model_type:
+        yield f'{name} has no model_platform: add model_platform: "{PLATFORM}"'
+    if model.model_version_policy.WhichOneof("policy_choice") != "specific":
+        return
+    if not listed(model):
+        yield f"{name} has no specific versions: name at least one"
     for label, version in model.version_labels.items():
-        if version not in versions:
-            raise ConfigError(
-                f"{source}: the label {label} of the model {model.name} is on version {version},"
-                f" which is not among its specific versions {list(versions)}: add it there, or move"
-                " the label"
+        if version not in listed(model):
+            yield (
+                f"the label {label} of {name} is on version {version}, which is not among its"
+                f" specific versions {list(listed(model))}: add it there, or move the label"
             )
+
+
+def entry(config: ModelServerConfig, model_name: str) -> Any:
+    """Gives what a configuration says of a model; an empty message where that is nothing."""
+    models = (model for model in config.model_config_list.config if model.name == model_name)
+    return next(models, message("tensorflow.serving.ModelConfig")())
+
+
+def listed(model: Any) -> Any:
+    """Gives the versions of an `entry` that are to be loaded by their number, to be changed."""
+    return model.model_version_policy.specific.versions
+
+
+def edited(
+    config: ModelServerConfig, model_name: str, base_path: str
+) -> tuple[ModelServerConfig, Any]:
+    """Gives a copy, and in it the entry of a model, which is added where it is missing."""
+    changed = deepcopy(config)
+    model = entry(changed, model_name)
+    if not model.name:
+        model = changed.model_config_list.config.add(name=model_name)
+    model.base_path, model.model_platform = base_path, PLATFORM
+    return changed, model
 
 
 def labels(config: ModelServerConfig, model_name: str) -> dict[str, int]:
     """Gives the labels of a model, and the version that each names; none where the model is
     missing.
     """
-    models = (model for model in config.model_config_list.config if model.name == model_name)
-    return {label: version for model in models for label, version in model.version_labels.items()}
+    return dict(entry(config, model_name).version_labels)
 
 
 def live_version(config: ModelServerConfig, model_name: str) -> int | None:
@@ -102,15 +117,8 @@ def live_version(config: ModelServerConfig, model_name: str) -> int | None:
 
 def named(config: ModelServerConfig, model_name: str) -> set[int]:
     """Gives the versions of a model that are to be loaded by their number, or have a label."""
-    models = (model for model in config.model_config_list.config if model.name == model_name)
-    return {
-        version
-        for model in models
-        for version in (
-            *model.model_version_policy.specific.versions,
-            *model.version_labels.values(),
-        )
-    }
+    model = entry(config, model_name)
+    return {*listed(model), *model.version_labels.values()}
 
 
 def without(
@@ -120,16 +128,14 @@ def without(
     which nothing is left is not there at all.
     """
     changed = deepcopy(config)
-    models = changed.model_config_list.config
-    for model in [model for model in models if model.name == model_name]:
-        for label, version in list(model.version_labels.items()):
-            if version in versions:
-                del model.version_labels[label]
-        listed = model.model_version_policy.specific.versions
-        if listed:
-            listed[:] = [version for version in listed if version not in versions]
-            if not listed:
-                models.remove(model)
+    model = entry(changed, model_name)
+    for label, version in labels(config, model_name).items():
+        if version in versions:
+            del model.version_labels[label]
+    if listed(model):
+        listed(model)[:] = [version for version in listed(model) if version not in versions]
+        if not listed(model):
+            changed.model_config_list.config.remove(model)
     return changed
 
 
@@ -158,16 +164,9 @@ def with_live(
     Raises:
         ConfigError: `base_path` is relative, or something else in the file is refused by `check`.
     """
-    changed = deepcopy(config)
-    models = changed.model_config_list.config
-    model = next((model for model in models if model.name == model_name), None)
-    if model is None:
-        model = models.add(name=model_name)
-    model.base_path = base_path
-    model.model_platform = PLATFORM
-    versions = set(model.model_version_policy.specific.versions) - {model.version_labels.get(label)}
+    changed, model = edited(config, model_name, base_path)
+    versions = set(listed(model)) - {model.version_labels.get(label)}
     model.version_labels[label] = version
-    versions.update(model.version_labels.values())
-    model.model_version_policy.specific.versions[:] = sorted(versions)
+    listed(model)[:] = sorted({*versions, *model.version_labels.values()})
     check(changed, MODELS_CONFIG)
     return changed

@@ -76,8 +76,8 @@ def _run(arguments: Sequence[str]) -> int:
         ("list", 0): _list,
         ("show", 1): _show,
         ("publish", 1): _publish,
-        ("promote", 1): _promote,
-        ("rollback", 0): _rollback,
+        ("promote", 1): lambda store, number: _move(store, _version(number), options.label),
+        ("rollback", 0): lambda store: _move(store, None, STABLE_LABEL),
         ("prune", 0): _prune,
     }
     if given[:1] == ["check"] and len(given) <= 2:
@@ -106,6 +106,7 @@ def _show(store: ModelStore, number: str) -> _Outcome:
 def _publish(store: ModelStore, folder: str) -> _Outcome:
     published = store.publish(Path(folder).expanduser())
     judged = store.manifest(published.number).get("gate")
+    model_dir = shlex.quote(flags.FLAGS.model_dir)
     return {
         "model_name": store.model_name,
         "version": published.number,
@@ -114,35 +115,29 @@ def _publish(store: ModelStore, folder: str) -> _Outcome:
         f"published version {published.number} of {store.model_name}: {published.path}",
         "it is not live"
         + ("" if judged else ", and no gate has compared it with the live version (gate: off)"),
-        f"make it live with: whisker-store promote {published.number} {_same_store(store)}",
+        f"make it live with: whisker-store promote {published.number} --model_dir={model_dir}"
+        f" --model_name={shlex.quote(store.model_name)}",
     ]
-
-
-def _promote(store: ModelStore, number: str) -> _Outcome:
-    return _move(store, _version(number), flags.FLAGS.label)
-
-
-def _rollback(store: ModelStore) -> _Outcome:
-    return _move(store, None, STABLE_LABEL)
 
 
 def _move(store: ModelStore, number: int | None, label: str) -> _Outcome:
     """Moves a label to a version, or, without a number, back to the one that was live before."""
     options = flags.FLAGS
     start = time.monotonic()
+    version = number
     if options.server:
         from serving import rollout
 
         with rollout.RunningServer(options.server, **connection_flags.security()) as server:
-            if number is None:
+            if version is None:
                 version, seconds = rollout.rollback(store, server, options.timeout_s)
             else:
-                version = number
                 seconds = rollout.promote(store, version, label, server, options.timeout_s)
     else:
-        if number is not None:
-            store.promote(number, label)
-        version = store.rollback() if number is None else number
+        if version is None:
+            version = store.rollback()
+        else:
+            store.promote(version, label)
         seconds = time.monotonic() - start
     state = "live" if label == STABLE_LABEL else f"loaded beside the live version, as {label}"
     lines = [
@@ -187,11 +182,6 @@ def _version(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise WrongUse(f"{text}: expected the number of a version, as list shows it")
     return int(text)
-
-
-def _same_store(store: ModelStore) -> str:
-    model_dir, model_name = shlex.quote(flags.FLAGS.model_dir), shlex.quote(store.model_name)
-    return f"--model_dir={model_dir} --model_name={model_name}"
 
 
 def _write(outcome: Any, lines: Sequence[str]) -> None:

@@ -82,7 +82,11 @@ class Bucket(ModelStore):
             if number in self.versions():
                 return
         try:
-            self._refuse_strangers(number)
+            for name in storage.list_names(address):
+                raise ConflictError(
+                    f"{address}/{name} is there already: another tool took the number; publish"
+                    " again"
+                )
             with disk_errors(sources[graph]):
                 content = sources[graph].read_bytes()
             staged = f"{self.base_path}/{STAGING}/{number}"
@@ -110,14 +114,6 @@ class Bucket(ModelStore):
         except StorageError as error:
             logger.warning(
                 "what other publishers left in %s could not be removed: %s", self.base_path, error
-            )
-
-    def _refuse_strangers(self, number: int) -> None:
-        there = storage.list_names(f"{self.base_path}/{number}")
-        if there:
-            raise ConflictError(
-                f"{self.base_path}/{number}/{there[0]} is there already: another tool took the"
-                " number; publish again"
             )
 
     def _take_over(self, number: int, files: Mapping[str, Path]) -> set[str]:

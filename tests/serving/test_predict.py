@@ -119,12 +119,13 @@ def test_file_name_that_is_no_utf8_is_written_as_it_is(stand_in, tmp_path):
             "--out=results.txt: expected a name that ends in .csv, .json, .jsonl or .png",
         ),
         (["--out=nowhere/sheet.png", "a.jpg"], "there is no folder nowhere"),
+        (["--out=nowhere/r.csv", "a.jpg"], "there is no folder nowhere"),
         (["--token_file=nowhere", "a.jpg"], "--token_file=nowhere: cannot be read"),
         (["--tls_ca=nowhere", "a.jpg"], "nowhere"),
     ],
     ids=[
         *("no_paths", "no_server", "two_servers", "no_store", "version_and_label", "top", "format"),
-        *("out", "sheet", "token", "tls"),
+        *("out", "sheet", "results", "token", "tls"),
     ],
 )
 def test_wrong_use_is_one_line_and_exits_with_2(arguments, text):

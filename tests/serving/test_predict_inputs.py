@@ -21,17 +21,17 @@ def test_folder_gives_its_pictures_recursively_in_order(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = [
-        (os.path.relpath(path, tmp_path), error) for path, error in find_pictures([str(tmp_path)])
-    ]
+    pairs = list(find_pictures([str(tmp_path)]))
+    assert all(path == picture for path, picture in pairs)
+    found = [os.path.relpath(path, tmp_path) for path, _ in pairs]
     names = ["a.jpg", "b.PNG", "more/d.jpeg", "more/f.gif", "more/deep/e.bmp"]
     names += ["sub/c.webp", "sub/g.JFIF"]
-    assert found == [(name, None) for name in names]
+    assert found == names
 
 
 def test_files_are_taken_as_they_are_named_in_the_order_given(tmp_path):
     paths = [str(tmp_path / "missing.jpg"), "./b.txt"]
-    assert list(find_pictures(paths)) == [(path, None) for path in paths]
+    assert list(find_pictures(paths)) == [(path, path) for path in paths]
 
 
 def test_folder_without_pictures_is_an_error_of_its_own(tmp_path):
@@ -55,7 +55,7 @@ def test_folder_that_cannot_be_read_is_an_error_and_the_rest_goes_on(tmp_path, m
 
     monkeypatch.setattr(os, "scandir", refuse)
     picture, (path, error) = find_pictures([str(tmp_path)])
-    assert picture == (str(tmp_path / "a.jpg"), None)
+    assert picture == (str(tmp_path / "a.jpg"),) * 2
     assert path == str(tmp_path / "locked")
     assert str(error) == "the folder cannot be read: Permission denied"
 
@@ -63,7 +63,7 @@ def test_folder_that_cannot_be_read_is_an_error_and_the_rest_goes_on(tmp_path, m
 def test_pictures_are_found_one_at_a_time(tmp_path):
     (tmp_path / "a.jpg").touch()
     found = find_pictures(str(tmp_path) for _ in iter(int, 1))
-    assert next(found) == next(found) == (str(tmp_path / "a.jpg"), None)
+    assert next(found) == next(found) == (str(tmp_path / "a.jpg"),) * 2
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "pictures.jpg/a.jpg"])
@@ -83,8 +83,8 @@ def test_pattern_gives_what_it_matches_and_searches_folders_that_it_matches(tmp_
     def found(pattern):
         return [
             os.path.relpath(path, tmp_path)
-            for path, error in find_pictures([f"{tmp_path}/{pattern}"])
-            if not error
+            for path, picture in find_pictures([f"{tmp_path}/{pattern}"])
+            if path == picture
         ]
 
     assert found("*") == ["a.jpg", "a.txt", "b.jpg", "sub/c.jpg"]
@@ -97,7 +97,7 @@ def test_pattern_gives_what_it_matches_and_searches_folders_that_it_matches(tmp_
 def test_name_that_looks_like_a_pattern_is_that_of_the_file_where_there_is_one(tmp_path):
     (tmp_path / "a[1].jpg").touch()
     (tmp_path / "a1.jpg").touch()
-    assert list(find_pictures([f"{tmp_path}/a[1].jpg"])) == [(f"{tmp_path}/a[1].jpg", None)]
+    assert list(find_pictures([f"{tmp_path}/a[1].jpg"])) == [(f"{tmp_path}/a[1].jpg",) * 2]
 
 
 def test_pattern_that_matches_nothing_is_an_error_of_its_own(tmp_path):
@@ -109,4 +109,4 @@ def test_pattern_that_matches_nothing_is_an_error_of_its_own(tmp_path):
 def test_link_to_a_folder_inside_is_not_followed(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "back").symlink_to(tmp_path)
-    assert list(find_pictures([str(tmp_path)])) == [(f"{tmp_path}/a.jpg", None)]
+    assert list(find_pictures([str(tmp_path)])) == [(f"{tmp_path}/a.jpg",) * 2]
