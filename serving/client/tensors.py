@@ -137,7 +137,7 @@ def tensor_parts(values: Any, dtype: int | None = None) -> list[Part]:
         return [header, *_string_parts(flat)]
     try:
         if kind is BOOL and not {*flat} <= {False, True}:
-            raise TypeError("neither true nor false")
+            raise TypeError("expected true or false")
         code = kind.code
         if code in _PARTS:
             flat = [part for value in flat for part in (value.real, value.imag)]

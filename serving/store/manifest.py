@@ -179,7 +179,7 @@ def verify(folder: Path, version: int, place: str) -> None:
         if name not in published:
             raise _changed(place, f"{name} was not published with it")
         if found[name] != published[name]:
-            raise _changed(place, f"{name} has {found[name]}, not {published[name]}")
+            raise _changed(place, f"{name} has {found[name]} instead of {published[name]}")
 
 
 def _changed(place: str, what: str) -> DigestError:
