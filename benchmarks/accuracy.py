@@ -98,9 +98,8 @@ def _record(
     found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
 ) -> None:
     record(
-        "test accuracy; stock: Keras as a tutorial writes it, 20 epochs; seconds: the fewest"
-        " from process start to SavedModel; against: points more than that row, and their 95 %"
-        " interval over pictures and seeds (bootstrap of both)",
+        "test accuracy; stock: Keras as a tutorial writes it, 20 epochs; against: points more"
+        " than that row, and their 95 % interval over pictures and seeds (bootstrap of both)",
         ["rows", "seeds"],
         commits=sorted(
             {
@@ -139,7 +138,7 @@ def summarize(
         others: those of the row that it is compared with.
 
     Returns:
-        `name`, `flags`, `seeds`; of the test accuracy `mean`, `min`, `max`; fewest `seconds`;
+        `name`, `flags`, `seeds`; of the test accuracy `mean`, `min`, `max`;
         `against`, None or the other row's `name` with `points` more and their `interval_95`.
     """
     accuracy = [run["test_accuracy"] for run in runs]
@@ -155,7 +154,6 @@ def summarize(
         "mean": mean(accuracy),
         "min": min(accuracy),
         "max": max(accuracy),
-        "seconds": min(run["seconds"] for run in runs),
         "against": against,
     }
 

@@ -121,14 +121,8 @@ def _predict(arguments: Sequence[str]) -> int:
     # Not for --help or a mistyped flag, and a missing extra gets its one line.
     from serving.predict_output import FORMAT_BY_SUFFIX, FORMATS, Sheet, open_results
 
-    out = Path(values.out or "")
+    out = _usable(Path(values.out or ""))
     suffix = out.suffix.lower()
-    if values.out and suffix not in (*FORMAT_BY_SUFFIX, ".png"):
-        raise WrongUse(
-            f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png"
-        )
-    if not out.parent.is_dir():
-        raise WrongUse(f"--out={out}: there is no folder {out.parent}")
     sheet = Sheet(out) if suffix == ".png" else None
     # By default SIGTERM ends this process on the spot: lines would be lost, and a local server left
     # behind.
@@ -176,6 +170,19 @@ def _predict(arguments: Sequence[str]) -> int:
             exit_code,
         )
     return EXIT_SOME_PICTURES_FAILED if failed else EXIT_DONE
+
+
+def _usable(out: Path) -> Path:
+    """Refuses a file of `--out` that cannot be written; ``.`` is none."""
+    from serving.predict_output import FORMAT_BY_SUFFIX
+
+    if out != Path() and out.suffix.lower() not in (*FORMAT_BY_SUFFIX, ".png"):
+        raise WrongUse(
+            f"--out={out}: expected a name that ends in {', '.join(FORMAT_BY_SUFFIX)} or .png"
+        )
+    if not out.parent.is_dir():
+        raise WrongUse(f"--out={out}: there is no folder {out.parent}")
+    return out
 
 
 @contextmanager
@@ -300,19 +307,26 @@ def _insist(
         if not isinstance(outcome, unanswered):
             break
         try:
-            try:
-                client.wait_until_ready(_SHORT_WAIT_S)
-            except errors.ModelNotReady:
-                left_s = max(0.0, end - time.monotonic())
-                line = terminal.escaped(f"waiting up to {left_s:.0f} s for the server: {outcome}")
-                terminal.print_line(line, sys.stderr)
-                client.wait_until_ready(left_s)
+            _wait(client, end, outcome)
             outcome = client.predict(picture)
         except errors.ClientError as error:
             if time.monotonic() >= end:
                 raise NoAnswer(f"no answer for {wait_s:g} s (--wait_s): {outcome}") from error
             outcome = error
     return outcome
+
+
+def _wait(client: PredictClient, end: float, reason: ClientError) -> None:
+    """Waits for the server, and says so unless it is back already."""
+    from serving.client.errors import ModelNotReady
+
+    try:
+        client.wait_until_ready(_SHORT_WAIT_S)
+    except ModelNotReady:
+        left_s = max(0.0, end - time.monotonic())
+        line = terminal.escaped(f"waiting up to {left_s:.0f} s for the server: {reason}")
+        terminal.print_line(line, sys.stderr)
+        client.wait_until_ready(left_s)
 
 
 def _stored(model_dir: str, model_name: str | None) -> tuple[str, str]:

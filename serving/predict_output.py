@@ -211,7 +211,7 @@ def _copy(file: Path, new: TextIO, titles: list[str] | None) -> Iterator[str]:
                     f" {','.join(titles)}; ask as before (--top), or name another file"
                 )
         writer = csv.DictWriter(new, titles or (), lineterminator="\n")
-        number = 1
+        number = 2 if titles else 1
         try:
             for row in rows:
                 path = row["path"]
@@ -249,7 +249,7 @@ _HEADING = (
     ),
     ((205, 210, 205), "others"),
     (_PAPER, "without an answer, not shown"),
-    (_PAPER, "of these not shown; shown are the wrong and the least sure"),
+    (_PAPER, "left out; the wrong and the least sure are shown"),
 )
 # Pillow's own font has little more than the letters of English; these, where the system has them,
 # have others: Latin with its accents, Cyrillic and Greek, or Chinese, Japanese and Korean.

@@ -236,8 +236,6 @@ class Config:
         if isinstance(self.learning_rate, float):
             # From Python a plain number is the natural thing to give.
             object.__setattr__(self, "learning_rate", f"{self.learning_rate:g}")
-        if type(self.gate_margin) is int:
-            object.__setattr__(self, "gate_margin", float(self.gate_margin))
         for field in dataclasses.fields(self):
             check_setting(field, getattr(self, field.name))
         if self.logical_replicas > 1 and self.strategy == "none":

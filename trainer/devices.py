@@ -298,11 +298,13 @@ def prepare(config: Config, cluster: Cluster = ALONE) -> Devices:
         strategy, names = _several_workers(cluster, len(gpus))
     else:
         strategy, names = _one_process(config, kind, len(gpus))
-    if config.batch_size < len(names) or (cluster.count > 1 and config.batch_size % len(names)):
-        raise DeviceError(
-            f"--batch_size={config.batch_size}: expected at least one picture for each of"
-            f" {len(names)} replicas, and of several workers a multiple of {len(names)}"
-        )
+    expected = ""
+    if cluster.count > 1 and config.batch_size % len(names):
+        expected = f"a multiple of {len(names)}, the replicas of {cluster.count} workers"
+    elif config.batch_size < len(names):
+        expected = f"at least one picture for each of {len(names)} replicas"
+    if expected:
+        raise DeviceError(f"--batch_size={config.batch_size}: expected {expected}")
     if config.jit and len(names) > 1:
         raise DeviceError(
             f"--jit with {len(names)} replicas: XLA compiles for one device; give --strategy=none"

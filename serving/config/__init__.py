@@ -126,10 +126,18 @@ def _make_batching(**fields: bool | int | str | Sequence[int]) -> Message:
     takes TensorFlow Serving's default.
     """
     parameters = message("tensorflow.serving.BatchingParameters")()
-    try:
-        json_format.ParseDict(fields, parameters)
-    except json_format.ParseError as error:
-        raise ConfigError(f"BatchingParameters: {' '.join(str(error).split())}") from error
+    known = parameters.DESCRIPTOR.fields_by_name
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(
+                f"BatchingParameters has no field {name}: expected one of {', '.join(known)}"
+            )
+        try:
+            json_format.ParseDict({name: value}, parameters)
+        except json_format.ParseError as error:
+            raise ConfigError(
+                f"{name} of BatchingParameters cannot be {value!r}: {error}"
+            ) from error
     _check_batching(parameters, "BatchingParameters")
     return parameters
 

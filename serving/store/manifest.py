@@ -178,8 +178,11 @@ def verify(folder: Path, version: int, place: str) -> None:
             raise _changed(place, f"{name} is missing")
         if name not in published:
             raise _changed(place, f"{name} was not published with it")
+        sizes = found[name]["size"], published[name]["size"]
+        if sizes[0] != sizes[1]:
+            raise _changed(place, "{} has {} bytes, not {}".format(name, *sizes))
         if found[name] != published[name]:
-            raise _changed(place, f"{name} has {found[name]} instead of {published[name]}")
+            raise _changed(place, f"{name} has another SHA-256 than when it was published")
 
 
 def _changed(place: str, what: str) -> DigestError:

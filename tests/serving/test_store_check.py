@@ -45,7 +45,7 @@ def test_flipped_byte_and_a_version_that_is_gone_are_found(
         findings[0]
         == f"whisker: version 9 is to be loaded, but {store.base_path}/9 has no saved_model.pb"
     )
-    assert "variables/variables.index has {'size': 5, 'sha256': '" in findings[1]
+    assert "variables/variables.index has another SHA-256" in findings[1]
 
 
 def test_another_tools_version_without_variables_is_found(

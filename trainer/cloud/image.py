@@ -131,9 +131,12 @@ def _run(command: str, checkout: Path, stdout: int | None = None) -> str:
         raise CloudError(
             f"{command.split()[0]} is not installed: install it, or give another --build"
         ) from error
-    except subprocess.SubprocessError as error:
-        # Before this its text has the command as a list.
-        reason = str(error).rpartition("]' ")[2].rstrip(".")
+    except subprocess.TimeoutExpired as error:
         raise CloudError(
-            f"{command}: {reason}; nothing was submitted; its own lines are above"
+            f"{command}: did not end within {_BUILD_TIMEOUT_S:.0f} s; nothing was submitted"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise CloudError(
+            f"{command}: ended with {error.returncode}; nothing was submitted; its own lines are"
+            " above"
         ) from error

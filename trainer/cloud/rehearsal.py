@@ -44,6 +44,8 @@ _BUCKET = "my-bucket"
 # What a machine that is taken away leaves.
 _ENDED_WITHIN_S = 30.0
 _LOOK_S = 0.2
+# A shell's exit code for a command that it does not find.
+_NOT_STARTED = 127
 # Jobs beyond these wait, as those without quota do.
 _MOST_AT_ONCE = 64
 _EMULATOR_DEADLINE_S = 20.0
@@ -230,7 +232,14 @@ class JobService:
                 move(job, RUNNING)
         again = True
         while again:
-            self._start(kept)
+            try:
+                self._start(kept)
+            except OSError as error:
+                logger.warning(f"{job.name.rpartition('/')[2]}: cannot be started: {error}")
+                _kill(kept)
+                with self._lock:
+                    move(job, FAILED, _NOT_STARTED)
+                return
             # The job is done when its first replica is.
             while kept.processes[0].poll() is None and not kept.ending.wait(_LOOK_S):
                 pass

@@ -169,7 +169,7 @@ def look(
     # Here, so that commands refuse wrong use before TensorFlow is loaded.
     import tensorflow as tf
 
-    from trainer.variants.preprocessing import decode
+    from trainer.variants.preprocessing import decode, why_undecodable
 
     traced = tf.function(
         lambda encoded: decode(encoded, max_pixels),
@@ -180,10 +180,14 @@ def look(
     def examine(file: Found) -> Facts | LeftOut:
         try:
             encoded = read(file.path)
+        except OSError as error:
+            return unreadable(file.path, error)
+        try:
             with tf.device("CPU:0"):
-                return _facts(file, encoded, traced(tf.constant(encoded)).numpy())
-        except (OSError, tf.errors.OpError):
-            return problem(read, file.path, max_pixels)
+                pixels = traced(tf.constant(encoded)).numpy()
+        except tf.errors.OpError:
+            return LeftOut(file.path, why_undecodable(encoded, max_pixels))
+        return _facts(file, encoded, pixels)
 
     # Decoding happens outside the interpreter lock, so that threads are enough. What Pillow warns
     # of (many pixels, odd tags) is told in the findings.
@@ -199,14 +203,9 @@ def look(
     return facts, [result for result in results if isinstance(result, LeftOut)]
 
 
-def problem(read: Callable[[str], bytes], path: str, max_pixels: int) -> LeftOut:
-    """Says why a file cannot be used: it cannot be read, or does not decode."""
-    from trainer.variants.preprocessing import why_undecodable
-
-    try:
-        return LeftOut(path, why_undecodable(read(path), max_pixels))
-    except OSError as error:
-        return LeftOut(path, f"cannot be read: {error.strerror or error}")
+def unreadable(path: str, error: OSError) -> LeftOut:
+    """Says why a file that cannot be read is not used."""
+    return LeftOut(path, f"cannot be read: {error.strerror or error}")
 
 
 def _facts(file: Found, encoded: bytes, pixels: np.ndarray) -> Facts:

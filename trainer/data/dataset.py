@@ -15,11 +15,12 @@ import tensorflow as tf
 from trainer.config import Config
 from trainer.data import layout, sources, splits
 from trainer.data.batches import CALLS, Examples, as_it_is, make_ready, reader
-from trainer.data.checks import problem
+from trainer.data.checks import unreadable
 from trainer.data.ledger import (
     EXCLUDED,
     Found,
     Ledger,
+    LeftOut,
     Pictures,
     exclude,
     hashed,
@@ -28,7 +29,7 @@ from trainer.data.ledger import (
 from trainer.data.shards import Shards
 from trainer.errors import DataError
 from trainer.session import Session
-from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize
+from trainer.variants.preprocessing import PIXELS_VERSION, decode_and_resize, why_undecodable
 from whisker_ml import files
 from whisker_ml.formats import MAX_PIXELS
 from whisker_ml.terminal import progress
@@ -200,7 +201,7 @@ def scan(
             if cache is not None:
                 cache[indices] = rows
             bar.update(len(indices))
-    problems = (problem(pictures.read, path, max_pixels) for path in paths if path not in sha256)
+    problems = (_problem(pictures, path, max_pixels) for path in paths if path not in sha256)
     left_out = (*problems, *pictures.left_out)
     if left_out and on_bad_image == "fail":
         raise DataError(
@@ -213,6 +214,13 @@ def scan(
             " decoded"
         )
     return replace(pictures, found=hashed(pictures.found, sha256), left_out=left_out)
+
+
+def _problem(pictures: Pictures, path: str, max_pixels: int) -> LeftOut:
+    try:
+        return LeftOut(path, why_undecodable(pictures.read(path), max_pixels))
+    except OSError as error:
+        return unreadable(path, error)
 
 
 logger = logging.getLogger(__name__)

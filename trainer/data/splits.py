@@ -331,7 +331,7 @@ def _hash(pictures: Pictures, path: str) -> str:
     try:
         return hashlib.sha256(pictures.read(path)).hexdigest()
     except OSError:
-        return "unreadable"
+        return "unreadable"  # and so another one than was frozen
 
 
 def count_test_set_evaluation(data: Path, ledger: Ledger, run: str, run_id: str = "") -> int | None:

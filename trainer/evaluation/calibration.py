@@ -118,7 +118,7 @@ def threshold_curves(
     """
     numbers = [1] if len(classes) == 2 else range(len(classes))
     found = [
-        _trade(labels == number, probabilities[:, number])
+        _rates_and_precision(labels == number, probabilities[:, number])
         for number in numbers
         if 0 < np.count_nonzero(labels == number) < len(labels)
     ]
@@ -155,7 +155,9 @@ def threshold_curves(
     }
 
 
-def _trade(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rates_and_precision(
+    positive: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """False and true positive rate, and precision, at each threshold from the highest on; equal
     scores fall together.
     """

@@ -174,7 +174,7 @@ def _floors(
         worst, change = min(changes.items(), key=itemgetter(1))
         at_least.append((f"at best, the change of the recall of {worst}", change, -_CLASS_LOSS))
     return [
-        {"floor": name, "value": value, "limit": limit, "broken": sign * value > sign * limit}
+        {"floor": name, "value": value, "limit": limit, "broken": bool(sign * value > sign * limit)}
         for sign, floors in ((-1, at_least), (1, at_most))
         for name, value, limit in floors
     ]

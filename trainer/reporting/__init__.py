@@ -161,7 +161,8 @@ def _pictures(folder: Path) -> dict[str, str]:
     kinds = {".png": "png", ".jpg": "jpeg"}
     return {
         path.stem: _address(kinds[path.suffix], path.read_bytes())
-        for path in folder.glob("*.[jp][pn]g")
+        for path in folder.iterdir()
+        if path.suffix in kinds
     }
 
 

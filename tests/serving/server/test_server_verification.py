@@ -74,7 +74,7 @@ def test_a_flipped_byte_is_refused_and_nobody_notices_without_the_flag(publish, 
     path = publish(tmp_path)
     flip(Path(path, "fingerprint.pb"))
     with pytest.raises(
-        StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has .* instead of"
+        StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has another SHA-256"
     ):
         load(1, path, VERIFIED)
     load(1, path, Flags()).close()
@@ -130,8 +130,7 @@ def test_a_version_in_a_bucket_is_refused_by_its_address_and_leaves_nothing(
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     with pytest.raises(
-        StatusError,
-        match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has {{'size': 7, .* instead of",
+        StatusError, match=f"^FAILED_PRECONDITION: {path}: fingerprint.pb has 7 bytes, not"
     ):
         load(1, path, VERIFIED)
     assert list(folder.iterdir()) == []

@@ -77,12 +77,12 @@ def flip(folder: Path) -> None:
         (
             flip,
             DigestError,
-            f"{DATA} has {{'size': 16384, 'sha256': '",
+            f"{DATA} has another SHA-256 than when it was published: publish the model again",
         ),
         (
             lambda folder: (folder / DATA).write_bytes(b""),
             DigestError,
-            f"{DATA} has {{'size': 0, 'sha256': '",
+            f"{DATA} has 0 bytes, not 16384: publish",
         ),
         (
             lambda folder: (folder / "fingerprint.pb").unlink(),

@@ -332,10 +332,7 @@ def test_verify_reads_every_file_where_it_lies(
     store.verify(1)
     with pytest.raises(
         DigestError,
-        match=(
-            rf"^{model_dir}/whisker/2: variables/variables\.index has .*'sha256': .* instead of"
-            r" .*'sha256': "
-        ),
+        match=rf"^{model_dir}/whisker/2: variables/variables\.index has another SHA-256",
     ):
         store.verify(2)
 

@@ -135,7 +135,7 @@ def test_command_that_fails_ends_the_build_with_nothing_submitted(checkout, tool
     tools(push=3)
     with pytest.raises(
         CloudError,
-        match=f"docker push {NAME}: returned non-zero exit status 3; nothing was submitted",
+        match=f"docker push {NAME}: ended with 3; nothing was submitted",
     ):
         build("docker", checkout)
 

@@ -85,12 +85,17 @@ def test_jobs_run_are_preempted_and_cancelled_and_sigterm_ends_everything(
             watch(jobs, names[0])
         assert first.read() == ""
         assert [each.state for each in jobs.list()][2:] == [CANCELLED, RUNNING]
+        gone = job(spec(""), name="gone")
+        gone.job_spec.worker_pool_specs[0].container_spec.command = ["/no/such/command"]
+        with pytest.raises(CloudError, match="failed: .* exited with a non-zero status of 127"):
+            watch(jobs, jobs.submit(gone)[0].name)
         process.terminate()
         assert second.read() == ""
     assert process.wait(20) == 143
     assert process.stderr.read().splitlines() == [
         "halt: expected preempt and a job's number",
         "preempt 1000: no job with this number is running",
+        "1004: cannot be started: [Errno 2] No such file or directory: '/no/such/command'",
         "jobs.py: error: stopped, with everything that it had started",
     ]
 
