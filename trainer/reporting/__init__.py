@@ -161,7 +161,7 @@ def _pictures(folder: Path) -> dict[str, str]:
     kinds = {".png": "png", ".jpg": "jpeg"}
     return {
         path.stem: _address(kinds[path.suffix], path.read_bytes())
-        for path in folder.iterdir()
+        for path in folder.glob("*")
         if path.suffix in kinds
     }
 
