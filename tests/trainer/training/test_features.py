@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import resource
 import shutil
 
@@ -37,6 +38,14 @@ def pixels_of(count, size):
 
 def load(folder):
     return load_examples(folder, SIZE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def converted_once():
+    """A backbone becomes XNNPACK's once here, as that takes two seconds."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(BACKENDS, "XNNPACK", functools.cache(BACKENDS["XNNPACK"]))
+        yield
 
 
 @pytest.fixture(scope="module")
