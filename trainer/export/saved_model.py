@@ -68,7 +68,10 @@ def _served(
     # Variables alone are tracked: the exported graph then needs no Keras and no code of ours to be
     # loaded.
     served.model_variables = [variable.value for variable in model.variables]
-    served.from_bytes, served.from_pixels = from_bytes, from_pixels
+    # Made here, or saving and calling would each make the graph of their own.
+    served.from_bytes, served.from_pixels = (
+        function.get_concrete_function() for function in (from_bytes, from_pixels)
+    )
     return served
 
 
