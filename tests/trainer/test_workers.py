@@ -120,17 +120,27 @@ def alone(arguments, tmp_path_factory):
     return folder / "worker0" / "run"
 
 
+def kill_one(arguments, folder, victim, epoch=1):
+    """Two workers of which one is killed after an epoch; gives the last line of the other."""
+    with Processes(arguments, folder, 2) as workers:
+        workers.wait_for_epoch(epoch)
+        workers.processes[victim].kill()
+        codes = workers.exit_codes(40)
+    # 75: the same commands may succeed when they are given again.
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 75)
+    return workers.log(1 - victim).splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def together(arguments, tmp_path_factory):
-    """Two workers, one of which is asked to stop, and the same commands again."""
+    """Two workers, one of which is killed, and the same commands again; and the other's last line
+    of before.
+    """
     folder = tmp_path_factory.mktemp("together")
-    with Processes(arguments, folder, 2) as stopped:
-        stopped.wait_for_epoch(2)
-        stopped.processes[1].send_signal(signal.SIGTERM)
-        assert stopped.exit_codes(STOP_S) == [143, 143], stopped.log(0) + stopped.log(1)
-        assert "stopped after step" in stopped.log(0)
+    last = kill_one(arguments, folder, 0, epoch=2)
     with Processes(arguments, folder, 2) as again:
         assert again.exit_codes(DEADLINE_S) == [0, 0], again.log(0) + again.log(1)
+    again.last_of_before = last
     return again
 
 
@@ -154,7 +164,17 @@ def test_first_lines_say_who_is_there(together):
     )
 
 
-def test_stopped_workers_go_on_at_the_very_batch(together):
+def told_who_died(line, victim):
+    return f"worker {victim} (127.0.0.1:" in line and line.endswith(
+        "give the same command again everywhere to resume from the last checkpoint"
+    )
+
+
+def test_worker_whose_chief_dies_ends_in_one_line(together):
+    assert told_who_died(together.last_of_before, 0)
+
+
+def test_same_commands_go_on_where_a_worker_died(together):
     assert "resuming after epoch" in together.log(0)
 
 
@@ -195,24 +215,12 @@ def test_run_whose_second_worker_never_comes_ends_and_begins_nothing(
 
 
 # TensorFlow misses the second worker only after 10 s without a heartbeat.
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_worker_whose_company_dies_ends_in_one_line(arguments, tmp_path, victim):
-    with Processes([*arguments, "--epochs=1000", "--early_stopping=0"], tmp_path, 2) as workers:
-        workers.wait_for_epoch(1)
-        workers.processes[victim].kill()
-        codes = workers.exit_codes(40)
-    # 75: the same commands may succeed when they are given again.
-    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 75)
-    last = workers.log(1 - victim).splitlines()[-1]
-    assert f"worker {victim} (127.0.0.1:" in last
-    assert last.endswith(
-        "give the same command again everywhere to resume from the last checkpoint"
-    )
-    if victim:
-        assert (
-            json.loads((workers.folders[0] / "run" / "state.json").read_text())["state"]
-            == "incomplete"
-        )
+@pytest.mark.long
+def test_chief_whose_worker_dies_ends_in_one_line(arguments, tmp_path):
+    arguments = [*arguments, "--epochs=1000", "--early_stopping=0"]
+    assert told_who_died(kill_one(arguments, tmp_path, 1), 1)
+    state = json.loads((tmp_path / "worker0" / "run" / "state.json").read_text())
+    assert state["state"] == "incomplete"
 
 
 # The second worker is alive, and does nothing from its first epoch's end on.
@@ -251,6 +259,7 @@ def test_random_streams_go_on_where_they_were_on_every_worker(arguments, tmp_pat
                 workers.wait_for_epoch(2)
                 workers.processes[0].send_signal(signal.SIGTERM)
                 assert workers.exit_codes(STOP_S) == [143, 143]
+                assert "stopped after step" in workers.log(0)
         with Processes(arguments, tmp_path / name, 2, trainer) as workers:
             assert workers.exit_codes(DEADLINE_S) == [0, 0], workers.log(0) + workers.log(1)
     one, other = (tmp_path / name / "worker0" / "run" for name in ("untouched", "stopped"))
