@@ -104,7 +104,8 @@ def test_numbers_of_answers_are_those_of_the_benchmark():
         ("strangers", "unsure_strangers"),
         ("strangers", "unsure_own"),
         ("heatmaps", "occlusion"),
-        ("heatmaps", "Grad-CAM"),
+        ("heatmaps_of_wide", "occlusion"),
+        ("heatmaps_of_wide", "Grad-CAM"),
     ):
         shares = [100 * found[name] for found in measured[part].values()]
         assert f"{min(shares):.1f} to {max(shares):.1f} %" in BENCHMARKS
