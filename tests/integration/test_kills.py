@@ -31,7 +31,7 @@ def test_a_run_whose_disk_is_gone_at_an_operation_ends_as_if_nothing_had_been(tm
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("place", "operations"), [("folder", 80), ("bucket", 40)])
+@pytest.mark.parametrize(("place", "operations"), [("folder", 80), ("bucket", 38)])
 def test_a_run_killed_at_each_operation_ends_as_if_nothing_had_been(
     request, tmp_path, place, operations
 ):
