@@ -218,6 +218,18 @@ def test_accuracies_of_variants_are_those_of_the_comparison():
     assert measured["date"] in BENCHMARKS
 
 
+def test_costs_of_backbones_are_those_of_the_comparison():
+    measured = results("backbones")
+    for name, found in measured["backbones"].items():
+        test = found["test"]
+        cells = (
+            f"{len(found['seeds'])} | {test['mean']:.3f} | {test['min']:.3f} to {test['max']:.3f} |"
+            f" {found['macro_f1']:.3f} | {found['size_bytes'] / 1e6:.1f} MB"
+        )
+        assert f"| `{name}` | {cells} |" in BENCHMARKS
+    assert measured["commit"][:7] in BENCHMARKS
+
+
 def test_numbers_on_readme_are_those_of_the_benchmarks():
     transfer = results("training")["variants"]["transfer"]
     seconds, accuracy = transfer["seconds"], transfer["test_accuracy"]
