@@ -24,7 +24,7 @@ def pytest_configure() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     socket.setdefaulttimeout(SOCKET_TIMEOUT_S)
-    # What is imported stays: a search for garbage among it takes a tenth of all time.
+    # What is imported stays; a search for garbage among it takes long.
     gc.disable()
 
 

@@ -282,8 +282,7 @@ def import_tensorflow(verbosity: int = absl_logging.FATAL, *, keras: bool = True
     # TensorFlow knows of affinity, but not of a container's limit.
     for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(pool, str(available_processors()))
-    # Python would look for garbage among half a million objects that stay, again and again: the
-    # import takes 2.3 s of processor time instead of 3.8, a whole small run 8 instead of 10.
+    # Else Python looks for garbage among half a million objects that stay, again and again.
     gc.disable()
     try:
         # Its first lines go to standard error before any log level is looked at.

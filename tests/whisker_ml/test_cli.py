@@ -149,6 +149,7 @@ def test_what_tensorflow_imports_beside_itself_is_left_out_until_it_is_needed(ke
     code = (
         "import sys; from whisker_ml import cli; cli.import_tensorflow(keras={});"
         "print(*(name in sys.modules for name in ('keras', 'matplotlib.pyplot')));"
+        "import gc; assert gc.isenabled() and gc.get_freeze_count();"
         "import keras, matplotlib.pyplot; print(keras.ops.add(1, 2).numpy())"
     )
     ended = subprocess.run(

@@ -11,10 +11,12 @@ import tensorflow as tf
 from tests.trained_model import draw
 from trainer.errors import RunError
 from trainer.evaluation.calibration import Doubt, learn_familiarity
+from trainer.export import saved_model
 from trainer.export.saved_model import export, measure
 from trainer.training.checkpoints import writing
 from trainer.training.features import split_backbone
 from trainer.training.observers import show_pictures
+from trainer.variants import preprocessing
 from trainer.variants.models import build
 from trainer.variants.objective import Objective
 from trainer.variants.preprocessing import decode_and_resize
@@ -52,6 +54,19 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def signatures(exported):
     return tf.saved_model.load(str(exported[0])).signatures
+
+
+def test_graph_of_bytes_is_made_once_to_be_saved_and_called(exported, tmp_path, monkeypatch):
+    made = []
+
+    def decode_batch(*arguments):
+        made.append(arguments)
+        return preprocessing.decode_batch(*arguments)
+
+    monkeypatch.setattr(saved_model, "decode_batch", decode_batch)
+    answer = export(exported[1], HEAD, CLASSES, SIZE, tmp_path / "export")
+    assert answer(tf.constant([draw("ape", 1)]))[contract.OUTPUT_VALID].numpy().all()
+    assert len(made) == 1
 
 
 def test_signatures_are_those_of_the_contract(signatures):
